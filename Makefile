@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+# Everything runs in .venv, which the first target that needs it makes. `make help` lists the targets.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+VENV ?= .venv
+PY := $(VENV)/bin/python
+PIP := $(PY) -m pip --disable-pip-version-check
+
+# The first Python of 3.11 or later; `make PYTHON=python3.12 ...` names another.
+PYTHON := $(or $(PYTHON),$(shell for p in python3 python3.11 python3.12 python3.13 python3.14; do \
+	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$p" && break; done))
+
+# The torch of this environment, installed before anything that depends on torch: what pip would
+# otherwise choose may be another build of several GB. The package itself accepts a range.
+TORCH ?= torch==2.13.0
+
+# Without a C compiler on the machine, one is installed as a Python package.
+ZIG := $(if $(shell command -v cc || command -v gcc || command -v clang),,[zig])
+
+# Real recordings, where they lie beside the clone. Tests that need them skip where they do not.
+ifneq ($(wildcard ../shared/data/.),)
+export BIOTRAIN_DATA ?= $(abspath ../shared/data)
+endif
+
+PYTEST_ARGS ?=
+WORKERS ?= auto
+DEMO_OUT ?= build/demo
+DEMO_ARGS ?=
+
+.PHONY: help demo test quick lint static format bench clean
+
+help:  ## list the targets
+	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):.*## */  make \1\t/' | expand -t 16
+
+demo: $(VENV)/.installed  ## set up, then adapt a network to a new person in generated C (synthetic recordings)
+	$(VENV)/bin/biotrain demo --out $(DEMO_OUT) $(DEMO_ARGS)
+	@echo "Results: $(abspath $(DEMO_OUT))"
+
+test: static  ## set up, then lint, types, import order and every test
+	$(PY) -m pytest -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
+
+quick: $(VENV)/.installed-test  ## the tests without the slow ones
+	$(PY) -m pytest -n $(WORKERS) --dist loadgroup -m "not slow" $(PYTEST_ARGS)
+
+static: $(VENV)/.installed-test
+	$(PY) -m ruff check
+	$(PY) -m mypy
+
+lint: static  ## ruff, mypy, import order
+	$(PY) -m pytest -q tests/test_imports.py tests/test_repository.py
+
+format: $(VENV)/.installed-test  ## let ruff format the code and mend what it can
+	$(PY) -m ruff check --fix
+	$(PY) -m ruff format
+
+bench: $(VENV)/.installed-test  ## speed and memory against PyTorch, as ratios in one run
+	@for program in $(sort $(filter-out benchmarks/_%,$(wildcard benchmarks/*.py))); do \
+		echo "== $$program"; OMP_NUM_THREADS=1 $(PY) "$$program"; done
+
+clean:  ## remove the environment, caches and build output
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The environment. A stamp file says that a set-up went through to its end; a change of
+# pyproject.toml repeats the (then short) installation into the same environment.
+$(VENV)/.created:
+	@if [ -z "$(PYTHON)" ]; then echo "BioTrain needs Python 3.11 or later; name it with: make PYTHON=/path/to/python" >&2; exit 1; fi
+	@if ! $(PYTHON) -c 'import ensurepip, venv' 2>/dev/null; then \
+		package=$$($(PYTHON) -c 'import sys; print("python%d.%d-venv" % sys.version_info[:2])'); \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y --no-install-recommends "$$package"; \
+		else \
+			echo "$(PYTHON) cannot make virtual environments. First run: sudo apt-get install $$package" >&2; exit 1; \
+		fi; \
+	fi
+	rm -rf $(VENV)
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install "$(TORCH)"
+	@touch $@
+
+$(VENV)/.installed: pyproject.toml | $(VENV)/.created
+	$(PIP) install -e ".$(ZIG)"
+	@touch $@
+
+$(VENV)/.installed-test: pyproject.toml | $(VENV)/.created
+	$(PIP) install -e ".[test]"
+	@touch $@ $(VENV)/.installed

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reverse-mode differentiation, graph to graph; what no trained parameter needs is never built."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from biotrain.ir import Graph, Node, Value, verify
+from biotrain.op import OPS, Builder
+from biotrain.optim import SGD, Optimizer
+
+
+def gradient_name(param: str) -> str:
+    """Name of the buffer that accumulates the gradient of a parameter."""
+    return f"g_{param}"
+
+
+def slot_name(slot: str, param: str) -> str:
+    """Name of an optimizer's state tensor of a parameter."""
+    return f"{slot}_{param}"
+
+
+def with_loss(graph: Graph, loss: str) -> tuple[Graph, Value]:
+    """Append a loss (`cross_entropy` or `mse`) to a forward graph; returns the loss value."""
+    b = Builder(taken=[v.name for v in graph.values()])
+    logits = graph.outputs[0]
+    if loss == "cross_entropy":
+        target = Value(b.name("label"), (1,), "i32", "input")
+    else:
+        target = Value(b.name("target"), logits.shape, "f32", "input")
+    value = b.one(loss, logits, target, hint="loss")
+    return (
+        replace(
+            graph,
+            nodes=(*graph.nodes, *b.nodes),
+            inputs=(*graph.inputs, target),
+            outputs=(logits, value),
+        ),
+        value,
+    )
+
+
+def differentiate(graph: Graph, loss: Value, trainable: Sequence[str]) -> Graph:
+    """Append the backward pass of `loss` with respect to the params named in `trainable`.
+
+    Gradients are added to states `g_<param>`; an op that reduces adds to them itself. Nodes that
+    write states while going forward (running statistics) move behind the loss, so that a sample
+    whose loss is not finite leaves no trace.
+    """
+    wants: dict[str, bool] = {v.name: v.name in trainable for v in graph.params}
+    for node in graph.nodes:
+        any_wanted = any(wants.get(v.name, False) for v in node.inputs)
+        for out in node.outputs:
+            wants[out.name] = any_wanted
+    forward = [n for n in graph.nodes if not any(o.kind == "state" for o in n.outputs)]
+    late = [n for n in graph.nodes if any(o.kind == "state" for o in n.outputs)]
+    gradients = {
+        p.name: Value(gradient_name(p.name), p.shape, kind="state")
+        for p in graph.params
+        if p.name in trainable
+    }
+    b = Builder("d", [*(v.name for v in graph.values()), *(g.name for g in gradients.values())])
+    flowing: dict[str, Value | None] = {loss.name: None}
+    for node in reversed(forward):
+        grads = [flowing.get(o.name) for o in node.outputs]
+        reached = any(o.name in flowing for o in node.outputs)
+        wanted = [wants.get(v.name, False) for v in node.inputs]
+        if not reached or not any(wanted):
+            continue
+        b.origin = node.origin
+        for value, grad in zip(
+            node.inputs, OPS[node.op].vjp(b, node, grads, wanted), strict=True
+        ):
+            if grad is None or not wants.get(value.name, False):
+                continue
+            if value.kind == "param":
+                _into_state(b, grad, gradients[value.name])
+            elif (other := flowing.get(value.name)) is not None:
+                flowing[value.name] = b.one("add", other, grad, hint=f"d_{value.name}")
+            else:
+                flowing[value.name] = grad
+    result = replace(
+        graph,
+        nodes=(*forward, *late, *b.nodes),
+        states=(*graph.states, *gradients.values()),
+    )
+    result = prune(result)
+    verify(result)
+    return result
+
+
+def _into_state(b: Builder, grad: Value, state: Value) -> None:
+    """Let the node that made `grad` add to the state itself, or append a node that does."""
+    at = next(i for i, n in enumerate(b.nodes) if grad in n.outputs)
+    node = b.nodes[at]
+    used = any(grad in n.inputs for n in b.nodes)
+    if OPS[node.op].accumulates and len(node.outputs) == 1 and not used:
+        b.nodes[at] = replace(node, outputs=(state,))
+    else:
+        if grad.shape != state.shape:
+            grad = b.one("reshape", grad, shape=state.shape)
+        b.emit("accumulate", [grad], [state])
+
+
+def prune(graph: Graph) -> Graph:
+    """Drop the nodes that neither an output nor a state depends on."""
+    alive: dict[str, None] = dict.fromkeys(v.name for v in graph.outputs)
+    kept: list[Node] = []
+    for node in reversed(graph.nodes):
+        if any(o.kind in ("state", "param") or o.name in alive for o in node.outputs):
+            kept.append(node)
+            alive.update(dict.fromkeys(v.name for v in node.inputs))
+    return graph.with_nodes(tuple(reversed(kept)))
+
+
+def with_updates(graph: Graph, trainable: Sequence[str], optimizer: Optimizer) -> Graph:
+    """Add the optimizer step: one node per parameter, and the states that it needs."""
+    b = Builder(taken=[v.name for v in graph.values()])
+    by_name: Mapping[str, Value] = {v.name: v for v in (*graph.params, *graph.states)}
+    states: list[Value] = []
+    for name in trainable:
+        p, g = by_name[name], by_name[gradient_name(name)]
+        slots = [Value(slot_name(s, name), p.shape, kind="state") for s in optimizer.slots]
+        states += slots
+        if isinstance(optimizer, SGD):
+            b.emit(
+                "sgd",
+                [p, g, *slots],
+                [p, *slots],
+                momentum=optimizer.momentum,
+                weight_decay=optimizer.weight_decay,
+                nesterov=optimizer.nesterov,
+            )
+        else:
+            b.emit(
+                "adam",
+                [p, g, *slots],
+                [p, *slots],
+                beta1=optimizer.betas[0],
+                beta2=optimizer.betas[1],
+                eps=optimizer.eps,
+                weight_decay=optimizer.weight_decay,
+                decoupled=optimizer.decoupled,
+            )
+    result = replace(graph, states=(*graph.states, *states), updates=tuple(b.nodes))
+    verify(result)
+    return result

@@ -1,0 +1,245 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A torch module becomes a graph: `torch.export` before decomposition, so that layers stay layers.
+
+Shapes keep the batch axis of one sample. What each torch function means is said by the op that
+stands for it (`Op.captures`, `Op.capture`); this module only walks the exported program.
+"""
+
+from __future__ import annotations
+
+import operator
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.export import ExportedProgram
+from torch.export.graph_signature import InputKind
+
+import biotrain.ops  # noqa: F401  (fills OPS)
+from biotrain.errors import BioTrainError, CaptureError
+from biotrain.ir import Graph, Value, verify
+from biotrain.op import OPS, Builder
+
+Array = npt.NDArray[np.float32]
+
+_PASS = ("dropout", "dropout_", "feature_dropout", "alpha_dropout", "detach", "clone", "alias", "to")
+_IGNORED = ("_assert_tensor_metadata", "_assert_scalar", "sym_constrain_range_for_size")
+
+
+@dataclass(frozen=True)
+class Captured:
+    """A model as graphs, with the values of its tensors.
+
+    `train` is the forward pass as the module computes it while training, `predict` as it does in
+    evaluation (running statistics in place of the sample's own). Both share their params.
+    """
+
+    train: Graph
+    predict: Graph
+    tensors: Mapping[str, Array]
+    """Initial values of params, states and consts by value name."""
+    torch_names: Mapping[str, str]
+    """Value name -> name in the module's state dict."""
+
+
+def export(module: torch.nn.Module | str | Path, example: torch.Tensor) -> ExportedProgram:
+    """The exported program of a module (or of a `.pt2` file) for one sample."""
+    if isinstance(module, (str, Path)):
+        try:
+            return torch.export.load(str(module))
+        except Exception as error:
+            raise CaptureError(f"cannot read '{module}' as an exported program: {error}") from error
+    if example.dim() < 2:
+        raise CaptureError(
+            f"the example input has shape {list(example.shape)}: give [batch, n_chans, n_times]"
+        )
+    device = next((p.device for p in module.parameters()), torch.device("cpu"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            return torch.export.export(module, (example[:1].to(device),), strict=False)
+        except Exception as error:
+            first = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
+            raise CaptureError(f"torch.export refuses the model: {first}") from error
+
+
+def capture(module: torch.nn.Module | str | Path, example: torch.Tensor) -> Captured:
+    """Turn a module into graphs.
+
+    Parameters
+    ----------
+    module : a torch module, or the path of a `.pt2` file. Its layers are taken in the mode they
+        are in (`train()` or `eval()`); a batch norm in eval mode has frozen statistics.
+    example : float tensor [batch, n_chans, n_times]; only its first sample is used.
+
+    Raises
+    ------
+    CaptureError
+        naming the user's source line where an op is not supported.
+    """
+    program = export(module, example)
+    tensors: dict[str, Array] = {}
+    names: dict[str, str] = {}
+    train = _graph(program, False, tensors, names)
+    predict = _graph(program, True, tensors, names)
+    return Captured(train, predict, tensors, names)
+
+
+def _graph(
+    program: ExportedProgram, predict: bool, tensors: dict[str, Array], names: dict[str, str]
+) -> Graph:
+    b = Builder()
+    b.predict = predict
+    env: dict[str, Any] = {}
+    params: list[Value] = []
+    buffers: list[Value] = []
+    inputs: list[Value] = []
+    state_dict = {**program.state_dict, **program.constants}
+    specs = {spec.arg.name: spec for spec in program.graph_signature.input_specs}
+    mutated = _mutated(program)
+    for node in program.graph.nodes:
+        if node.op == "placeholder":
+            spec = specs[node.name]
+            if spec.kind == InputKind.USER_INPUT:
+                meta = node.meta.get("val")
+                if not isinstance(meta, torch.Tensor):
+                    raise CaptureError("the model must take one tensor and nothing else")
+                value = b.value("x", tuple(meta.shape), kind="input")
+                inputs.append(value)
+            else:
+                target = str(spec.target)
+                tensor = state_dict[target].detach().cpu()
+                if not tensor.dtype.is_floating_point:
+                    env[node.name] = tensor
+                    continue
+                is_param = spec.kind == InputKind.PARAMETER
+                kind = "param" if is_param else "state" if target in mutated else "const"
+                short = target.removeprefix("net.")
+                shape = tuple(tensor.shape)
+                value = b.value(short, shape, kind=kind)  # type: ignore[arg-type]
+                (params if is_param else buffers).append(value)
+                tensors[value.name] = tensor.numpy().astype(np.float32)
+                names[value.name] = target
+            env[node.name] = value
+        elif node.op == "call_function":
+            env[node.name] = _call(node, b, env)
+        elif node.op == "output":
+            outputs = [env[a.name] for a in node.args[0] if a is not None]
+        elif node.op == "get_attr":
+            raise CaptureError(f"control flow or a submodule call ('{node.target}') is not supported")
+    if len(inputs) != 1:
+        raise CaptureError(f"the model must take one tensor, it takes {len(inputs)}")
+    outputs = [v for v in outputs if isinstance(v, Value)][-1:]
+    if not outputs:
+        raise CaptureError("the model returns no tensor")
+    graph = Graph(
+        nodes=tuple(b.nodes),
+        inputs=(inputs[0],),
+        outputs=tuple(outputs),
+        params=tuple(params),
+        states=tuple(v for v in buffers if v.kind == "state"),
+        consts=tuple(v for v in buffers if v.kind == "const"),
+    )
+    verify(graph)
+    return graph
+
+
+def _mutated(program: ExportedProgram) -> dict[str, None]:
+    """State-dict names of the buffers that the module changes in its forward pass."""
+    found: dict[str, None] = {}
+    targets = {s.arg.name: str(s.target) for s in program.graph_signature.input_specs if s.target}
+    for node in program.graph.nodes:
+        if node.op != "call_function" or not hasattr(node.target, "_schema"):
+            continue
+        if node.target._schema.name == "aten::batch_norm" and node.args[5]:
+            for arg in node.args[3:5]:
+                if arg is not None and arg.name in targets:
+                    found[targets[arg.name]] = None
+    return found
+
+
+def _call(node: torch.fx.Node, b: Builder, env: dict[str, Any]) -> Any:
+    def known(arg: Any) -> Any:
+        if isinstance(arg, torch.fx.Node):
+            return env[arg.name]
+        if isinstance(arg, (list, tuple)):
+            return [known(a) for a in arg]
+        return arg
+
+    if node.target is operator.getitem:
+        return known(node.args[0])[node.args[1]]
+    schema = getattr(node.target, "_schema", None)
+    if schema is None:
+        raise _unknown(node, str(node.target))
+    name = schema.name.removeprefix("aten::")
+    if name in _IGNORED:
+        return None
+    args: dict[str, Any] = {}
+    for i, argument in enumerate(schema.arguments):
+        if i < len(node.args):
+            args[argument.name] = known(node.args[i])
+        elif argument.name in node.kwargs:
+            args[argument.name] = known(node.kwargs[argument.name])
+        else:
+            args[argument.name] = argument.default_value
+    first = next(iter(args.values()), None)
+    if isinstance(first, torch.Tensor):
+        return first  # bookkeeping on an integer buffer (num_batches_tracked)
+    if name in _PASS:
+        if "dropout" in name and args.get("p", 0.0) > 0.0 and args.get("train", False):
+            raise CaptureError(
+                f"{_where(node)}: dropout would be trained on the device; "
+                "call bt.prepare(model) first, which removes it"
+            )
+        return first
+    meta = node.meta.get("val")
+    if isinstance(meta, torch.Tensor):
+        args["_output_shape"] = tuple(int(n) for n in meta.shape)
+    rule = next((op for op in OPS.values() if name.removesuffix("_") in op.captures), None)
+    if rule is None and name in [c for op in OPS.values() for c in op.captures]:
+        rule = next(op for op in OPS.values() if name in op.captures)
+    if rule is None:
+        raise _unknown(node, name)
+    b.origin = _origin(node)
+    try:
+        result = rule.capture(b, args)
+    except BioTrainError as error:
+        raise CaptureError(f"{_where(node)}: {error}") from error
+    if name.endswith("_") and isinstance(node.args[0], torch.fx.Node):
+        env[node.args[0].name] = result  # in place: later readers of the argument see the result
+    return result
+
+
+def _unknown(node: torch.fx.Node, name: str) -> CaptureError:
+    supported = sorted({c for op in OPS.values() for c in op.captures})
+    return CaptureError(
+        f"{_where(node)}: torch function '{name}' is not supported. "
+        f"Supported: {', '.join(supported)}. docs/add-an-op.md shows how to add one."
+    )
+
+
+def _where(node: torch.fx.Node) -> str:
+    """The user's source line: file, number and text."""
+    lines = [s.strip() for s in (node.meta.get("stack_trace") or "").strip().splitlines()]
+    frames = [
+        (lines[i], lines[i + 1] if i + 1 < len(lines) else "")
+        for i, s in enumerate(lines)
+        if s.startswith("File ")
+    ]
+    user = [f for f in frames if "/torch/" not in f[0]] or frames
+    if not user:
+        return f"node '{node.name}'"
+    place, code = user[-1]
+    parts = place.removeprefix("File ").split(", ")
+    return f"{parts[0].strip(chr(34))}:{parts[1].removeprefix('line ')} `{code}`"
+
+
+def _origin(node: torch.fx.Node) -> str:
+    """Path of the innermost module that the node stems from."""
+    stack = list((node.meta.get("nn_module_stack") or {}).values())
+    return str(stack[-1][0]) if stack else ""

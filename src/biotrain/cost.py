@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a graph costs: nominal multiply-adds, executed operations, estimated cycles and energy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from biotrain.ir import Graph, Node
+from biotrain.op import OPS
+from biotrain.target import Target
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Work of one training sample, forward and backward, the update shared by its group."""
+
+    macs: int
+    """Nominal multiply-adds of the direct algorithms."""
+    ops: int
+    """Multiplies and adds that the kernels execute (a multiply-add counts twice)."""
+    cycles: float
+    """Estimate: `ops` times the target's cycles per operation; 0 where that is not modelled."""
+    ms: float
+    mj: float
+
+
+def node_macs(nodes: Sequence[Node]) -> int:
+    """Nominal multiply-adds of some nodes."""
+    return sum(OPS[n.op].macs(n) for n in nodes)
+
+
+def node_ops(nodes: Sequence[Node]) -> int:
+    """Executed multiplies and adds of some nodes."""
+    return sum(OPS[n.op].ops(n) for n in nodes)
+
+
+def training_cost(graph: Graph, target: Target, accumulate: int) -> Cost:
+    """Cost of one sample of a training graph."""
+    ops = node_ops(graph.nodes) + node_ops(graph.updates) // max(accumulate, 1)
+    cycles = ops * target.cycles_per_op
+    ms = 1e3 * cycles / target.clock_hz if target.clock_hz else 0.0
+    mj = ms * target.mw_per_mhz * target.clock_hz * 1e-6 * 1e-3
+    return Cost(node_macs(graph.nodes), ops, cycles, ms, mj)

@@ -1,0 +1,173 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The intermediate representation: values, nodes and graphs, immutable and in order.
+
+A `Graph` is a list of nodes in execution order. A node reads values and writes values; what it
+does is named by `op` and described by `attrs`. Shapes are those of torch, the leading batch axis
+of one sample included, so that an axis number means the same here and in the user's model.
+
+Values of kind `temp` are written once. Values of kind `state` (gradients, momentum, running
+statistics) and `param` are buffers: several nodes may update them, in the order of the list.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from math import prod
+from typing import Literal, TypeAlias
+
+from biotrain.errors import GraphError
+
+Kind = Literal["input", "param", "state", "const", "temp"]
+DType = Literal["f32", "i32", "u8"]
+Shape: TypeAlias = tuple[int, ...]
+Attr: TypeAlias = int | float | bool | str | tuple[int, ...]
+
+ITEM_BYTES: dict[str, int] = {"f32": 4, "i32": 4, "u8": 1}
+
+
+@dataclass(frozen=True, slots=True)
+class Value:
+    """A tensor: its name is unique in a graph, its shape is torch's."""
+
+    name: str
+    shape: Shape
+    dtype: DType = "f32"
+    kind: Kind = "temp"
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the stored tensor."""
+        return self.size * ITEM_BYTES[self.dtype]
+
+    def __str__(self) -> str:
+        return f"%{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """One operation. `origin` is the path of the torch module it stems from."""
+
+    op: str
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+    attrs: tuple[tuple[str, Attr], ...] = ()
+    origin: str = ""
+
+    def __getitem__(self, key: str) -> Attr:
+        for name, value in self.attrs:
+            if name == key:
+                return value
+        raise KeyError(f"{self.op} has no attribute '{key}'")
+
+    def get(self, key: str, default: Attr) -> Attr:
+        """The attribute `key`, or `default` where the node does not have it."""
+        return next((value for name, value in self.attrs if name == key), default)
+
+    def int(self, key: str) -> int:
+        """The attribute `key` as an integer."""
+        value = self[key]
+        assert isinstance(value, int), (self.op, key, value)
+        return value
+
+    def ints(self, key: str) -> tuple[int, ...]:
+        """The attribute `key` as a tuple of integers."""
+        value = self[key]
+        assert isinstance(value, tuple), (self.op, key, value)
+        return value
+
+    def float(self, key: str) -> float:
+        """The attribute `key` as a float."""
+        value = self[key]
+        assert isinstance(value, (int, float)), (self.op, key, value)
+        return float(value)
+
+    def __str__(self) -> str:
+        outs = ", ".join(str(v) for v in self.outputs)
+        ins = ", ".join(str(v) for v in self.inputs)
+        attrs = ", ".join(f"{k}={v}" for k, v in self.attrs)
+        shape = " ".join("x".join(map(str, v.shape)) or "scalar" for v in self.outputs)
+        origin = f"  # {self.origin}" if self.origin else ""
+        return f"{outs} = {self.op}({ins}){' {' + attrs + '}' if attrs else ''} : {shape}{origin}"
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """Nodes in execution order.
+
+    `inputs` are given by the caller, `outputs` are handed back, `params` are the model's parameters
+    in torch's order, and `updates` are the nodes of the optimizer step.
+    """
+
+    nodes: tuple[Node, ...]
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+    params: tuple[Value, ...] = ()
+    states: tuple[Value, ...] = ()
+    consts: tuple[Value, ...] = ()
+    updates: tuple[Node, ...] = field(default=())
+
+    def values(self) -> Iterator[Value]:
+        """Every value once, in order of first appearance."""
+        seen: dict[str, None] = {}
+        roots = (*self.inputs, *self.params, *self.states, *self.consts)
+        in_nodes = (v for n in (*self.nodes, *self.updates) for v in (*n.inputs, *n.outputs))
+        for value in (*roots, *in_nodes):
+            if value.name not in seen:
+                seen[value.name] = None
+                yield value
+
+    def with_nodes(self, nodes: tuple[Node, ...]) -> Graph:
+        """The same graph with other nodes."""
+        return replace(self, nodes=nodes)
+
+    def __str__(self) -> str:
+        lines = [f"inputs  {', '.join(f'{v}: {list(v.shape)}' for v in self.inputs)}"]
+        lines += [f"params  {', '.join(f'{v}: {list(v.shape)}' for v in self.params)}"]
+        if self.states:
+            lines += [f"states  {', '.join(f'{v}: {list(v.shape)}' for v in self.states)}"]
+        lines += [str(node) for node in self.nodes]
+        lines += [f"outputs {', '.join(map(str, self.outputs))}"]
+        if self.updates:
+            lines += ["updates", *[f"  {node}" for node in self.updates]]
+        return "\n".join(lines)
+
+
+def verify(graph: Graph) -> None:
+    """Check the structure of a graph; raise `GraphError` with the offending node.
+
+    Every name stands for one value, every value is defined before it is used, and a temp is
+    written exactly once.
+    """
+    by_name: dict[str, Value] = {}
+
+    def same(value: Value, where: str) -> None:
+        known = by_name.setdefault(value.name, value)
+        if known != value:
+            raise GraphError(f"{where}: two values are called '{value.name}': {known} and {value}")
+
+    for value in (*graph.inputs, *graph.params, *graph.states, *graph.consts):
+        same(value, "graph")
+    defined = dict.fromkeys(by_name)
+    for node in (*graph.nodes, *graph.updates):
+        for value in node.inputs:
+            same(value, str(node))
+            if value.name not in defined:
+                raise GraphError(f"{value} is used before it is defined: {node}")
+        for value in node.outputs:
+            same(value, str(node))
+            if value.kind == "temp" and value.name in defined:
+                raise GraphError(f"{value} is written twice: {node}")
+            if value.kind in ("input", "const"):
+                raise GraphError(f"{value} is read-only: {node}")
+            if value.kind in ("param", "state") and value.name not in defined:
+                raise GraphError(f"{value} is not declared in the graph: {node}")
+            defined[value.name] = None
+    for value in graph.outputs:
+        if value.name not in defined:
+            raise GraphError(f"output {value} is never written")

@@ -1,0 +1,74 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The built-in networks, as plain torch modules: [batch, n_chans, n_times] -> [batch, n_outputs].
+
+This package imports torch and nothing else of BioTrain.
+"""
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any, TypedDict
+
+from torch import nn
+
+from biotrain.models.eegnet import EEGNet
+from biotrain.models.epidenet import EpiDeNet
+from biotrain.models.mibminet import MIBMInet
+from biotrain.models.standardize import Standardize, standardized
+
+__all__ = [
+    "MODELS",
+    "PAPER",
+    "EEGNet",
+    "EpiDeNet",
+    "MIBMInet",
+    "Shape",
+    "Standardize",
+    "build",
+    "standardized",
+]
+
+
+class Shape(TypedDict):
+    """What a network must know of its recording."""
+
+    n_chans: int
+    n_times: int  # samples per window
+    n_outputs: int
+    sfreq: float  # Hz
+
+
+MODELS: Mapping[str, type[nn.Module]] = MappingProxyType(
+    {"mibminet": MIBMInet, "epidenet": EpiDeNet, "eegnet": EEGNet}
+)
+
+PAPER: Mapping[str, Shape] = MappingProxyType(
+    {
+        # arXiv 2604.13359: tongue movement against rest, 3.8 s of EEG
+        "mibminet": Shape(n_chans=8, n_times=1900, n_outputs=2, sfreq=500.0),
+        # arXiv 2604.13359: 11 eye movements, 2 s of EOG
+        "epidenet": Shape(n_chans=2, n_times=1000, n_outputs=11, sfreq=500.0),
+        # Lawhern et al. 2018: BCI Competition IV 2a, 4 classes, 2 s of EEG
+        "eegnet": Shape(n_chans=22, n_times=256, n_outputs=4, sfreq=128.0),
+    }
+)
+
+
+def build(
+    name: str,
+    n_chans: int,
+    n_times: int,
+    n_outputs: int,
+    sfreq: float,
+    norm: str = "batch",
+    **kw: Any,
+) -> nn.Module:
+    """The network called `name`; `build(name, **PAPER[name])` is the published one.
+
+    `sfreq` is in Hz; `kw` goes to the class (F1, pool, groups, drop_prob, ...).
+    Raises ValueError for an unknown name, and what the class raises.
+    """
+    if name not in MODELS:
+        raise ValueError(f'no built-in model "{name}"; there are: {", ".join(MODELS)}')
+    return MODELS[name](
+        n_chans=n_chans, n_times=n_times, n_outputs=n_outputs, sfreq=sfreq, norm=norm, **kw
+    )

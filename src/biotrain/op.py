@@ -1,0 +1,275 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The base class of every operation, the table of all of them, and the builder of graphs.
+
+One op is one class and its C kernels beside it (`ops/<stem>.py`, `ops/<stem>.c`). To add one,
+read `docs/add-an-op.md`.
+
+**How a kernel sees a tensor.** As rows of samples: the last axis is time, all axes before it are
+rows. A kernel gets a geometry struct of constants, a *box* (rows and times of the iteration space
+that this call covers) and its operands; activations arrive as views that may be windows of a
+larger tensor (see `rt/bt_kernel.h`). A box is absolute, so that a call that covers a part gives
+the bits that a call over the whole would give.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from biotrain.errors import GraphError
+from biotrain.ir import Attr, DType, Kind, Node, Shape, Value
+
+if TYPE_CHECKING:
+    import torch
+
+LEAF = 128
+"""Samples that a reduction over time adds up before the partial sum joins the total (design 3)."""
+
+
+def rows_times(shape: Shape) -> tuple[int, int]:
+    """A tensor as kernels see it: `(rows, times)`; a scalar is one row of one sample."""
+    return (prod(shape[:-1]), shape[-1]) if shape else (1, 1)
+
+
+def args_input(args: Mapping[str, Any]) -> Value:
+    """The tensor that a captured function works on (`input` or `self` in torch's schemas)."""
+    value = args["input"] if "input" in args else args["self"]
+    assert isinstance(value, Value)
+    return value
+
+
+@dataclass(frozen=True, slots=True)
+class Operand:
+    """One argument of a kernel: an input or output of the node, as a view or a bare pointer."""
+
+    source: str
+    """`"in"` or `"out"`, or `"null"` for an operand that is left out."""
+    index: int = 0
+    view: bool = True
+    """True: a `bt_in`/`bt_out` view; False: a pointer to the contiguous tensor."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A kernel call: `function((struct){geometry}, box, operands...)`."""
+
+    function: str
+    struct: str
+    geometry: tuple[tuple[str, int | float], ...]
+    operands: tuple[Operand, ...]
+    box: tuple[int, int]
+    """Rows and times of the iteration space; the box of an untiled call."""
+    extra: tuple[str, ...] = ()
+    """Run-time scalars appended as C expressions (learning rate, label)."""
+
+
+def x_in(index: int) -> Operand:
+    """Input `index` of the node as a view."""
+    return Operand("in", index)
+
+
+def p_in(index: int) -> Operand:
+    """Input `index` of the node as a pointer."""
+    return Operand("in", index, view=False)
+
+
+def x_out(index: int = 0) -> Operand:
+    """Output `index` of the node as a view."""
+    return Operand("out", index)
+
+
+def p_out(index: int = 0) -> Operand:
+    """Output `index` of the node as a pointer."""
+    return Operand("out", index, view=False)
+
+
+NULL = Operand("null", 0, view=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One test case of an op: shapes of its inputs and its attributes.
+
+    Inputs are drawn at random in tests; `low`/`high` bound them where the function needs it.
+    `grad` names the inputs whose gradient is compared (all of them by default).
+    """
+
+    shapes: tuple[Shape, ...]
+    attrs: Mapping[str, Attr]
+    low: float | None = None
+    high: float | None = None
+    grad: tuple[int, ...] | None = None
+
+
+class Op:
+    """What the compiler knows about one operation. Subclasses are stateless."""
+
+    name: ClassVar[str]
+    inplace: ClassVar[tuple[tuple[int, int], ...]] = ()
+    """Pairs (output, input) that may share memory: element i is read before it is written."""
+    alias: ClassVar[bool] = False
+    """True: output 0 *is* input 0 seen with another shape; no code is emitted."""
+    accumulates: ClassVar[bool] = False
+    """True: the kernel adds to its outputs (a reduction); a temp output is zeroed first."""
+    reduces_time: ClassVar[bool] = False
+    """True: the box runs over the *input's* time (tile borders on multiples of `LEAF`)."""
+    captures: ClassVar[tuple[str, ...]] = ()
+    """The aten functions that this op stands for (`relu` for `aten.relu.default`)."""
+    source: ClassVar[str] = ""
+    """The C file with its kernels, filled in by `register`."""
+
+    def capture(self, b: Builder, args: Mapping[str, Any]) -> Value:
+        """Append what an aten call means; `args` are its arguments by name, tensors as values.
+
+        The default passes every tensor on and takes no attribute.
+        """
+        return b.apply(self.name, *(v for v in args.values() if isinstance(v, Value)))
+
+    def infer(self, shapes: Sequence[Shape], attrs: Mapping[str, Attr]) -> tuple[Shape, ...]:
+        """Shapes of the outputs. Raise `GraphError` for shapes that do not fit."""
+        raise NotImplementedError
+
+    def dtypes(self, attrs: Mapping[str, Attr]) -> tuple[DType, ...] | None:
+        """Types of the outputs where they are not all float32."""
+        return None
+
+    def vjp(
+        self, b: Builder, node: Node, grads: Sequence[Value | None], wanted: Sequence[bool]
+    ) -> Sequence[Value | None]:
+        """Gradients of the inputs (only where `wanted`), as nodes added to `b`.
+
+        `grads[i]` is the gradient of output `i`, or None where nothing depends on it.
+        """
+        raise GraphError(f"op '{self.name}' has no gradient rule: add `vjp` to its class")
+
+    def macs(self, node: Node) -> int:
+        """Nominal multiply-adds of the direct algorithm."""
+        return 0
+
+    def ops(self, node: Node) -> int:
+        """Multiplies and adds that the kernel executes (2 per multiply-add)."""
+        macs = self.macs(node)
+        return 2 * macs if macs else sum(v.size for v in node.outputs)
+
+    def window(self, node: Node, index: int, t0: int, t1: int) -> tuple[int, int] | None:
+        """Times `[lo, hi)` of input `index` that the box `[t0, t1)` reads; None: all of it.
+
+        This is the receptive field in time; streaming needs nothing else. Bounds may lie outside
+        the tensor (they are clipped).
+        """
+        return None
+
+    def tiles(self, node: Node) -> bool:
+        """True where the call may be cut along time."""
+        return True
+
+    def reference(self, attrs: Mapping[str, Attr], *inputs: torch.Tensor) -> Any:
+        """The torch function that this op equals (its semantics, in any float type)."""
+        raise NotImplementedError(self.name)
+
+    def samples(self) -> tuple[Sample, ...]:
+        """Test cases; each is run forward and backward against torch in float64."""
+        return ()
+
+    def call(self, node: Node) -> Call:
+        """The kernel call of a node."""
+        raise NotImplementedError(self.name)
+
+
+class Composite(Op):
+    """An op that only says how it lowers to others; it never reaches the emitter."""
+
+    def lower(self, b: Builder, inputs: Sequence[Value], attrs: Mapping[str, Attr]) -> Value:
+        """Append the nodes that compute this op and return its result."""
+        raise NotImplementedError(self.name)
+
+
+OPS: dict[str, Op] = {}
+
+
+def register(source: str) -> Callable[[type[Op]], type[Op]]:
+    """Class decorator: put an op with kernels in `source` (a file of `ops/`) into `OPS`."""
+
+    def add(cls: type[Op]) -> type[Op]:
+        if cls.name in OPS:
+            raise GraphError(f"two ops are called '{cls.name}'")
+        cls.source = source
+        OPS[cls.name] = cls()
+        return cls
+
+    return add
+
+
+class Builder:
+    """Appends nodes, infers their shapes and names their outputs."""
+
+    def __init__(self, prefix: str = "v", taken: Sequence[str] = ()) -> None:
+        self.nodes: list[Node] = []
+        self._taken: dict[str, None] = dict.fromkeys(taken)
+        self._prefix = prefix
+        self.origin = ""
+        self.predict = False
+        """True while the graph of evaluation is built (running statistics are used, not updated)."""
+
+    def name(self, hint: str) -> str:
+        """A C identifier that is still free."""
+        base = "".join(c if c.isalnum() else "_" for c in hint) or self._prefix
+        if base[0].isdigit():
+            base = f"{self._prefix}{base}"
+        name, i = base, 1
+        while name in self._taken:
+            i += 1
+            name = f"{base}_{i}"
+        self._taken[name] = None
+        return name
+
+    def stem(self, default: str) -> str:
+        """What to call a result: the torch module it stems from, or `default`."""
+        return self.origin.removeprefix("net.") or default
+
+    def value(
+        self, hint: str, shape: Shape, dtype: DType = "f32", kind: Kind = "temp"
+    ) -> Value:
+        """A new value with a free name."""
+        return Value(self.name(hint), shape, dtype, kind)
+
+    def emit(
+        self,
+        op: str,
+        inputs: Sequence[Value],
+        outputs: Sequence[Value] | None = None,
+        hint: str = "",
+        **attrs: Attr,
+    ) -> tuple[Value, ...]:
+        """Append a node; its outputs are new temps unless they are given."""
+        try:
+            rule = OPS[op]
+        except KeyError:
+            raise GraphError(f"no op is called '{op}'; there are: {', '.join(OPS)}") from None
+        shapes = rule.infer([v.shape for v in inputs], attrs)
+        if outputs is None:
+            dtypes = rule.dtypes(attrs) or ("f32",) * len(shapes)
+            stem = hint or self.stem(op)
+            outputs = [
+                self.value(stem if i == 0 else f"{stem}_{i}", s, d)
+                for i, (s, d) in enumerate(zip(shapes, dtypes, strict=True))
+            ]
+        elif tuple(v.shape for v in outputs) != tuple(shapes):
+            raise GraphError(f"{op} gives {shapes}, not {[v.shape for v in outputs]}")
+        node = Node(op, tuple(inputs), tuple(outputs), tuple(sorted(attrs.items())), self.origin)
+        self.nodes.append(node)
+        return node.outputs
+
+    def apply(self, op: str, *inputs: Value, hint: str = "", **attrs: Attr) -> Value:
+        """Append an op, lowered where it is a composite, and return its result."""
+        rule = OPS.get(op)
+        if isinstance(rule, Composite):
+            rule.infer([v.shape for v in inputs], attrs)
+            return rule.lower(self, inputs, attrs)
+        return self.one(op, *inputs, hint=hint, **attrs)
+
+    def one(self, op: str, *inputs: Value, hint: str = "", **attrs: Attr) -> Value:
+        """Append a node and return its first output."""
+        return self.emit(op, inputs, hint=hint, **attrs)[0]

@@ -1,0 +1,275 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Convolution of rows of samples: forward, input gradient, weight gradient, bias gradient.
+ *
+ *   y[o, h, t]     = b[o] + sum_i sum_kh sum_k w[o, i, kh, k] x[i, h', t']
+ *   dx[i, h', t']  =        sum_o sum_kh sum_k w[o, i, kh, k] dy[o, h, t]
+ *   dw[o, i, kh, k] +=      sum_t sum_h dy[o, h, t] x[i, h', t']
+ *
+ * with h' = h row_stride + kh row_dilation - row_padding and t' = t stride + k dilation - padding,
+ * over the i of o's group. A term outside the input is skipped. Sums run in the order written (the
+ * one over t in dw in leaves), one multiply-add a term; blocks of outputs share the loads. */
+#ifndef BT_CONV_H
+#define BT_CONV_H
+
+#include "bt_kernel.h"
+
+typedef struct bt_conv {
+  int channels, rows, times;             /* of x */
+  int out_channels, out_rows, out_times; /* of y */
+  int groups, kernel_rows, taps;         /* of w: out_channels x channels/groups x kernel_rows x taps */
+  int row_stride, stride, row_dilation, dilation, row_padding, padding;
+} bt_conv;
+
+typedef struct bt_channels {
+  int channels, rows;
+} bt_channels;
+
+/* Taps that one pass over a row applies: enough to hide the load and store of the sum. */
+#define BT_CONV_TAPS 8
+/* Weights whose gradients one pass over a leaf keeps on the stack. */
+#define BT_CONV_SUMS 64
+
+/* y[t] += sum_k w[k] x[t stride + k dilation - padding] for t in [t0, t1), taps in order.
+ * x points at time x0 of the input row, y at time t0. */
+BT_KERNEL void bt_conv_row(bt_conv g, int t0, int t1, const float *x, int x0, const float *w, float *y)
+{
+  int k = 0;
+  for (; k + BT_CONV_TAPS <= g.taps; k += BT_CONV_TAPS) {
+    /* outputs [lo, hi) have all taps of the block inside the input */
+    const int last = k + BT_CONV_TAPS - 1;
+    const int lo = bt_min(t1, bt_max(t0, bt_ceil_div(g.padding - k * g.dilation, g.stride)));
+    const int hi = bt_max(
+        lo, bt_min(t1, bt_floor_div(g.times - 1 + g.padding - last * g.dilation, g.stride) + 1));
+    for (int side = 0; side < 2; side++) {
+      const int a = side ? hi : t0, b = side ? t1 : lo;
+      for (int t = a; t < b; t++) {
+        float sum = y[t - t0];
+        for (int j = k; j <= last; j++) {
+          const int at = t * g.stride + j * g.dilation - g.padding;
+          if (at >= 0 && at < g.times)
+            sum = bt_fma(w[j], x[at - x0], sum);
+        }
+        y[t - t0] = sum;
+      }
+    }
+    const float w0 = w[k], w1 = w[k + 1], w2 = w[k + 2], w3 = w[k + 3];
+    const float w4 = w[k + 4], w5 = w[k + 5], w6 = w[k + 6], w7 = w[k + 7];
+    const int d = g.dilation, s = g.stride, n = hi - lo;
+    if (n > 0) {
+      const float *restrict from = x + (lo * s + k * d - g.padding - x0);
+      float *restrict to = y + (lo - t0);
+      for (int t = 0; t < n; t++) {
+        const float *p = from + t * s;
+        float sum = to[t];
+        sum = bt_fma(w0, p[0], sum);
+        sum = bt_fma(w1, p[d], sum);
+        sum = bt_fma(w2, p[2 * d], sum);
+        sum = bt_fma(w3, p[3 * d], sum);
+        sum = bt_fma(w4, p[4 * d], sum);
+        sum = bt_fma(w5, p[5 * d], sum);
+        sum = bt_fma(w6, p[6 * d], sum);
+        sum = bt_fma(w7, p[7 * d], sum);
+        to[t] = sum;
+      }
+    }
+  }
+  for (; k < g.taps; k++) {
+    const int lo = bt_max(t0, bt_ceil_div(g.padding - k * g.dilation, g.stride));
+    const int hi = bt_min(t1, bt_floor_div(g.times - 1 + g.padding - k * g.dilation, g.stride) + 1);
+    const float wk = w[k];
+    if (hi > lo) {
+      const float *restrict from = x + (lo * g.stride + k * g.dilation - g.padding - x0);
+      float *restrict to = y + (lo - t0);
+      for (int t = 0; t < hi - lo; t++)
+        to[t] = bt_fma(wk, from[t * g.stride], to[t]);
+    }
+  }
+}
+
+BT_KERNEL void bt_conv_forward(bt_conv g, bt_box box, bt_in x, const float *w, const float *b,
+                               bt_out y)
+{
+  const int per_group = g.channels / g.groups, outs = g.out_channels / g.groups;
+  for (int r = box.r0; r < box.r1; r++) {
+    const int o = r / g.out_rows, h = r % g.out_rows;
+    float *to = bt_to(y, r, box.t0);
+    const float start = b ? b[o] : 0.0f;
+    for (int t = 0; t < box.t1 - box.t0; t++)
+      to[t] = start;
+    for (int i = 0; i < per_group; i++)
+      for (int kh = 0; kh < g.kernel_rows; kh++) {
+        const int from = h * g.row_stride + kh * g.row_dilation - g.row_padding;
+        if (from < 0 || from >= g.rows)
+          continue;
+        const int row = (o / outs * per_group + i) * g.rows + from;
+        bt_conv_row(g, box.t0, box.t1, bt_at(x, row, x.t0), x.t0,
+                    w + ((o * per_group + i) * g.kernel_rows + kh) * g.taps, to);
+      }
+  }
+}
+
+/* dx[t'] += sum_k w[k] dy[t] over the t with t stride + k dilation - padding = t', taps in order,
+ * for t' in [t0, t1). dy points at time y0 of the gradient row, dx at time t0. */
+BT_KERNEL void bt_conv_row_transposed(bt_conv g, int t0, int t1, const float *dy, int y0,
+                                      const float *w, float *dx)
+{
+  int k = 0;
+  if (g.stride == 1)
+    for (; k + BT_CONV_TAPS <= g.taps; k += BT_CONV_TAPS) {
+      const int last = k + BT_CONV_TAPS - 1, d = g.dilation;
+      const int lo = bt_min(t1, bt_max(t0, last * d - g.padding));
+      const int hi = bt_max(lo, bt_min(t1, g.out_times + k * d - g.padding));
+      for (int side = 0; side < 2; side++) {
+        const int a = side ? hi : t0, b = side ? t1 : lo;
+        for (int t = a; t < b; t++) {
+          float sum = dx[t - t0];
+          for (int j = k; j <= last; j++) {
+            const int at = t + g.padding - j * d;
+            if (at >= 0 && at < g.out_times)
+              sum = bt_fma(w[j], dy[at - y0], sum);
+          }
+          dx[t - t0] = sum;
+        }
+      }
+      const float w0 = w[k], w1 = w[k + 1], w2 = w[k + 2], w3 = w[k + 3];
+      const float w4 = w[k + 4], w5 = w[k + 5], w6 = w[k + 6], w7 = w[k + 7];
+      const int n = hi - lo;
+      if (n > 0) {
+        const float *restrict from = dy + (lo + g.padding - last * d - y0);
+        float *restrict to = dx + (lo - t0);
+        for (int t = 0; t < n; t++) {
+          const float *p = from + t;
+          float sum = to[t];
+          sum = bt_fma(w0, p[7 * d], sum);
+          sum = bt_fma(w1, p[6 * d], sum);
+          sum = bt_fma(w2, p[5 * d], sum);
+          sum = bt_fma(w3, p[4 * d], sum);
+          sum = bt_fma(w4, p[3 * d], sum);
+          sum = bt_fma(w5, p[2 * d], sum);
+          sum = bt_fma(w6, p[d], sum);
+          sum = bt_fma(w7, p[0], sum);
+          to[t] = sum;
+        }
+      }
+    }
+  for (; k < g.taps; k++) {
+    const int shift = g.padding - k * g.dilation; /* t stride = t' + shift */
+    const int lo = bt_max(0, bt_ceil_div(t0 + shift, g.stride));
+    const int hi = bt_min(g.out_times, bt_floor_div(t1 - 1 + shift, g.stride) + 1);
+    const float wk = w[k];
+    if (hi > lo) {
+      const float *restrict from = dy + (lo - y0);
+      float *restrict to = dx + (lo * g.stride - shift - t0);
+      for (int t = 0; t < hi - lo; t++)
+        to[t * g.stride] = bt_fma(wk, from[t], to[t * g.stride]);
+    }
+  }
+}
+
+BT_KERNEL void bt_conv_input_gradient(bt_conv g, bt_box box, bt_in dy, const float *w, bt_out dx)
+{
+  const int per_group = g.channels / g.groups, outs = g.out_channels / g.groups;
+  for (int r = box.r0; r < box.r1; r++) {
+    const int c = r / g.rows, at = r % g.rows;
+    const int group = c / per_group, i = c % per_group;
+    float *to = bt_to(dx, r, box.t0);
+    for (int t = 0; t < box.t1 - box.t0; t++)
+      to[t] = 0.0f;
+    for (int o = group * outs; o < (group + 1) * outs; o++)
+      for (int kh = 0; kh < g.kernel_rows; kh++) {
+        const int up = at + g.row_padding - kh * g.row_dilation;
+        if (up < 0 || up % g.row_stride != 0 || up / g.row_stride >= g.out_rows)
+          continue;
+        bt_conv_row_transposed(g, box.t0, box.t1,
+                               bt_at(dy, o * g.out_rows + up / g.row_stride, dy.t0), dy.t0,
+                               w + ((o * per_group + i) * g.kernel_rows + kh) * g.taps, to);
+      }
+  }
+}
+
+/* sums[j] = sum over t in [t0, t1) of dy[t] x[t stride + (k + j) dilation - padding], t in order,
+ * for j in [0, n). x points at time x0 of the input row, dy at time t0. */
+BT_KERNEL void bt_conv_leaf(bt_conv g, int t0, int t1, int k, int n, const float *x, int x0,
+                            const float *restrict dy, float *restrict sums)
+{
+  const int s = g.stride, d = g.dilation;
+  /* times [lo, hi) have all n taps inside the input */
+  const int lo = bt_min(t1, bt_max(t0, bt_ceil_div(g.padding - k * d, s)));
+  const int hi =
+      bt_max(lo, bt_min(t1, bt_floor_div(g.times - 1 + g.padding - (k + n - 1) * d, s) + 1));
+  for (int j = 0; j < n; j++)
+    sums[j] = 0.0f;
+  for (int side = 0; side < 2; side++) {
+    const int a = side ? hi : t0, b = side ? t1 : lo;
+    for (int t = a; t < b; t++) {
+      const int first = t * s + k * d - g.padding;
+      const int from = bt_min(n, bt_max(0, bt_ceil_div(-first, d)));
+      const int end = bt_max(from, bt_min(n, bt_floor_div(g.times - 1 - first, d) + 1));
+      for (int j = from; j < end; j++)
+        sums[j] = bt_fma(dy[t - t0], x[first + j * d - x0], sums[j]);
+    }
+    if (side || hi <= lo)
+      continue;
+    const float *from = x + (lo * s + k * d - g.padding - x0);
+    const float *up = dy + (lo - t0);
+    int i = 0;
+    for (; i + 8 <= hi - lo; i += 8) {
+      const float *restrict p = from + i * s;
+      const float q0 = up[i], q1 = up[i + 1], q2 = up[i + 2], q3 = up[i + 3];
+      const float q4 = up[i + 4], q5 = up[i + 5], q6 = up[i + 6], q7 = up[i + 7];
+      for (int j = 0; j < n; j++) {
+        float sum = sums[j];
+        sum = bt_fma(q0, p[j * d], sum);
+        sum = bt_fma(q1, p[j * d + s], sum);
+        sum = bt_fma(q2, p[j * d + 2 * s], sum);
+        sum = bt_fma(q3, p[j * d + 3 * s], sum);
+        sum = bt_fma(q4, p[j * d + 4 * s], sum);
+        sum = bt_fma(q5, p[j * d + 5 * s], sum);
+        sum = bt_fma(q6, p[j * d + 6 * s], sum);
+        sum = bt_fma(q7, p[j * d + 7 * s], sum);
+        sums[j] = sum;
+      }
+    }
+    for (; i < hi - lo; i++)
+      for (int j = 0; j < n; j++)
+        sums[j] = bt_fma(up[i], from[i * s + j * d], sums[j]);
+  }
+}
+
+BT_KERNEL void bt_conv_weight_gradient(bt_conv g, bt_box box, bt_in x, bt_in dy, float *dw)
+{
+  const int per_group = g.channels / g.groups, outs = g.out_channels / g.groups;
+  float sums[BT_CONV_SUMS];
+  for (int o = box.r0 / g.out_rows; o * g.out_rows < box.r1; o++) {
+    const int r0 = bt_max(box.r0, o * g.out_rows), r1 = bt_min(box.r1, (o + 1) * g.out_rows);
+    for (int t = box.t0; t < box.t1; t = bt_leaf_end(t, box.t1)) {
+      const int end = bt_leaf_end(t, box.t1);
+      for (int i = 0; i < per_group; i++)
+        for (int kh = 0; kh < g.kernel_rows; kh++)
+          for (int k = 0; k < g.taps; k += BT_CONV_SUMS) {
+            const int n = bt_min(BT_CONV_SUMS, g.taps - k);
+            float *to = dw + ((o * per_group + i) * g.kernel_rows + kh) * g.taps + k;
+            for (int r = r0; r < r1; r++) {
+              const int h = r % g.out_rows;
+              const int from = h * g.row_stride + kh * g.row_dilation - g.row_padding;
+              if (from < 0 || from >= g.rows)
+                continue;
+              const int row = (o / outs * per_group + i) * g.rows + from;
+              bt_conv_leaf(g, t, end, k, n, bt_at(x, row, x.t0), x.t0, bt_at(dy, r, t), sums);
+              for (int j = 0; j < n; j++)
+                to[j] += sums[j];
+            }
+          }
+    }
+  }
+}
+
+BT_KERNEL void bt_conv_bias_gradient(bt_channels g, bt_box box, bt_in dy, float *db)
+{
+  for (int c = box.r0 / g.rows; c * g.rows < box.r1; c++)
+    for (int t = box.t0; t < box.t1; t = bt_leaf_end(t, box.t1))
+      for (int r = bt_max(box.r0, c * g.rows); r < bt_min(box.r1, (c + 1) * g.rows); r++)
+        db[c] += bt_leaf_sum(bt_at(dy, r, t), bt_leaf_end(t, box.t1) - t);
+}
+
+#endif

@@ -1,0 +1,320 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Convolution over one or two axes, with groups, stride, dilation and any zero padding.
+
+Layout is torch's: x (1, C, [H,] T), w (O, C/groups, [KH,] K), y (1, O, [H',] T'). Padding is
+(top, bottom, left, right), so that "same" with an even kernel needs no tensor of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import prod
+from typing import Any
+
+from biotrain.errors import GraphError
+from biotrain.ir import Attr, Node, Shape, Value
+from biotrain.op import (
+    NULL,
+    Builder,
+    Call,
+    Op,
+    Sample,
+    p_in,
+    p_out,
+    register,
+    x_in,
+    x_out,
+)
+
+
+def _pair(attrs: Mapping[str, Attr], key: str) -> tuple[int, int]:
+    value = attrs[key]
+    assert isinstance(value, tuple) and len(value) == 2, (key, value)
+    return value
+
+
+def _padding(attrs: Mapping[str, Attr]) -> tuple[int, int, int, int]:
+    value = attrs["padding"]
+    assert isinstance(value, tuple) and len(value) == 4, value
+    return value
+
+
+def _image(shape: Shape) -> tuple[int, int, int]:
+    """(channels, rows, times) of an activation."""
+    return (shape[1], 1, shape[2]) if len(shape) == 3 else (shape[1], shape[2], shape[3])
+
+
+def _kernel(shape: Shape) -> tuple[int, int, int, int]:
+    """(out channels, in channels per group, rows, taps) of a weight."""
+    return (shape[0], shape[1], 1, shape[2]) if len(shape) == 3 else (*shape,)  # type: ignore[return-value]
+
+
+def _geometry(x: Shape, w: Shape, y: Shape, attrs: Mapping[str, Attr]) -> dict[str, int]:
+    channels, rows, times = _image(x)
+    out_channels, _, kernel_rows, taps = _kernel(w)
+    _, out_rows, out_times = _image(y)
+    stride, dilation, padding = _pair(attrs, "stride"), _pair(attrs, "dilation"), _padding(attrs)
+    return {
+        "channels": channels,
+        "rows": rows,
+        "times": times,
+        "out_channels": out_channels,
+        "out_rows": out_rows,
+        "out_times": out_times,
+        "groups": int(attrs["groups"]),  # type: ignore[arg-type]
+        "kernel_rows": kernel_rows,
+        "taps": taps,
+        "row_stride": stride[0],
+        "stride": stride[1],
+        "row_dilation": dilation[0],
+        "dilation": dilation[1],
+        "row_padding": padding[0],
+        "padding": padding[2],
+    }
+
+
+def _out_shape(x: Shape, w: Shape, attrs: Mapping[str, Attr]) -> Shape:
+    if len(x) not in (3, 4) or len(w) != len(x) or x[0] != 1:
+        raise GraphError(f"conv takes x (1, C, [H,] T) and w (O, C/groups, [KH,] K), not {x}, {w}")
+    channels, rows, times = _image(x)
+    out_channels, per_group, kernel_rows, taps = _kernel(w)
+    groups = int(attrs["groups"])  # type: ignore[arg-type]
+    if channels != per_group * groups or out_channels % groups:
+        raise GraphError(f"conv with {groups} groups: x {x} does not match w {w}")
+    stride, dilation, padding = _pair(attrs, "stride"), _pair(attrs, "dilation"), _padding(attrs)
+    out_rows = (rows + padding[0] + padding[1] - dilation[0] * (kernel_rows - 1) - 1) // stride[0]
+    out_times = (times + padding[2] + padding[3] - dilation[1] * (taps - 1) - 1) // stride[1]
+    if out_rows < 0 or out_times < 0:
+        raise GraphError(f"conv: kernel {w[2:]} is larger than the padded input {x[2:]}")
+    tail = (out_times + 1,) if len(x) == 3 else (out_rows + 1, out_times + 1)
+    return (1, out_channels, *tail)
+
+
+def _per_axis(value: Any, axes: int, fill: int = 1) -> tuple[int, int]:
+    """A torch argument for one or two axes as (row, time)."""
+    values = list(value) if isinstance(value, (list, tuple)) else [value]
+    if len(values) == 1:
+        values *= axes
+    rows, times = [fill] * (2 - len(values)) + values
+    return int(rows), int(times)
+
+
+class _Conv(Op):
+    """What the three passes share."""
+
+    def _shapes(self, node: Node) -> tuple[Shape, Shape, Shape]:
+        """(x, w, y) of the convolution that this node belongs to."""
+        raise NotImplementedError
+
+    def macs(self, node: Node) -> int:
+        x, w, y = self._shapes(node)
+        g = _geometry(x, w, y, dict(node.attrs))
+        t = [g["stride"] * i - g["padding"] for i in range(g["out_times"])]
+        h = [g["row_stride"] * i - g["row_padding"] for i in range(g["out_rows"])]
+        inside_t = sum(
+            0 <= a + k * g["dilation"] < g["times"] for a in t for k in range(g["taps"])
+        )
+        inside_h = sum(
+            0 <= a + k * g["row_dilation"] < g["rows"] for a in h for k in range(g["kernel_rows"])
+        )
+        return w[0] * w[1] * inside_h * inside_t
+
+    def _call(self, node: Node, function: str, *operands: Any, box: tuple[int, int]) -> Call:
+        x, w, y = self._shapes(node)
+        geometry = tuple(_geometry(x, w, y, dict(node.attrs)).items())
+        return Call(function, "bt_conv", geometry, operands, box)
+
+
+@register("conv.c")
+class Conv(_Conv):
+    """y = conv(x, w[, b])."""
+
+    name = "conv"
+    captures = ("conv1d", "conv2d")
+
+    def capture(self, b: Builder, args: Mapping[str, Any]) -> Value:
+        x, w, bias = args["input"], args["weight"], args["bias"]
+        axes = len(w.shape) - 2
+        stride, dilation = (_per_axis(args[k], axes) for k in ("stride", "dilation"))
+        padding = args["padding"]
+        if padding == "same":
+            totals = [d * (k - 1) for d, k in zip(dilation[-axes:], w.shape[2:], strict=True)]
+            sides = [(total // 2, total - total // 2) for total in totals]
+        elif padding == "valid":
+            sides = [(0, 0)] * axes
+        else:
+            sides = [(p, p) for p in _per_axis(padding, axes, 0)[-axes:]]
+        (top, bottom), (left, right) = [(0, 0)] * (2 - axes) + sides
+        return b.one(
+            "conv",
+            *((x, w) if bias is None else (x, w, bias)),
+            stride=stride,
+            dilation=dilation,
+            padding=(top, bottom, left, right),
+            groups=args["groups"],
+        )
+
+    def infer(self, shapes: Sequence[Shape], attrs: Mapping[str, Attr]) -> tuple[Shape, ...]:
+        return (_out_shape(shapes[0], shapes[1], attrs),)
+
+    def _shapes(self, node: Node) -> tuple[Shape, Shape, Shape]:
+        return node.inputs[0].shape, node.inputs[1].shape, node.outputs[0].shape
+
+    def vjp(
+        self, b: Builder, node: Node, grads: Sequence[Value | None], wanted: Sequence[bool]
+    ) -> Sequence[Value | None]:
+        (dy,) = grads
+        assert dy is not None
+        x, w = node.inputs[:2]
+        attrs = dict(node.attrs)
+        dx = dw = db = None
+        if wanted[1]:
+            dw = b.one("conv_dw", x, dy, hint=f"d_{w.name}", w_shape=w.shape, **attrs)
+        if len(wanted) > 2 and wanted[2]:
+            db = b.one("conv_db", dy, hint=f"d_{node.inputs[2].name}")
+        if wanted[0]:
+            dx = b.one("conv_dx", dy, w, hint=f"d_{x.name}", x_shape=x.shape, **attrs)
+        return (dx, dw, db)[: len(wanted)]
+
+    def window(self, node: Node, index: int, t0: int, t1: int) -> tuple[int, int] | None:
+        if index:
+            return None
+        s, d, p = node.ints("stride")[1], node.ints("dilation")[1], node.ints("padding")[2]
+        taps = node.inputs[1].shape[-1]
+        return t0 * s - p, (t1 - 1) * s - p + (taps - 1) * d + 1
+
+    def call(self, node: Node) -> Call:
+        y = node.outputs[0].shape
+        bias = p_in(2) if len(node.inputs) > 2 else NULL
+        box = (prod(y[:-1]), y[-1])
+        return self._call(node, "bt_conv_forward", x_in(0), p_in(1), bias, x_out(), box=box)
+
+    def reference(self, attrs: Mapping[str, Attr], *inputs: Any) -> Any:
+        import torch.nn.functional as F
+
+        x, w = inputs[:2]
+        bias = inputs[2] if len(inputs) > 2 else None
+        top, bottom, left, right = _padding(attrs)
+        stride, dilation, groups = _pair(attrs, "stride"), _pair(attrs, "dilation"), attrs["groups"]
+        if x.dim() == 3:
+            x = F.pad(x, (left, right))
+            return F.conv1d(x, w, bias, stride[1:], 0, dilation[1:], groups)  # type: ignore[arg-type]
+        return F.conv2d(F.pad(x, (left, right, top, bottom)), w, bias, stride, 0, dilation, groups)  # type: ignore[arg-type]
+
+    def samples(self) -> tuple[Sample, ...]:
+        def case(
+            x: Shape,
+            w: Shape,
+            padding: tuple[int, int, int, int] = (0, 0, 0, 0),
+            stride: tuple[int, int] = (1, 1),
+            dilation: tuple[int, int] = (1, 1),
+            groups: int = 1,
+            bias: bool = False,
+        ) -> Sample:
+            attrs: dict[str, Attr] = {
+                "padding": padding,
+                "stride": stride,
+                "dilation": dilation,
+                "groups": groups,
+            }
+            return Sample((x, w, (w[0],)) if bias else (x, w), attrs)
+
+        return (
+            case((1, 1, 8, 700), (4, 1, 8, 1)),
+            case((1, 4, 1, 700), (4, 1, 1, 128), (0, 0, 63, 64), groups=4),
+            case((1, 4, 1, 237), (8, 1, 1, 16), (0, 0, 7, 8), groups=4),
+            case((1, 5, 300), (7, 5, 1), bias=True),
+            case((1, 3, 2, 290), (5, 3, 1, 16), (0, 0, 7, 8), bias=True),
+            case((1, 1, 2, 131), (4, 1, 1, 4), (0, 0, 1, 2)),
+            case((1, 4, 5, 40), (6, 2, 3, 5), (1, 1, 2, 2), (2, 3), (1, 2), 2, bias=True),
+            case((1, 2, 11), (2, 2, 3), (0, 0, 4, 0), (1, 2), (1, 3)),
+            case((1, 6, 1, 9), (6, 1, 1, 9), (0, 0, 0, 0), groups=6, bias=True),
+            case((1, 2, 3, 7), (3, 2, 2, 20), (0, 1, 9, 10)),
+            case((1, 3, 400), (2, 3, 12), (0, 0, 5, 6), (1, 4)),
+        )
+
+
+@register("conv.c")
+class ConvDx(_Conv):
+    """Gradient of the input: dx = conv^T(dy, w)."""
+
+    name = "conv_dx"
+
+    def infer(self, shapes: Sequence[Shape], attrs: Mapping[str, Attr]) -> tuple[Shape, ...]:
+        x = attrs["x_shape"]
+        assert isinstance(x, tuple)
+        if _out_shape(x, shapes[1], attrs) != shapes[0]:
+            raise GraphError(f"conv_dx: gradient {shapes[0]} does not belong to x {x}")
+        return (x,)
+
+    def _shapes(self, node: Node) -> tuple[Shape, Shape, Shape]:
+        return node.outputs[0].shape, node.inputs[1].shape, node.inputs[0].shape
+
+    def window(self, node: Node, index: int, t0: int, t1: int) -> tuple[int, int] | None:
+        if index:
+            return None
+        s, d, p = node.ints("stride")[1], node.ints("dilation")[1], node.ints("padding")[2]
+        taps = node.inputs[1].shape[-1]
+        return -((-(t0 + p - (taps - 1) * d)) // s), (t1 - 1 + p) // s + 1
+
+    def call(self, node: Node) -> Call:
+        x = node.outputs[0].shape
+        box = (prod(x[:-1]), x[-1])
+        return self._call(node, "bt_conv_input_gradient", x_in(0), p_in(1), x_out(), box=box)
+
+
+@register("conv.c")
+class ConvDw(_Conv):
+    """Gradient of the weight, added to the output: dw += sum over time of dy x."""
+
+    name = "conv_dw"
+    accumulates = True
+    reduces_time = True
+
+    def infer(self, shapes: Sequence[Shape], attrs: Mapping[str, Attr]) -> tuple[Shape, ...]:
+        w = attrs["w_shape"]
+        assert isinstance(w, tuple)
+        if _out_shape(shapes[0], w, attrs) != shapes[1]:
+            raise GraphError(f"conv_dw: gradient {shapes[1]} does not belong to x {shapes[0]}")
+        return (w,)
+
+    def _shapes(self, node: Node) -> tuple[Shape, Shape, Shape]:
+        return node.inputs[0].shape, node.outputs[0].shape, node.inputs[1].shape
+
+    def window(self, node: Node, index: int, t0: int, t1: int) -> tuple[int, int] | None:
+        if index == 1:
+            return t0, t1
+        s, d, p = node.ints("stride")[1], node.ints("dilation")[1], node.ints("padding")[2]
+        taps = node.outputs[0].shape[-1]
+        return t0 * s - p, (t1 - 1) * s - p + (taps - 1) * d + 1
+
+    def call(self, node: Node) -> Call:
+        y = node.inputs[1].shape
+        box = (prod(y[:-1]), y[-1])
+        operands = (x_in(0), x_in(1), p_out())
+        return self._call(node, "bt_conv_weight_gradient", *operands, box=box)
+
+
+@register("conv.c")
+class ConvDb(Op):
+    """Gradient of the bias, added to the output: db[c] += sum of dy over rows and time."""
+
+    name = "conv_db"
+    accumulates = True
+    reduces_time = True
+
+    def infer(self, shapes: Sequence[Shape], attrs: Mapping[str, Attr]) -> tuple[Shape, ...]:
+        return ((shapes[0][1],),)
+
+    def window(self, node: Node, index: int, t0: int, t1: int) -> tuple[int, int] | None:
+        return t0, t1
+
+    def ops(self, node: Node) -> int:
+        return node.inputs[0].size
+
+    def call(self, node: Node) -> Call:
+        channels, rows, times = _image(node.inputs[0].shape)
+        geometry = (("channels", channels), ("rows", rows))
+        box = (channels * rows, times)
+        operands = (x_in(0), p_out())
+        return Call("bt_conv_bias_gradient", "bt_channels", geometry, operands, box)

@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Losses of one sample. The gradient of the loss itself is one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from biotrain.ir import Attr, Node, Shape, Value
+from biotrain.op import Builder, Call, Op, Sample, p_in, p_out, register
+
+
+@register("loss.c")
+class CrossEntropy(Op):
+    """Softmax cross-entropy of logits (1, classes) and a label -> loss (1,), probabilities."""
+
+    name = "cross_entropy"
+
+    def infer(self, shapes: Sequence[Shape], attrs: Mapping[str, Attr]) -> tuple[Shape, ...]:
+        return ((1,), shapes[0])
+
+    def vjp(
+        self, b: Builder, node: Node, grads: Sequence[Value | None], wanted: Sequence[bool]
+    ) -> Sequence[Value | None]:
+        label = node.inputs[1]
+        hint = f"d_{node.inputs[0].name}"
+        return (b.one("cross_entropy_dx", node.outputs[1], label, hint=hint), None)
+
+    def tiles(self, node: Node) -> bool:
+        return False
+
+    def call(self, node: Node) -> Call:
+        classes = node.inputs[0].size
+        operands = (p_in(0), p_in(1), p_out(0), p_out(1))
+        geometry = (("classes", classes),)
+        return Call("bt_cross_entropy", "bt_loss", geometry, operands, (1, classes))
+
+    def reference(self, attrs: Mapping[str, Attr], *inputs: Any) -> Any:
+        import torch.nn.functional as F
+
+        return F.cross_entropy(inputs[0], inputs[1]).reshape(1)
+
+    def samples(self) -> tuple[Sample, ...]:
+        return (Sample(((1, 11), (1,)), {}), Sample(((1, 2), (1,)), {}))
+
+
+@register("loss.c")
+class CrossEntropyDx(Op):
+    """dlogits = probabilities - one-hot label."""
+
+    name = "cross_entropy_dx"
+    inplace = ((0, 0),)
+
+    def infer(self, shapes: Sequence[Shape], attrs: Mapping[str, Attr]) -> tuple[Shape, ...]:
+        return (shapes[0],)
+
+    def tiles(self, node: Node) -> bool:
+        return False
+
+    def call(self, node: Node) -> Call:
+        classes = node.inputs[0].size
+        operands = (p_in(0), p_in(1), p_out())
+        geometry = (("classes", classes),)
+        return Call("bt_cross_entropy_dx", "bt_loss", geometry, operands, (1, classes))

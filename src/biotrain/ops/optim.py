@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Optimizers, one update per parameter tensor. Semantics are torch.optim's.
+
+The gradient of the step is the mean of what was accumulated: sum / number of samples. The learning
+rate and that number are run-time values of `bt_step` (`lr`, `scale`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from biotrain.ir import Attr, Node, Shape
+from biotrain.op import Call, Op, Operand, p_in, p_out, register
+
+
+class _Flat(Op):
+    """An op over a parameter as a flat array."""
+
+    def tiles(self, node: Node) -> bool:
+        return False
+
+    def flat(self, node: Node, function: str, operands: tuple[Operand, ...], *extra: str) -> Call:
+        count = node.outputs[0].size
+        geometry = (("count", count),)
+        return Call(function, "bt_flat", geometry, operands, (1, count), extra)
+
+
+def _f(value: float) -> str:
+    """A float32 literal that C reads back exactly."""
+    return f"{value!r}f" if "e" in repr(value) or "." in repr(value) else f"{value!r}.0f"
+
+
+@register("optim.c")
+class Accumulate(Op):
+    """out += x: how a gradient that no kernel adds up itself reaches its buffer."""
+
+    name = "accumulate"
+    accumulates = True
+
+    def infer(self, shapes: Sequence[Shape], attrs: Mapping[str, Attr]) -> tuple[Shape, ...]:
+        return (shapes[0],)
+
+    def tiles(self, node: Node) -> bool:
+        return False
+
+    def call(self, node: Node) -> Call:
+        count = node.outputs[0].size
+        geometry = (("count", count),)
+        return Call("bt_accumulate", "bt_flat", geometry, (p_in(0), p_out()), (1, count))
+
+
+@register("optim.c")
+class Sgd(_Flat):
+    """SGD with momentum, weight decay and Nesterov: inputs (p, g[, v]), outputs (p[, v])."""
+
+    name = "sgd"
+
+    def infer(self, shapes: Sequence[Shape], attrs: Mapping[str, Attr]) -> tuple[Shape, ...]:
+        return (shapes[0], *shapes[2:])
+
+    def ops(self, node: Node) -> int:
+        return 7 * node.outputs[0].size
+
+    def call(self, node: Node) -> Call:
+        momentum, decay = node.float("momentum"), node.float("weight_decay")
+        if len(node.outputs) == 1:
+            return self.flat(
+                node, "bt_sgd_plain", (p_in(1), p_out(0)), "lr", "scale", _f(decay)
+            )
+        nesterov = "1" if node["nesterov"] else "0"
+        operands = (p_in(1), p_out(0), p_out(1))
+        return self.flat(
+            node, "bt_sgd", operands, "lr", "scale", _f(decay), _f(momentum), nesterov
+        )
+
+
+@register("optim.c")
+class Adam(_Flat):
+    """Adam (or AdamW where `decoupled`): inputs (p, g, m, v), outputs (p, m, v)."""
+
+    name = "adam"
+
+    def infer(self, shapes: Sequence[Shape], attrs: Mapping[str, Attr]) -> tuple[Shape, ...]:
+        return (shapes[0], shapes[2], shapes[3])
+
+    def ops(self, node: Node) -> int:
+        return 14 * node.outputs[0].size
+
+    def call(self, node: Node) -> Call:
+        beta1, beta2 = node.float("beta1"), node.float("beta2")
+        extra = (
+            "lr",
+            "scale",
+            _f(node.float("weight_decay")),
+            "1" if node["decoupled"] else "0",
+            _f(1.0 - beta1),
+            _f(beta2),
+            _f(1.0 - beta2),
+            "m->progress.correction1",
+            "m->progress.correction2",
+            _f(node.float("eps")),
+        )
+        return self.flat(node, "bt_adam", (p_in(1), p_out(0), p_out(1), p_out(2)), *extra)

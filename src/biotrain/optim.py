@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Optimizers and schedules as the user states them; semantics are those of torch.optim."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from biotrain.errors import BioTrainError
+
+Schedule = Literal["constant", "cosine"]
+
+
+@dataclass(frozen=True, slots=True)
+class SGD:
+    """`torch.optim.SGD`: momentum, L2 weight decay, Nesterov; the defaults are the paper's.
+
+    `schedule` is `constant` or `cosine` (to zero over the steps that the caller announces with
+    `Device.begin`, as `torch.optim.lr_scheduler.CosineAnnealingLR` stepped once per update).
+    `clip_norm` bounds the global norm of the mean gradient (`torch.nn.utils.clip_grad_norm_`).
+    """
+
+    lr: float = 5e-3
+    momentum: float = 0.9
+    weight_decay: float = 1e-3
+    nesterov: bool = False
+    schedule: Schedule = "constant"
+    clip_norm: float | None = None
+
+    def __post_init__(self) -> None:
+        _check(self)
+        if self.nesterov and not self.momentum:
+            raise BioTrainError("Nesterov needs a momentum above zero")
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        """State tensors per parameter."""
+        return ("momentum",) if self.momentum else ()
+
+
+@dataclass(frozen=True, slots=True)
+class Adam:
+    """`torch.optim.Adam`, or `AdamW` where `decoupled`."""
+
+    lr: float = 1e-3
+    betas: tuple[float, float] = (0.9, 0.999)
+    eps: float = 1e-8
+    weight_decay: float = 0.0
+    decoupled: bool = False
+    schedule: Schedule = "constant"
+    clip_norm: float | None = None
+
+    def __post_init__(self) -> None:
+        _check(self)
+        if not all(0.0 <= beta < 1.0 for beta in self.betas):
+            raise BioTrainError(f"Adam's betas must lie in [0, 1), not {self.betas}")
+
+    @property
+    def slots(self) -> tuple[str, ...]:
+        """State tensors per parameter."""
+        return ("mean", "square")
+
+
+Optimizer = SGD | Adam
+
+
+def _check(optimizer: Any) -> None:
+    if optimizer.lr < 0 or optimizer.weight_decay < 0:
+        raise BioTrainError("learning rate and weight decay must not be negative")
+    if optimizer.schedule not in ("constant", "cosine"):
+        raise BioTrainError(f"schedule '{optimizer.schedule}' is not one of constant, cosine")
+    if optimizer.clip_norm is not None and optimizer.clip_norm <= 0:
+        raise BioTrainError("clip_norm must be above zero")

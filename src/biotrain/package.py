@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`compile_model`: a torch module and a target become a package of C, a plan and its devices."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from biotrain.autodiff import differentiate, with_loss, with_updates
+from biotrain.capture import Captured, capture
+from biotrain.cost import Cost, training_cost
+from biotrain.emit import Source, emit
+from biotrain.errors import BioTrainError
+from biotrain.ir import Graph
+from biotrain.optim import SGD, Optimizer
+from biotrain.plan import Plan, fit
+from biotrain.strategy import trainable
+from biotrain.target import Target, load_target, parse_bytes
+
+if TYPE_CHECKING:
+    from biotrain.run.device import Device
+
+Loss = Literal["cross_entropy", "mse"]
+
+
+@dataclass(frozen=True)
+class Package:
+    """C sources that train one model on one target, and everything known about them."""
+
+    source: Source
+    target: Target
+    strategy: str
+    module: torch.nn.Module | None
+    """The module as compiled, for verification; None where a `.pt2` file was given."""
+
+    @property
+    def plan(self) -> Plan:
+        """Where every byte lies."""
+        return self.source.plan
+
+    @property
+    def graph(self) -> Graph:
+        """The training graph with its updates."""
+        return self.source.train
+
+    @cached_property
+    def files(self) -> Mapping[str, str]:
+        """The emitted files by name."""
+        return emit(self.source)
+
+    @property
+    def cost(self) -> Cost:
+        """Work of one training sample."""
+        return training_cost(self.graph, self.target, self.source.accumulate)
+
+    @property
+    def fused(self) -> bool:
+        """Whether a multiply-add rounds once."""
+        return self.source.fused
+
+    def save(self, folder: str | Path) -> Path:
+        """Write all files and `plan.json` into a folder (made where missing)."""
+        path = Path(folder)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            for name, text in self.files.items():
+                (path / name).write_text(text, encoding="utf-8")
+            plan = json.dumps(self.plan.to_json(), indent=1) + "\n"
+            (path / "plan.json").write_text(plan, encoding="utf-8")
+        except OSError as error:
+            raise BioTrainError(f"cannot write into '{path}': {error.strerror}") from error
+        return path
+
+    def run(self, on: str = "host", **options: Any) -> Device:
+        """Start the package somewhere: `host` builds and loads it as a shared library."""
+        from biotrain.run import start
+
+        return start(self, on, **options)
+
+
+def fused_on(target: Target) -> bool:
+    """Whether the target's numeric mode is fused; `native` asks this machine."""
+    if target.numerics != "native":
+        return target.numerics == "fused"
+    try:
+        flags = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return True  # macOS on Arm and Windows on current x86 have FMA
+    return " fma " in flags or "asimd" in flags
+
+
+def compile_model(
+    model: torch.nn.Module | str | Path,
+    example_input: torch.Tensor | npt.NDArray[np.float32],
+    *,
+    target: str | Target = "host",
+    strategy: str = "full",
+    memory: str | int | None = None,
+    optimizer: Optimizer | None = None,
+    accumulate: int = 1,
+    loss: Loss = "cross_entropy",
+    fused: bool | None = None,
+    title: str | None = None,
+) -> Package:
+    """Compile a model into C that trains it.
+
+    Parameters
+    ----------
+    model : a torch module whose forward takes `[batch, n_chans, n_times]` (see `bt.prepare`), or
+        a `.pt2` file.
+    example_input : `[batch, n_chans, n_times]`; the first sample's shape is what the C takes.
+    target : name of a target (`biotrain list targets`).
+    strategy : `none`, `last`, `bias`, `norm`, `full`, or a glob of parameter names.
+    memory : the whole static RAM to stay within (`"256KiB"`, bytes); default: the target's.
+    optimizer : `bt.SGD(...)` or `bt.Adam(...)`.
+    accumulate : samples whose mean gradient makes one step.
+    loss : `cross_entropy` (integer label) or `mse` (vector).
+    fused : numeric mode; default: the target's.
+
+    Raises
+    ------
+    CaptureError, DoesNotFitError, BioTrainError
+    """
+    if accumulate < 1:
+        raise BioTrainError(f"accumulate must be at least 1, not {accumulate}")
+    chosen = load_target(target)
+    captured = capture(model, torch.as_tensor(example_input))
+    source = lower(
+        captured,
+        chosen,
+        strategy=strategy,
+        memory=parse_bytes(memory),
+        optimizer=optimizer or SGD(),
+        accumulate=accumulate,
+        loss=loss,
+        fused=fused_on(chosen) if fused is None else fused,
+        title=title or f"{getattr(model, 'title', type(model).__name__)}, strategy {strategy}",
+    )
+    module = model if isinstance(model, torch.nn.Module) else None
+    return Package(source, chosen, strategy, module)
+
+
+def lower(
+    captured: Captured,
+    target: Target,
+    *,
+    strategy: str,
+    memory: int | None,
+    optimizer: Optimizer,
+    accumulate: int,
+    loss: str,
+    fused: bool,
+    title: str,
+) -> Source:
+    """Differentiate, add the optimizer, and plan."""
+    trained = trainable(strategy, captured.train, captured.torch_names)
+    graph, value = with_loss(captured.train, loss)
+    graph = differentiate(graph, value, trained)
+    graph = with_updates(graph, trained, optimizer)
+    plan = fit(graph, captured.predict, target, memory=memory, accumulate=accumulate)
+    return Source(
+        train=graph,
+        predict=captured.predict,
+        plan=plan,
+        tensors=captured.tensors,
+        torch_names=captured.torch_names,
+        trained=trained,
+        optimizer=optimizer,
+        accumulate=accumulate,
+        fused=fused,
+        title=title,
+        loss=loss,
+    )

@@ -1,0 +1,95 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* How kernels see tensors: rows of samples, as views that may be windows of a larger tensor. */
+#ifndef BT_KERNEL_H
+#define BT_KERNEL_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#include "bt_math.h"
+
+/* Samples that a reduction over time adds up before the partial sum joins the total. Leaves lie at
+ * absolute multiples of this length, so that a tiled call adds in the order of the whole one. */
+#define BT_LEAF 128
+
+/* The part of the iteration space that a call covers: rows [r0, r1) and times [t0, t1), absolute. */
+typedef struct bt_box {
+  int r0, r1, t0, t1;
+} bt_box;
+
+/* A read-only window: element (row, time) is data[(row - r0) * stride + (time - t0)]. */
+typedef struct bt_in {
+  const float *data;
+  int stride, r0, t0;
+} bt_in;
+
+/* A writable window. */
+typedef struct bt_out {
+  float *data;
+  int stride, r0, t0;
+} bt_out;
+
+BT_KERNEL const float *bt_at(bt_in v, int row, int time)
+{
+  return v.data + (ptrdiff_t)(row - v.r0) * v.stride + (time - v.t0);
+}
+
+BT_KERNEL float *bt_to(bt_out v, int row, int time)
+{
+  return v.data + (ptrdiff_t)(row - v.r0) * v.stride + (time - v.t0);
+}
+
+BT_KERNEL int bt_min(int a, int b) { return a < b ? a : b; }
+BT_KERNEL int bt_max(int a, int b) { return a > b ? a : b; }
+
+/* floor and ceiling of a / b for b > 0 and any sign of a */
+BT_KERNEL int bt_floor_div(int a, int b) { return a >= 0 ? a / b : -((b - 1 - a) / b); }
+BT_KERNEL int bt_ceil_div(int a, int b) { return a >= 0 ? (a + b - 1) / b : -(-a / b); }
+
+/* End of the leaf that holds time t, or `end` where that comes first. */
+BT_KERNEL int bt_leaf_end(int t, int end) { return bt_min((t / BT_LEAF + 1) * BT_LEAF, end); }
+
+/* Sixteen running sums, element i in lane i mod 16, folded 8-4-2-1: one order for every target,
+ * and one vector register where there are vectors. */
+#define BT_LANES 16
+
+BT_KERNEL float bt_fold(float lane[BT_LANES])
+{
+  for (int half = BT_LANES / 2; half > 0; half /= 2)
+    for (int j = 0; j < half; j++)
+      lane[j] += lane[j + half];
+  return lane[0];
+}
+
+/* Sum of n <= BT_LEAF values. */
+BT_KERNEL float bt_leaf_sum(const float *x, int n)
+{
+  float lane[BT_LANES] = {0.0f};
+  int i = 0;
+  for (; i + BT_LANES <= n; i += BT_LANES)
+    for (int j = 0; j < BT_LANES; j++)
+      lane[j] += x[i + j];
+  for (int j = 0; i + j < n; j++)
+    lane[j] += x[i + j];
+  return bt_fold(lane);
+}
+
+/* Sum of n <= BT_LEAF squared distances from a centre. */
+BT_KERNEL float bt_leaf_square(const float *x, float centre, int n)
+{
+  float lane[BT_LANES] = {0.0f};
+  int i = 0;
+  for (; i + BT_LANES <= n; i += BT_LANES)
+    for (int j = 0; j < BT_LANES; j++) {
+      const float d = x[i + j] - centre;
+      lane[j] = bt_fma(d, d, lane[j]);
+    }
+  for (int j = 0; i + j < n; j++) {
+    const float d = x[i + j] - centre;
+    lane[j] = bt_fma(d, d, lane[j]);
+  }
+  return bt_fold(lane);
+}
+
+#endif

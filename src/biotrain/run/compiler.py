@@ -1,0 +1,121 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The C compiler of this machine: gcc, clang, or the one in the `ziglang` package."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+
+from biotrain.errors import CompilerError
+
+STRICT = (
+    "-std=c99",
+    "-Wall",
+    "-Wextra",
+    "-Wpedantic",
+    "-Wconversion",
+    "-Wdouble-promotion",
+    "-Wshadow",
+    "-Werror",
+)
+"""The contract's warnings (design 5)."""
+
+NUMERICS = ("-fno-math-errno", "-ffp-contract=off")
+"""What keeps the bits: no contraction but the `fmaf` that is written."""
+
+
+@lru_cache
+def find_compiler() -> tuple[str, ...]:
+    """The command of the compiler: `BIOTRAIN_CC`, else gcc, clang, or `python -m ziglang cc`."""
+    if chosen := os.environ.get("BIOTRAIN_CC"):
+        return tuple(chosen.split())
+    for name in ("gcc", "clang"):
+        if shutil.which(name):
+            return (name,)
+    if find_spec("ziglang"):
+        return (sys.executable, "-m", "ziglang", "cc")
+    raise CompilerError("no C compiler found: install gcc or clang, or `pip install biotrain[zig]`")
+
+
+def cache_folder() -> Path:
+    """Where built libraries are kept: `BIOTRAIN_CACHE`, else the user's cache."""
+    if chosen := os.environ.get("BIOTRAIN_CACHE"):
+        return Path(chosen)
+    base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
+    return Path(base) / "biotrain"
+
+
+def run_compiler(command: Sequence[str], cwd: Path) -> None:
+    """Run a compiler; its first complaint becomes the error."""
+    try:
+        done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+    except OSError as error:
+        raise CompilerError(f"cannot run '{command[0]}': {error.strerror}") from error
+    if done.returncode:
+        lines = [s for s in done.stderr.splitlines() if "error" in s] or done.stderr.splitlines()
+        first = lines[0] if lines else f"exit code {done.returncode}"
+        raise CompilerError(f"{command[0]} refused the generated C: {first}")
+
+
+def shared_library(
+    files: Mapping[str, str], flags: Sequence[str], compiler: Sequence[str] | None = None
+) -> Path:
+    """Build all `.c` files into one shared library, cached by the content of what goes in.
+
+    Each `.c` file is an object of its own, so that new weights do not recompile the schedule.
+    """
+    command = tuple(compiler or find_compiler())
+    headers = "".join(files[name] for name in sorted(files) if name.endswith(".h"))
+    objects: list[Path] = []
+    sources = sorted(name for name in files if name.endswith(".c"))
+    for name in sources:
+        key = _key(command, flags, "" if name.endswith("_weights.c") else headers, files[name])
+        objects.append(_object(command, flags, files, name, key))
+    key = _key(command, flags, "shared", *[o.stem for o in objects])
+    library = cache_folder() / f"{key}.so"
+    if not library.exists():
+        temporary = _temporary(library)
+        run_compiler(
+            [*command, "-shared", "-o", str(temporary), *[str(o) for o in objects]], library.parent
+        )
+        temporary.replace(library)
+    return library
+
+
+def _object(
+    command: Sequence[str], flags: Sequence[str], files: Mapping[str, str], name: str, key: str
+) -> Path:
+    target = cache_folder() / f"{key}.o"
+    if target.exists():
+        return target
+    temporary = _temporary(target)
+    with tempfile.TemporaryDirectory(prefix="biotrain-") as folder:
+        for other, text in files.items():
+            if other.endswith(".h") or other == name:
+                Path(folder, other).write_text(text, encoding="utf-8")
+        run_compiler([*command, *flags, "-c", "-o", str(temporary), name], Path(folder))
+    temporary.replace(target)
+    return target
+
+
+def _temporary(target: Path) -> Path:
+    """A name in the same folder, so that the finished file appears whole or not at all."""
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise CompilerError(
+            f"cannot write the cache '{target.parent}': {error.strerror}; set BIOTRAIN_CACHE"
+        ) from error
+    return target.with_suffix(f".{os.getpid()}{target.suffix}")
+
+
+def _key(*parts: object) -> str:
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]

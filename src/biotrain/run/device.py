@@ -1,0 +1,189 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What every device can do, wherever it runs."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from biotrain.errors import BioTrainError, CheckpointError
+
+if TYPE_CHECKING:
+    from biotrain.package import Package
+
+Array = npt.NDArray[np.float32]
+
+
+class Device(ABC):
+    """A running package: its weights change with `train` and answer `predict`."""
+
+    on: str
+
+    def __init__(self, package: Package) -> None:
+        self.package = package
+        self.samples = 0
+
+    # ------------------------------------------------------------ what a place provides
+
+    @abstractmethod
+    def begin(self, total_steps: int = 0, lr: float | None = None) -> None:
+        """Start a calibration: momentum and step count from zero.
+
+        The cosine schedule spans `total_steps`; 0 keeps the rate constant.
+        """
+
+    @abstractmethod
+    def _train(self, x: Array, y: npt.NDArray[Any], drop_last: bool) -> Array:
+        """Losses of the samples, one per sample."""
+
+    @abstractmethod
+    def predict(self, x: npt.ArrayLike) -> Array:
+        """Logits `[batch, n_outputs]` of windows `[batch, n_chans, n_times]`."""
+
+    @abstractmethod
+    def crc32(self) -> int:
+        """CRC-32 of the trained parameters and running statistics."""
+
+    @abstractmethod
+    def read(self, name: str) -> Array:
+        """A tensor of the context by value name (`spatial_weight`, `g_spatial_weight`)."""
+
+    @abstractmethod
+    def write(self, name: str, values: Array) -> None:
+        """Overwrite a trained parameter or running statistic."""
+
+    @abstractmethod
+    def save_state(self) -> bytes:
+        """Checkpoint: weights, optimizer, schedule; what `bt_save` writes into a slot."""
+
+    @abstractmethod
+    def load_state(self, checkpoint: bytes) -> None:
+        """Continue from a checkpoint; one that is foreign or corrupt changes nothing."""
+
+    # ------------------------------------------------------------ what they share
+
+    def train(self, x: npt.ArrayLike, y: npt.ArrayLike, drop_last: bool = False) -> float:
+        """Train on a batch, sample by sample; returns the mean loss.
+
+        Parameters
+        ----------
+        x : float `[batch, n_chans, n_times]`
+        y : integer `[batch]`, or float `[batch, n_outputs]` with the `mse` loss
+        drop_last : leave out the step over the rest that does not fill `accumulate` samples
+
+        Raises
+        ------
+        DeviceError
+            with the status of the first sample that was refused; it and the rest of the batch
+            left no trace in the weights.
+        """
+        windows = self._windows(x)
+        targets = np.asarray(y)
+        if targets.shape[:1] != windows.shape[:1]:
+            raise BioTrainError(f"{len(windows)} windows come with {targets.shape} targets")
+        if self.package.source.loss == "cross_entropy":
+            if targets.ndim != 1 or not np.issubdtype(targets.dtype, np.integer):
+                raise BioTrainError(f"y must be integers [batch], not {targets.dtype} {targets.shape}")
+            limits = np.iinfo(np.int32)
+            targets = np.clip(targets, limits.min, limits.max).astype(np.int32)
+        else:
+            targets = np.ascontiguousarray(targets, np.float32)
+        losses = self._train(windows, targets, drop_last)
+        self.samples += len(losses)
+        return float(np.mean(losses, dtype=np.float64)) if len(losses) else 0.0
+
+    def parameters(self) -> dict[str, Array]:
+        """All parameters and running statistics by torch name, in torch's shapes."""
+        source = self.package.source
+        result: dict[str, Array] = {}
+        for value in (*source.train.params, *self._running()):
+            held = value.name in source.trained or value.kind == "state"
+            data = self.read(value.name) if held else source.tensors[value.name].copy()
+            result[source.torch_names[value.name]] = data.reshape(value.shape)
+        return result
+
+    def gradients(self) -> dict[str, Array]:
+        """Accumulated gradients (sums over the group) by torch name."""
+        source = self.package.source
+        return {
+            source.torch_names[v.name]: self.read(f"g_{v.name}").reshape(v.shape)
+            for v in source.train.params
+            if v.name in source.trained
+        }
+
+    def save(self, path: str | Path) -> None:
+        """Write the weights as safetensors, torch's names and shapes."""
+        from safetensors.numpy import save_file
+
+        try:
+            save_file(self.parameters(), str(path))
+        except OSError as error:
+            raise BioTrainError(f"cannot write '{path}': {error}") from error
+
+    def load(self, path: str | Path) -> None:
+        """Read weights from safetensors; all of them or, on any mismatch, none."""
+        from safetensors import SafetensorError
+        from safetensors.numpy import load_file
+
+        try:
+            tensors = load_file(str(path))
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(f"cannot read '{path}': {error}") from error
+        self.load_parameters(tensors, str(path))
+
+    def load_parameters(self, tensors: Mapping[str, Array], where: str = "weights") -> None:
+        """Set trained parameters and running statistics; all or none."""
+        source = self.package.source
+        wanted = self.parameters()
+        for name, now in wanted.items():
+            if name not in tensors:
+                raise CheckpointError(f"'{where}' has no tensor '{name}': it is of another model")
+            if tensors[name].shape != now.shape:
+                raise CheckpointError(
+                    f"'{where}': '{name}' has shape {tensors[name].shape}, "
+                    f"this model's is {now.shape}"
+                )
+            if not np.all(np.isfinite(tensors[name])):
+                raise CheckpointError(f"'{where}': '{name}' holds NaN or infinity")
+        by_torch = {t: v for v, t in source.torch_names.items()}
+        frozen = [
+            n
+            for n, now in wanted.items()
+            if by_torch[n] not in source.trained
+            and by_torch[n] not in [v.name for v in self._running()]
+            and not np.array_equal(now, np.asarray(tensors[n], np.float32))
+        ]
+        if frozen:
+            raise CheckpointError(
+                f"'{where}' changes '{frozen[0]}', which strategy '{self.package.strategy}' keeps "
+                "in flash; compile the model with these weights instead"
+            )
+        for name in wanted:
+            value = by_torch[name]
+            if value in source.trained or value in [v.name for v in self._running()]:
+                self.write(value, np.ascontiguousarray(tensors[name], np.float32))
+
+    def _running(self) -> list[Any]:
+        from biotrain.emit import running_values
+
+        return running_values(self.package.source)
+
+    def _windows(self, x: npt.ArrayLike) -> Array:
+        windows = np.asarray(x)
+        shape = self.package.source.train.inputs[0].shape[1:]
+        if windows.ndim != len(shape) + 1 or windows.shape[1:] != shape:
+            raise BioTrainError(
+                f"x has shape {list(windows.shape)}, the model takes [batch, "
+                f"{', '.join(map(str, shape))}]"
+            )
+        if not (
+            np.issubdtype(windows.dtype, np.floating) or np.issubdtype(windows.dtype, np.integer)
+        ):
+            raise BioTrainError(f"x must be numbers, not {windows.dtype}")
+        with np.errstate(over="ignore"):
+            return np.ascontiguousarray(windows, np.float32)

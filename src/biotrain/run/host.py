@@ -1,0 +1,249 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The device's C on this machine, as a shared library."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from biotrain.errors import BioTrainError, CheckpointError, DeviceError
+from biotrain.run.compiler import NUMERICS, STRICT, find_compiler, shared_library
+from biotrain.run.device import Array, Device
+
+if TYPE_CHECKING:
+    from biotrain.package import Package
+
+OPTIMISED = ("-O3", "-march=native", "-fPIC", *STRICT, *NUMERICS)
+"""Flags of the host build. The bits do not depend on them, the speed does."""
+
+_GLUE = """/* SPDX-License-Identifier: Apache-2.0 */
+/* Loops over samples for the host; not part of the device's package. */
+#include "model.h"
+
+size_t bt_host_bytes(void);
+const char *bt_host_status(int status);
+int bt_host_train(bt_model *m, const float *x, const {target} *y, int n, int drop_last,
+                  float *losses, int *at);
+int bt_host_predict(bt_model *m, const float *x, int n, float *logits, int *at);
+
+size_t bt_host_bytes(void)
+{{
+  return sizeof(bt_model);
+}}
+
+const char *bt_host_status(int status)
+{{
+  return bt_status_text((bt_status)status);
+}}
+
+int bt_host_train(bt_model *m, const float *x, const {target} *y, int n, int drop_last,
+                  float *losses, int *at)
+{{
+  for (int i = 0; i < n; i++) {{
+    *at = i;
+    const bt_status status = bt_train_sample(
+        m, x + (size_t)i * BT_INPUT_ROWS * BT_INPUT_TIMES, {label}, &losses[i]);
+    if (status != BT_OK)
+      return (int)status;
+    if ({trains} && (m->samples == BT_GROUP || (i == n - 1 && !drop_last))) {{
+      const bt_status step = bt_step(m);
+      if (step != BT_OK)
+        return (int)step;
+    }}
+  }}
+  return BT_OK;
+}}
+
+int bt_host_predict(bt_model *m, const float *x, int n, float *logits, int *at)
+{{
+  for (int i = 0; i < n; i++) {{
+    *at = i;
+    const bt_status status = bt_predict(m, x + (size_t)i * BT_INPUT_ROWS * BT_INPUT_TIMES,
+                                        logits + (size_t)i * BT_OUTPUTS);
+    if (status != BT_OK)
+      return (int)status;
+  }}
+  return BT_OK;
+}}
+"""
+
+
+def library_files(package: Package) -> dict[str, str]:
+    """The package and the host's loops."""
+    integer = package.source.loss == "cross_entropy"
+    glue = _GLUE.format(
+        target="int32_t" if integer else "float",
+        label="y[i]" if integer else "y + (size_t)i * BT_OUTPUTS",
+        trains=int(bool(package.source.trained)),
+    )
+    return {**package.files, "host.c": glue}
+
+
+class HostDevice(Device):
+    """Runs the generated C in this process."""
+
+    on = "host"
+
+    def __init__(
+        self,
+        package: Package,
+        *,
+        flags: Sequence[str] = OPTIMISED,
+        compiler: Sequence[str] | None = None,
+    ) -> None:
+        super().__init__(package)
+        self.library = build(package, flags, compiler)
+        self._c = ctypes.CDLL(str(self.library))
+        self._c.bt_host_bytes.restype = ctypes.c_size_t
+        self._c.bt_save_bytes.restype = ctypes.c_size_t
+        self._c.bt_weights_crc32.restype = ctypes.c_uint32
+        self._c.bt_host_status.restype = ctypes.c_char_p
+        size = self._c.bt_host_bytes()
+        if size != package.plan.context_bytes:
+            raise BioTrainError(
+                f"the context has {size} bytes, the plan says {package.plan.context_bytes}"
+            )
+        memory = np.zeros(size + 64, np.uint8)
+        start = -memory.ctypes.data % 64
+        self._context = memory[start : start + size]
+        self._m = ctypes.c_void_p(self._context.ctypes.data)
+        self._layout = _layout(package)
+        self.reset()
+
+    def reset(self) -> None:
+        """Back to the factory weights."""
+        self._c.bt_init(self._m)
+        self.samples = 0
+
+    def begin(self, total_steps: int = 0, lr: float | None = None) -> None:
+        rate = self.package.source.optimizer.lr if lr is None else lr
+        self._c.bt_begin(self._m, ctypes.c_uint32(total_steps), ctypes.c_float(rate))
+
+    def _train(self, x: Array, y: npt.NDArray[Any], drop_last: bool) -> Array:
+        losses = np.zeros(len(x), np.float32)
+        at = ctypes.c_int(0)
+        if len(x):
+            status = self._c.bt_host_train(
+                self._m, _pointer(x), _pointer(y), len(x), int(drop_last), _pointer(losses),
+                ctypes.byref(at),
+            )
+            self._check(status, at.value)
+        return losses
+
+    def predict(self, x: npt.ArrayLike) -> Array:
+        windows = self._windows(x)
+        logits = np.zeros((len(windows), self.package.source.train.outputs[0].size), np.float32)
+        at = ctypes.c_int(0)
+        status = self._c.bt_host_predict(
+            self._m, _pointer(windows), len(windows), _pointer(logits), ctypes.byref(at)
+        )
+        self._check(status, at.value)
+        return logits
+
+    def step(self) -> None:
+        """One optimizer step with what is accumulated."""
+        self._check(self._c.bt_step(self._m), -1)
+
+    def accumulate(self, x: npt.ArrayLike, y: npt.ArrayLike) -> Array:
+        """Gradients of a batch without a step; returns the losses."""
+        windows, targets = self._windows(x), np.asarray(y)
+        losses = np.zeros(len(windows), np.float32)
+        for i, window in enumerate(windows):
+            loss = ctypes.c_float(0.0)
+            if self.package.source.loss == "cross_entropy":
+                target: Any = ctypes.c_int32(int(targets[i]))
+            else:
+                row = np.ascontiguousarray(targets[i], np.float32)
+                target = _pointer(row)
+            status = self._c.bt_train_sample(
+                self._m, _pointer(window), target, ctypes.byref(loss)
+            )
+            self._check(status, i)
+            losses[i] = loss.value
+        return losses
+
+    def crc32(self) -> int:
+        return int(self._c.bt_weights_crc32(self._m))
+
+    def read(self, name: str) -> Array:
+        offset, size = self._layout[name]
+        return self._context[offset : offset + size].view(np.float32).copy()
+
+    def write(self, name: str, values: Array) -> None:
+        offset, size = self._layout[name]
+        self._context[offset : offset + size] = np.ascontiguousarray(
+            values, np.float32
+        ).reshape(-1).view(np.uint8)
+
+    def save_state(self) -> bytes:
+        slot = np.zeros(self._c.bt_save_bytes(), np.uint8)
+        self._check(
+            self._c.bt_save(self._m, _pointer(slot), ctypes.c_size_t(slot.size)), -1
+        )
+        return slot.tobytes()
+
+    def load_state(self, checkpoint: bytes) -> None:
+        slot = np.frombuffer(checkpoint, np.uint8)
+        if not slot.size:
+            raise CheckpointError("the checkpoint is empty")
+        status = self._c.bt_load(self._m, _pointer(slot), ctypes.c_size_t(slot.size))
+        if status:
+            raise CheckpointError(self._text(status))
+
+    @property
+    def rejected(self) -> int:
+        """Windows and groups refused since the start."""
+        return int(self._field(-self.package.plan.peak_bytes - 8))
+
+    def check_flat(self, on: bool = True) -> None:
+        """Refuse windows that hold a constant channel."""
+        at = len(self._context) - self.package.plan.peak_bytes - 12
+        self._context[at : at + 4].view(np.uint32)[0] = int(on)
+
+    def _field(self, offset: int) -> int:
+        at = len(self._context) + offset
+        return int(self._context[at : at + 4].view(np.uint32)[0])
+
+    def _text(self, status: int) -> str:
+        return bytes(self._c.bt_host_status(status)).decode()
+
+    def _check(self, status: int, at: int) -> None:
+        if status:
+            where = f"sample {at}: " if at >= 0 else ""
+            raise DeviceError(f"{where}{self._text(status)}", status)
+
+
+def build(
+    package: Package, flags: Sequence[str] = OPTIMISED, compiler: Sequence[str] | None = None
+) -> Path:
+    """The shared library of a package, built or from the cache."""
+    command = tuple(compiler or find_compiler())
+    return shared_library(library_files(package), flags, command)
+
+
+def _pointer(array: npt.NDArray[Any]) -> ctypes.c_void_p:
+    return ctypes.c_void_p(array.ctypes.data)
+
+
+def _layout(package: Package) -> dict[str, tuple[int, int]]:
+    """Value name -> (offset, bytes) in the context, as `model.h` declares it."""
+    from biotrain.emit import running_values, trained_values
+
+    source = package.source
+    trained = trained_values(source)
+    layout: dict[str, tuple[int, int]] = {}
+    at = 0
+    slots = source.optimizer.slots if trained else ()
+    for prefix in ("", "g_", *[f"{s}_" for s in slots]) if trained else ():
+        for value in trained:
+            layout[f"{prefix}{value.name}"] = (at, value.nbytes)
+            at += value.nbytes
+    for value in running_values(source):
+        layout[value.name] = (at, value.nbytes)
+        at += value.nbytes
+    return layout

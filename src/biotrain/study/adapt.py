@@ -1,0 +1,425 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Day-1 calibration of a new subject: pretrain on the others, adapt in the generated C, test.
+
+Everything that a device would do runs in the C that the compiler emits; torch pretrains, and
+fine-tunes the conventional reference.
+"""
+
+import copy
+import json
+import statistics as stats
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from biotrain.errors import BioTrainError
+from biotrain.study.pretrain import Factory, finetune_torch, predict, pretrain, shuffled
+from biotrain.study.recordings import Recordings
+from biotrain.study.splits import Indices, SplitError, day1, default_split
+
+REFERENCE = "full-bn8 (torch)"
+"""Conventional full fine-tuning: BatchNorm, batches of 8, in torch."""
+
+STRATEGIES = ("none", "last", "full", REFERENCE)
+"""What a comparison holds, in the order of its table."""
+
+NORMS: Mapping[str, tuple[str, str, str]] = {
+    "group": ("group", "group", "avg"),
+    "convert": ("batch", "group", "avg"),
+    "frozen": ("batch", "frozen", "keep"),
+    "batch": ("batch", "batch", "keep"),
+}
+"""norm of `adapt` -> (norm while pretraining, norm and pool that bt.prepare makes of it)."""
+
+Progress = Callable[[str, int, int], None]
+"""Called with a task ("subject 3, seed 0: full"), how much of it is done, and all of it."""
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class AdaptResult:
+    """What `adapt` measured.
+
+    rows: one dict per subject, seed and strategy, with the keys of a study (accuracies are
+        fractions; ram_bytes and ops are None where nothing was compiled).
+    curves: {subject, session, seed, strategy, accuracy}; `accuracy` on the test part before the
+        first epoch and after each.
+    settings: everything that was chosen, to repeat it.
+    """
+
+    rows: tuple[Row, ...]
+    curves: tuple[Row, ...]
+    settings: Row
+
+    @property
+    def summary(self) -> list[Row]:
+        """Per strategy: means over seeds within each subject, then mean and SD over subjects."""
+        return summarize(self.rows)
+
+    def to_dict(self) -> Row:
+        """`rows`, `summary`, `curves` and `settings` as plain lists and dicts."""
+        return {
+            "rows": list(self.rows),
+            "summary": self.summary,
+            "curves": list(self.curves),
+            "settings": self.settings,
+        }
+
+    def to_json(self) -> str:
+        """The same as JSON text; equal runs give equal text."""
+        return json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
+
+
+def adapt(
+    rec: Recordings,
+    model: str | Factory,
+    subject: int | Iterable[int] | str,
+    strategies: Sequence[str] = ("none", "last", "full"),
+    *,
+    target: str = "host",
+    memory: int | str | None = None,
+    epochs: int = 30,
+    lr: float = 5e-3,
+    lr_per_strategy: Mapping[str, float] | None = None,
+    momentum: float = 0.9,
+    weight_decay: float = 1e-3,
+    schedule: str = "cosine",
+    accumulate: int = 8,
+    seeds: Sequence[int] = (0,),
+    split: str | None = None,
+    calibration: float = 0.8,
+    test_repetition: int | None = None,
+    norm: str = "group",
+    pretrain_epochs: int = 40,
+    pretrain_every: int = 1,
+    progress: Progress | None = None,
+    save_to: str | Path | None = None,
+) -> AdaptResult:
+    """Adapt `model` to `subject`, a subject that it has never seen, and test it.
+
+    For each subject and seed: pretrain on all windows of the other subjects (every
+    `pretrain_every`-th of them); cut the subject's first session by `split`; then, for each
+    strategy, start from the pretrained weights, train `epochs` times over the calibration part in
+    the generated C, one sample after the other, stepping every `accumulate` samples, and test.
+    The C runs on the host, whatever `target` it is planned for.
+
+    model: name of a built-in network, or a callable that takes n_chans, n_times, n_outputs, sfreq
+        and norm and returns a torch module.
+    subject: one, several, or "all".
+    strategies: "none", "last", "bias", "norm", "full", a glob of parameter names (all of them in
+        C), or REFERENCE (in torch, BatchNorm, batches of `accumulate`).
+    memory: whole RAM, in bytes or as "256KiB"; by default what the target has.
+    lr: learning rate, and `lr_per_strategy` where one differs; `last` bears more than `full`.
+    split: one of biotrain.study.splits.SPLITS; by default what fits the recordings.
+    norm: "group" pretrains with GroupNorm (and average pooling, for built-in networks); "convert"
+        pretrains with BatchNorm and lets bt.prepare turn it into GroupNorm; "frozen" and "batch"
+        keep BatchNorm.
+    save_to: a folder that gets the C and the plan of each strategy (of the first subject and seed).
+
+    Raises:
+        BioTrainError: an unknown subject, split or norm; a split that the recordings do not allow;
+            only one subject; what bt.prepare and bt.compile raise.
+    """
+    subjects = _subjects(rec, subject)
+    if norm not in NORMS:
+        raise BioTrainError(f"norm is one of {', '.join(NORMS)}, not {norm}")
+    if min(epochs, pretrain_epochs) < 0 or min(accumulate, pretrain_every) < 1:
+        raise BioTrainError("epochs must not be negative; accumulate and pretrain_every be above 0")
+    if not strategies or not seeds:
+        raise BioTrainError("nothing to do: name at least one strategy and one seed")
+    chosen = split or default_split(rec)
+    rates = {s: (lr_per_strategy or {}).get(s, lr) for s in strategies}
+    unknown = sorted(set(lr_per_strategy or {}) - set(strategies))
+    if unknown:
+        raise BioTrainError(
+            f"a learning rate for {', '.join(unknown)}, but no such strategy is asked for"
+        )
+    # Every split first: a refusal should not come after an hour.
+    parts = {s: day1(rec, s, chosen, calibration, test_repetition) for s in subjects}
+    settings: Row = {
+        "dataset": dataset_name(rec),
+        "synthetic": rec.synthetic,
+        "fs": rec.fs,
+        "model": model_name(model),
+        "scenario": "day1",
+        "subjects": subjects,
+        "strategies": list(strategies),
+        "target": target,
+        "memory": memory,
+        "epochs": epochs,
+        "lr": rates,
+        "momentum": momentum,
+        "weight_decay": weight_decay,
+        "schedule": schedule,
+        "accumulate": accumulate,
+        "seeds": list(seeds),
+        "split": chosen,
+        "calibration": calibration,
+        "test_repetition": test_repetition,
+        "norm": norm,
+        "pretrain_epochs": pretrain_epochs,
+        "pretrain_every": pretrain_every,
+        "windows": {str(s): [len(part) for part in parts[s]] for s in subjects},
+    }
+    rows: list[Row] = []
+    curves: list[Row] = []
+    folder = None if save_to is None else Path(save_to)
+    for person in subjects:
+        others = np.flatnonzero(rec.subject != person)[::pretrain_every]
+        for seed in seeds:
+            task = _Task(rec, person, seed, *parts[person], progress or _silent)
+            start: dict[str, nn.Module] = {}
+            for strategy in strategies:
+                way = "batch" if strategy == REFERENCE else NORMS[norm][0]
+                if way not in start:
+                    start[way] = pretrain(
+                        rec,
+                        model,
+                        others,
+                        norm=way,
+                        epochs=pretrain_epochs,
+                        seed=seed,
+                        on_epoch=task.reporter(f"pretraining ({way} norm)"),
+                    )
+                settings_of_one = {**settings, "lr": rates[strategy]}
+                if strategy == REFERENCE:
+                    measured = _in_torch(task, start[way], settings_of_one)
+                else:
+                    measured = _in_c(task, start[way], strategy, settings_of_one, folder)
+                logits, curve, cost = measured
+                rows.append(task.row(settings, strategy, logits, cost))
+                curves.append(
+                    {
+                        "subject": person,
+                        "session": task.session,
+                        "seed": seed,
+                        "strategy": strategy,
+                        "accuracy": curve,
+                    }
+                )
+            folder = None
+    return AdaptResult(tuple(rows), tuple(curves), settings)
+
+
+def _subjects(rec: Recordings, subject: int | Iterable[int] | str) -> list[int]:
+    if isinstance(subject, str):
+        if subject != "all":
+            raise BioTrainError(f'subject is a number, several, or "all", not "{subject}"')
+        subjects = rec.subjects
+    elif isinstance(subject, Iterable):
+        subjects = [int(s) for s in subject]
+    else:
+        subjects = [int(subject)]
+    if not subjects:
+        raise BioTrainError("nothing to do: name at least one subject")
+    for s in subjects:
+        rec.sessions(s)
+    if len(rec.subjects) < 2:
+        raise SplitError(f"{rec.name}: one subject only; there are no others to pretrain on")
+    return subjects
+
+
+def dataset_name(rec: Recordings) -> str:
+    """What a table calls these recordings; synthetic ones say so."""
+    if rec.synthetic and "synthetic" not in rec.name:
+        return f"{rec.name} (synthetic)"
+    return rec.name
+
+
+def model_name(model: str | Factory) -> str:
+    """What a table calls this network."""
+    return model if isinstance(model, str) else getattr(model, "__name__", type(model).__name__)
+
+
+def _silent(task: str, done: int, total: int) -> None:
+    """Progress that nobody watches."""
+
+
+class _Task:
+    """One subject and seed: its windows, and what a row about them says."""
+
+    def __init__(
+        self,
+        rec: Recordings,
+        subject: int,
+        seed: int,
+        calibration: Indices,
+        test: Indices,
+        progress: Progress,
+    ) -> None:
+        self.rec, self.subject, self.seed, self.progress = rec, subject, seed, progress
+        self.session = int(rec.session[test[0]])
+        self.x, self.y = rec.signal(calibration), rec.y[calibration]
+        self.x_test, self.y_test = rec.signal(test), rec.y[test]
+
+    def reporter(self, what: str) -> Callable[[int, int], None]:
+        """Called after each epoch of `what`."""
+        task = f"subject {self.subject}, seed {self.seed}: {what}"
+        self.progress(task, 0, 1)
+        return lambda done, total: self.progress(task, done, total)
+
+    def row(self, settings: Row, strategy: str, logits: NDArray[np.float32], cost: Row) -> Row:
+        """The row of a study, its keys in the order of the contract."""
+        labels = logits.argmax(1)
+        return {
+            "dataset": settings["dataset"],
+            "scenario": settings["scenario"],
+            "model": settings["model"],
+            "norm": "batch" if strategy == REFERENCE else settings["norm"],
+            "strategy": strategy,
+            "subject": self.subject,
+            "session": self.session,
+            "seed": self.seed,
+            "accuracy": accuracy(labels, self.y_test),
+            "balanced_accuracy": balanced_accuracy(labels, self.y_test),
+            "chance": 1 / self.rec.n_classes,
+            **cost,
+        }
+
+    def steps(self, settings: Row, accumulate: int) -> int:
+        """Optimizer steps of the whole calibration."""
+        return int(settings["epochs"] * -(-len(self.x) // accumulate))
+
+
+Measured = tuple[NDArray[np.float32], list[float], Row]
+"""Logits of the test part, its accuracy per epoch, and the last keys of a row."""
+
+
+def _in_c(
+    task: _Task, start: nn.Module, strategy: str, settings: Row, folder: Path | None
+) -> Measured:
+    """Calibrate in the generated C."""
+    import biotrain as bt
+
+    _, norm, pool = NORMS[settings["norm"]]
+    done = task.reporter(strategy)
+    example = torch.from_numpy(task.x[:1])
+    net = bt.prepare(start, norm=norm, pool=pool)
+    package = bt.compile(
+        net,
+        example,
+        target=settings["target"],
+        strategy=strategy,
+        optimizer=bt.SGD(
+            lr=settings["lr"],
+            momentum=settings["momentum"],
+            weight_decay=settings["weight_decay"],
+            schedule=settings["schedule"],
+        ),
+        accumulate=settings["accumulate"],
+        memory=settings["memory"],
+    )
+    if folder is not None:
+        package.save(folder / strategy.replace("*", "_"))
+    device = package.run("host")
+    epochs = 0 if strategy == "none" else settings["epochs"]
+    steps = 0 if strategy == "none" else task.steps(settings, settings["accumulate"])
+    logits = device.predict(task.x_test)
+    curve = [accuracy(logits.argmax(1), task.y_test)]
+    if epochs:
+        device.begin(total_steps=steps)
+    for epoch in range(epochs):
+        order = shuffled(len(task.x), task.seed, epoch)
+        device.train(task.x[order], task.y[order])
+        logits = device.predict(task.x_test)
+        curve.append(accuracy(logits.argmax(1), task.y_test))
+        done(epoch + 1, epochs)
+    if not epochs:
+        done(1, 1)
+    cost = {"ram_bytes": package.plan.ram_bytes, "ops": package.plan.ops, "steps": steps}
+    return logits, curve, cost
+
+
+def _in_torch(task: _Task, start: nn.Module, settings: Row) -> Measured:
+    """Conventional full fine-tuning, with BatchNorm."""
+    done = task.reporter(REFERENCE)
+    module = copy.deepcopy(start)
+    curve = [accuracy(predict(module, task.x_test).argmax(1), task.y_test)]
+
+    def after(epoch: int, epochs: int) -> None:
+        curve.append(accuracy(predict(module, task.x_test).argmax(1), task.y_test))
+        done(epoch, epochs)
+
+    finetune_torch(
+        module,
+        task.x,
+        task.y,
+        epochs=settings["epochs"],
+        lr=settings["lr"],
+        momentum=settings["momentum"],
+        weight_decay=settings["weight_decay"],
+        schedule=settings["schedule"],
+        batch=settings["accumulate"],
+        seed=task.seed,
+        on_epoch=after,
+    )
+    steps = task.steps(settings, settings["accumulate"])
+    cost = {"ram_bytes": None, "ops": None, "steps": steps}
+    return predict(module, task.x_test), curve, cost
+
+
+def accuracy(labels: NDArray[Any], y: NDArray[Any]) -> float:
+    """Share of `labels` that equal `y`."""
+    return float(np.mean(labels == y))
+
+
+def balanced_accuracy(labels: NDArray[Any], y: NDArray[Any]) -> float:
+    """Mean over the classes that `y` has of the share recognised."""
+    return float(np.mean([np.mean(labels[y == c] == c) for c in np.unique(y)]))
+
+
+def summarize(rows: Sequence[Row]) -> list[Row]:
+    """One dict per (dataset, scenario, model, norm, strategy), in the order of their first rows.
+
+    accuracy and balanced_accuracy are means over subjects of means over seeds and sessions, *_sd
+    the standard deviation over subjects (None for one). gain_over_none is the mean over subjects of
+    the difference from strategy "none" of the same data, paired by subject, gain_over_none_se its
+    standard error; None where there is no such row. ram_bytes is the largest, ops the mean.
+    """
+    keys = ("dataset", "scenario", "model", "norm", "strategy")
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        groups.setdefault(tuple(row[k] for k in keys), []).append(row)
+    baseline = {
+        key[:3]: _by_subject(found, "accuracy") for key, found in groups.items() if key[4] == "none"
+    }
+    out: list[Row] = []
+    for key, found in groups.items():
+        entry: Row = dict(zip(keys, key, strict=True))
+        by_subject = _by_subject(found, "accuracy")
+        entry["subjects"] = len(by_subject)
+        entry["seeds"] = len({row["seed"] for row in found})
+        for metric in ("accuracy", "balanced_accuracy"):
+            values = list(_by_subject(found, metric).values())
+            entry[metric] = stats.fmean(values)
+            entry[f"{metric}_sd"] = stats.stdev(values) if len(values) > 1 else None
+        entry["chance"] = found[0]["chance"]
+        none = baseline.get(key[:3], {})
+        gains = [value - none[s] for s, value in by_subject.items() if s in none]
+        if key[4] == "none":
+            gains = []
+        entry["gain_over_none"] = stats.fmean(gains) if gains else None
+        entry["gain_over_none_se"] = (
+            stats.stdev(gains) / len(gains) ** 0.5 if len(gains) > 1 else None
+        )
+        ram = [row["ram_bytes"] for row in found if row["ram_bytes"] is not None]
+        ops = [row["ops"] for row in found if row["ops"] is not None]
+        entry["ram_bytes"] = max(ram) if ram else None
+        entry["ops"] = stats.fmean(ops) if ops else None
+        entry["steps"] = stats.fmean(row["steps"] for row in found)
+        out.append(entry)
+    return out
+
+
+def _by_subject(rows: Sequence[Row], metric: str) -> dict[int, float]:
+    values: dict[int, list[float]] = {}
+    for row in rows:
+        values.setdefault(row["subject"], []).append(row[metric])
+    return {subject: stats.fmean(found) for subject, found in values.items()}

@@ -1,0 +1,182 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which windows calibrate and which test: pure functions from recordings to index arrays.
+
+Every function yields or returns pairs (calibration, test) of sorted indices into the recordings, as
+scikit-learn's splitters do. In a session the first part calibrates and the last one tests; a
+calibration window that overlaps a test window in time is left out.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+from numpy.typing import NDArray
+
+from biotrain.errors import BioTrainError
+from biotrain.study.recordings import Recordings
+
+Indices = NDArray[np.int64]
+
+SPLITS = ("chronological", "chronological-per-class", "repetition")
+"""Ways to cut a session.
+
+chronological: the first 80 % in time against the last 20 %; every class must be in both.
+chronological-per-class: the same within each class, for sessions recorded class after class; slow
+    drift between the classes then inflates the accuracy.
+repetition: the last repetition of every gesture tests.
+"""
+
+
+class SplitError(BioTrainError):
+    """A split that these recordings do not allow; the message names one that they do."""
+
+
+def day1(
+    rec: Recordings,
+    subject: int,
+    split: str = "chronological",
+    calibration: float = 0.8,
+    test_repetition: int | None = None,
+) -> tuple[Indices, Indices]:
+    """Calibration and test windows of the first session of `subject`.
+
+    split: one of SPLITS. calibration: share of the windows that calibrate (not for "repetition").
+    test_repetition: which repetition tests; the last by default.
+
+    Raises:
+        SplitError: a class that is missing in one part ("chronological"), no repetitions
+            ("repetition"), a part that is empty, an unknown split, a share outside 0 to 1.
+    """
+    return within(rec, subject, rec.sessions(subject)[0], split, calibration, test_repetition)
+
+
+def longitudinal(
+    rec: Recordings,
+    subject: int,
+    split: str = "chronological",
+    calibration: float = 0.8,
+    test_repetition: int | None = None,
+) -> Iterator[tuple[Indices, Indices]]:
+    """The same for each later session of `subject`, in order; SplitError if there is only one."""
+    later = rec.sessions(subject)[1:]
+    if not later:
+        raise SplitError(f"{rec.name}: subject {subject} has one session; nothing comes later")
+    for session in later:
+        yield within(rec, subject, session, split, calibration, test_repetition)
+
+
+def leave_one_subject_out(rec: Recordings) -> Iterator[tuple[Indices, Indices]]:
+    """For each subject in order: the windows of all others, and its own."""
+    if len(rec.subjects) < 2:
+        raise SplitError(f"{rec.name}: one subject only; there are no others to learn from")
+    for subject in rec.subjects:
+        own = rec.subject == subject
+        yield np.flatnonzero(~own), np.flatnonzero(own)
+
+
+def within(
+    rec: Recordings,
+    subject: int,
+    session: int,
+    split: str = "chronological",
+    calibration: float = 0.8,
+    test_repetition: int | None = None,
+) -> tuple[Indices, Indices]:
+    """Calibration and test windows of one session; see `day1`."""
+    if split not in SPLITS:
+        raise SplitError(f"no split {split}; there are {', '.join(SPLITS)}")
+    if not 0 < calibration < 1:
+        raise SplitError(f"the calibration share lies between 0 and 1, not at {calibration:g}")
+    where = f"{rec.name}: subject {subject}, session {session}"
+    if session not in rec.sessions(subject):
+        raise SplitError(f"{where}: no such session")
+    idx = np.flatnonzero((rec.subject == subject) & (rec.session == session))
+    starts = rec.starts(idx)
+    in_time = np.argsort(starts, kind="stable")
+    idx, starts = idx[in_time], starts[in_time]
+    if split == "repetition":
+        tests = _last_repetition(rec, idx, test_repetition, where)
+    elif split == "chronological":
+        tests = np.arange(len(idx)) >= _border(len(idx), calibration)
+    else:
+        tests = np.zeros(len(idx), dtype=bool)
+        for label in np.unique(rec.y[idx]):
+            own = np.flatnonzero(rec.y[idx] == label)
+            tests[own[_border(len(own), calibration) :]] = True
+    keeps = ~tests & ~_overlap(starts, starts[tests], rec.duration_s - 0.5 / rec.fs)
+    if not keeps.any() or not tests.any():
+        part = "test" if keeps.any() else "calibration"
+        raise SplitError(f"{where}: no {part} window is left of {len(idx)} by split {split}")
+    if split != "chronological-per-class":
+        _same_classes(rec, idx[keeps], idx[tests], split, where)
+    return np.sort(idx[keeps]), np.sort(idx[tests])
+
+
+def _border(count: int, calibration: float) -> int:
+    """How many of `count` windows calibrate; a single one does."""
+    return max(1, int(np.floor(calibration * count + 1e-9)))
+
+
+def _last_repetition(
+    rec: Recordings, idx: Indices, test_repetition: int | None, where: str
+) -> NDArray[np.bool_]:
+    if rec.repetition is None:
+        raise SplitError(f"{where}: no repetitions are marked; use split chronological-per-class")
+    repetition = rec.repetition[idx]
+    there = [int(r) for r in np.unique(repetition)]
+    wanted = there[-1] if test_repetition is None else test_repetition
+    if wanted not in there or len(there) < 2:
+        raise SplitError(f"{where}: cannot test on repetition {wanted} of {there}")
+    out: NDArray[np.bool_] = repetition == wanted
+    return out
+
+
+def _overlap(
+    starts: NDArray[np.float64], others: NDArray[np.float64], duration_s: float
+) -> NDArray[np.bool_]:
+    """Which windows begin within `duration_s` of one of `others`."""
+    if not len(others):
+        return np.zeros(len(starts), dtype=bool)
+    others = np.sort(others)
+    after = np.searchsorted(others, starts)
+    before = others[np.maximum(after - 1, 0)]
+    behind = others[np.minimum(after, len(others) - 1)]
+    nearest = np.minimum(np.abs(starts - before), np.abs(starts - behind))
+    out: NDArray[np.bool_] = nearest < duration_s
+    return out
+
+
+def _same_classes(
+    rec: Recordings, calibration: Indices, test: Indices, split: str, where: str
+) -> None:
+    """Every class of the session in both parts, or SplitError."""
+    for part, other, name in (
+        (calibration, test, "calibration"),
+        (test, calibration, "test"),
+    ):
+        missing = sorted(set(rec.y[other].tolist()) - set(rec.y[part].tolist()))
+        if missing:
+            names = ", ".join(rec.classes[label] for label in missing)
+            instead = "chronological-per-class"
+            if split == "chronological" and rec.repetition is not None:
+                instead = "repetition or chronological-per-class"
+            raise SplitError(
+                f"{where}: by split {split} the {name} part has no window of {names}; "
+                f"use split {instead}"
+            )
+
+
+def default_split(rec: Recordings) -> str:
+    """The split that fits every subject's first session, found from the data themselves.
+
+    "repetition" where repetitions are marked and each holds every class; otherwise "chronological"
+    where that leaves every class in both parts; otherwise "chronological-per-class".
+    """
+    candidates = ("repetition", "chronological") if rec.repetition is not None else SPLITS[:1]
+    for split in candidates:
+        try:
+            for subject in rec.subjects:
+                day1(rec, subject, split)
+        except SplitError:
+            continue
+        return split
+    return "chronological-per-class"

@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the C runs on: a core, its memories, its clock and its power, read from `target.toml`."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+from biotrain.errors import BioTrainError
+
+FOLDER = Path(__file__).parent / "targets"
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """One memory; `bytes` 0 means that nothing bounds it."""
+
+    name: str
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A core or a board. Every constant has its source beside it in `target.toml`."""
+
+    name: str
+    core: str
+    description: str
+    numerics: str
+    """`fused`, `separate`, or `native`: fused where this machine has FMA in hardware."""
+    stack_bytes: int
+    cycles_per_op: float
+    """Estimated cycles per executed multiply or add; 0: not modelled."""
+    memories: tuple[Memory, ...]
+    clock_hz: int = 0
+    mw_per_mhz: float = 0.0
+
+    def memory(self, name: str) -> Memory:
+        """The memory called `name`, without limit where the target does not state one."""
+        return next((m for m in self.memories if m.name == name), Memory(name, 0))
+
+
+def targets() -> tuple[str, ...]:
+    """Names of all targets."""
+    return tuple(sorted(p.parent.name for p in FOLDER.glob("*/target.toml")))
+
+
+def load_target(name: str | Target) -> Target:
+    """The target of that name (or the object itself)."""
+    if isinstance(name, Target):
+        return name
+    path = FOLDER / name / "target.toml"
+    if not path.is_file():
+        raise BioTrainError(f"no target is called '{name}'; there are: {', '.join(targets())}")
+    data = tomllib.loads(path.read_text(encoding="utf-8"))
+    memories = tuple(Memory(**m) for m in data.pop("memories", []))
+    return Target(**data, memories=memories)
+
+
+def parse_bytes(text: str | int | None) -> int | None:
+    """Bytes from `256KiB`, `64 kB`, `1.5MB`, or a plain number."""
+    if text is None or isinstance(text, int):
+        return text
+    units = {"kib": 1024, "mib": 1024**2, "kb": 1000, "mb": 1000**2, "b": 1, "": 1}
+    number = text.strip().lower().replace("_", "")
+    unit = number.lstrip("0123456789. ")
+    try:
+        return int(float(number[: len(number) - len(unit)]) * units[unit.strip()])
+    except (KeyError, ValueError):
+        raise BioTrainError(
+            f"'{text}' is no amount of memory; write for example 256KiB, 64kB or 65536"
+        ) from None

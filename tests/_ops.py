@@ -1,0 +1,283 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Runs the samples of the ops in C: whole, cut into tiles with windows of exact size, in place.
+
+All samples go into one C program that reads inputs from a file and writes results to another, so
+that it can be built with sanitizers. Its calls are printed by the emitter that prints packages.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+import biotrain.ops  # noqa: F401
+from biotrain.emit import RUNTIME_FILES, call_text, kernel_file
+from biotrain.ir import ITEM_BYTES, Node, Value
+from biotrain.op import LEAF, OPS, Builder, Sample, rows_times
+from biotrain.ops import SOURCES
+
+RUNTIME = SOURCES.parent / "rt"
+CTYPE = {"f32": "float", "u8": "uint8_t", "i32": "int32_t"}
+DTYPE = {"f32": np.float32, "u8": np.uint8, "i32": np.int32}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One sample as nodes: the op (lowered where it is a composite) and its gradient."""
+
+    name: str
+    op: str
+    sample: Sample
+    nodes: tuple[Node, ...]
+    inputs: tuple[Value, ...]
+    output: Value
+    upstream: Value | None
+    gradients: tuple[Value | None, ...]
+
+    @property
+    def given(self) -> tuple[Value, ...]:
+        return (*self.inputs, *([self.upstream] if self.upstream else []))
+
+    @property
+    def results(self) -> tuple[Value, ...]:
+        return (self.output, *[g for g in self.gradients if g is not None])
+
+
+def case(op: str, index: int, sample: Sample) -> Case:
+    rule = OPS[op]
+    b = Builder("v")
+    labels = ("cross_entropy",)
+    inputs = tuple(
+        Value(b.name(f"in{i}"), s, "i32" if op in labels and i == 1 else "f32", "input")
+        for i, s in enumerate(sample.shapes)
+    )
+    output = b.apply(op, *inputs, **dict(sample.attrs))
+    forward = list(b.nodes)
+    wanted = sample.grad if sample.grad is not None else tuple(range(len(inputs)))
+    terminal = op in ("cross_entropy", "mse")
+    upstream = None if terminal else Value(b.name("upstream"), output.shape, "f32", "input")
+    flowing: dict[str, Value | None] = {output.name: upstream}
+    needs = {v.name: i in wanted and v.dtype == "f32" for i, v in enumerate(inputs)}
+    for node in forward:
+        for out in node.outputs:
+            needs[out.name] = any(needs.get(v.name, False) for v in node.inputs)
+    for node in reversed(forward):
+        if not any(o.name in flowing for o in node.outputs):
+            continue
+        asked = [needs.get(v.name, False) for v in node.inputs]
+        if not any(asked):
+            continue
+        grads = rule_grads(b, node, [flowing.get(o.name) for o in node.outputs], asked)
+        for value, grad in zip(node.inputs, grads, strict=True):
+            if grad is not None and needs.get(value.name, False):
+                before = flowing.get(value.name)
+                flowing[value.name] = grad if before is None else b.one("add", before, grad)
+    gradients = tuple(flowing.get(v.name) if needs[v.name] else None for v in inputs)
+    assert rule is OPS[op]
+    return Case(
+        f"{op}_{index}", op, sample, tuple(b.nodes), inputs, output, upstream, gradients
+    )
+
+
+def rule_grads(
+    b: Builder, node: Node, grads: Sequence[Value | None], wanted: Sequence[bool]
+) -> Sequence[Value | None]:
+    return OPS[node.op].vjp(b, node, grads, wanted)
+
+
+def cases() -> list[Case]:
+    return [
+        case(name, i, sample)
+        for name, rule in OPS.items()
+        for i, sample in enumerate(rule.samples())
+    ]
+
+
+def draw(case: Case, rng: np.random.Generator) -> list[np.ndarray]:
+    """Inputs of a case; the upstream gradient is normal."""
+    arrays = []
+    low, high = case.sample.low, case.sample.high
+    for value in case.inputs:
+        if value.dtype == "i32":
+            arrays.append(rng.integers(0, case.inputs[0].shape[-1], value.shape).astype(np.int32))
+        elif low is not None and high is not None:
+            arrays.append(rng.uniform(low, high, value.shape).astype(np.float32))
+        else:
+            arrays.append(rng.standard_normal(value.shape).astype(np.float32))
+    if case.upstream:
+        arrays.append(rng.standard_normal(case.upstream.shape).astype(np.float32))
+    return arrays
+
+
+def borders(times: int, tiles: int, reduces: bool) -> list[tuple[int, int]]:
+    """Ranges of time; those of a reduction begin at leaves."""
+    cuts = [round(times * i / tiles) for i in range(tiles + 1)]
+    if reduces:
+        cuts = [min(times, (c + LEAF - 1) // LEAF * LEAF) for c in cuts]
+    return [(a, z) for a, z in zip(cuts, cuts[1:], strict=False) if z > a]
+
+
+def function(case: Case, tiles: int, inplace: bool) -> list[str]:
+    name = f"{case.name}_{'inplace' if inplace else tiles}"
+    lines = [f"static void {name}(void)", "{"]
+    values = {v.name: v for n in case.nodes for v in (*n.inputs, *n.outputs)}
+    values.update({v.name: v for v in case.given})
+    for v in values.values():
+        ctype = CTYPE[v.dtype]
+        lines.append(f"  {ctype} *{v.name} = grab({max(v.nbytes, 1)});")
+    lines += [f"  take({v.name}, sizeof *{v.name} * {v.size});" for v in case.given]
+    for node in case.nodes:
+        rule = OPS[node.op]
+        if rule.alias:
+            lines.append(
+                f"  memcpy({node.outputs[0].name}, {node.inputs[0].name}, {node.outputs[0].nbytes});"
+            )
+            continue
+        if inplace and rule.inplace and node.inputs[rule.inplace[0][1]].dtype == "f32":
+            lines += in_place(node)
+        else:
+            lines += whole(node, tiles)
+    lines += [f"  give({v.name}, sizeof *{v.name} * {v.size});" for v in case.results]
+    lines += [f"  free({v.name});" for v in values.values()]
+    return [*lines, "}", ""]
+
+
+def in_place(node: Node) -> list[str]:
+    """The same call with the output lying on a copy of the input."""
+    out, into = OPS[node.op].inplace[0]
+    target, source = node.outputs[out], node.inputs[into]
+    if target.nbytes != source.nbytes:
+        return whole(node, 1)
+    moved = replace(
+        node, inputs=tuple(target if i == into else v for i, v in enumerate(node.inputs))
+    )
+    return [f"  memcpy({target.name}, {source.name}, {target.nbytes});", *whole(moved, 1)]
+
+
+def whole(node: Node, tiles: int) -> list[str]:
+    rule = OPS[node.op]
+    call = rule.call(node)
+    rows, times = call.box
+    ranges = [(0, times)]
+    if tiles > 1 and rule.tiles(node):
+        ranges = borders(times, tiles, rule.reduces_time)
+    lines: list[str] = []
+    for t0, t1 in ranges:
+        lines.append("  {")
+        arguments, after = [], []
+        for i, operand in enumerate(call.operands):
+            if operand.source == "null":
+                arguments.append("NULL")
+                continue
+            inward = operand.source == "in"
+            value = (node.inputs if inward else node.outputs)[operand.index]
+            if not operand.view:
+                arguments.append(value.name)
+                continue
+            n_rows, n_times = rows_times(value.shape)
+            lo, hi = 0, n_times
+            if len(ranges) > 1:
+                window = rule.window(node, operand.index, t0, t1) if inward else (t0, t1)
+                if window is not None:
+                    lo = max(0, min(n_times, window[0]))
+                    hi = max(lo, min(n_times, window[1]))
+            kind = "bt_in" if inward else "bt_out"
+            if (lo, hi) == (0, n_times):
+                arguments.append(f"({kind}){{{value.name}, {n_times}, 0, 0}}")
+                continue
+            width = hi - lo
+            lines.append(f"    float *w{i} = grab({max(4 * n_rows * width, 1)});")
+            copy = f"window(w{i}, {value.name} + {lo}, {n_rows}, {width}, {width}, {n_times});"
+            back = f"window({value.name} + {lo}, w{i}, {n_rows}, {width}, {n_times}, {width});"
+            if inward:
+                lines.append(f"    {copy}")
+            else:
+                after.append(f"    {back}")
+            after.append(f"    free(w{i});")
+            arguments.append(f"({kind}){{w{i}, {width}, 0, {lo}}}")
+        lines.append(call_text(call, f"(bt_box){{0, {rows}, {t0}, {t1}}}", arguments, "    "))
+        lines += [*after, "  }"]
+    return lines
+
+
+VARIANTS: tuple[tuple[int, bool], ...] = ((1, False), (2, False), (5, False), (1, True))
+
+
+def program(all_cases: Sequence[Case], fused: bool) -> dict[str, str]:
+    stems = sorted({OPS[n.op].source for c in all_cases for n in c.nodes if not OPS[n.op].alias})
+    files = {name: (RUNTIME / name).read_text() for name in RUNTIME_FILES}
+    files.update({kernel_file(s): (SOURCES / s).read_text() for s in stems})
+    lines = [
+        "#undef BT_FUSED",
+        f"#define BT_FUSED {int(fused)}",
+        "#include <stdio.h>",
+        "#include <stdlib.h>",
+        "#include <string.h>",
+        '#include "bt_kernel.h"',
+        *[f'#include "{kernel_file(s)}"' for s in stems],
+        "static FILE *in, *out;",
+        "void *grab(size_t n);",
+        "static inline void take(void *to, size_t n) { if (fread(to, 1, n, in) != n) exit(3); }",
+        "static inline void give(const void *from, size_t n)",
+        "{ if (fwrite(from, 1, n, out) != n) exit(4); }",
+        "static inline void window(float *to, const float *from, int rows, int n, int to_stride,",
+        "                   int from_stride)",
+        "{",
+        "  for (int r = 0; r < rows; r++)",
+        "    for (int t = 0; t < n; t++)",
+        "      to[r * to_stride + t] = from[r * from_stride + t];",
+        "}",
+    ]
+    grab = "#include <stdlib.h>\nvoid *grab(size_t n);\nvoid *grab(size_t n) { return calloc(1, n); }\n"
+    for c in all_cases:
+        for tiles, inplace in VARIANTS:
+            lines += function(c, tiles, inplace)
+    lines += ["int main(int argc, char **argv)", "{", "  if (argc != 3) return 2;"]
+    lines += ['  in = fopen(argv[1], "rb"); out = fopen(argv[2], "wb");']
+    for c in all_cases:
+        lines += [
+            f"  {c.name}_{'inplace' if inplace else tiles}();" for tiles, inplace in VARIANTS
+        ]
+    lines += ["  return fclose(in) || fclose(out);", "}"]
+    return {**files, "grab.c": grab, "samples.c": "\n".join(lines) + "\n"}
+
+
+def run(
+    all_cases: Sequence[Case],
+    arrays: Mapping[str, Sequence[np.ndarray]],
+    command: Sequence[str],
+    folder: Path,
+    fused: bool = True,
+) -> dict[str, list[list[np.ndarray]]]:
+    """Results per case and variant: the output, then the gradients."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in program(all_cases, fused).items():
+        (folder / name).write_text(text)
+    subprocess.run([*command, "-o", "samples", "samples.c", "grab.c"], cwd=folder, check=True)
+    with (folder / "in.bin").open("wb") as file:
+        for c in all_cases:
+            for _ in VARIANTS:
+                for array in arrays[c.name]:
+                    file.write(np.ascontiguousarray(array).tobytes())
+    done = subprocess.run(
+        ["./samples", "in.bin", "out.bin"], cwd=folder, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[:4000]
+    data = (folder / "out.bin").read_bytes()
+    at = 0
+    results: dict[str, list[list[np.ndarray]]] = {}
+    for c in all_cases:
+        results[c.name] = []
+        for _ in VARIANTS:
+            row = []
+            for v in c.results:
+                count = v.size * ITEM_BYTES[v.dtype]
+                row.append(np.frombuffer(data[at : at + count], DTYPE[v.dtype]).reshape(v.shape))
+                at += count
+            results[c.name].append(row)
+    assert at == len(data)
+    return results

@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every sample of every op: C against torch in float64, forward and gradient, and equal bits
+whole, in 2 and 5 tiles with windows of exact size, in place, under sanitizers, and in clang."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from _cc import fused_flags
+from _ops import Case, cases, draw, run
+from biotrain.op import OPS
+from biotrain.run.compiler import NUMERICS, find_compiler
+
+CASES = cases()
+STEMS = sorted({OPS[c.op].source for c in CASES})
+ARRAYS = {c.name: draw(c, np.random.default_rng(i)) for i, c in enumerate(CASES)}
+WARNINGS = ("-std=c99", "-Wall", "-Wextra", "-Wpedantic", "-Wshadow", "-Werror")
+BAR = 16 * np.finfo(np.float32).eps
+"""Design 3: not below 16 eps of the largest reference value."""
+
+Results = dict[str, list[list[np.ndarray]]]
+
+
+def of(stem: str) -> list[Case]:
+    return [c for c in CASES if OPS[c.op].source == stem]
+
+
+def marked(stem: str, value: object, name: str) -> Any:
+    """One worker runs all tests of a stem, so that its program is built once."""
+    return pytest.param(value, id=name, marks=pytest.mark.xdist_group(stem))
+
+
+EACH_CASE = [marked(OPS[c.op].source, c, c.name) for c in CASES]
+EACH_STEM = [marked(s, s, s.removesuffix(".c")) for s in STEMS]
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("samples")
+
+
+@pytest.fixture(scope="session")
+def plain(folder: Path) -> Callable[[str], Results]:
+    """Results of the native build, by stem."""
+    command = [*find_compiler(), "-O2", "-march=native", *WARNINGS, *NUMERICS]
+    return lru_cache(lambda stem: run(of(stem), ARRAYS, command, folder / f"plain-{stem}"))
+
+
+def reference(case: Case) -> list[np.ndarray]:
+    """The torch function and its gradients in float64."""
+    arrays = ARRAYS[case.name]
+    tensors = [
+        torch.tensor(a, dtype=torch.float64 if a.dtype == np.float32 else torch.int64)
+        for a in arrays
+    ]
+    inputs = tensors[: len(case.inputs)]
+    for value, tensor in zip(case.gradients, inputs, strict=True):
+        if value is not None:
+            tensor.requires_grad_()
+    y = OPS[case.op].reference(case.sample.attrs, *inputs)
+    upstream = tensors[-1] if case.upstream else torch.ones_like(y)
+    if y.requires_grad:
+        y.backward(upstream)
+    grads = [t.grad for g, t in zip(case.gradients, inputs, strict=True) if g is not None]
+    return [t.detach().numpy() for t in (y, *[g for g in grads if g is not None])]
+
+
+def check_against_torch(case: Case, results: list[np.ndarray]) -> None:
+    expected = reference(case)
+    assert len(expected) == len(results)
+    for value, want, have in zip(case.results, expected, results, strict=True):
+        assert have.shape == want.shape, value
+        scale = max(float(np.abs(want).max()), 1e-30)
+        error = float(np.abs(have - want).max()) / scale
+        assert error <= BAR, f"{case.name} {value}: relative error {error:.2e}"
+
+
+def check_variants(case: Case, results: list[list[np.ndarray]]) -> None:
+    whole, *others = results
+    for variant, other in zip(("2 tiles", "5 tiles", "in place"), others, strict=True):
+        for value, a, b in zip(case.results, whole, other, strict=True):
+            assert a.tobytes() == b.tobytes(), f"{case.name} {value} differs: {variant}"
+
+
+@pytest.mark.parametrize("case", EACH_CASE)
+def test_equals_torch(case: Case, plain: Callable[[str], Results]) -> None:
+    check_against_torch(case, plain(OPS[case.op].source)[case.name][0])
+
+
+@pytest.mark.parametrize("case", EACH_CASE)
+def test_tiles_and_in_place_keep_every_bit(case: Case, plain: Callable[[str], Results]) -> None:
+    check_variants(case, plain(OPS[case.op].source)[case.name])
+
+
+@pytest.mark.parametrize("stem", EACH_STEM)
+def test_sanitizers_find_nothing_and_bits_stay(
+    stem: str, folder: Path, plain: Callable[[str], Results]
+) -> None:
+    if "ziglang" in find_compiler():
+        pytest.skip("zig ships no AddressSanitizer run time")
+    sanitize = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+    command = [*find_compiler(), *sanitize, *WARNINGS, *NUMERICS, *fused_flags()]
+    same(stem, plain(stem), run(of(stem), ARRAYS, command, folder / f"sanitized-{stem}"))
+
+
+@pytest.mark.parametrize("stem", EACH_STEM)
+def test_second_compiler_gives_the_same_bits(
+    stem: str, folder: Path, plain: Callable[[str], Results]
+) -> None:
+    if not find_spec("ziglang"):
+        pytest.skip("the ziglang package (clang) is not installed")
+    clang = [sys.executable, "-m", "ziglang", "cc", "-O1", "-fno-sanitize=all"]
+    command = [*clang, *WARNINGS, *NUMERICS, *fused_flags()]
+    same(stem, plain(stem), run(of(stem), ARRAYS, command, folder / f"clang-{stem}"))
+
+
+def same(stem: str, a: Results, b: Results) -> None:
+    for case in of(stem):
+        for first, second in zip(a[case.name], b[case.name], strict=True):
+            for value, x, y in zip(case.results, first, second, strict=True):
+                assert x.tobytes() == y.tobytes(), f"{case.name}: {value}"
+
+
+@pytest.mark.parametrize("stem", EACH_STEM)
+def test_separate_mode_is_exact_too(stem: str, folder: Path) -> None:
+    command = [*find_compiler(), "-O1", *WARNINGS, *NUMERICS]
+    results = run(of(stem), ARRAYS, command, folder / f"separate-{stem}", fused=False)
+    for case in of(stem):
+        check_against_torch(case, results[case.name][0])
+        check_variants(case, results[case.name])
