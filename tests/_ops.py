@@ -7,6 +7,7 @@ that it can be built with sanitizers. Its calls are printed by the emitter that 
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -78,9 +79,7 @@ def case(op: str, index: int, sample: Sample) -> Case:
                 flowing[value.name] = grad if before is None else b.one("add", before, grad)
     gradients = tuple(flowing.get(v.name) if needs[v.name] else None for v in inputs)
     assert rule is OPS[op]
-    return Case(
-        f"{op}_{index}", op, sample, tuple(b.nodes), inputs, output, upstream, gradients
-    )
+    return Case(f"{op}_{index}", op, sample, tuple(b.nodes), inputs, output, upstream, gradients)
 
 
 def rule_grads(
@@ -118,7 +117,7 @@ def borders(times: int, tiles: int, reduces: bool) -> list[tuple[int, int]]:
     cuts = [round(times * i / tiles) for i in range(tiles + 1)]
     if reduces:
         cuts = [min(times, (c + LEAF - 1) // LEAF * LEAF) for c in cuts]
-    return [(a, z) for a, z in zip(cuts, cuts[1:], strict=False) if z > a]
+    return [(a, z) for a, z in itertools.pairwise(cuts) if z > a]
 
 
 def function(case: Case, tiles: int, inplace: bool) -> list[str]:
@@ -133,9 +132,8 @@ def function(case: Case, tiles: int, inplace: bool) -> list[str]:
     for node in case.nodes:
         rule = OPS[node.op]
         if rule.alias:
-            lines.append(
-                f"  memcpy({node.outputs[0].name}, {node.inputs[0].name}, {node.outputs[0].nbytes});"
-            )
+            out, source = node.outputs[0], node.inputs[0]
+            lines.append(f"  memcpy({out.name}, {source.name}, {out.nbytes});")
             continue
         if inplace and rule.inplace and node.inputs[rule.inplace[0][1]].dtype == "f32":
             lines += in_place(node)
@@ -232,16 +230,15 @@ def program(all_cases: Sequence[Case], fused: bool) -> dict[str, str]:
         "      to[r * to_stride + t] = from[r * from_stride + t];",
         "}",
     ]
-    grab = "#include <stdlib.h>\nvoid *grab(size_t n);\nvoid *grab(size_t n) { return calloc(1, n); }\n"
+    declared = "#include <stdlib.h>\nvoid *grab(size_t n);\n"
+    grab = f"{declared}void *grab(size_t n) {{ return calloc(1, n); }}\n"
     for c in all_cases:
         for tiles, inplace in VARIANTS:
             lines += function(c, tiles, inplace)
     lines += ["int main(int argc, char **argv)", "{", "  if (argc != 3) return 2;"]
     lines += ['  in = fopen(argv[1], "rb"); out = fopen(argv[2], "wb");']
     for c in all_cases:
-        lines += [
-            f"  {c.name}_{'inplace' if inplace else tiles}();" for tiles, inplace in VARIANTS
-        ]
+        lines += [f"  {c.name}_{'inplace' if inplace else tiles}();" for tiles, inplace in VARIANTS]
     lines += ["  return fclose(in) || fclose(out);", "}"]
     return {**files, "grab.c": grab, "samples.c": "\n".join(lines) + "\n"}
 

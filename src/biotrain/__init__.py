@@ -6,16 +6,26 @@
 >>> pkg = bt.compile(net, example, target="cortex-m4f", strategy="full", accumulate=8)
 >>> dev = pkg.run("host")
 >>> loss = dev.train(x, y)
+>>> bt.verify(pkg).ok
+
+Names are loaded on first use, so that the command line answers before torch is there.
 """
 
 from __future__ import annotations
 
-from biotrain import models
-from biotrain.errors import BioTrainError
-from biotrain.optim import SGD, Adam
-from biotrain.package import Package
-from biotrain.package import compile_model as compile
-from biotrain.topology import prepare, report
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from biotrain import models
+    from biotrain.errors import BioTrainError
+    from biotrain.optim import SGD, Adam
+    from biotrain.package import Package
+    from biotrain.package import compile_model as compile  # noqa: A004  (bt.compile)
+    from biotrain.topology import prepare, report
+    from biotrain.verify import verify
 
 __version__ = "0.1.0"
 __all__ = [
@@ -23,7 +33,6 @@ __all__ = [
     "Adam",
     "BioTrainError",
     "Package",
-    "__version__",
     "compile",
     "models",
     "prepare",
@@ -31,11 +40,36 @@ __all__ = [
     "verify",
 ]
 
+_HOME = {
+    "SGD": "optim",
+    "Adam": "optim",
+    "BioTrainError": "errors",
+    "Package": "package",
+    "prepare": "topology",
+    "report": "topology",
+}
 
-def __getattr__(name: str) -> object:
-    """`bt.verify` is loaded on first use: it needs the device."""
-    if name == "verify":
-        from biotrain.verify import verify
 
-        return verify
+def __getattr__(name: str) -> Any:
+    if name == "models":
+        return import_module("biotrain.models")
+    if name == "compile":
+        return import_module("biotrain.package").compile_model
+    if name in _HOME:
+        return getattr(import_module(f"biotrain.{_HOME[name]}"), name)
     raise AttributeError(f"module 'biotrain' has no attribute '{name}'")
+
+
+class _Package(ModuleType):
+    """`bt.verify` is the function, although importing its module would put the module there."""
+
+    @property
+    def verify(self) -> Any:
+        return import_module("biotrain.verify").verify
+
+    @verify.setter
+    def verify(self, value: object) -> None:
+        pass
+
+
+sys.modules[__name__].__class__ = _Package

@@ -69,9 +69,7 @@ def differentiate(graph: Graph, loss: Value, trainable: Sequence[str]) -> Graph:
         if not reached or not any(wanted):
             continue
         b.origin = node.origin
-        for value, grad in zip(
-            node.inputs, OPS[node.op].vjp(b, node, grads, wanted), strict=True
-        ):
+        for value, grad in zip(node.inputs, OPS[node.op].vjp(b, node, grads, wanted), strict=True):
             if grad is None or not wants.get(value.name, False):
                 continue
             if value.kind == "param":

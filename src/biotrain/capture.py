@@ -27,7 +27,8 @@ from biotrain.op import OPS, Builder
 
 Array = npt.NDArray[np.float32]
 
-_PASS = ("dropout", "dropout_", "feature_dropout", "alpha_dropout", "detach", "clone", "alias", "to")
+_DROPOUT = ("dropout", "dropout_", "feature_dropout", "alpha_dropout")
+_PASS = (*_DROPOUT, "detach", "clone", "alias", "to")
 _IGNORED = ("_assert_tensor_metadata", "_assert_scalar", "sym_constrain_range_for_size")
 
 
@@ -131,7 +132,9 @@ def _graph(
         elif node.op == "output":
             outputs = [env[a.name] for a in node.args[0] if a is not None]
         elif node.op == "get_attr":
-            raise CaptureError(f"control flow or a submodule call ('{node.target}') is not supported")
+            raise CaptureError(
+                f"control flow or a submodule call ('{node.target}') is not supported"
+            )
     if len(inputs) != 1:
         raise CaptureError(f"the model must take one tensor, it takes {len(inputs)}")
     outputs = [v for v in outputs if isinstance(v, Value)][-1:]
@@ -191,7 +194,7 @@ def _call(node: torch.fx.Node, b: Builder, env: dict[str, Any]) -> Any:
     if isinstance(first, torch.Tensor):
         return first  # bookkeeping on an integer buffer (num_batches_tracked)
     if name in _PASS:
-        if "dropout" in name and args.get("p", 0.0) > 0.0 and args.get("train", False):
+        if name in _DROPOUT and args.get("p", 0.0) > 0.0 and args.get("train", False):
             raise CaptureError(
                 f"{_where(node)}: dropout would be trained on the device; "
                 "call bt.prepare(model) first, which removes it"
@@ -200,9 +203,8 @@ def _call(node: torch.fx.Node, b: Builder, env: dict[str, Any]) -> Any:
     meta = node.meta.get("val")
     if isinstance(meta, torch.Tensor):
         args["_output_shape"] = tuple(int(n) for n in meta.shape)
-    rule = next((op for op in OPS.values() if name.removesuffix("_") in op.captures), None)
-    if rule is None and name in [c for op in OPS.values() for c in op.captures]:
-        rule = next(op for op in OPS.values() if name in op.captures)
+    rules = {c: op for op in OPS.values() for c in op.captures}
+    rule = rules.get(name) or rules.get(name.removesuffix("_"))
     if rule is None:
         raise _unknown(node, name)
     b.origin = _origin(node)

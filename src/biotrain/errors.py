@@ -5,7 +5,7 @@ from __future__ import annotations
 
 
 class BioTrainError(Exception):
-    """Base of every error that BioTrain raises on purpose; the command line prints it as one line."""
+    """Base of every error raised on purpose; the command line prints it as one line."""
 
     exit_code = 2
 
@@ -27,7 +27,7 @@ class CompilerError(BioTrainError):
 
 
 class DeviceError(BioTrainError):
-    """The device returned a status other than BT_OK; the weights are as they were before the call."""
+    """The device returned a status other than BT_OK; the weights are as they were."""
 
     def __init__(self, message: str, status: int = -1) -> None:
         super().__init__(message)

@@ -11,6 +11,7 @@ statistics) and `param` are buffers: several nodes may update them, in the order
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from math import prod
@@ -69,23 +70,23 @@ class Node:
         """The attribute `key`, or `default` where the node does not have it."""
         return next((value for name, value in self.attrs if name == key), default)
 
-    def int(self, key: str) -> int:
+    def int(self, key: str) -> builtins.int:
         """The attribute `key` as an integer."""
         value = self[key]
-        assert isinstance(value, int), (self.op, key, value)
+        assert isinstance(value, builtins.int), (self.op, key, value)
         return value
 
-    def ints(self, key: str) -> tuple[int, ...]:
+    def ints(self, key: str) -> tuple[builtins.int, ...]:
         """The attribute `key` as a tuple of integers."""
         value = self[key]
         assert isinstance(value, tuple), (self.op, key, value)
         return value
 
-    def float(self, key: str) -> float:
+    def float(self, key: str) -> builtins.float:
         """The attribute `key` as a float."""
         value = self[key]
-        assert isinstance(value, (int, float)), (self.op, key, value)
-        return float(value)
+        assert isinstance(value, (builtins.int, builtins.float)), (self.op, key, value)
+        return builtins.float(value)
 
     def __str__(self) -> str:
         outs = ", ".join(str(v) for v in self.outputs)

@@ -260,6 +260,4 @@ def check(graph: Graph, buffers: Sequence[Buffer]) -> None:
 def timeline(buffers: Sequence[Buffer]) -> list[tuple[int, int]]:
     """(node index, bytes in use) for a plot."""
     stops = sorted({t for b in buffers for t in (b.first, b.last + 1)})
-    return [
-        (t, sum(b.size for b in buffers if b.first <= t <= b.last)) for t, _ in pairwise(stops)
-    ]
+    return [(t, sum(b.size for b in buffers if b.first <= t <= b.last)) for t, _ in pairwise(stops)]

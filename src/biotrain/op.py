@@ -211,7 +211,7 @@ class Builder:
         self._prefix = prefix
         self.origin = ""
         self.predict = False
-        """True while the graph of evaluation is built (running statistics are used, not updated)."""
+        """True while the graph of evaluation is built: running statistics are not updated."""
 
     def name(self, hint: str) -> str:
         """A C identifier that is still free."""
@@ -229,9 +229,7 @@ class Builder:
         """What to call a result: the torch module it stems from, or `default`."""
         return self.origin.removeprefix("net.") or default
 
-    def value(
-        self, hint: str, shape: Shape, dtype: DType = "f32", kind: Kind = "temp"
-    ) -> Value:
+    def value(self, hint: str, shape: Shape, dtype: DType = "f32", kind: Kind = "temp") -> Value:
         """A new value with a free name."""
         return Value(self.name(hint), shape, dtype, kind)
 
@@ -250,7 +248,7 @@ class Builder:
             raise GraphError(f"no op is called '{op}'; there are: {', '.join(OPS)}") from None
         shapes = rule.infer([v.shape for v in inputs], attrs)
         if outputs is None:
-            dtypes = rule.dtypes(attrs) or ("f32",) * len(shapes)
+            dtypes: Sequence[DType] = rule.dtypes(attrs) or ["f32"] * len(shapes)
             stem = hint or self.stem(op)
             outputs = [
                 self.value(stem if i == 0 else f"{stem}_{i}", s, d)
@@ -272,4 +270,4 @@ class Builder:
 
     def one(self, op: str, *inputs: Value, hint: str = "", **attrs: Attr) -> Value:
         """Append a node and return its first output."""
-        return self.emit(op, inputs, hint=hint, **attrs)[0]
+        return self.emit(op, inputs, None, hint, **attrs)[0]

@@ -55,9 +55,7 @@ class Plan:
         """The contract's keys."""
         data = asdict(self)
         data["buffers"] = [asdict(b) for b in self.buffers]
-        data["frontier"] = [
-            {"ram_bytes": self.ram_bytes, "ops": self.ops, "cycles": self.cycles}
-        ]
+        data["frontier"] = [{"ram_bytes": self.ram_bytes, "ops": self.ops, "cycles": self.cycles}]
         return data
 
     @property
@@ -114,8 +112,10 @@ def fit(
     )
     choices = (
         f"everything stored: {len(buffers)} buffers, arena {arena:,} B",
-        f"in place: {len(shared)} buffers hold {sum(len(b.members) for b in shared)} tensors, "
-        f"-{saved:,} B of buffers",
+        (
+            f"in place: {len(shared)} buffers hold {sum(len(b.members) for b in shared)} tensors, "
+            f"-{saved:,} B of buffers"
+        ),
     )
     return Plan(
         buffers=buffers,

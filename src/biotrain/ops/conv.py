@@ -111,9 +111,7 @@ class _Conv(Op):
         g = _geometry(x, w, y, dict(node.attrs))
         t = [g["stride"] * i - g["padding"] for i in range(g["out_times"])]
         h = [g["row_stride"] * i - g["row_padding"] for i in range(g["out_rows"])]
-        inside_t = sum(
-            0 <= a + k * g["dilation"] < g["times"] for a in t for k in range(g["taps"])
-        )
+        inside_t = sum(0 <= a + k * g["dilation"] < g["times"] for a in t for k in range(g["taps"]))
         inside_h = sum(
             0 <= a + k * g["row_dilation"] < g["rows"] for a in h for k in range(g["kernel_rows"])
         )

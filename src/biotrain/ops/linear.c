@@ -4,7 +4,7 @@
  *   y[r, o]  = b[o] + sum_i w[o, i] x[r, i]     dx[r, i] = sum_o w[o, i] dy[r, o]
  *   dw[o, i] += sum_r dy[r, o] x[r, i]          db[o] += sum_r dy[r, o]
  *
- * The sum over i runs in leaves of BT_LEAF, the others in order. */
+ * The sum over i runs in leaves of BT_LEAF in lanes (bt_kernel.h), the others in order. */
 #ifndef BT_LINEAR_H
 #define BT_LINEAR_H
 
@@ -20,13 +20,8 @@ BT_KERNEL void bt_linear_forward(bt_linear g, bt_box box, bt_in x, const float *
   for (int r = box.r0; r < box.r1; r++)
     for (int o = box.t0; o < box.t1; o++) {
       float total = b ? b[o] : 0.0f;
-      for (int i = 0; i < g.inputs; i = bt_leaf_end(i, g.inputs)) {
-        const float *row = w + o * g.inputs;
-        float sum = 0.0f;
-        for (int j = i; j < bt_leaf_end(i, g.inputs); j++)
-          sum = bt_fma(row[j], *bt_at(x, r, j), sum);
-        total += sum;
-      }
+      for (int i = 0; i < g.inputs; i = bt_leaf_end(i, g.inputs))
+        total += bt_leaf_dot(w + o * g.inputs + i, bt_at(x, r, i), bt_leaf_end(i, g.inputs) - i);
       *bt_to(y, r, o) = total;
     }
 }

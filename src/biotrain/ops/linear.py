@@ -25,7 +25,9 @@ from biotrain.op import (
 
 
 class _Linear(Op):
-    def _call(self, function: str, x: Shape, outputs: int, box: tuple[int, int], *operands: Operand) -> Call:
+    def _call(
+        self, function: str, x: Shape, outputs: int, box: tuple[int, int], *operands: Operand
+    ) -> Call:
         geometry = (("rows", prod(x[:-1])), ("inputs", x[-1]), ("outputs", outputs))
         return Call(function, "bt_linear", geometry, operands, box)
 

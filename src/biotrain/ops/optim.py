@@ -64,14 +64,10 @@ class Sgd(_Flat):
     def call(self, node: Node) -> Call:
         momentum, decay = node.float("momentum"), node.float("weight_decay")
         if len(node.outputs) == 1:
-            return self.flat(
-                node, "bt_sgd_plain", (p_in(1), p_out(0)), "lr", "scale", _f(decay)
-            )
+            return self.flat(node, "bt_sgd_plain", (p_in(1), p_out(0)), "lr", "scale", _f(decay))
         nesterov = "1" if node["nesterov"] else "0"
         operands = (p_in(1), p_out(0), p_out(1))
-        return self.flat(
-            node, "bt_sgd", operands, "lr", "scale", _f(decay), _f(momentum), nesterov
-        )
+        return self.flat(node, "bt_sgd", operands, "lr", "scale", _f(decay), _f(momentum), nesterov)
 
 
 @register("optim.c")

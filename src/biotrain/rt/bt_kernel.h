@@ -75,6 +75,19 @@ BT_KERNEL float bt_leaf_sum(const float *x, int n)
   return bt_fold(lane);
 }
 
+/* Sum of n <= BT_LEAF products. */
+BT_KERNEL float bt_leaf_dot(const float *x, const float *y, int n)
+{
+  float lane[BT_LANES] = {0.0f};
+  int i = 0;
+  for (; i + BT_LANES <= n; i += BT_LANES)
+    for (int j = 0; j < BT_LANES; j++)
+      lane[j] = bt_fma(x[i + j], y[i + j], lane[j]);
+  for (int j = 0; i + j < n; j++)
+    lane[j] = bt_fma(x[i + j], y[i + j], lane[j]);
+  return bt_fold(lane);
+}
+
 /* Sum of n <= BT_LEAF squared distances from a centre. */
 BT_KERNEL float bt_leaf_square(const float *x, float centre, int n)
 {

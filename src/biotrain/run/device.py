@@ -38,6 +38,18 @@ class Device(ABC):
         """
 
     @abstractmethod
+    def reset(self) -> None:
+        """Back to the factory weights."""
+
+    @abstractmethod
+    def accumulate(self, x: npt.ArrayLike, y: npt.ArrayLike) -> Array:
+        """Add the gradients of a batch to the group without a step; returns the losses."""
+
+    @abstractmethod
+    def step(self) -> None:
+        """One optimizer step with what is accumulated."""
+
+    @abstractmethod
     def _train(self, x: Array, y: npt.NDArray[Any], drop_last: bool) -> Array:
         """Losses of the samples, one per sample."""
 
@@ -88,7 +100,9 @@ class Device(ABC):
             raise BioTrainError(f"{len(windows)} windows come with {targets.shape} targets")
         if self.package.source.loss == "cross_entropy":
             if targets.ndim != 1 or not np.issubdtype(targets.dtype, np.integer):
-                raise BioTrainError(f"y must be integers [batch], not {targets.dtype} {targets.shape}")
+                raise BioTrainError(
+                    f"y must be integers [batch], not {targets.dtype} {targets.shape}"
+                )
             limits = np.iinfo(np.int32)
             targets = np.clip(targets, limits.min, limits.max).astype(np.int32)
         else:

@@ -129,7 +129,12 @@ class HostDevice(Device):
         at = ctypes.c_int(0)
         if len(x):
             status = self._c.bt_host_train(
-                self._m, _pointer(x), _pointer(y), len(x), int(drop_last), _pointer(losses),
+                self._m,
+                _pointer(x),
+                _pointer(y),
+                len(x),
+                int(drop_last),
+                _pointer(losses),
                 ctypes.byref(at),
             )
             self._check(status, at.value)
@@ -160,9 +165,7 @@ class HostDevice(Device):
             else:
                 row = np.ascontiguousarray(targets[i], np.float32)
                 target = _pointer(row)
-            status = self._c.bt_train_sample(
-                self._m, _pointer(window), target, ctypes.byref(loss)
-            )
+            status = self._c.bt_train_sample(self._m, _pointer(window), target, ctypes.byref(loss))
             self._check(status, i)
             losses[i] = loss.value
         return losses
@@ -176,15 +179,13 @@ class HostDevice(Device):
 
     def write(self, name: str, values: Array) -> None:
         offset, size = self._layout[name]
-        self._context[offset : offset + size] = np.ascontiguousarray(
-            values, np.float32
-        ).reshape(-1).view(np.uint8)
+        self._context[offset : offset + size] = (
+            np.ascontiguousarray(values, np.float32).reshape(-1).view(np.uint8)
+        )
 
     def save_state(self) -> bytes:
         slot = np.zeros(self._c.bt_save_bytes(), np.uint8)
-        self._check(
-            self._c.bt_save(self._m, _pointer(slot), ctypes.c_size_t(slot.size)), -1
-        )
+        self._check(self._c.bt_save(self._m, _pointer(slot), ctypes.c_size_t(slot.size)), -1)
         return slot.tobytes()
 
     def load_state(self, checkpoint: bytes) -> None:

@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Graphs and a plan become C99: the kernels copied, the schedule printed.
+
+`model.h` is the interface, `model.c` the schedule (one call per node), `model_weights.c` the
+initial values. Everything is deterministic text; weights are hex floats and lose no bit.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from textwrap import fill
+
+from biotrain.emit.header import header
+from biotrain.emit.model import kernel_file, model
+from biotrain.emit.schedule import Places, call_text, node_text
+from biotrain.emit.source import (
+    Source,
+    fingerprint,
+    float_literal,
+    running_values,
+    trained_values,
+)
+from biotrain.op import OPS
+from biotrain.ops import SOURCES
+
+RUNTIME = Path(__file__).parent.parent / "rt"
+RUNTIME_FILES = ("bt_math.h", "bt_kernel.h", "bt_status.h", "bt_crc.h", "bt_checkpoint.h")
+
+__all__ = [
+    "RUNTIME_FILES",
+    "Places",
+    "Source",
+    "call_text",
+    "emit",
+    "fingerprint",
+    "float_literal",
+    "kernel_file",
+    "node_text",
+    "running_values",
+    "trained_values",
+]
+
+
+def emit(source: Source) -> dict[str, str]:
+    """All files of the package by name."""
+    stems = _stems(source)
+    files = {name: (RUNTIME / name).read_text(encoding="utf-8") for name in RUNTIME_FILES}
+    for stem in stems:
+        files[kernel_file(stem)] = (SOURCES / stem).read_text(encoding="utf-8")
+    files["model.h"] = header(source)
+    files["model.c"] = model(source, stems)
+    files["model_weights.c"] = _weights(source)
+    return files
+
+
+def _stems(source: Source) -> list[str]:
+    nodes = (*source.train.nodes, *source.train.updates, *source.predict.nodes)
+    used = {OPS[n.op].source: None for n in nodes if not OPS[n.op].alias}
+    return sorted(used)
+
+
+def _weights(source: Source) -> str:
+    lines = [
+        "/* SPDX-License-Identifier: Apache-2.0 */",
+        f"/* {source.title}: initial values (hex floats: exact). */",
+        "",
+    ]
+    values = (*source.train.params, *source.train.consts, *running_values(source))
+    for v in values:
+        shape = " x ".join(map(str, v.shape))
+        data = source.tensors[v.name].reshape(-1).tolist()
+        numbers = ", ".join(float_literal(x) for x in data)
+        body = fill(numbers, 100, initial_indent="  ", subsequent_indent="  ")
+        lines += [
+            f"/* {source.torch_names[v.name]}: {shape} */",
+            f"extern const float bt_w_{v.name}[{v.size}];",
+            f"const float bt_w_{v.name}[{v.size}] = {{",
+            body,
+            "};",
+            "",
+        ]
+    return "\n".join(lines)

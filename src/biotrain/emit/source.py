@@ -1,0 +1,64 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the emitter needs to know, and what follows from it."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from biotrain.ir import Graph, Value
+from biotrain.optim import Optimizer
+from biotrain.plan import Plan
+
+CTYPE = {"f32": "float", "u8": "uint8_t", "i32": "int32_t"}
+
+
+@dataclass(frozen=True)
+class Source:
+    """What the emitter needs to know."""
+
+    train: Graph
+    predict: Graph
+    plan: Plan
+    tensors: Mapping[str, npt.NDArray[np.float32]]
+    torch_names: Mapping[str, str]
+    trained: tuple[str, ...]
+    optimizer: Optimizer
+    accumulate: int
+    fused: bool
+    title: str
+    loss: str
+
+
+def float_literal(value: float) -> str:
+    """A C99 hex float literal that is exactly the float32 nearest to `value`."""
+    exact = struct.unpack("<f", struct.pack("<f", value))[0]
+    return f"{float(exact).hex()}f"
+
+
+def trained_values(source: Source) -> list[Value]:
+    """The parameters in RAM."""
+    return [v for v in source.train.params if v.name in source.trained]
+
+
+def running_values(source: Source) -> list[Value]:
+    """Running statistics."""
+    kept = {v.name for n in source.train.updates for v in n.outputs}
+    return [v for v in source.train.states if not v.name.startswith("g_") and v.name not in kept]
+
+
+def fingerprint(source: Source) -> int:
+    """Identifies the model of a checkpoint: architecture, optimizer layout and frozen weights."""
+    parts = [f"{n.op} {n.attrs} {[v.shape for v in n.outputs]}" for n in source.predict.nodes]
+    parts += [*source.trained, type(source.optimizer).__name__, *source.optimizer.slots]
+    crc = zlib.crc32("\n".join(parts).encode())
+    frozen = [*source.train.params, *source.train.consts]
+    for v in frozen:
+        if v.name not in source.trained:
+            crc = zlib.crc32(np.ascontiguousarray(source.tensors[v.name], "<f4").tobytes(), crc)
+    return crc

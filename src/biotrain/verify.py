@@ -1,0 +1,294 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The same optimizer steps in torch (float64 and float32) and in the generated C, compared.
+
+The error of a tensor is max|a - ref| / max|ref|, with ref from torch in float64 (against the
+largest tensor of its kind where ref is zero). The bar is four times the largest error of torch in
+float32 over the seeds, and not below 16 eps: gradients of every tensor at step 1, weights and
+running statistics after every step.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from biotrain.errors import BioTrainError
+from biotrain.optim import SGD
+from biotrain.package import Package
+
+Array = npt.NDArray[Any]
+EPS = float(np.finfo(np.float32).eps)
+FLOOR = 16 * EPS
+"""A bar below this would ask more than float32 can give."""
+FACTOR = 4.0
+
+
+@dataclass(frozen=True, slots=True)
+class TensorError:
+    """Largest relative errors of one tensor; `<name>.grad` is its gradient at step 1."""
+
+    name: str
+    max_rel_error: float
+    """Of the generated C."""
+    torch_fp32_error: float
+
+    @property
+    def bar(self) -> float:
+        """What `max_rel_error` must not exceed."""
+        return max(FACTOR * self.torch_fp32_error, FLOOR)
+
+    @property
+    def ok(self) -> bool:
+        """Within the bar (NaN is not)."""
+        return self.max_rel_error <= self.bar
+
+
+@dataclass(frozen=True, slots=True)
+class VerifyReport:
+    """What `verify` found."""
+
+    steps: int
+    seeds: int
+    tensors: tuple[TensorError, ...]
+    crc32: int
+    """Of the weights that the C holds after the steps of the first seed."""
+    kinks: int
+    """Activations of the reference within 16 eps of a kink (ReLU at 0, ties in max pooling): where
+    one falls on the other side, an error above the bar is no error of the C."""
+
+    @property
+    def ok(self) -> bool:
+        """Every tensor is within its bar."""
+        return all(t.ok for t in self.tensors)
+
+    @property
+    def worst(self) -> TensorError | None:
+        """The tensor that comes closest to its bar, or passes it."""
+        return max(self.tensors, key=lambda t: t.max_rel_error / t.bar, default=None)
+
+    def to_json(self) -> dict[str, Any]:
+        """The contract's keys."""
+        return {
+            "ok": self.ok,
+            "steps": self.steps,
+            "seeds": self.seeds,
+            "tensors": [asdict(t) | {"bar": t.bar, "ok": t.ok} for t in self.tensors],
+            "crc32": self.crc32,
+            "kinks": self.kinks,
+        }
+
+
+class _Kinks(TorchDispatchMode):
+    """Counts activations that lie within rounding of a point where the function has no gradient."""
+
+    AT_ZERO = ("relu", "relu_", "leaky_relu", "leaky_relu_", "abs", "threshold")
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        name = func._schema.name.removeprefix("aten::")
+        if name in self.AT_ZERO:
+            self._near(args[0], 0.0)
+        elif name in ("hardtanh", "clamp", "clamp_min", "clamp_max"):
+            for limit in args[1:]:
+                if isinstance(limit, (int, float)):
+                    self._near(args[0], float(limit))
+        elif name == "max_pool2d_with_indices":
+            self._ties(args[0], args[1])
+        return func(*args, **(kwargs or {}))
+
+    def _near(self, x: torch.Tensor, kink: float) -> None:
+        distance = (x - kink).abs()
+        self.count += int((distance < FLOOR * x.abs().max()).sum())
+
+    def _ties(self, x: torch.Tensor, kernel: Any) -> None:
+        sizes = list(kernel) * (1 if len(kernel) == 2 else 2)
+        windows = x.unfold(-2, sizes[0], sizes[0]).unfold(-2, sizes[1], sizes[1])
+        top = windows.flatten(-2).topk(min(2, sizes[0] * sizes[1]), -1).values
+        if top.shape[-1] == 2:
+            near = top[..., 0] - top[..., 1] < FLOOR * x.abs().max()
+            self.count += int(near.sum())
+
+
+def verify(
+    pkg: Package,
+    steps: int = 10,
+    seeds: int = 5,
+    *,
+    on: str = "host",
+    seed: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+    **options: Any,
+) -> VerifyReport:
+    """Train in torch and on a device with the same random samples, and compare.
+
+    Parameters
+    ----------
+    pkg : a compiled package that knows its torch module.
+    steps : optimizer steps, of `accumulate` samples each.
+    seeds : draws of the samples; the bar is the largest float32 error of torch over them.
+    on : where the C runs.
+    progress : called with (done, total) in units of steps.
+    """
+    if pkg.module is None:
+        raise BioTrainError("verify needs the torch module; this package came from a .pt2 file")
+    device = pkg.run(on, **options)
+    worst_c: dict[str, float] = {}
+    worst_t: dict[str, float] = {}
+    kinks = crc = 0
+    total = seeds * steps
+    for draw in range(seeds):
+        x, y = _samples(pkg, steps, seed + draw)
+        reference = _Torch(pkg, torch.float64, steps)
+        single = _Torch(pkg, torch.float32, steps)
+        device.reset()
+        device.begin(steps)
+        for step in range(steps):
+            part = slice(step * pkg.source.accumulate, (step + 1) * pkg.source.accumulate)
+            with _Kinks() as counter:
+                want_grad = reference.step(x[part], y[part])
+            kinks += counter.count
+            have_grad = single.step(x[part], y[part])
+            device.accumulate(x[part], y[part])
+            if step == 0:
+                count = pkg.source.accumulate
+                c_grad = {k: g / np.float32(count) for k, g in device.gradients().items()}
+                _compare(want_grad, c_grad, worst_c, ".grad")
+                _compare(want_grad, have_grad, worst_t, ".grad")
+            if pkg.source.trained:
+                device.step()
+            want, have = reference.tensors(), single.tensors()
+            _compare(want, {k: v for k, v in device.parameters().items() if k in want}, worst_c, "")
+            _compare(want, have, worst_t, "")
+            if progress:
+                progress(draw * steps + step + 1, total)
+        if draw == 0:
+            crc = device.crc32()
+    tensors = tuple(TensorError(n, worst_c[n], worst_t[n]) for n in worst_c)
+    return VerifyReport(steps, seeds, tensors, crc, kinks)
+
+
+def _samples(pkg: Package, steps: int, seed: int) -> tuple[Array, Array]:
+    """Windows with structure over channels and time, and random targets."""
+    rng = np.random.default_rng([seed, 20240613])
+    count = steps * pkg.source.accumulate
+    shape = pkg.source.train.inputs[0].shape[1:]
+    x = rng.standard_normal((count, *shape)).astype(np.float32)
+    x += np.cumsum(rng.standard_normal((count, *shape)), axis=-1).astype(np.float32) * 0.05
+    outputs = pkg.source.train.outputs[0].size
+    if pkg.source.loss == "mse":
+        return x, rng.standard_normal((count, outputs)).astype(np.float32)
+    return x, rng.integers(0, outputs, count)
+
+
+class _Torch:
+    """The reference: the package's module, optimizer and schedule in torch."""
+
+    def __init__(self, pkg: Package, dtype: torch.dtype, steps: int) -> None:
+        assert pkg.module is not None
+        self.module = copy.deepcopy(pkg.module).to(dtype)
+        self.dtype, self.source = dtype, pkg.source
+        names = pkg.source.torch_names
+        self.trained = [names[v] for v in pkg.source.trained]
+        for name, parameter in self.module.named_parameters():
+            parameter.requires_grad_(name in self.trained)
+        self.parameters = [p for p in self.module.parameters() if p.requires_grad]
+        self.optimizer, self.schedule = _optimizer(pkg, self.parameters, steps)
+
+    def step(self, x: Array, y: Array) -> dict[str, Array]:
+        """One group sample by sample; returns the mean gradients."""
+        if not self.parameters:
+            return {}
+        self.optimizer.zero_grad()
+        targets = torch.as_tensor(y)
+        if targets.is_floating_point():
+            targets = targets.to(self.dtype)
+        for i in range(len(x)):
+            logits = self.module(torch.as_tensor(x[i : i + 1]).to(self.dtype))
+            if self.source.loss == "mse":
+                loss = torch.nn.functional.mse_loss(logits, targets[i : i + 1])
+            else:
+                loss = torch.nn.functional.cross_entropy(logits, targets[i : i + 1])
+            loss.backward()
+        for parameter in self.parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+            parameter.grad /= len(x)
+        grads = {
+            n: p.grad.detach().clone().numpy()
+            for n, p in self.module.named_parameters()
+            if p.grad is not None and p.requires_grad
+        }
+        if self.source.optimizer.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(self.parameters, self.source.optimizer.clip_norm)
+        self.optimizer.step()
+        self.schedule.step()
+        return grads
+
+    def tensors(self) -> dict[str, Array]:
+        """Trained parameters and running statistics."""
+        names = self.source.torch_names
+        kept = [names[v.name] for v in self.source.train.states if v.name in names]
+        result = {
+            n: p.detach().clone().numpy()
+            for n, p in self.module.named_parameters()
+            if n in self.trained
+        }
+        result |= {
+            n: b.detach().clone().numpy() for n, b in self.module.named_buffers() if n in kept
+        }
+        return result
+
+
+def _optimizer(
+    pkg: Package, parameters: list[torch.nn.Parameter], steps: int
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    chosen = pkg.source.optimizer
+    params = parameters or [torch.nn.Parameter(torch.zeros(1))]
+    optimizer: torch.optim.Optimizer
+    if isinstance(chosen, SGD):
+        optimizer = torch.optim.SGD(
+            params,
+            lr=chosen.lr,
+            momentum=chosen.momentum,
+            weight_decay=chosen.weight_decay,
+            nesterov=chosen.nesterov,
+        )
+    else:
+        family = torch.optim.AdamW if chosen.decoupled else torch.optim.Adam
+        optimizer = family(
+            params,
+            lr=chosen.lr,
+            betas=chosen.betas,
+            eps=chosen.eps,
+            weight_decay=chosen.weight_decay,
+        )
+    schedule: torch.optim.lr_scheduler.LRScheduler
+    if chosen.schedule == "cosine":
+        schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=steps)
+    else:
+        schedule = torch.optim.lr_scheduler.ConstantLR(optimizer, factor=1.0)
+    return optimizer, schedule
+
+
+def _compare(
+    want: Mapping[str, Array], have: Mapping[str, Array], worst: dict[str, float], suffix: str
+) -> None:
+    """Fold the relative errors of one step into the worst ones."""
+    largest = max((float(np.abs(w).max()) for w in want.values()), default=0.0) or 1.0
+    for name, w in want.items():
+        scale = float(np.abs(w).max())
+        if scale <= 1e-9 * largest:
+            scale = largest
+        error = float(np.abs(have[name].astype(np.float64) - w).max()) / scale
+        key = name + suffix
+        worst[key] = max(worst.get(key, 0.0), error) if np.isfinite(error) else float("nan")

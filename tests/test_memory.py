@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Placement of buffers: valid, at or above the bound, optimal for few, and honestly judged."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import permutations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from biotrain.errors import GraphError
+from biotrain.ir import Graph, Node, Value
+from biotrain.memory import ALIGNMENT, Buffer, check, lifetimes, lower_bound, peak, place
+
+
+@st.composite
+def problems(draw: st.DrawFn, most: int = 24) -> tuple[Buffer, ...]:
+    count = draw(st.integers(1, most))
+    buffers = []
+    for i in range(count):
+        first = draw(st.integers(0, 20))
+        last = first + draw(st.integers(0, 12))
+        size = ALIGNMENT * draw(st.integers(1, 40))
+        buffers.append(Buffer(f"b{i}", (f"b{i}",), "ram", 0, size, first, last))
+    return tuple(buffers)
+
+
+def clash(a: Buffer, b: Buffer) -> bool:
+    in_time = a.first <= b.last and b.first <= a.last
+    in_space = a.offset < b.offset + b.size and b.offset < a.offset + a.size
+    return in_time and in_space
+
+
+@given(problems())
+@settings(max_examples=150, deadline=None, derandomize=True)
+def test_placement_is_valid_and_at_or_above_the_bound(buffers: tuple[Buffer, ...]) -> None:
+    placed = place(buffers, effort=50)
+    assert [replace(b, offset=0) for b in placed] == list(buffers)
+    assert all(b.offset >= 0 and b.offset % ALIGNMENT == 0 for b in placed)
+    assert not any(clash(a, b) for i, a in enumerate(placed) for b in placed[:i])
+    assert peak(placed) >= lower_bound(buffers)
+    assert placed == place(buffers, effort=50), "the same problem gives the same placement"
+
+
+def optimum(buffers: tuple[Buffer, ...]) -> int:
+    """Smallest arena over every order and every offset that some order's first fit reaches."""
+    best = sum(b.size for b in buffers)
+    for order in permutations(buffers):
+        done: list[Buffer] = []
+        for b in order:
+            ends = sorted({0, *(d.offset + d.size for d in done)})
+            offset = next(
+                e for e in ends if not any(clash(replace(b, offset=e), d) for d in done)
+            )
+            done.append(replace(b, offset=offset))
+        best = min(best, peak(done))
+    return best
+
+
+@given(problems(most=6))
+@settings(max_examples=40, deadline=None, derandomize=True)
+def test_few_buffers_are_placed_optimally(buffers: tuple[Buffer, ...]) -> None:
+    assert peak(place(buffers)) == optimum(buffers)
+
+
+def chain() -> Graph:
+    x = Value("x", (1, 2, 64), kind="input")
+    a, b, c = (Value(n, (1, 2, 64)) for n in "abc")
+    nodes = (
+        Node("relu", (x,), (a,)),
+        Node("relu", (a,), (b,)),
+        Node("relu_dx", (a, b), (c,)),
+    )
+    return Graph(nodes, (x,), (c,))
+
+
+def test_in_place_only_where_nothing_is_read_later() -> None:
+    buffers = {m: b for b in lifetimes(chain()) for m in b.members}
+    assert buffers["x"] is buffers["a"]
+    assert buffers["a"] is not buffers["b"], "a is read again by relu_dx"
+    assert buffers["c"] is buffers["b"] or buffers["c"] is buffers["a"]
+
+
+def test_the_judge_accepts_a_good_placement_and_refuses_bad_ones() -> None:
+    graph = chain()
+    placed = place(lifetimes(graph))
+    check(graph, placed)
+    apart = [replace(b, offset=0) for b in placed]
+    with pytest.raises(GraphError, match="overwrit"):
+        check(graph, apart)
+    with pytest.raises(GraphError, match="fit its buffer"):
+        check(graph, [replace(b, offset=b.offset + 4) for b in placed])
+
+
+@pytest.mark.parametrize("shift", [16, 128, 256])
+def test_the_judge_sees_every_partial_overlap(shift: int) -> None:
+    graph = chain()
+    placed = list(place(lifetimes(graph, inplace=False)))
+    names = [b.value for b in placed]
+    a, b = names.index("a"), names.index("b")
+    size = placed[a].size
+    placed[b] = replace(placed[b], offset=placed[a].offset + size - shift)
+    with pytest.raises(GraphError, match="overwrit"):
+        check(graph, placed)
