@@ -103,6 +103,7 @@ def _graph(
     state_dict = {**program.state_dict, **program.constants}
     specs = {spec.arg.name: spec for spec in program.graph_signature.input_specs}
     mutated = _mutated(program)
+    b.prefix = _common_prefix(program)
     for node in program.graph.nodes:
         if node.op == "placeholder":
             spec = specs[node.name]
@@ -120,7 +121,7 @@ def _graph(
                     continue
                 is_param = spec.kind == InputKind.PARAMETER
                 kind = "param" if is_param else "state" if target in mutated else "const"
-                short = target.removeprefix("net.")
+                short = target.removeprefix(b.prefix)
                 shape = tuple(tensor.shape)
                 value = b.value(short, shape, kind=kind)  # type: ignore[arg-type]
                 (params if is_param else buffers).append(value)
@@ -150,6 +151,14 @@ def _graph(
     )
     verify(graph)
     return graph
+
+
+def _common_prefix(program: ExportedProgram) -> str:
+    """The module that holds all parameters (`network.`), which names can do without."""
+    kinds = program.graph_signature.input_specs
+    names = [str(s.target) for s in kinds if s.kind == InputKind.PARAMETER]
+    heads = list(dict.fromkeys(n.partition(".")[0] for n in names))
+    return f"{heads[0]}." if len(heads) == 1 and all(n.count(".") > 1 for n in names) else ""
 
 
 def _mutated(program: ExportedProgram) -> dict[str, None]:

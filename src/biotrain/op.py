@@ -210,6 +210,8 @@ class Builder:
         self._taken: dict[str, None] = dict.fromkeys(taken)
         self._prefix = prefix
         self.origin = ""
+        self.prefix = ""
+        """Start of module paths that names leave out."""
         self.predict = False
         """True while the graph of evaluation is built: running statistics are not updated."""
 
@@ -227,7 +229,7 @@ class Builder:
 
     def stem(self, default: str) -> str:
         """What to call a result: the torch module it stems from, or `default`."""
-        return self.origin.removeprefix("net.") or default
+        return self.origin.removeprefix(self.prefix) or default
 
     def value(self, hint: str, shape: Shape, dtype: DType = "f32", kind: Kind = "temp") -> Value:
         """A new value with a free name."""
