@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 import biotrain.ops  # noqa: F401
-from biotrain.emit import RUNTIME_FILES, call_text, kernel_file
+from biotrain.emit import RUNTIME_FILES, call_text, kernel_file, literal
 from biotrain.ir import ITEM_BYTES, Node, Value
 from biotrain.op import LEAF, OPS, Builder, Sample, rows_times
 from biotrain.ops import SOURCES
@@ -197,7 +197,8 @@ def whole(node: Node, tiles: int) -> list[str]:
                 after.append(f"    {back}")
             after.append(f"    free(w{i});")
             arguments.append(f"({kind}){{w{i}, {width}, 0, {lo}}}")
-        lines.append(call_text(call, f"(bt_box){{0, {rows}, {t0}, {t1}}}", arguments, "    "))
+        box = f"(bt_box){{0, {rows}, {t0}, {t1}}}"
+        lines += call_text(call, literal(call), box, arguments, "    ")
         lines += [*after, "  }"]
     return lines
 

@@ -202,12 +202,22 @@ def register(source: str) -> Callable[[type[Op]], type[Op]]:
     return add
 
 
+_KEYWORDS = (
+    "auto break case char const continue default do double else enum extern float for goto if inline "
+    "int long register restrict return short signed sizeof static struct switch typedef union "
+    "unsigned void volatile while"
+)
+_LOCALS = "m status x_in logits loss_out target_in memcpy memset NULL i finite scale lr"
+RESERVED = tuple(f"{_KEYWORDS} {_LOCALS}".split())
+"""Names that the emitted C uses itself."""
+
+
 class Builder:
     """Appends nodes, infers their shapes and names their outputs."""
 
     def __init__(self, prefix: str = "v", taken: Sequence[str] = ()) -> None:
         self.nodes: list[Node] = []
-        self._taken: dict[str, None] = dict.fromkeys(taken)
+        self._taken: dict[str, None] = dict.fromkeys((*RESERVED, *taken))
         self._prefix = prefix
         self.origin = ""
         self.prefix = ""
@@ -218,7 +228,7 @@ class Builder:
     def name(self, hint: str) -> str:
         """A C identifier that is still free."""
         base = "".join(c if c.isalnum() else "_" for c in hint) or self._prefix
-        if base[0].isdigit():
+        if base[0].isdigit() or base.startswith(("bt_", "k_")):
             base = f"{self._prefix}{base}"
         name, i = base, 1
         while name in self._taken:

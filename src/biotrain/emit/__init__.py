@@ -12,7 +12,7 @@ from textwrap import fill
 
 from biotrain.emit.header import header
 from biotrain.emit.model import kernel_file, model
-from biotrain.emit.schedule import Places, call_text, node_text
+from biotrain.emit.schedule import Places, Shapes, call_text, literal, node_text
 from biotrain.emit.source import (
     Source,
     fingerprint,
@@ -29,12 +29,14 @@ RUNTIME_FILES = ("bt_math.h", "bt_kernel.h", "bt_status.h", "bt_crc.h", "bt_chec
 __all__ = [
     "RUNTIME_FILES",
     "Places",
+    "Shapes",
     "Source",
     "call_text",
     "emit",
     "fingerprint",
     "float_literal",
     "kernel_file",
+    "literal",
     "node_text",
     "running_values",
     "trained_values",

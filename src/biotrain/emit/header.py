@@ -71,7 +71,7 @@ def header(source: Source) -> str:
         "typedef struct bt_model {",
         *(["  bt_params p; /* parameters */"] if trained else []),
         *(["  bt_params g; /* sum of the gradients of this group */"] if trained else []),
-        *([f"  bt_params {s};" for s in source.optimizer.slots] if trained else []),
+        *[f"  bt_params {s}; /* state of the optimizer */" for s in source.slots],
         *(["  bt_running s;"] if running else []),
         "  bt_progress progress;",
         "  uint32_t samples;    /* windows in the gradients now */",

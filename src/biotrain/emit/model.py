@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from biotrain.emit.schedule import Places, node_text
+from biotrain.emit.schedule import Places, Shapes, node_text
 from biotrain.emit.source import Source, float_literal, running_values, trained_values
 from biotrain.optim import SGD
 
@@ -35,14 +35,19 @@ def model(source: Source, stems: Sequence[str]) -> str:
     lines += ["/* Initial values, in flash (model_weights.c). */"]
     lines += [f"extern const float bt_w_{v.name}[{v.size}];" for v in frozen]
     lines += [f"extern const float bt_w_{v.name}[{v.size}];" for v in running_values(source)]
-    lines += ["", *_input_function(source), *_predict_function(source)]
-    lines += _train_function(source)
-    lines += _step_function(source)
-    lines += _state_functions(source)
+    shapes = Shapes()
+    functions = [
+        *_predict_function(source, shapes),
+        *_train_function(source, shapes),
+        *_step_function(source, shapes),
+        *_state_functions(source),
+    ]
+    lines += ["", "/* Dimensions of the kernels; all of them fold into the code. */"]
+    lines += [*shapes.lines(), "", *_input_function(), *functions]
     return "\n".join(lines) + "\n"
 
 
-def _input_function(source: Source) -> list[str]:
+def _input_function() -> list[str]:
     return [
         "/* Copies a window into the arena and refuses what no electrode should deliver. */",
         "static bt_status bt_take(const bt_model *m, const float *x, float *to)",
@@ -65,7 +70,7 @@ def _input_function(source: Source) -> list[str]:
     ]
 
 
-def _predict_function(source: Source) -> list[str]:
+def _predict_function(source: Source, shapes: Shapes) -> list[str]:
     graph = source.predict
     places = Places(source, source.plan.predict_buffers)
     x, logits = graph.inputs[0], graph.outputs[0]
@@ -79,7 +84,7 @@ def _predict_function(source: Source) -> list[str]:
         "    return status;",
     ]
     for i, node in enumerate(graph.nodes):
-        lines += node_text(node, i, places)
+        lines += node_text(node, i, places, shapes)
     lines += [
         f"  memcpy(logits, {logits.name}, {logits.size} * sizeof *logits);",
         "  return BT_OK;",
@@ -89,7 +94,7 @@ def _predict_function(source: Source) -> list[str]:
     return lines
 
 
-def _train_function(source: Source) -> list[str]:
+def _train_function(source: Source, shapes: Shapes) -> list[str]:
     graph = source.train
     places = Places(source, source.plan.buffers)
     x, target = graph.inputs
@@ -120,7 +125,7 @@ def _train_function(source: Source) -> list[str]:
     if not integer:
         lines += [f"  memcpy({target.name}, target_in, {target.size} * sizeof *{target.name});"]
     for i, node in enumerate(graph.nodes):
-        lines += node_text(node, i, places)
+        lines += node_text(node, i, places, shapes)
         if loss in node.outputs:
             lines += [
                 f"  *loss_out = {loss.name}[0];",
@@ -145,7 +150,7 @@ def _rate(source: Source) -> list[str]:
     return [f"  const float lr = {rate};"]
 
 
-def _step_function(source: Source) -> list[str]:
+def _step_function(source: Source, shapes: Shapes) -> list[str]:
     trained = trained_values(source)
     lines = ["bt_status bt_step(bt_model *m)", "{"]
     if not trained:
@@ -198,7 +203,7 @@ def _step_function(source: Source) -> list[str]:
                 f"  {name} = bt_fma({float_literal(beta)}, {name}, {float_literal(1.0 - beta)});"
             ]
     for i, node in enumerate(source.train.updates):
-        lines += node_text(node, i, places)
+        lines += node_text(node, i, places, shapes)
     lines += [
         "  memset(&m->g, 0, sizeof m->g);",
         "  m->samples = 0;",
@@ -212,7 +217,7 @@ def _step_function(source: Source) -> list[str]:
 
 def _state_functions(source: Source) -> list[str]:
     trained, running = trained_values(source), running_values(source)
-    slots = source.optimizer.slots if trained else ()
+    slots = source.slots
     members = [*(["p"] if trained else []), *slots, *(["s"] if running else []), "progress"]
     lines = [
         "void bt_init(bt_model *m)",

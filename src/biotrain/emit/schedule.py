@@ -27,15 +27,18 @@ class Places:
         if value.kind == "input":
             return f"&{name}"
         if value.kind == "state":
-            if name.startswith("g_"):
-                return f"m->g.{name.removeprefix('g_')}"
-            slots = [s for s in self._source.optimizer.slots if name.startswith(f"{s}_")]
-            if slots and name.removeprefix(f"{slots[0]}_") in self._source.trained:
-                return f"m->{slots[0]}.{name.removeprefix(slots[0] + '_')}"
+            for prefix, member in (("g_", "g"), *((f"{t}_", t) for t in self._source.slots)):
+                if name.removeprefix(prefix) in self._source.trained and name.startswith(prefix):
+                    return f"m->{member}.{name.removeprefix(prefix)}"
             return f"m->s.{name}"
         if value.kind == "param" and name in self._source.trained:
             return f"m->p.{name}"
         return f"bt_w_{name}"
+
+    def hint(self, node: Node) -> str:
+        """A name for the geometry of a node: the module it stems from, or what it writes."""
+        path = node.origin.rpartition(".")[2]
+        return path if path.isidentifier() else node.outputs[0].name
 
     def offset(self, value: Value) -> int:
         """Byte offset in the arena."""
@@ -58,6 +61,57 @@ class Places:
         return lines
 
 
+class Shapes:
+    """The geometry constants of a file: `static const bt_conv temporal_conv = {...};`."""
+
+    def __init__(self) -> None:
+        self._names: dict[tuple[str, tuple[tuple[str, int | float], ...]], str] = {}
+        self._taken: dict[str, None] = {}
+
+    def name(self, call: Call, hint: str) -> str:
+        """The constant that holds the geometry of a call, or the geometry itself if short."""
+        if len(call.geometry) < 2:
+            return literal(call)
+        key = (call.struct, call.geometry)
+        if key not in self._names:
+            family = call.struct.removeprefix("bt_")
+            base = hint if hint.endswith(family) else f"{hint}_{family}"
+            name, i = f"k_{base}", 1
+            while name in self._taken:
+                i += 1
+                name = f"k_{base}_{i}"
+            self._taken[name] = None
+            self._names[key] = name
+        return self._names[key]
+
+    def lines(self) -> list[str]:
+        """The definitions, in order of first use."""
+        lines: list[str] = []
+        for (struct, geometry), name in self._names.items():
+            fields = ", ".join(f".{k} = {v}" for k, v in geometry)
+            lines += wrap(f"static const {struct} {name} = {{{fields}}};", "", "    ")
+        return lines
+
+
+def literal(call: Call) -> str:
+    """The geometry as a compound literal."""
+    return f"({call.struct}){{{', '.join(f'.{k} = {v}' for k, v in call.geometry)}}}"
+
+
+def wrap(text: str, first: str, rest: str) -> list[str]:
+    """Break C text at 100 columns, between items and never inside one."""
+    glued = text.replace(" = ", "\x00=\x00").replace(" */", "\x00*/")
+    lines = fill(
+        glued,
+        width=100,
+        initial_indent=first,
+        subsequent_indent=rest,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return lines.replace("\x00", " ").split("\n")
+
+
 def view(operand: Operand, node: Node, places: Places) -> str:
     """A kernel argument."""
     if operand.source == "null":
@@ -66,33 +120,28 @@ def view(operand: Operand, node: Node, places: Places) -> str:
     pointer = places.pointer(value)
     if not operand.view:
         return pointer
-    kind = "bt_in" if operand.source == "in" else "bt_out"
-    return f"({kind}){{{pointer}, {rows_times(value.shape)[1]}, 0, 0}}"
+    kind = "bt_read" if operand.source == "in" else "bt_write"
+    return f"{kind}({pointer}, {rows_times(value.shape)[1]})"
 
 
-def call_text(call: Call, box: str, arguments: Sequence[str], indent: str = "  ") -> str:
+def call_text(
+    call: Call, geometry: str, box: str, arguments: Sequence[str], indent: str = "  "
+) -> list[str]:
     """One kernel call, wrapped at 100 columns."""
-    geometry = ", ".join(f".{k} = {v}" for k, v in call.geometry)
-    items = [f"({call.struct}){{{geometry}}}", box, *arguments, *call.extra]
-    text = fill(
-        f"{call.function}({', '.join(items)});",
-        width=100,
-        initial_indent=indent,
-        subsequent_indent=indent + "    ",
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
-    return text
+    items = [geometry, box, *arguments, *call.extra]
+    glued = [item.replace(" ", "\x00") for item in items]
+    return wrap(f"{call.function}({', '.join(glued)});", indent, indent + "    ")
 
 
-def node_text(node: Node, index: int, places: Places) -> list[str]:
+def node_text(node: Node, index: int, places: Places, shapes: Shapes) -> list[str]:
     """A node as C: a comment, and the call."""
     rule = OPS[node.op]
     shape = " x ".join(map(str, node.outputs[0].shape))
     origin = f"  [{node.origin}]" if node.origin else ""
     names = ", ".join(v.name for v in node.outputs)
     inputs = ", ".join(v.name for v in node.inputs)
-    lines = [f"  /* {index}: {names} = {node.op}({inputs})  {shape}{origin} */"]
+    comment = f"/* {index}: {names} = {node.op}({inputs})  {shape}{origin} */"
+    lines = wrap(comment, "  ", "   * ")
     if rule.alias:
         return lines
     if rule.accumulates:
@@ -103,5 +152,6 @@ def node_text(node: Node, index: int, places: Places) -> list[str]:
         ]
     call = rule.call(node)
     arguments = [view(o, node, places) for o in call.operands]
-    lines.append(call_text(call, f"(bt_box){{0, {call.box[0]}, 0, {call.box[1]}}}", arguments))
-    return lines
+    hint = places.hint(node)
+    rows, times = call.box
+    return lines + call_text(call, shapes.name(call, hint), f"bt_all({rows}, {times})", arguments)

@@ -34,6 +34,11 @@ class Source:
     title: str
     loss: str
 
+    @property
+    def slots(self) -> tuple[str, ...]:
+        """Members of the context that hold optimizer state."""
+        return self.optimizer.slots if self.trained else ()
+
 
 def float_literal(value: float) -> str:
     """A C99 hex float literal that is exactly the float32 nearest to `value`."""
@@ -49,7 +54,8 @@ def trained_values(source: Source) -> list[Value]:
 def running_values(source: Source) -> list[Value]:
     """Running statistics."""
     kept = {v.name for n in source.train.updates for v in n.outputs}
-    return [v for v in source.train.states if not v.name.startswith("g_") and v.name not in kept]
+    kept |= {f"g_{name}" for name in source.trained}
+    return [v for v in source.train.states if v.name not in kept]
 
 
 def fingerprint(source: Source) -> int:

@@ -40,6 +40,25 @@ BT_KERNEL float *bt_to(bt_out v, int row, int time)
   return v.data + (ptrdiff_t)(row - v.r0) * v.stride + (time - v.t0);
 }
 
+/* A whole tensor of rows of `times` samples, and the box over all of it. */
+BT_KERNEL bt_in bt_read(const float *data, int times)
+{
+  const bt_in v = {data, times, 0, 0};
+  return v;
+}
+
+BT_KERNEL bt_out bt_write(float *data, int times)
+{
+  const bt_out v = {data, times, 0, 0};
+  return v;
+}
+
+BT_KERNEL bt_box bt_all(int rows, int times)
+{
+  const bt_box box = {0, rows, 0, times};
+  return box;
+}
+
 BT_KERNEL int bt_min(int a, int b) { return a < b ? a : b; }
 BT_KERNEL int bt_max(int a, int b) { return a > b ? a : b; }
 

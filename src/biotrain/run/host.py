@@ -239,8 +239,7 @@ def _layout(package: Package) -> dict[str, tuple[int, int]]:
     trained = trained_values(source)
     layout: dict[str, tuple[int, int]] = {}
     at = 0
-    slots = source.optimizer.slots if trained else ()
-    for prefix in ("", "g_", *[f"{s}_" for s in slots]) if trained else ():
+    for prefix in ("", "g_", *[f"{s}_" for s in source.slots]) if trained else ():
         for value in trained:
             layout[f"{prefix}{value.name}"] = (at, value.nbytes)
             at += value.nbytes
