@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 import biotrain.ops  # noqa: F401
-from biotrain.emit import RUNTIME_FILES, call_text, kernel_file, literal
+from biotrain.emit import RUNTIME_FILES, call_text, kernel_file, kernel_sources, literal
 from biotrain.ir import ITEM_BYTES, Node, Value
 from biotrain.op import LEAF, OPS, Builder, Sample, rows_times
 from biotrain.ops import SOURCES
@@ -207,7 +207,8 @@ VARIANTS: tuple[tuple[int, bool], ...] = ((1, False), (2, False), (5, False), (1
 
 
 def program(all_cases: Sequence[Case], fused: bool) -> dict[str, str]:
-    stems = sorted({OPS[n.op].source for c in all_cases for n in c.nodes if not OPS[n.op].alias})
+    nodes = [n for c in all_cases for n in c.nodes if not OPS[n.op].alias]
+    stems = kernel_sources(OPS[n.op].source for n in nodes)
     files = {name: (RUNTIME / name).read_text() for name in RUNTIME_FILES}
     files.update({kernel_file(s): (SOURCES / s).read_text() for s in stems})
     lines = [

@@ -14,6 +14,7 @@ import torch
 import biotrain as bt
 from biotrain.errors import BioTrainError, CaptureError, CheckpointError, DeviceError
 from biotrain.package import Package
+from biotrain.run.device import Device
 from biotrain.run.host import HostDevice
 
 CHANS, TIMES, CLASSES = 3, 160, 4
@@ -42,6 +43,11 @@ def windows(n: int = 8, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
     x = rng.standard_normal((n, CHANS, TIMES)).astype(np.float32)
     return x, rng.integers(0, CLASSES, n)
+
+
+def payload(device: Device) -> bytes:
+    """A checkpoint without header and CRC, which hold the sequence number."""
+    return device.save_state()[20:-4]
 
 
 def broken(kind: str) -> tuple[np.ndarray, np.ndarray]:
@@ -83,11 +89,11 @@ def test_bad_samples_end_in_one_line_and_leave_the_weights(
 ) -> None:
     x, y = windows()
     device.train(x, y)
-    before = device.save_state()
+    before = payload(device)
     with pytest.raises(BioTrainError) as error:
         device.train(*broken(kind))
     assert "\n" not in str(error.value) and len(str(error.value)) > 20
-    assert device.save_state() == before
+    assert payload(device) == before
     device.train(x, y)
     undisturbed = device.package.run("host")
     undisturbed.train(x, y)
@@ -116,7 +122,7 @@ def test_a_group_with_a_broken_gradient_is_dropped_whole(device: HostDevice) -> 
     gradient = device.read(f"g_{name}")
     gradient.flat[0] = np.inf
     device.write(f"g_{name}", gradient)
-    with pytest.raises(DeviceError, match="group of samples dropped"):
+    with pytest.raises(DeviceError, match="group"):
         device.step()
     assert device.crc32() == before
     assert not device.read(f"g_{name}").any()
@@ -157,13 +163,13 @@ def test_a_bad_checkpoint_changes_nothing(pkg: Package) -> None:
     x, y = windows()
     state = device.save_state()
     device.train(x, y)
-    before = device.save_state()[20:-4]  # header and CRC hold the sequence number
+    before = payload(device)
 
     def refuse(bad: bytes) -> None:
         with pytest.raises(CheckpointError) as error:
             device.load_state(bad)
         assert "\n" not in str(error.value)
-        assert device.save_state()[20:-4] == before
+        assert payload(device) == before
 
     for cut in (0, 1, 19, 20, 100, len(state) - 1):
         refuse(state[:cut])
@@ -312,4 +318,4 @@ def test_two_numeric_flavours_of_the_compiler_give_the_same_bits(pkg: Package) -
     fast.train(x, y)
     slow.train(x, y)
     assert fast.crc32() == slow.crc32()
-    assert fast.save_state() == slow.save_state()
+    assert payload(fast) == payload(slow)

@@ -29,7 +29,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("emit",),
     ("package",),
     ("compile",),
-    ("run",),
+    ("run", "plots"),
     ("verify",),
     ("__init__",),  # the facade, `import biotrain as bt`; modules below it name each other directly
     ("study", "sklearn", "live"),

@@ -69,11 +69,13 @@ def differentiate(graph: Graph, loss: Value, trainable: Sequence[str]) -> Graph:
         if not reached or not any(wanted):
             continue
         b.origin = node.origin
-        for value, grad in zip(node.inputs, OPS[node.op].vjp(b, node, grads, wanted), strict=True):
+        results = OPS[node.op].vjp(b, node, grads, wanted)
+        for value, grad in zip(node.inputs, results, strict=True):
             if grad is None or not wants.get(value.name, False):
                 continue
             if value.kind == "param":
-                _into_state(b, grad, gradients[value.name])
+                alone = grad not in grads and list(results).count(grad) == 1
+                _into_state(b, grad, gradients[value.name], alone)
             elif (other := flowing.get(value.name)) is not None:
                 flowing[value.name] = b.one("add", other, grad, hint=f"d_{value.name}")
             else:
@@ -88,17 +90,21 @@ def differentiate(graph: Graph, loss: Value, trainable: Sequence[str]) -> Graph:
     return result
 
 
-def _into_state(b: Builder, grad: Value, state: Value) -> None:
-    """Let the node that made `grad` add to the state itself, or append a node that does."""
-    at = next(i for i, n in enumerate(b.nodes) if grad in n.outputs)
-    node = b.nodes[at]
+def _into_state(b: Builder, grad: Value, state: Value, alone: bool) -> None:
+    """Let the node that made `grad` add to the state itself, or append a node that does.
+
+    `alone` says that no other value's gradient is the same tensor.
+    """
+    at = next((i for i, n in enumerate(b.nodes) if grad in n.outputs), None)
     used = any(grad in n.inputs for n in b.nodes)
-    if OPS[node.op].accumulates and len(node.outputs) == 1 and not used:
-        b.nodes[at] = replace(node, outputs=(state,))
-    else:
-        if grad.shape != state.shape:
-            grad = b.one("reshape", grad, shape=state.shape)
-        b.emit("accumulate", [grad], [state])
+    if alone and not used and at is not None:
+        node = b.nodes[at]
+        if OPS[node.op].accumulates and len(node.outputs) == 1 and grad.shape == state.shape:
+            b.nodes[at] = replace(node, outputs=(state,))
+            return
+    if grad.shape != state.shape:
+        grad = b.one("reshape", grad, shape=state.shape)
+    b.emit("accumulate", [grad], [state])
 
 
 def prune(graph: Graph) -> Graph:

@@ -28,7 +28,7 @@ from biotrain.op import OPS, Builder
 Array = npt.NDArray[np.float32]
 
 _DROPOUT = ("dropout", "dropout_", "feature_dropout", "alpha_dropout")
-_PASS = (*_DROPOUT, "detach", "clone", "alias", "to")
+_PASS = (*_DROPOUT, "detach", "detach_", "clone", "alias", "to", "lift_fresh_copy")
 _IGNORED = ("_assert_tensor_metadata", "_assert_scalar", "sym_constrain_range_for_size")
 
 

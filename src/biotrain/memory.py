@@ -52,6 +52,7 @@ def lifetimes(graph: Graph, inplace: bool = True) -> tuple[Buffer, ...]:
     end = len(graph.nodes)
     birth: dict[str, int] = {v.name: 0 for v in graph.inputs if v.dtype == "f32"}
     sizes: dict[str, int] = {v.name: aligned(v.nbytes) for v in graph.inputs}
+    exact: dict[str, int] = {v.name: v.nbytes for v in graph.values()}
     last: dict[str, int] = dict.fromkeys(birth, 0)
     for i, node in enumerate(graph.nodes):
         for v in (*node.inputs, *node.outputs):
@@ -84,7 +85,7 @@ def lifetimes(graph: Graph, inplace: bool = True) -> tuple[Buffer, ...]:
                 continue
             others = [v.name for j, v in enumerate(node.inputs) if j != into]
             clash = any(o in group[a] for o in others)
-            if max(last[n] for n in group[a]) == i and sizes[a] == sizes[b] and not clash:
+            if max(last[n] for n in group[a]) == i and exact[a] == exact[b] and not clash:
                 join(a, b)
     seen: dict[int, None] = {}
     buffers: list[Buffer] = []

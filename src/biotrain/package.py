@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -19,9 +19,10 @@ from biotrain.capture import Captured, capture
 from biotrain.cost import Cost, training_cost
 from biotrain.emit import Source, emit
 from biotrain.errors import BioTrainError
-from biotrain.ir import Graph
+from biotrain.ir import Graph, verify
 from biotrain.optim import SGD, Optimizer
 from biotrain.plan import Plan, fit
+from biotrain.rewrite import REWRITES
 from biotrain.strategy import trainable
 from biotrain.target import Target, load_target, parse_bytes
 
@@ -108,6 +109,7 @@ def compile_model(
     accumulate: int = 1,
     loss: Loss = "cross_entropy",
     fused: bool | None = None,
+    rewrites: Sequence[str] = tuple(REWRITES),
     title: str | None = None,
 ) -> Package:
     """Compile a model into C that trains it.
@@ -124,6 +126,7 @@ def compile_model(
     accumulate : samples whose mean gradient makes one step.
     loss : `cross_entropy` (integer label) or `mse` (vector).
     fused : numeric mode; default: the target's.
+    rewrites : which rewrites of `biotrain.rewrite.REWRITES` run; all by default.
 
     Raises
     ------
@@ -142,6 +145,7 @@ def compile_model(
         accumulate=accumulate,
         loss=loss,
         fused=fused_on(chosen) if fused is None else fused,
+        rewrites=rewrites,
         title=title or f"{getattr(model, 'title', type(model).__name__)}, strategy {strategy}",
     )
     module = model if isinstance(model, torch.nn.Module) else None
@@ -158,12 +162,18 @@ def lower(
     accumulate: int,
     loss: str,
     fused: bool,
+    rewrites: Sequence[str],
     title: str,
 ) -> Source:
     """Differentiate, add the optimizer, and plan."""
     trained = trainable(strategy, captured.train, captured.torch_names)
     graph, value = with_loss(captured.train, loss)
     graph = differentiate(graph, value, trained)
+    for name in rewrites:
+        if name not in REWRITES:
+            raise BioTrainError(f"no rewrite is called '{name}'; there are: {', '.join(REWRITES)}")
+        graph = REWRITES[name](graph)
+        verify(graph)
     graph = with_updates(graph, trained, optimizer)
     plan = fit(graph, captured.predict, target, memory=memory, accumulate=accumulate)
     return Source(

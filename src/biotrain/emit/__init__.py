@@ -7,6 +7,8 @@ initial values. Everything is deterministic text; weights are hex floats and los
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from textwrap import fill
 
@@ -36,6 +38,7 @@ __all__ = [
     "fingerprint",
     "float_literal",
     "kernel_file",
+    "kernel_sources",
     "literal",
     "node_text",
     "running_values",
@@ -57,8 +60,21 @@ def emit(source: Source) -> dict[str, str]:
 
 def _stems(source: Source) -> list[str]:
     nodes = (*source.train.nodes, *source.train.updates, *source.predict.nodes)
-    used = {OPS[n.op].source: None for n in nodes if not OPS[n.op].alias}
-    return sorted(used)
+    return kernel_sources([OPS[n.op].source for n in nodes if not OPS[n.op].alias])
+
+
+def kernel_sources(stems: Iterable[str]) -> list[str]:
+    """The kernel files and those that they include, each once, sorted."""
+    found: dict[str, None] = {}
+    waiting = list(stems)
+    while waiting:
+        stem = waiting.pop()
+        if stem not in found:
+            found[stem] = None
+            text = (SOURCES / stem).read_text(encoding="utf-8")
+            included = [f"{name}.c" for name in re.findall(r'#include "bt_(\w+)\.h"', text)]
+            waiting += [name for name in included if (SOURCES / name).is_file()]
+    return sorted(found)
 
 
 def _weights(source: Source) -> str:

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from biotrain.errors import GraphError
 from biotrain.ir import Attr, Node, Shape, Value
 from biotrain.op import Builder, Call, Op, Sample, p_in, p_out, register
 
@@ -62,3 +63,62 @@ class CrossEntropyDx(Op):
         operands = (p_in(0), p_in(1), p_out())
         geometry = (("classes", classes),)
         return Call("bt_cross_entropy_dx", "bt_loss", geometry, operands, (1, classes))
+
+
+@register("loss.c")
+class MeanSquaredError(Op):
+    """Mean of (prediction - target)^2 over all elements -> loss (1,), the differences."""
+
+    name = "mse"
+
+    def infer(self, shapes: Sequence[Shape], attrs: Mapping[str, Attr]) -> tuple[Shape, ...]:
+        if shapes[0] != shapes[1]:
+            raise GraphError(f"mse: prediction {shapes[0]} and target {shapes[1]} differ in shape")
+        return ((1,), shapes[0])
+
+    def vjp(
+        self, b: Builder, node: Node, grads: Sequence[Value | None], wanted: Sequence[bool]
+    ) -> Sequence[Value | None]:
+        hint = f"d_{node.inputs[0].name}"
+        return (b.one("mse_dx", node.outputs[1], hint=hint), None)
+
+    def tiles(self, node: Node) -> bool:
+        return False
+
+    def ops(self, node: Node) -> int:
+        return 3 * node.inputs[0].size
+
+    def call(self, node: Node) -> Call:
+        count = node.inputs[0].size
+        operands = (p_in(0), p_in(1), p_out(0), p_out(1))
+        return Call("bt_mse", "bt_differences", (("count", count),), operands, (1, count))
+
+    def reference(self, attrs: Mapping[str, Attr], *inputs: Any) -> Any:
+        import torch.nn.functional as F
+
+        return F.mse_loss(inputs[0], inputs[1]).reshape(1)
+
+    def samples(self) -> tuple[Sample, ...]:
+        return (
+            Sample(((1, 11), (1, 11)), {}, grad=(0,)),
+            Sample(((1, 3, 250), (1, 3, 250)), {}, grad=(0,)),
+        )
+
+
+@register("loss.c")
+class MeanSquaredErrorDx(Op):
+    """dprediction = 2 (prediction - target) / count."""
+
+    name = "mse_dx"
+    inplace = ((0, 0),)
+
+    def infer(self, shapes: Sequence[Shape], attrs: Mapping[str, Attr]) -> tuple[Shape, ...]:
+        return (shapes[0],)
+
+    def tiles(self, node: Node) -> bool:
+        return False
+
+    def call(self, node: Node) -> Call:
+        count = node.inputs[0].size
+        geometry = (("count", count),)
+        return Call("bt_mse_dx", "bt_differences", geometry, (p_in(0), p_out()), (1, count))

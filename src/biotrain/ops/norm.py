@@ -7,6 +7,9 @@ channel; the groups are runs of consecutive rows. Statistics come row by row in 
 samples, two passes inside a leaf, combined by Chan's formula in order of time and then of rows
 (T. F. Chan, G. H. Golub, R. J. LeVeque, "Updating formulae and a pairwise algorithm for computing
 sample variances", 1979), so that a constant offset costs no digits.
+
+Gamma and beta hold one number per channel, or (`each`) one per element of a group, as in layer
+norm. What batch norm adds stands in `batch_norm.py`.
 """
 
 from __future__ import annotations
@@ -23,7 +26,6 @@ from biotrain.op import (
     Call,
     Composite,
     Op,
-    Operand,
     Sample,
     p_in,
     p_out,
@@ -38,7 +40,7 @@ def _channels(shape: Shape) -> int:
     return shape[1] if len(shape) > 1 else 1
 
 
-def _geometry(shape: Shape, groups: int) -> tuple[tuple[str, int], ...]:
+def norm_geometry(shape: Shape, groups: int) -> tuple[tuple[str, int], ...]:
     rows, times = rows_times(shape)
     channels = _channels(shape) if len(shape) > 2 else rows
     per_channel = rows // channels if rows % channels == 0 else 1
@@ -70,10 +72,10 @@ class RowMoments(Op):
     def call(self, node: Node) -> Call:
         shape = node.inputs[0].shape
         box = rows_times(shape)
-        return Call("bt_row_moments", "bt_norm", _geometry(shape, 1), (x_in(0), p_out()), box)
+        return Call("bt_row_moments", "bt_norm", norm_geometry(shape, 1), (x_in(0), p_out()), box)
 
 
-class _Small(Op):
+class Small(Op):
     """An op over a few numbers per row or group: not worth cutting along time."""
 
     def tiles(self, node: Node) -> bool:
@@ -86,7 +88,7 @@ class _Small(Op):
 
 
 @register("norm.c")
-class GroupStats(_Small):
+class GroupStats(Small):
     """Row moments -> mean and 1/sqrt(variance + eps) of every group, (groups, 2)."""
 
     name = "group_stats"
@@ -112,67 +114,26 @@ class GroupStats(_Small):
 
 
 @register("norm.c")
-class FrozenStats(_Small):
-    """Running mean and variance -> mean and 1/sqrt(variance + eps) of every channel."""
-
-    name = "frozen_stats"
-
-    def infer(self, shapes: Sequence[Shape], attrs: Mapping[str, Attr]) -> tuple[Shape, ...]:
-        return ((shapes[0][0], 2),)
-
-    def call(self, node: Node) -> Call:
-        channels = node.inputs[0].shape[0]
-        geometry = (
-            ("rows", channels),
-            ("times", 1),
-            ("rows_per_channel", 1),
-            ("groups", channels),
-        )
-        extra = (f"{node.float('eps')!r}f",)
-        operands = (p_in(0), p_in(1), p_out())
-        return Call("bt_frozen_stats", "bt_norm", geometry, operands, (channels, 1), extra)
-
-
-@register("norm.c")
-class RunningUpdate(_Small):
-    """Running mean and variance <- (1 - momentum) old + momentum new, variance unbiased."""
-
-    name = "running_update"
-
-    def infer(self, shapes: Sequence[Shape], attrs: Mapping[str, Attr]) -> tuple[Shape, ...]:
-        channels = int(attrs["channels"])  # type: ignore[arg-type]
-        return ((channels,), (channels,))
-
-    def call(self, node: Node) -> Call:
-        rows = node.inputs[0].shape[0]
-        channels = node.int("channels")
-        geometry = (
-            ("rows", rows),
-            ("times", node.int("times")),
-            ("rows_per_channel", rows // channels),
-            ("groups", channels),
-        )
-        momentum = node.float("momentum")
-        extra = (f"{momentum!r}f", f"{1.0 - momentum!r}f")
-        operands = (p_in(0), p_out(0), p_out(1))
-        return Call("bt_running_update", "bt_norm", geometry, operands, (channels, 1), extra)
-
-
-@register("norm.c")
 class NormApply(Op):
-    """y = (x - mean) rstd gamma + beta; gamma and beta per channel, or absent.
+    """y = (x - mean) rstd gamma + beta; beta, or both, may be absent.
 
     `through_stats` says that mean and rstd were computed from x, so that the gradient also flows
-    through them; with frozen statistics it does not.
+    through them; with frozen statistics it does not. With `each`, gamma and beta have one number
+    per element of a group.
     """
 
     name = "norm_apply"
     inplace = ((0, 0),)
 
     def infer(self, shapes: Sequence[Shape], attrs: Mapping[str, Attr]) -> tuple[Shape, ...]:
-        if rows_times(shapes[0])[0] % shapes[1][0]:
-            raise GraphError(f"{shapes[1][0]} statistics do not divide the rows of {shapes[0]}")
-        return (shapes[0],)
+        x, groups = shapes[0], shapes[1][0]
+        if rows_times(x)[0] % groups:
+            raise GraphError(f"{groups} statistics do not divide the rows of {x}")
+        count = prod(x) // groups if attrs.get("each") else _channels(x)
+        for affine in shapes[2:]:
+            if prod(affine) != count:
+                raise GraphError(f"norm of {x} takes {count} weights and biases, not {affine}")
+        return (x,)
 
     def vjp(
         self, b: Builder, node: Node, grads: Sequence[Value | None], wanted: Sequence[bool]
@@ -180,33 +141,40 @@ class NormApply(Op):
         (dy,) = grads
         assert dy is not None
         x, stats = node.inputs[:2]
-        affine = node.inputs[2:]
-        through = bool(node["through_stats"])
-        dx = None
+        gamma = node.inputs[2:3]
+        through, each = bool(node["through_stats"]), bool(node.get("each", False))
         result: list[Value | None] = [None] * len(wanted)
-        if any(wanted[2:]) or (wanted[0] and through):
-            sums = b.one("norm_sums", x, stats, dy, hint=f"sums_{x.name}")
-            for i, which in ((2, 1), (3, 0)):
-                if len(wanted) > i and wanted[i]:
-                    result[i] = b.one(
-                        "norm_affine_gradient",
-                        sums,
-                        hint=f"d_{node.inputs[i].name}",
-                        channels=affine[0].size,
-                        which=which,
-                    )
-        if wanted[0]:
-            gamma = affine[:1]
-            if through:
-                groups = stats.shape[0]
-                times = rows_times(x.shape)[1]
-                means = b.one(
-                    "group_sums", sums, *gamma, hint=f"means_{x.name}", groups=groups, times=times
-                )
-                dx = b.one("norm_dx", x, stats, means, dy, *gamma, hint=f"d_{x.name}")
+        sums = None
+        if (wanted[0] and through) or (any(wanted[2:]) and not each):
+            weights = gamma if each else ()
+            sums = b.one("norm_sums", x, stats, dy, *weights, hint=f"sums_{x.name}")
+        for i, which in ((2, 1), (3, 0)):
+            if len(wanted) <= i or not wanted[i]:
+                continue
+            affine = node.inputs[i]
+            hint = f"d_{affine.name}"
+            if each:
+                saved = (x, stats) if which else ()
+                result[i] = b.one("norm_each_gradient", dy, *saved, hint=hint, shape=affine.shape)
             else:
-                dx = b.one("norm_dx_frozen", stats, dy, *gamma, hint=f"d_{x.name}")
-        result[0] = dx
+                assert sums is not None
+                result[i] = b.one(
+                    "norm_affine_gradient", sums, hint=hint, channels=affine.size, which=which
+                )
+        if wanted[0] and not through:
+            result[0] = b.one("norm_dx_frozen", stats, dy, *gamma, hint=f"d_{x.name}")
+        elif wanted[0]:
+            assert sums is not None
+            means = b.one(
+                "group_sums",
+                sums,
+                *(() if each else gamma),
+                hint=f"means_{x.name}",
+                groups=stats.shape[0],
+                times=rows_times(x.shape)[1],
+            )
+            attrs: dict[str, Attr] = {"each": True} if each else {}
+            result[0] = b.one("norm_dx", x, stats, means, dy, *gamma, hint=f"d_{x.name}", **attrs)
         return result
 
     def window(self, node: Node, index: int, t0: int, t1: int) -> tuple[int, int] | None:
@@ -217,17 +185,19 @@ class NormApply(Op):
 
     def call(self, node: Node) -> Call:
         x = node.inputs[0].shape
-        geometry = _geometry(x, node.inputs[1].shape[0])
-        affine: tuple[Operand, ...] = (
-            (p_in(2), p_in(3)) if len(node.inputs) > 2 else (NULL, NULL)
-        )
+        geometry = norm_geometry(x, node.inputs[1].shape[0])
+        affine = tuple(p_in(i) if len(node.inputs) > i else NULL for i in (2, 3))
+        function = "bt_norm_apply_each" if node.get("each", False) else "bt_norm_apply"
         operands = (x_in(0), p_in(1), *affine, x_out())
-        return Call("bt_norm_apply", "bt_norm", geometry, operands, rows_times(x))
+        return Call(function, "bt_norm", geometry, operands, rows_times(x))
 
 
 @register("norm.c")
 class NormSums(Op):
-    """Per row: sum of dy, and of dy times the normalised x; (rows, 2)."""
+    """Per row: sum of dy, and of dy times the normalised x; (rows, 2).
+
+    A fourth input weighs dy element by element.
+    """
 
     name = "norm_sums"
     accumulates = True
@@ -237,20 +207,21 @@ class NormSums(Op):
         return ((rows_times(shapes[0])[0], 2),)
 
     def window(self, node: Node, index: int, t0: int, t1: int) -> tuple[int, int] | None:
-        return None if index == 1 else (t0, t1)
+        return (t0, t1) if index in (0, 2) else None
 
     def ops(self, node: Node) -> int:
         return 5 * node.inputs[0].size
 
     def call(self, node: Node) -> Call:
         x = node.inputs[0].shape
-        geometry = _geometry(x, node.inputs[1].shape[0])
-        operands = (x_in(0), p_in(1), x_in(2), p_out())
+        geometry = norm_geometry(x, node.inputs[1].shape[0])
+        weights = p_in(3) if len(node.inputs) > 3 else NULL
+        operands = (x_in(0), p_in(1), x_in(2), weights, p_out())
         return Call("bt_norm_sums", "bt_norm", geometry, operands, rows_times(x))
 
 
 @register("norm.c")
-class NormAffineGradient(_Small):
+class NormAffineGradient(Small):
     """dgamma (`which` 1) or dbeta (`which` 0) of every channel, added to the output."""
 
     name = "norm_affine_gradient"
@@ -270,13 +241,43 @@ class NormAffineGradient(_Small):
         )
         which = (str(node.int("which")),)
         operands = (p_in(0), p_out())
-        return Call(
-            "bt_norm_affine_gradient", "bt_norm", geometry, operands, (channels, 1), which
-        )
+        return Call("bt_norm_affine_gradient", "bt_norm", geometry, operands, (channels, 1), which)
 
 
 @register("norm.c")
-class GroupSums(_Small):
+class NormEachGradient(Op):
+    """Gradient of an affine per element, added to the output: dgamma += sum over groups of dy xhat.
+
+    Inputs are dy, x and the statistics; dy alone gives dbeta += sum over groups of dy.
+    """
+
+    name = "norm_each_gradient"
+    accumulates = True
+
+    def infer(self, shapes: Sequence[Shape], attrs: Mapping[str, Attr]) -> tuple[Shape, ...]:
+        shape = attrs["shape"]
+        assert isinstance(shape, tuple)
+        if shapes[0][-len(shape) :] != shape:
+            raise GraphError(f"norm_each_gradient: {shapes[0]} does not end in {shape}")
+        return (shape,)
+
+    def window(self, node: Node, index: int, t0: int, t1: int) -> tuple[int, int] | None:
+        return None if index == 2 else (t0, t1)
+
+    def ops(self, node: Node) -> int:
+        return (4 if len(node.inputs) > 1 else 1) * node.inputs[0].size
+
+    def call(self, node: Node) -> Call:
+        dy, box = node.inputs[0].shape, rows_times(node.ints("shape"))
+        geometry = norm_geometry(dy, rows_times(dy)[0] // box[0])
+        if len(node.inputs) == 1:
+            return Call("bt_norm_each_bias", "bt_norm", geometry, (x_in(0), p_out()), box)
+        operands = (x_in(0), x_in(1), p_in(2), p_out())
+        return Call("bt_norm_each_weight", "bt_norm", geometry, operands, box)
+
+
+@register("norm.c")
+class GroupSums(Small):
     """Means over a group of gamma dy and of gamma dy times the normalised x; (groups, 2)."""
 
     name = "group_sums"
@@ -318,56 +319,42 @@ class NormDx(Op):
         x = node.inputs[0].shape
         gamma = p_in(4) if len(node.inputs) > 4 else NULL
         operands = (x_in(0), p_in(1), p_in(2), gamma, x_in(3), x_out())
-        geometry = _geometry(x, node.inputs[1].shape[0])
-        return Call("bt_norm_input_gradient", "bt_norm", geometry, operands, rows_times(x))
-
-
-@register("norm.c")
-class NormDxFrozen(Op):
-    """dx = gamma rstd dy, for statistics that do not depend on x."""
-
-    name = "norm_dx_frozen"
-    inplace = ((0, 1),)
-
-    def infer(self, shapes: Sequence[Shape], attrs: Mapping[str, Attr]) -> tuple[Shape, ...]:
-        return (shapes[1],)
-
-    def window(self, node: Node, index: int, t0: int, t1: int) -> tuple[int, int] | None:
-        return (t0, t1) if index == 1 else None
-
-    def call(self, node: Node) -> Call:
-        x = node.outputs[0].shape
-        gamma = p_in(2) if len(node.inputs) > 2 else NULL
-        operands = (p_in(0), gamma, x_in(1), x_out())
-        geometry = _geometry(x, node.inputs[0].shape[0])
-        return Call("bt_norm_frozen_gradient", "bt_norm", geometry, operands, rows_times(x))
+        geometry = norm_geometry(x, node.inputs[1].shape[0])
+        suffix = "_each" if node.get("each", False) else ""
+        function = f"bt_norm_input_gradient{suffix}"
+        return Call(function, "bt_norm", geometry, operands, rows_times(x))
 
 
 def normalise(
-    b: Builder,
-    x: Value,
-    groups: int,
-    eps: float,
-    affine: Sequence[Value] = (),
-    hint: str = "",
+    b: Builder, x: Value, groups: int, eps: float, affine: Sequence[Value] = (), each: bool = False
 ) -> tuple[Value, Value]:
     """Normalise `x` over `groups` runs of rows; returns the result and the row moments."""
-    times = rows_times(x.shape)[1]
-    hint = hint or b.stem("norm")
+    hint = b.stem("norm")
     moments = b.one("row_moments", x, hint=f"{hint}_moments")
-    stats = b.one(
-        "group_stats", moments, hint=f"{hint}_stats", groups=groups, times=times, eps=eps
-    )
-    y = b.one("norm_apply", x, stats, *affine, hint=hint, through_stats=True)
+    times = rows_times(x.shape)[1]
+    stats = b.one("group_stats", moments, hint=f"{hint}_stats", groups=groups, times=times, eps=eps)
+    attrs: dict[str, Attr] = {"each": True} if each else {}
+    y = b.one("norm_apply", x, stats, *affine, hint=hint, through_stats=True, **attrs)
     return y, moments
 
 
-def affine_of(b: Builder, args: Mapping[str, Any], channels: int) -> tuple[Value, ...]:
-    """The affine parameters of a captured norm: both or none."""
+def channels_as_rows(b: Builder, x: Value) -> Value:
+    """`x` with a time axis: (1, C) becomes (1, C, 1), so that channels are rows."""
+    return x if len(x.shape) > 2 else b.one("reshape", x, shape=(*x.shape, 1))
+
+
+def affine_of(args: Mapping[str, Any]) -> tuple[Value, ...]:
+    """The affine parameters of a captured norm: none, the weight, or weight and bias."""
     weight, bias = args["weight"], args["bias"]
-    if (weight is None) != (bias is None):
-        raise CaptureError("a norm with a weight and no bias is not supported: give it both or none")
-    return () if weight is None else (weight, bias)
+    if weight is None and bias is not None:
+        raise CaptureError("a norm with a bias and no weight is not supported: give it both")
+    return tuple(v for v in (weight, bias) if v is not None)
+
+
+def affine_tensors(inputs: Sequence[Any]) -> tuple[Any, Any]:
+    """(weight, bias) for a torch function, None where absent."""
+    weight, bias = (*inputs, None, None)[:2]
+    return weight, bias
 
 
 @register("norm.c")
@@ -378,28 +365,28 @@ class GroupNorm(Composite):
     captures = ("group_norm",)
 
     def capture(self, b: Builder, args: Mapping[str, Any]) -> Value:
-        return b.apply(
-            "group_norm",
-            args["input"],
-            *affine_of(b, args, args["input"].shape[1]),
-            groups=args["num_groups"],
-            eps=args["eps"],
-        )
+        affine = affine_of(args)
+        groups, eps = args["num_groups"], float(args["eps"])
+        return b.apply("group_norm", args["input"], *affine, groups=groups, eps=eps)
 
     def infer(self, shapes: Sequence[Shape], attrs: Mapping[str, Attr]) -> tuple[Shape, ...]:
-        if shapes[0][1] % int(attrs["groups"]):  # type: ignore[arg-type]
-            raise GraphError(f"{shapes[0][1]} channels cannot form {attrs['groups']} groups")
-        return (shapes[0],)
+        x, groups = shapes[0], attrs["groups"]
+        assert isinstance(groups, int)
+        if len(x) < 2 or x[0] != 1 or x[1] % groups:
+            raise GraphError(f"group_norm takes (1, C, ...), C a multiple of {groups}, not {x}")
+        return (x,)
 
     def lower(self, b: Builder, inputs: Sequence[Value], attrs: Mapping[str, Attr]) -> Value:
         groups, eps = attrs["groups"], attrs["eps"]
         assert isinstance(groups, int) and isinstance(eps, float)
-        return normalise(b, inputs[0], groups, eps, inputs[1:])[0]
+        x = inputs[0]
+        y = normalise(b, channels_as_rows(b, x), groups, eps, inputs[1:])[0]
+        return y if y.shape == x.shape else b.one("reshape", y, shape=x.shape)
 
     def reference(self, attrs: Mapping[str, Attr], *inputs: Any) -> Any:
         import torch.nn.functional as F
 
-        weight, bias = (inputs[1], inputs[2]) if len(inputs) > 1 else (None, None)
+        weight, bias = affine_tensors(inputs[1:])
         return F.group_norm(inputs[0], attrs["groups"], weight, bias, attrs["eps"])  # type: ignore[arg-type]
 
     def samples(self) -> tuple[Sample, ...]:
@@ -408,4 +395,48 @@ class GroupNorm(Composite):
             Sample(((1, 6, 1, 237), (6,), (6,)), {"groups": 3, "eps": 1e-5}),
             Sample(((1, 4, 3, 50), (4,), (4,)), {"groups": 2, "eps": 1e-5}),
             Sample(((1, 5, 131),), {"groups": 5, "eps": 1e-5}),
+            Sample(((1, 12), (12,)), {"groups": 2, "eps": 1e-5}),
+        )
+
+
+@register("norm.c")
+class LayerNorm(Composite):
+    """torch.nn.functional.layer_norm(x, x.shape[-axes:], gamma, beta, eps)."""
+
+    name = "layer_norm"
+    captures = ("layer_norm",)
+
+    def capture(self, b: Builder, args: Mapping[str, Any]) -> Value:
+        axes, eps = len(args["normalized_shape"]), float(args["eps"])
+        return b.apply("layer_norm", args["input"], *affine_of(args), axes=axes, eps=eps)
+
+    def infer(self, shapes: Sequence[Shape], attrs: Mapping[str, Attr]) -> tuple[Shape, ...]:
+        x, axes = shapes[0], attrs["axes"]
+        assert isinstance(axes, int)
+        if not 0 < axes <= len(x):
+            raise GraphError(f"layer_norm: {x} has not {axes} axes to normalise")
+        if any(affine != x[-axes:] for affine in shapes[1:]):
+            raise GraphError(f"layer_norm over {x[-axes:]}: weight and bias are {shapes[1:]}")
+        return (x,)
+
+    def lower(self, b: Builder, inputs: Sequence[Value], attrs: Mapping[str, Attr]) -> Value:
+        x, (axes, eps) = inputs[0], (attrs["axes"], attrs["eps"])
+        assert isinstance(axes, int) and isinstance(eps, float)
+        groups = prod(x.shape[:-axes])
+        return normalise(b, x, groups, eps, inputs[1:], each=len(inputs) > 1)[0]
+
+    def reference(self, attrs: Mapping[str, Attr], *inputs: Any) -> Any:
+        import torch.nn.functional as F
+
+        axes = attrs["axes"]
+        assert isinstance(axes, int)
+        weight, bias = affine_tensors(inputs[1:])
+        return F.layer_norm(inputs[0], inputs[0].shape[-axes:], weight, bias, attrs["eps"])  # type: ignore[arg-type]
+
+    def samples(self) -> tuple[Sample, ...]:
+        return (
+            Sample(((1, 700), (700,), (700,)), {"axes": 1, "eps": 1e-5}),
+            Sample(((1, 3, 2, 131), (2, 131), (2, 131)), {"axes": 2, "eps": 1e-3}),
+            Sample(((1, 4, 9), (1, 4, 9)), {"axes": 3, "eps": 1e-5}),
+            Sample(((1, 5, 20, 6),), {"axes": 1, "eps": 1e-5}),
         )

@@ -1,39 +1,88 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Element by element functions of one tensor."""
+"""Element by element functions of one tensor.
+
+Each gradient reads the output where that determines it, so that the function may work in place;
+else the input. At the kinks the gradients are torch's.
+"""
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping, Sequence
+from math import inf, isinf, isnan
 from typing import Any, ClassVar
 
+from biotrain.errors import CaptureError, GraphError
 from biotrain.ir import Attr, Node, Shape, Value
-from biotrain.op import Builder, Call, Op, Sample, register, rows_times, x_in, x_out
+from biotrain.op import (
+    Builder,
+    Call,
+    Composite,
+    Op,
+    Sample,
+    args_input,
+    register,
+    rows_times,
+    x_in,
+    x_out,
+)
+
+
+def literal(value: float) -> str:
+    """A C expression that is exactly the float32 nearest to `value`."""
+    if isinf(value):
+        return f"bt_from_bits({0x7F800000 if value > 0 else 0xFF800000:#x}u)"
+    try:
+        exact = struct.unpack("<f", struct.pack("<f", value))[0]
+    except OverflowError:
+        raise GraphError(f"the constant {value} is too large for float32") from None
+    return f"{float(exact).hex()}f"
+
+
+def as_number(value: Any, what: str) -> float:
+    """A captured scalar argument as a float."""
+    if not isinstance(value, (int, float)) or isnan(value):
+        raise CaptureError(f"{what} must be a number that is known when compiling, not {value}")
+    return float(value)
 
 
 class _Unary(Op):
     """y = f(x); the gradient reads `saved`: the input or the output, whichever is cheaper."""
 
-    inplace = ((0, 0),)
+    inplace: ClassVar[tuple[tuple[int, int], ...]] = ((0, 0),)
     saved: ClassVar[str] = "out"
+    numbers: ClassVar[tuple[str, ...]] = ()
+    """Attributes that both kernels take as constants, in this order."""
+    work: ClassVar[int] = 1
+    """Multiplies and adds of one element, those inside exp, log, ... included."""
+    work_dx: ClassVar[int] = 1
+    """The same for the gradient."""
 
     def infer(self, shapes: Sequence[Shape], attrs: Mapping[str, Attr]) -> tuple[Shape, ...]:
         return (shapes[0],)
+
+    def saves(self, node: Node) -> str:
+        """What the gradient reads: `in` or `out`."""
+        return self.saved
 
     def vjp(
         self, b: Builder, node: Node, grads: Sequence[Value | None], wanted: Sequence[bool]
     ) -> Sequence[Value | None]:
         (dy,) = grads
         assert dy is not None
-        saved = node.outputs[0] if self.saved == "out" else node.inputs[0]
+        saved = node.outputs[0] if self.saves(node) == "out" else node.inputs[0]
         hint = f"d_{node.inputs[0].name}"
         return (b.one(f"{self.name}_dx", saved, dy, hint=hint, **dict(node.attrs)),)
 
     def window(self, node: Node, index: int, t0: int, t1: int) -> tuple[int, int] | None:
         return t0, t1
 
+    def ops(self, node: Node) -> int:
+        return self.work * node.outputs[0].size
+
     def arguments(self, node: Node) -> tuple[str, ...]:
         """Constants of the function, as C expressions."""
-        return ()
+        return tuple(literal(node.float(key)) for key in self.numbers)
 
     def call(self, node: Node) -> Call:
         box = rows_times(node.outputs[0].shape)
@@ -41,6 +90,9 @@ class _Unary(Op):
         geometry = (("rows", box[0]), ("times", box[1]))
         function = f"bt_{node.op}"
         return Call(function, "bt_plane", geometry, (*views, x_out()), box, self.arguments(node))
+
+    def samples(self) -> tuple[Sample, ...]:
+        return (Sample(((1, 3, 2, 131),), {}), Sample(((1, 7),), {}))
 
 
 class _UnaryDx(_Unary):
@@ -51,10 +103,26 @@ class _UnaryDx(_Unary):
     def reference(self, attrs: Mapping[str, Attr], *inputs: Any) -> Any:
         raise NotImplementedError("tested through the gradient of its forward op")
 
+    def samples(self) -> tuple[Sample, ...]:
+        return ()
 
-@register("pointwise.c")
+
+def _function(cls: type[_Unary]) -> type[_Unary]:
+    """Class decorator: register a function and the op of its gradient, `<name>_dx`."""
+    rule = {
+        "__doc__": f"Gradient of {cls.name}.",
+        "name": f"{cls.name}_dx",
+        "numbers": cls.numbers,
+        "work": cls.work_dx,
+    }
+    register("pointwise.c")(cls)
+    register("pointwise.c")(type(f"{cls.__name__}Dx", (_UnaryDx,), rule))
+    return cls
+
+
+@_function
 class Relu(_Unary):
-    """max(x, 0)."""
+    """max(x, 0); the gradient at 0 is 0."""
 
     name = "relu"
     captures = ("relu",)
@@ -62,12 +130,356 @@ class Relu(_Unary):
     def reference(self, attrs: Mapping[str, Attr], *inputs: Any) -> Any:
         return inputs[0].relu()
 
+
+@_function
+class LeakyRelu(_Unary):
+    """x above 0, negative_slope x from there on down; the gradient at 0 is the slope."""
+
+    name = "leaky_relu"
+    captures = ("leaky_relu",)
+    numbers = ("negative_slope",)
+
+    def capture(self, b: Builder, args: Mapping[str, Any]) -> Value:
+        slope = as_number(args["negative_slope"], "negative_slope")
+        return b.one("leaky_relu", args_input(args), negative_slope=slope)
+
+    def saves(self, node: Node) -> str:
+        return "out" if node.float("negative_slope") >= 0.0 else "in"
+
+    def reference(self, attrs: Mapping[str, Attr], *inputs: Any) -> Any:
+        import torch.nn.functional as F
+
+        return F.leaky_relu(inputs[0], attrs["negative_slope"])  # type: ignore[arg-type]
+
     def samples(self) -> tuple[Sample, ...]:
-        return (Sample(((1, 3, 2, 131),), {}), Sample(((1, 7),), {}))
+        return (
+            Sample(((1, 3, 2, 131),), {"negative_slope": 0.01}),
+            Sample(((1, 7),), {"negative_slope": -0.5}),
+        )
+
+
+@_function
+class Elu(_Unary):
+    """x above 0, alpha (e^x - 1) from there on down."""
+
+    name = "elu"
+    captures = ("elu",)
+    numbers = ("alpha",)
+    work = 20
+    work_dx = 2
+
+    def capture(self, b: Builder, args: Mapping[str, Any]) -> Value:
+        if args["scale"] != 1 or args["input_scale"] != 1:
+            raise CaptureError("elu with a scale is not supported: multiply by it instead")
+        return b.one("elu", args_input(args), alpha=as_number(args["alpha"], "alpha"))
+
+    def infer(self, shapes: Sequence[Shape], attrs: Mapping[str, Attr]) -> tuple[Shape, ...]:
+        if float(attrs["alpha"]) < 0.0:  # type: ignore[arg-type]
+            raise GraphError(f"elu: alpha must be at least 0, not {attrs['alpha']}")
+        return (shapes[0],)
+
+    def reference(self, attrs: Mapping[str, Attr], *inputs: Any) -> Any:
+        import torch.nn.functional as F
+
+        return F.elu(inputs[0], attrs["alpha"])  # type: ignore[arg-type]
+
+    def samples(self) -> tuple[Sample, ...]:
+        return (
+            Sample(((1, 3, 2, 131),), {"alpha": 1.0}),
+            Sample(((1, 7),), {"alpha": 0.3}),
+            Sample(((5, 40),), {"alpha": 1.0}, low=-30.0, high=-1e-3),
+        )
+
+
+class _Gelu(_Unary):
+    saved = "in"
+
+    approximate: ClassVar[str]
+
+    def reference(self, attrs: Mapping[str, Attr], *inputs: Any) -> Any:
+        import torch.nn.functional as F
+
+        return F.gelu(inputs[0], approximate=self.approximate)
+
+
+@_function
+class Gelu(_Gelu):
+    """x Phi(x), with the normal distribution's Phi(x) = (1 + erf(x / sqrt 2)) / 2."""
+
+    name = "gelu"
+    captures = ("gelu",)
+    approximate = "none"
+    work = 55
+    work_dx = 80
+
+    def capture(self, b: Builder, args: Mapping[str, Any]) -> Value:
+        op = "gelu" if args["approximate"] == "none" else "gelu_tanh"
+        return b.one(op, args_input(args))
+
+
+@_function
+class GeluTanh(_Gelu):
+    """x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2: gelu with approximate="tanh"."""
+
+    name = "gelu_tanh"
+    approximate = "tanh"
+    work = 41
+    work_dx = 50
+
+
+@_function
+class Sigmoid(_Unary):
+    """1 / (1 + e^-x)."""
+
+    name = "sigmoid"
+    captures = ("sigmoid",)
+    work = 28
+    work_dx = 3
+
+    def reference(self, attrs: Mapping[str, Attr], *inputs: Any) -> Any:
+        return inputs[0].sigmoid()
+
+
+@_function
+class Tanh(_Unary):
+    """Hyperbolic tangent."""
+
+    name = "tanh"
+    captures = ("tanh",)
+    work = 35
+    work_dx = 3
+
+    def reference(self, attrs: Mapping[str, Attr], *inputs: Any) -> Any:
+        return inputs[0].tanh()
+
+
+@_function
+class Silu(_Unary):
+    """x / (1 + e^-x)."""
+
+    name = "silu"
+    captures = ("silu",)
+    saved = "in"
+    work = 29
+    work_dx = 33
+
+    def reference(self, attrs: Mapping[str, Attr], *inputs: Any) -> Any:
+        import torch.nn.functional as F
+
+        return F.silu(inputs[0])
+
+
+@_function
+class Softplus(_Unary):
+    """log(1 + e^(beta x)) / beta, and x itself where beta x > threshold."""
+
+    name = "softplus"
+    captures = ("softplus",)
+    saved = "in"
+    numbers = ("beta", "threshold")
+    work = 52
+    work_dx = 30
+
+    def capture(self, b: Builder, args: Mapping[str, Any]) -> Value:
+        beta, threshold = (as_number(args[key], key) for key in self.numbers)
+        return b.one("softplus", args_input(args), beta=beta, threshold=threshold)
+
+    def infer(self, shapes: Sequence[Shape], attrs: Mapping[str, Attr]) -> tuple[Shape, ...]:
+        if float(attrs["beta"]) == 0.0:  # type: ignore[arg-type]
+            raise GraphError("softplus: beta must not be 0")
+        return (shapes[0],)
+
+    def reference(self, attrs: Mapping[str, Attr], *inputs: Any) -> Any:
+        import torch.nn.functional as F
+
+        return F.softplus(inputs[0], attrs["beta"], attrs["threshold"])  # type: ignore[arg-type]
+
+    def samples(self) -> tuple[Sample, ...]:
+        return (
+            Sample(((1, 3, 2, 131),), {"beta": 1.0, "threshold": 20.0}),
+            Sample(((2, 50),), {"beta": 2.5, "threshold": 20.0}, low=-30.0, high=30.0),
+        )
+
+
+@_function
+class Square(_Unary):
+    """x^2."""
+
+    name = "square"
+    captures = ("square",)
+    saved = "in"
+    work_dx = 2
+
+    def reference(self, attrs: Mapping[str, Attr], *inputs: Any) -> Any:
+        return inputs[0].square()
 
 
 @register("pointwise.c")
-class ReluDx(_UnaryDx):
-    """Gradient of relu, from the sign of its output."""
+class Power(Composite):
+    """x^exponent for the exponents that have a function of their own; it lowers to that."""
 
-    name = "relu_dx"
+    name = "pow"
+    captures = ("pow",)
+
+    def capture(self, b: Builder, args: Mapping[str, Any]) -> Value:
+        known = {2.0: "square", 0.5: "sqrt", -1.0: "reciprocal"}
+        exponent = args.get("exponent")
+        if not isinstance(exponent, (int, float)) or float(exponent) not in known:
+            raise CaptureError(
+                f"pow with the exponent {exponent} is not supported: the exponents 2, 0.5 and -1 "
+                "are; write others as products"
+            )
+        return b.one(known[float(exponent)], args_input(args))
+
+
+class _Positive(_Unary):
+    """A function of positive numbers."""
+
+    def samples(self) -> tuple[Sample, ...]:
+        return (
+            Sample(((1, 3, 2, 131),), {}, low=0.05, high=3.0),
+            Sample(((1, 7),), {}, low=0.5, high=2.0),
+        )
+
+
+@_function
+class Log(_Positive):
+    """Natural logarithm."""
+
+    name = "log"
+    captures = ("log",)
+    saved = "in"
+    work = 27
+
+    def reference(self, attrs: Mapping[str, Attr], *inputs: Any) -> Any:
+        return inputs[0].log()
+
+
+@_function
+class Sqrt(_Positive):
+    """Square root; the gradient at 0 is infinite."""
+
+    name = "sqrt"
+    captures = ("sqrt",)
+    work_dx = 2
+
+    def reference(self, attrs: Mapping[str, Attr], *inputs: Any) -> Any:
+        return inputs[0].sqrt()
+
+
+@_function
+class Reciprocal(_Positive):
+    """1 / x."""
+
+    name = "reciprocal"
+    captures = ("reciprocal",)
+    work_dx = 2
+
+    def reference(self, attrs: Mapping[str, Attr], *inputs: Any) -> Any:
+        return inputs[0].reciprocal()
+
+
+@_function
+class Exp(_Unary):
+    """e^x."""
+
+    name = "exp"
+    captures = ("exp",)
+    work = 21
+
+    def reference(self, attrs: Mapping[str, Attr], *inputs: Any) -> Any:
+        return inputs[0].exp()
+
+
+@_function
+class Abs(_Unary):
+    """|x|; the gradient at 0 is 0."""
+
+    name = "abs"
+    captures = ("abs",)
+    saved = "in"
+
+    def reference(self, attrs: Mapping[str, Attr], *inputs: Any) -> Any:
+        return inputs[0].abs()
+
+
+class _Bounds(_Unary):
+    numbers = ("low", "high")
+
+    def reference(self, attrs: Mapping[str, Attr], *inputs: Any) -> Any:
+        return inputs[0].clamp(attrs["low"], attrs["high"])
+
+    def samples(self) -> tuple[Sample, ...]:
+        return (
+            Sample(((1, 3, 2, 131),), {"low": -0.5, "high": 1.25}),
+            Sample(((1, 7),), {"low": -inf, "high": 0.5}),
+            Sample(((4, 9),), {"low": 1e-6, "high": inf}),
+        )
+
+
+@_function
+class Clamp(_Bounds):
+    """min(max(x, low), high); the gradient passes at the borders and between them."""
+
+    name = "clamp"
+    captures = ("clamp", "clamp_min", "clamp_max", "clip")
+    saved = "in"
+
+    def capture(self, b: Builder, args: Mapping[str, Any]) -> Value:
+        low, high = args.get("min"), args.get("max")
+        return b.one(
+            "clamp",
+            args_input(args),
+            low=-inf if low is None else as_number(low, "min"),
+            high=inf if high is None else as_number(high, "max"),
+        )
+
+
+@_function
+class Hardtanh(_Bounds):
+    """min(max(x, low), high); the gradient passes between the borders only (hardtanh, relu6)."""
+
+    name = "hardtanh"
+    captures = ("hardtanh", "relu6")
+
+    def capture(self, b: Builder, args: Mapping[str, Any]) -> Value:
+        low = as_number(args.get("min_val", 0.0), "min_val")
+        high = as_number(args.get("max_val", 6.0), "max_val")
+        return b.one("hardtanh", args_input(args), low=low, high=high)
+
+
+@register("pointwise.c")
+class Affine(_Unary):
+    """scale x + shift, with numbers."""
+
+    name = "affine"
+    captures = ("neg", "negative")
+    numbers = ("scale", "shift")
+    work = 2
+
+    def capture(self, b: Builder, args: Mapping[str, Any]) -> Value:
+        return b.one("affine", args_input(args), scale=-1.0, shift=0.0)
+
+    def ops(self, node: Node) -> int:
+        used = (node.float("scale") != 1.0) + (node.float("shift") != 0.0)
+        return used * node.outputs[0].size
+
+    def vjp(
+        self, b: Builder, node: Node, grads: Sequence[Value | None], wanted: Sequence[bool]
+    ) -> Sequence[Value | None]:
+        (dy,) = grads
+        assert dy is not None
+        x, scale = node.inputs[0], node.float("scale")
+        if scale == 1.0 and x.kind != "param":
+            return (dy,)
+        return (b.one("affine", dy, hint=f"d_{x.name}", scale=scale, shift=0.0),)
+
+    def reference(self, attrs: Mapping[str, Attr], *inputs: Any) -> Any:
+        return inputs[0] * attrs["scale"] + attrs["shift"]
+
+    def samples(self) -> tuple[Sample, ...]:
+        return (
+            Sample(((1, 3, 131),), {"scale": 0.1, "shift": -2.5}),
+            Sample(((1, 7),), {"scale": -3.0, "shift": 0.0}),
+            Sample(((2, 5),), {"scale": -1.0, "shift": 0.7}),
+        )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pooling over rows and time. Layout and padding are those of `conv`."""
+"""Pooling over rows and time. Layout is that of `conv`; padding is the same on both sides."""
 
 from __future__ import annotations
 
@@ -8,50 +8,94 @@ from math import prod
 from typing import Any
 
 from biotrain.errors import CaptureError, GraphError
-from biotrain.ir import Attr, Node, Shape, Value
-from biotrain.op import Builder, Call, Op, Sample, args_input, register, x_in, x_out
+from biotrain.ir import Attr, DType, Node, Shape, Value
+from biotrain.op import (
+    NULL,
+    Builder,
+    Call,
+    Composite,
+    Op,
+    Operand,
+    Sample,
+    args_input,
+    p_in,
+    p_out,
+    register,
+    rows_times,
+    x_in,
+    x_out,
+)
+
+Pair = tuple[int, int]
 
 
-def _pair(attrs: Mapping[str, Attr], key: str) -> tuple[int, int]:
-    value = attrs[key]
+def _pair(attrs: Mapping[str, Attr], key: str, default: Pair | None = None) -> Pair:
+    value = attrs.get(key, default)
     assert isinstance(value, tuple) and len(value) == 2, (key, value)
-    return value
+    return value[0], value[1]
 
 
-def _image(shape: Shape) -> tuple[int, int]:
+def _image(shape: Shape) -> Pair:
     """(rows of one channel, times)."""
     return (1, shape[-1]) if len(shape) == 3 else (shape[-2], shape[-1])
 
 
-def pool_arguments(args: Mapping[str, Any]) -> tuple[tuple[int, int], ...]:
-    """Kernel, stride and padding of a captured pooling, each as (rows, times)."""
-    axes = len(args_input(args).shape) - 2
+def _argument(args: Mapping[str, Any], key: str, fill: int) -> Pair:
+    """A torch argument for one or two axes as (rows, times)."""
+    value = args[key]
+    values = list(value) if isinstance(value, (list, tuple)) else [value]
+    if len(values) == 1:
+        values *= len(args_input(args).shape) - 2
+    rows, times = [fill] * (2 - len(values)) + values
+    return int(rows), int(times)
 
-    def pair(value: Any, fill: int) -> tuple[int, int]:
-        values = list(value) if isinstance(value, (list, tuple)) else [value]
-        values = values * axes if len(values) == 1 else values
-        rows, times = [fill] * (2 - len(values)) + values
-        return int(rows), int(times)
 
-    kernel = pair(args["kernel_size"], 1)
-    stride = pair(args["stride"], 1) if args.get("stride") else kernel
-    return kernel, stride, pair(args["padding"], 0)
+def _arguments(args: Mapping[str, Any]) -> dict[str, Attr]:
+    """Kernel, stride and padding of a captured pooling."""
+    kernel = _argument(args, "kernel_size", 1)
+    stride = _argument(args, "stride", 1) if args.get("stride") else kernel
+    return {"kernel": kernel, "stride": stride, "padding": _argument(args, "padding", 0)}
+
+
+def _as_torch(b: Builder, name: str, args: Mapping[str, Any], attrs: Mapping[str, Attr]) -> Value:
+    """Append a pooling; its shape must be what torch says (ceil_mode may change nothing)."""
+    y = b.one(name, args_input(args), hint=b.stem(name), **attrs)
+    if y.shape != args["_output_shape"]:
+        if args.get("ceil_mode"):
+            raise CaptureError(
+                "pooling with ceil_mode is not supported where it adds a window: "
+                "pad before the pooling instead"
+            )
+        raise CaptureError(f"pooling takes x (1, C, [H,] T), not {args_input(args).shape}")
+    return y
 
 
 def _out_shape(x: Shape, attrs: Mapping[str, Attr]) -> Shape:
     if len(x) not in (3, 4) or x[0] != 1:
         raise GraphError(f"pooling takes x (1, C, [H,] T), not {x}")
-    kernel, stride, padding = (_pair(attrs, k) for k in ("kernel", "stride", "padding"))
-    rows, times = _image(x)
-    out_rows = (rows + 2 * padding[0] - kernel[0]) // stride[0] + 1
-    out_times = (times + 2 * padding[1] - kernel[1]) // stride[1] + 1
-    if out_rows < 1 or out_times < 1:
-        raise GraphError(f"pooling {kernel} does not fit into {x[2:]}")
-    return (*x[:2], out_times) if len(x) == 3 else (*x[:2], out_rows, out_times)
+    out = []
+    for i, n in enumerate(_image(x)):
+        kernel, stride, padding = (_pair(attrs, k)[i] for k in ("kernel", "stride", "padding"))
+        dilation = _pair(attrs, "dilation", (1, 1))[i]
+        reach = (kernel - 1) * dilation + 1
+        windows = (n + 2 * padding - reach) // stride + 1
+        if windows < 1:
+            raise GraphError(f"pooling {_pair(attrs, 'kernel')} does not fit into {x[2:]}")
+        if 2 * padding > kernel:
+            raise GraphError(f"pooling pads {padding}, more than half of its kernel {kernel}")
+        taps = (
+            range(j * stride - padding, j * stride - padding + reach, dilation)
+            for j in range(windows)
+        )
+        if padding and not all(any(0 <= t < n for t in window) for window in taps):
+            raise GraphError(f"pooling has a window without a sample of {x[2:]}")
+        out.append(windows)
+    return (*x[:2], out[1]) if len(x) == 3 else (*x[:2], *out)
 
 
 def _geometry(x: Shape, y: Shape, attrs: Mapping[str, Attr]) -> tuple[tuple[str, int], ...]:
     kernel, stride, padding = (_pair(attrs, k) for k in ("kernel", "stride", "padding"))
+    dilation = _pair(attrs, "dilation", (1, 1))
     return (
         ("rows", _image(x)[0]),
         ("times", x[-1]),
@@ -63,52 +107,75 @@ def _geometry(x: Shape, y: Shape, attrs: Mapping[str, Attr]) -> tuple[tuple[str,
         ("stride", stride[1]),
         ("row_padding", padding[0]),
         ("padding", padding[1]),
+        ("row_dilation", dilation[0]),
+        ("dilation", dilation[1]),
     )
 
 
-@register("pool.c")
-class AvgPool(Op):
-    """Mean over windows; padded zeros count (torch's `count_include_pad`)."""
+class _Pool(Op):
+    """A pass over windows: `forward` from x to y, else from dy to dx."""
 
-    name = "avg_pool"
-    captures = ("avg_pool1d", "avg_pool2d")
-
-    def capture(self, b: Builder, args: Mapping[str, Any]) -> Value:
-        kernel, stride, padding = pool_arguments(args)
-        padded = any(padding)
-        if args.get("ceil_mode") or args.get("divisor_override") or (
-            padded and not args.get("count_include_pad", True)
-        ):
-            raise CaptureError(
-                "average pooling with ceil_mode, divisor_override or count_include_pad=False is "
-                "not supported: pad before the pooling instead"
-            )
-        return b.one("avg_pool", args_input(args), kernel=kernel, stride=stride, padding=padding)
+    function: str
+    forward = True
 
     def infer(self, shapes: Sequence[Shape], attrs: Mapping[str, Attr]) -> tuple[Shape, ...]:
-        return (_out_shape(shapes[0], attrs),)
+        if self.forward:
+            return (_out_shape(shapes[0], attrs),)
+        x = attrs["x_shape"]
+        assert isinstance(x, tuple)
+        return (x,)
 
     def vjp(
         self, b: Builder, node: Node, grads: Sequence[Value | None], wanted: Sequence[bool]
     ) -> Sequence[Value | None]:
-        (dy,) = grads
+        dy = grads[0]
         assert dy is not None
         x = node.inputs[0]
-        attrs = dict(node.attrs)
-        return (b.one("avg_pool_dx", dy, hint=f"d_{x.name}", x_shape=x.shape, **attrs),)
+        saved = node.outputs[1:]
+        attrs = {**dict(node.attrs), "x_shape": x.shape}
+        return (b.one(f"{self.name}_dx", *saved, dy, hint=f"d_{x.name}", **attrs),)
 
     def window(self, node: Node, index: int, t0: int, t1: int) -> tuple[int, int] | None:
-        kernel, stride, padding = (node.ints(k)[1] for k in ("kernel", "stride", "padding"))
-        return t0 * stride - padding, (t1 - 1) * stride - padding + kernel
+        attrs = dict(node.attrs)
+        kernel, stride, padding = (_pair(attrs, k)[1] for k in ("kernel", "stride", "padding"))
+        reach = (kernel - 1) * _pair(attrs, "dilation", (1, 1))[1] + 1
+        if self.forward:
+            return t0 * stride - padding, (t1 - 1) * stride - padding + reach
+        return -((reach - 1 - t0 - padding) // stride), (t1 - 1 + padding) // stride + 1
 
     def ops(self, node: Node) -> int:
-        return node.outputs[0].size * prod(node.ints("kernel"))
+        if self.forward:
+            return node.outputs[0].size * prod(node.ints("kernel"))
+        return node.outputs[0].size
+
+    def operands(self, node: Node) -> tuple[Operand, ...]:
+        """Arguments of the kernel."""
+        return x_in(0), x_out()
 
     def call(self, node: Node) -> Call:
-        x, y = node.inputs[0].shape, node.outputs[0].shape
-        geometry = _geometry(x, y, dict(node.attrs))
-        box = (prod(y[:-1]), y[-1])
-        return Call("bt_avg_pool", "bt_pool", geometry, (x_in(0), x_out()), box)
+        outside = node.outputs[0].shape
+        shapes = (node.inputs[0].shape, outside) if self.forward else (outside, self._dy(node))
+        geometry = _geometry(*shapes, dict(node.attrs))
+        return Call(self.function, "bt_pool", geometry, self.operands(node), rows_times(outside))
+
+    def _dy(self, node: Node) -> Shape:
+        return node.inputs[-1].shape
+
+
+@register("pool.c")
+class AvgPool(_Pool):
+    """Mean over windows; padded zeros count (torch's `count_include_pad`)."""
+
+    name = "avg_pool"
+    function = "bt_avg_pool"
+    captures = ("avg_pool1d", "avg_pool2d")
+
+    def capture(self, b: Builder, args: Mapping[str, Any]) -> Value:
+        if args.get("divisor_override"):
+            raise CaptureError("average pooling with a divisor_override is not supported")
+        attrs = _arguments(args)
+        clipped = any(_pair(attrs, "padding")) and not args.get("count_include_pad", True)
+        return _as_torch(b, "avg_pool_uneven" if clipped else "avg_pool", args, attrs)
 
     def reference(self, attrs: Mapping[str, Attr], *inputs: Any) -> Any:
         import torch.nn.functional as F
@@ -128,26 +195,261 @@ class AvgPool(Op):
             case((1, 2, 5, 40), (2, 5), (2, 3), (1, 2)),
             case((1, 2, 1, 29), (1, 29), (1, 29)),
             case((1, 2, 50), (1, 7), (1, 2)),
+            case((1, 2, 5, 43), (2, 5), (2, 5)),
+            case((1, 3, 700), (1, 700), (1, 700)),
         )
 
 
 @register("pool.c")
-class AvgPoolDx(Op):
+class AvgPoolDx(_Pool):
     """Gradient of the mean: each window hands dy / size to its samples."""
 
     name = "avg_pool_dx"
+    function = "bt_avg_pool_dx"
+    forward = False
+
+
+class _Uneven(_Pool):
+    """Windows of several sizes: `out` (rows, times) adaptive ones, or windows clipped to x."""
+
+    def _axes(self, node: Node) -> dict[str, Attr]:
+        """The attributes in the terms of the kernel: an adaptive window has size 0."""
+        adaptive: dict[str, Attr] = {"kernel": (0, 0), "stride": (1, 1), "padding": (0, 0)}
+        return adaptive if node.get("out", False) else dict(node.attrs)
 
     def infer(self, shapes: Sequence[Shape], attrs: Mapping[str, Attr]) -> tuple[Shape, ...]:
-        x = attrs["x_shape"]
-        assert isinstance(x, tuple)
-        return (x,)
+        if not self.forward or "out" not in attrs:
+            return super().infer(shapes, attrs)
+        x, out = shapes[0], _pair(attrs, "out")
+        if len(x) not in (3, 4) or x[0] != 1 or min(out) < 1 or (len(x) == 3 and out[0] != 1):
+            raise GraphError(f"adaptive pooling to {out} takes x (1, C, [H,] T), not {x}")
+        return ((*x[:2], *out[4 - len(x) :]),)
 
     def window(self, node: Node, index: int, t0: int, t1: int) -> tuple[int, int] | None:
-        kernel, stride, padding = (node.ints(k)[1] for k in ("kernel", "stride", "padding"))
-        return -((-(t0 + padding - kernel + 1)) // stride), (t1 - 1 + padding) // stride + 1
+        if not node.get("out", False):
+            return super().window(node, index, t0, t1)
+        n, m = node.inputs[0].shape[-1], node.outputs[0].shape[-1]
+        return t0 * n // m, -(-t1 * n // m)
+
+    def ops(self, node: Node) -> int:
+        return max(node.inputs[0].size, node.outputs[0].size)
 
     def call(self, node: Node) -> Call:
-        x, y = node.outputs[0].shape, node.inputs[0].shape
-        geometry = _geometry(x, y, dict(node.attrs))
-        box = (prod(x[:-1]), x[-1])
-        return Call("bt_avg_pool_dx", "bt_pool", geometry, (x_in(0), x_out()), box)
+        outside = node.outputs[0].shape
+        shapes = (node.inputs[0].shape, outside) if self.forward else (outside, self._dy(node))
+        geometry = _geometry(*shapes, self._axes(node))
+        return Call(self.function, "bt_pool", geometry, self.operands(node), rows_times(outside))
+
+
+@register("pool.c")
+class AvgPoolUneven(_Uneven):
+    """Mean over the samples of x in windows that are adaptive, or that reach over its borders."""
+
+    name = "avg_pool_uneven"
+    function = "bt_avg_pool_uneven"
+
+    def reference(self, attrs: Mapping[str, Attr], *inputs: Any) -> Any:
+        import torch.nn.functional as F
+
+        (x,) = inputs
+        if "out" in attrs:
+            out = _pair(attrs, "out")
+            if x.dim() == 3:
+                return F.adaptive_avg_pool1d(x, out[1])
+            return F.adaptive_avg_pool2d(x, out)
+        kernel, stride, padding = (_pair(attrs, k) for k in ("kernel", "stride", "padding"))
+        if x.dim() == 3:
+            one = (kernel[1], stride[1], padding[1])
+            return F.avg_pool1d(x, *one, count_include_pad=False)
+        return F.avg_pool2d(x, kernel, stride, padding, count_include_pad=False)
+
+    def samples(self) -> tuple[Sample, ...]:
+        clipped: dict[str, Attr] = {"kernel": (3, 5), "stride": (2, 3), "padding": (1, 2)}
+        return (
+            Sample(((1, 2, 5, 40),), clipped),
+            Sample(((1, 3, 31),), {"kernel": (1, 6), "stride": (1, 6), "padding": (0, 3)}),
+            Sample(((1, 2, 5, 37),), {"out": (3, 8)}),
+        )
+
+
+@register("pool.c")
+class AvgPoolUnevenDx(_Uneven):
+    """Gradient of that mean: each window hands dy / size to its samples."""
+
+    name = "avg_pool_uneven_dx"
+    function = "bt_avg_pool_uneven_dx"
+    forward = False
+
+
+@register("pool.c")
+class MaxPool(_Pool):
+    """Maximum over windows, the first of equal ones; NaN where a window holds one.
+
+    With `index`, the second output says where in its window each maximum was; that, and neither x
+    nor y, is what the gradient needs.
+    """
+
+    name = "max_pool"
+    function = "bt_max_pool"
+    captures = ("max_pool1d", "max_pool2d")
+
+    def capture(self, b: Builder, args: Mapping[str, Any]) -> Value:
+        dilation = _argument(args, "dilation", 1)
+        attrs = {**_arguments(args), "dilation": dilation, "index": not b.predict}
+        return _as_torch(b, "max_pool", args, attrs)
+
+    def infer(self, shapes: Sequence[Shape], attrs: Mapping[str, Attr]) -> tuple[Shape, ...]:
+        y = _out_shape(shapes[0], attrs)
+        return (y, y) if attrs["index"] else (y,)
+
+    def dtypes(self, attrs: Mapping[str, Attr]) -> tuple[DType, ...] | None:
+        index: DType = "u8" if prod(_pair(attrs, "kernel")) <= 256 else "i32"
+        return ("f32", index) if attrs["index"] else None
+
+    def operands(self, node: Node) -> tuple[Operand, ...]:
+        maps = (NULL, NULL)
+        if len(node.outputs) > 1:
+            maps = (p_out(1), NULL) if node.outputs[1].dtype == "u8" else (NULL, p_out(1))
+        return x_in(0), x_out(), *maps
+
+    def reference(self, attrs: Mapping[str, Attr], *inputs: Any) -> Any:
+        import torch.nn.functional as F
+
+        kernel, stride, padding = (_pair(attrs, k) for k in ("kernel", "stride", "padding"))
+        dilation = _pair(attrs, "dilation")
+        if inputs[0].dim() == 3:
+            return F.max_pool1d(inputs[0], kernel[1], stride[1], padding[1], dilation[1])
+        return F.max_pool2d(inputs[0], kernel, stride, padding, dilation)
+
+    def samples(self) -> tuple[Sample, ...]:
+        def case(
+            x: Shape,
+            kernel: Shape,
+            stride: Shape,
+            padding: Shape = (0, 0),
+            dilation: Shape = (1, 1),
+            index: bool = True,
+        ) -> Sample:
+            attrs: dict[str, Attr] = {"kernel": kernel, "stride": stride, "padding": padding}
+            attrs |= {"dilation": dilation, "index": index}
+            return Sample((x,), attrs, grad=None if index else ())
+
+        return (
+            case((1, 4, 1, 237), (1, 8), (1, 8)),
+            case((1, 3, 131), (1, 5), (1, 2), (0, 2)),
+            case((1, 2, 5, 40), (3, 4), (2, 3), (1, 2)),
+            case((1, 2, 9, 43), (3, 4), (1, 2), (1, 2), (2, 3)),
+            case((1, 2, 700), (1, 300), (1, 50)),
+            case((1, 2, 20), (1, 2), (1, 2), index=False),
+        )
+
+
+@register("pool.c")
+class MaxPoolDx(_Pool):
+    """Gradient of the maximum: each window hands dy to the sample that it chose."""
+
+    name = "max_pool_dx"
+    function = "bt_max_pool_dx"
+    forward = False
+
+    def window(self, node: Node, index: int, t0: int, t1: int) -> tuple[int, int] | None:
+        return super().window(node, index, t0, t1) if index else None
+
+    def operands(self, node: Node) -> tuple[Operand, ...]:
+        small = node.inputs[0].dtype == "u8"
+        maps = (p_in(0), NULL) if small else (NULL, p_in(0))
+        return *maps, x_in(1), x_out()
+
+
+class _Adaptive(Composite):
+    """Pooling to a given size: equal windows where the sizes divide, else `uneven`."""
+
+    even: str
+
+    def _out(self, x: Shape, attrs: Mapping[str, Attr]) -> tuple[Pair, bool]:
+        out = _pair(attrs, "out")
+        return out, all(n % m == 0 for n, m in zip(_image(x), out, strict=True))
+
+    def infer(self, shapes: Sequence[Shape], attrs: Mapping[str, Attr]) -> tuple[Shape, ...]:
+        return AvgPoolUneven().infer(shapes, attrs)
+
+    def _even(self, b: Builder, x: Value, out: Pair, **attrs: Attr) -> Value:
+        rows, times = _image(x.shape)
+        size = (rows // out[0], times // out[1])
+        hint = b.stem(self.name)
+        return b.one(self.even, x, hint=hint, kernel=size, stride=size, padding=(0, 0), **attrs)
+
+    @staticmethod
+    def wanted(args: Mapping[str, Any]) -> Pair:
+        """(rows, times) of a captured adaptive pooling."""
+        x, value = args_input(args).shape, args["output_size"]
+        values = list(value) if isinstance(value, (list, tuple)) else [value]
+        if len(x) != len(values) + 2:
+            raise CaptureError(f"adaptive pooling takes x (1, C, [H,] T), not {x}")
+        out = [n if m is None else int(m) for n, m in zip(x[2:], values, strict=True)]
+        rows, times = [1] * (2 - len(out)) + out
+        return rows, times
+
+
+@register("pool.c")
+class AdaptiveAvgPool(_Adaptive):
+    """torch.nn.functional.adaptive_avg_pool1d/2d(x, out); `out` is (rows, times)."""
+
+    name = "adaptive_avg_pool"
+    even = "avg_pool"
+    captures = ("adaptive_avg_pool1d", "adaptive_avg_pool2d")
+
+    def capture(self, b: Builder, args: Mapping[str, Any]) -> Value:
+        return b.apply(self.name, args_input(args), out=self.wanted(args))
+
+    def lower(self, b: Builder, inputs: Sequence[Value], attrs: Mapping[str, Attr]) -> Value:
+        out, even = self._out(inputs[0].shape, attrs)
+        if even:
+            return self._even(b, inputs[0], out)
+        return b.one("avg_pool_uneven", inputs[0], out=out)
+
+    def reference(self, attrs: Mapping[str, Attr], *inputs: Any) -> Any:
+        return AvgPoolUneven().reference(attrs, *inputs)
+
+    def samples(self) -> tuple[Sample, ...]:
+        return (
+            Sample(((1, 3, 2, 700),), {"out": (1, 1)}),
+            Sample(((1, 4, 131),), {"out": (1, 7)}),
+            Sample(((1, 2, 3, 700),), {"out": (2, 4)}),
+            Sample(((1, 2, 5),), {"out": (1, 8)}),
+        )
+
+
+@register("pool.c")
+class AdaptiveMaxPool(_Adaptive):
+    """torch.nn.functional.adaptive_max_pool1d/2d(x, out), where the sizes divide."""
+
+    name = "adaptive_max_pool"
+    even = "max_pool"
+    captures = ("adaptive_max_pool1d", "adaptive_max_pool2d")
+
+    def capture(self, b: Builder, args: Mapping[str, Any]) -> Any:
+        x, out = args_input(args), self.wanted(args)
+        return b.apply(self.name, x, out=out, index=not b.predict), None
+
+    def lower(self, b: Builder, inputs: Sequence[Value], attrs: Mapping[str, Attr]) -> Value:
+        out, even = self._out(inputs[0].shape, attrs)
+        if not even:
+            raise GraphError(
+                f"adaptive max pooling to {out} must divide {inputs[0].shape[2:]} evenly"
+            )
+        return self._even(b, inputs[0], out, dilation=(1, 1), index=attrs["index"])
+
+    def reference(self, attrs: Mapping[str, Attr], *inputs: Any) -> Any:
+        import torch.nn.functional as F
+
+        out = _pair(attrs, "out")
+        if inputs[0].dim() == 3:
+            return F.adaptive_max_pool1d(inputs[0], out[1])
+        return F.adaptive_max_pool2d(inputs[0], out)
+
+    def samples(self) -> tuple[Sample, ...]:
+        return (
+            Sample(((1, 3, 2, 30),), {"out": (1, 5), "index": True}),
+            Sample(((1, 3, 33),), {"out": (1, 1), "index": True}),
+        )

@@ -1,31 +1,100 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ops that only move elements: reshape, permute, pad, slice, cat."""
+"""Ops that only move elements: reshape, permute, slice, pad, cat."""
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Mapping, Sequence
-from math import prod
+from itertools import accumulate
+from math import inf, isfinite, prod
 from typing import Any
 
-from biotrain.errors import GraphError
+from biotrain.errors import CaptureError, GraphError
 from biotrain.ir import Attr, Node, Shape, Value
-from biotrain.op import Builder, Op, Sample, args_input, register
+from biotrain.op import Builder, Call, Op, Sample, args_input, register, rows_times, x_in, x_out
+
+AXES = 5
+"""Axes of a tensor that the kernels move: four that make the rows, and time."""
+
+FAN_IN = 4
+"""Tensors that one call joins; more are joined in a tree."""
+
+
+def _ints(attrs: Mapping[str, Attr], key: str) -> tuple[int, ...]:
+    value = attrs[key]
+    assert isinstance(value, tuple), (key, value)
+    return value
+
+
+def _axis(axis: int, rank: int) -> int:
+    """A torch axis, which may count from the end, as an index."""
+    if not -rank <= axis < rank:
+        raise GraphError(f"a tensor of {rank} axes has no axis {axis}")
+    return axis % rank
+
+
+def _front(values: Sequence[int], fill: int) -> tuple[int, ...]:
+    """`values` per axis, with missing axes in front."""
+    return (*[fill] * (AXES - len(values)), *values)
+
+
+def _few_axes(name: str, shape: Shape) -> None:
+    if not 1 <= len(shape) <= AXES:
+        raise GraphError(f"{name} takes tensors of 1 to {AXES} axes, not {shape}")
+
+
+def float_text(value: float) -> str:
+    """A C expression that is exactly the float32 nearest to `value`."""
+    try:
+        packed = struct.pack("<f", value)
+    except OverflowError:
+        packed = struct.pack("<f", inf if value > 0 else -inf)
+    if isfinite(struct.unpack("<f", packed)[0]):
+        return f"{float(struct.unpack('<f', packed)[0]).hex()}f"
+    return f"bt_from_bits({struct.unpack('<I', packed)[0]:#010x}u)"
+
+
+class _Move(Op):
+    """No arithmetic."""
+
+    def ops(self, node: Node) -> int:
+        return 0
+
+
+def reshaped(b: Builder, x: Value, shape: Shape) -> Value:
+    """`x` under another shape. A view lies in the arena, so that a parameter is copied there."""
+    if x.shape == shape:
+        return x
+    if x.kind not in ("input", "temp"):
+        starts, steps = (0,) * len(x.shape), (1,) * len(x.shape)
+        x = b.one("slice", x, hint=f"copy_{x.name}", starts=starts, sizes=x.shape, steps=steps)
+    return b.one("reshape", x, shape=shape)
 
 
 @register("shape.c")
-class Reshape(Op):
+class Reshape(_Move):
     """The same elements under another shape; costs nothing."""
 
     name = "reshape"
     alias = True
-    captures = ("reshape", "view", "flatten", "squeeze", "unsqueeze", "unflatten", "contiguous")
+    captures = (
+        "reshape",
+        "view",
+        "flatten",
+        "squeeze",
+        "unsqueeze",
+        "unflatten",
+        "contiguous",
+        "ravel",
+        "view_as",
+        "reshape_as",
+    )
 
     def capture(self, b: Builder, args: Mapping[str, Any]) -> Value:
-        return b.one("reshape", args_input(args), shape=args["_output_shape"])
+        return reshaped(b, args_input(args), args["_output_shape"])
 
     def infer(self, shapes: Sequence[Shape], attrs: Mapping[str, Attr]) -> tuple[Shape, ...]:
-        shape = attrs["shape"]
-        assert isinstance(shape, tuple)
+        shape = _ints(attrs, "shape")
         if prod(shape) != prod(shapes[0]):
             raise GraphError(f"reshape: {shapes[0]} has not the elements of {shape}")
         return (shape,)
@@ -38,11 +107,361 @@ class Reshape(Op):
         x = node.inputs[0]
         return (b.one("reshape", dy, hint=f"d_{x.name}", shape=x.shape),)
 
-    def ops(self, node: Node) -> int:
-        return 0
-
     def reference(self, attrs: Mapping[str, Attr], *inputs: Any) -> Any:
         return inputs[0].reshape(attrs["shape"])
 
     def samples(self) -> tuple[Sample, ...]:
         return (Sample(((1, 3, 4),), {"shape": (1, 12)}),)
+
+
+def _crossed(shape: Shape) -> tuple[list[int], list[int]]:
+    """(rows, times) that a step along each axis of a tensor crosses."""
+    rows = [prod(shape[i + 1 : -1]) for i in range(len(shape) - 1)]
+    return [*rows, 0], [*[0] * len(rows), 1]
+
+
+def _strided(node: Node, row: int, time: int, rows: Sequence[int], times: Sequence[int]) -> Call:
+    """Copy what lies `rows` and `times` apart in the input, per axis of the output."""
+    shape = node.outputs[0].shape
+    n, r, t = _front(shape, 1), _front(rows, 0), _front(times, 0)
+    geometry = {"n1": n[1], "n2": n[2], "n3": n[3], "row": row, "time": time}
+    geometry |= {f"r{i}": r[i] for i in range(4)} | {f"t{i}": t[i] for i in range(4)}
+    geometry |= {"row_step": r[4], "time_step": t[4]}
+    operands = (x_in(0), x_out())
+    box = rows_times(shape)
+    return Call("bt_strided_copy", "bt_strided", tuple(geometry.items()), operands, box)
+
+
+@register("shape.c")
+class Permute(_Move):
+    """Axis i of the output is axis `dims[i]` of the input."""
+
+    name = "permute"
+    captures = ("permute", "transpose", "swapaxes", "swapdims", "movedim", "moveaxis", "t", "mT")
+
+    def capture(self, b: Builder, args: Mapping[str, Any]) -> Value:
+        x = args_input(args)
+        rank = len(x.shape)
+        dims = list(range(rank))
+        if "dims" in args:
+            dims = [_axis(d, rank) for d in args["dims"]]
+        elif "source" in args:
+            pairs = [
+                [_axis(d, rank) for d in (v if isinstance(v, (list, tuple)) else [v])]
+                for v in (args["source"], args["destination"])
+            ]
+            dims = [d for d in dims if d not in pairs[0]]
+            for target, source in sorted(zip(pairs[1], pairs[0], strict=True)):
+                dims.insert(target, source)
+        elif rank > 1:
+            first, second = [v for k, v in args.items() if k[:-1] in ("dim", "axis")] or (-2, -1)
+            i, j = _axis(first, rank), _axis(second, rank)
+            dims[i], dims[j] = dims[j], dims[i]
+        long = [d for d in dims if x.shape[d] > 1]
+        if long == sorted(long):  # only axes of one element move
+            return reshaped(b, x, tuple(x.shape[d] for d in dims))
+        return b.one("permute", x, dims=tuple(dims))
+
+    def infer(self, shapes: Sequence[Shape], attrs: Mapping[str, Attr]) -> tuple[Shape, ...]:
+        x, dims = shapes[0], _ints(attrs, "dims")
+        _few_axes("permute", x)
+        if sorted(dims) != list(range(len(x))):
+            raise GraphError(f"permute: {dims} is no order of the axes of {x}")
+        return (tuple(x[d] for d in dims),)
+
+    def vjp(
+        self, b: Builder, node: Node, grads: Sequence[Value | None], wanted: Sequence[bool]
+    ) -> Sequence[Value | None]:
+        (dy,) = grads
+        assert dy is not None
+        dims = node.ints("dims")
+        back = tuple(dims.index(i) for i in range(len(dims)))
+        return (b.one("permute", dy, hint=f"d_{node.inputs[0].name}", dims=back),)
+
+    def window(self, node: Node, index: int, t0: int, t1: int) -> tuple[int, int] | None:
+        return (t0, t1) if self.tiles(node) else None
+
+    def tiles(self, node: Node) -> bool:
+        dims = node.ints("dims")
+        return dims[-1] == len(dims) - 1
+
+    def call(self, node: Node) -> Call:
+        rows, times = _crossed(node.inputs[0].shape)
+        dims = node.ints("dims")
+        return _strided(node, 0, 0, [rows[d] for d in dims], [times[d] for d in dims])
+
+    def reference(self, attrs: Mapping[str, Attr], *inputs: Any) -> Any:
+        return inputs[0].permute(attrs["dims"])
+
+    def samples(self) -> tuple[Sample, ...]:
+        return (
+            Sample(((1, 5, 131),), {"dims": (0, 2, 1)}),
+            Sample(((2, 3, 4, 37),), {"dims": (2, 0, 1, 3)}),
+            Sample(((2, 3, 4, 5, 6),), {"dims": (4, 1, 3, 0, 2)}),
+            Sample(((3, 7),), {"dims": (1, 0)}),
+        )
+
+
+@register("shape.c")
+class Slice(_Move):
+    """`sizes` elements along each axis, from `starts` on, `steps` apart."""
+
+    name = "slice"
+    captures = ("slice", "select", "narrow", "chunk", "split", "split_with_sizes", "unbind")
+
+    def capture(self, b: Builder, args: Mapping[str, Any]) -> Any:
+        x = args_input(args)
+        axis = _axis(args["dim"], len(x.shape))
+        n = x.shape[axis]
+
+        def part(start: int, size: int, step: int = 1) -> Value:
+            if (start, size, step) == (0, n, 1):
+                return x
+            if size < 1:
+                raise GraphError(f"a slice of axis {axis} of {x.shape} is empty")
+            rank = len(x.shape)
+            starts, sizes, steps = [0] * rank, list(x.shape), [1] * rank
+            starts[axis], sizes[axis], steps[axis] = start, size, step
+            return b.one("slice", x, starts=tuple(starts), sizes=tuple(sizes), steps=tuple(steps))
+
+        def parts(sizes: Sequence[int]) -> tuple[Value, ...]:
+            return tuple(part(a, m) for a, m in zip(accumulate((0, *sizes)), sizes, strict=False))
+
+        def one(index: int) -> Value:
+            return reshaped(b, part(_axis(index, n), 1), (*x.shape[:axis], *x.shape[axis + 1 :]))
+
+        if "step" in args:
+            start, stop = (
+                default if v is None else min(max(v + n if v < 0 else v, 0), n)
+                for v, default in ((args["start"], 0), (args["end"], n))
+            )
+            return part(start, len(range(start, stop, args["step"])), args["step"])
+        if "index" in args:
+            return one(args["index"])
+        if "length" in args:
+            return part(args["start"] % n, args["length"])
+        if "chunks" in args or "split_size" in args or "split_sizes" in args:
+            size = -(-n // args["chunks"]) if "chunks" in args else args.get("split_size")
+            if isinstance(size, int):
+                return parts([min(size, n - i) for i in range(0, n, size)])
+            return parts(size if size is not None else args["split_sizes"])
+        return tuple(one(i) for i in range(n))
+
+    def infer(self, shapes: Sequence[Shape], attrs: Mapping[str, Attr]) -> tuple[Shape, ...]:
+        x = shapes[0]
+        _few_axes("slice", x)
+        starts, sizes, steps = (_ints(attrs, k) for k in ("starts", "sizes", "steps"))
+        for n, start, size, step in zip(x, starts, sizes, steps, strict=True):
+            if start < 0 or size < 1 or step < 1 or start + (size - 1) * step >= n:
+                raise GraphError(f"slice: {size} elements from {start} by {step} are not in {x}")
+        return (sizes,)
+
+    def vjp(
+        self, b: Builder, node: Node, grads: Sequence[Value | None], wanted: Sequence[bool]
+    ) -> Sequence[Value | None]:
+        (dy,) = grads
+        assert dy is not None
+        x = node.inputs[0]
+        starts, steps = node["starts"], node["steps"]
+        hint = f"d_{x.name}"
+        return (b.one("slice_dx", dy, hint=hint, starts=starts, steps=steps, x_shape=x.shape),)
+
+    def window(self, node: Node, index: int, t0: int, t1: int) -> tuple[int, int] | None:
+        start, step = node.ints("starts")[-1], node.ints("steps")[-1]
+        return start + t0 * step, start + (t1 - 1) * step + 1
+
+    def call(self, node: Node) -> Call:
+        rows, times = _crossed(node.inputs[0].shape)
+        starts, steps = node.ints("starts"), node.ints("steps")
+        row = sum(a * r for a, r in zip(starts, rows, strict=True))
+        scaled = [[s * n for s, n in zip(steps, crossed, strict=True)] for crossed in (rows, times)]
+        return _strided(node, row, starts[-1], *scaled)
+
+    def reference(self, attrs: Mapping[str, Attr], *inputs: Any) -> Any:
+        starts, sizes, steps = (_ints(attrs, k) for k in ("starts", "sizes", "steps"))
+        return inputs[0][
+            tuple(
+                slice(a, a + n * s - s + 1, s) for a, n, s in zip(starts, sizes, steps, strict=True)
+            )
+        ]
+
+    def samples(self) -> tuple[Sample, ...]:
+        def case(x: Shape, starts: Shape, sizes: Shape, steps: Shape) -> Sample:
+            return Sample((x,), {"starts": starts, "sizes": sizes, "steps": steps})
+
+        return (
+            case((1, 5, 131), (0, 0, 7), (1, 5, 100), (1, 1, 1)),
+            case((1, 5, 131), (0, 1, 2), (1, 2, 43), (1, 2, 3)),
+            case((2, 3, 4, 5, 6), (1, 0, 1, 2, 0), (1, 2, 2, 1, 6), (1, 2, 2, 1, 1)),
+            case((9,), (4,), (3,), (2,)),
+        )
+
+
+def _placed(node: Node, before: Sequence[int], steps: Sequence[int], value: float) -> Call:
+    """Put the input into an output that holds `value` elsewhere."""
+    x, y = node.inputs[0].shape, node.outputs[0].shape
+    n, m, a, s = _front(y, 1), _front(x, 1), _front(before, 0), _front(steps, 1)
+    geometry = {"n1": n[1], "n2": n[2], "n3": n[3]}
+    geometry |= {f"m{i}": m[i] for i in range(4)} | {"times": m[4]}
+    geometry |= {f"before{i}": a[i] for i in range(4)} | {"before": a[4]}
+    geometry |= {f"step{i}": s[i] for i in range(4)} | {"step": s[4]}
+    extra = (float_text(value),)
+    operands = (x_in(0), x_out())
+    return Call("bt_place", "bt_placed", tuple(geometry.items()), operands, rows_times(y), extra)
+
+
+@register("shape.c")
+class SliceDx(_Move):
+    """Gradient of a slice: zeros, with dy where it was taken from."""
+
+    name = "slice_dx"
+
+    def infer(self, shapes: Sequence[Shape], attrs: Mapping[str, Attr]) -> tuple[Shape, ...]:
+        return (_ints(attrs, "x_shape"),)
+
+    def window(self, node: Node, index: int, t0: int, t1: int) -> tuple[int, int] | None:
+        start, step = node.ints("starts")[-1], node.ints("steps")[-1]
+        return -((start - t0) // step), (t1 - 1 - start) // step + 1
+
+    def call(self, node: Node) -> Call:
+        return _placed(node, node.ints("starts"), node.ints("steps"), 0.0)
+
+
+@register("shape.c")
+class Pad(_Move):
+    """`value` around x: `pads` holds (before, after) of every axis; a negative one crops."""
+
+    name = "pad"
+    captures = ("pad", "constant_pad_nd")
+
+    def capture(self, b: Builder, args: Mapping[str, Any]) -> Value:
+        mode = args.get("mode", "constant")
+        if mode != "constant":
+            raise CaptureError(f"padding of mode '{mode}' is not supported: only 'constant' is")
+        x, given = args_input(args), [int(p) for p in args["pad"]]
+        sides = [(given[i], given[i + 1]) for i in range(0, len(given), 2)][::-1]
+        sides = [(0, 0)] * (len(x.shape) - len(sides)) + sides
+        if not any(map(any, sides)):
+            return x
+        value = float(args["value"] or 0.0)
+        return b.one("pad", x, pads=tuple(p for side in sides for p in side), value=value)
+
+    def infer(self, shapes: Sequence[Shape], attrs: Mapping[str, Attr]) -> tuple[Shape, ...]:
+        x, pads = shapes[0], _ints(attrs, "pads")
+        _few_axes("pad", x)
+        if len(pads) != 2 * len(x):
+            raise GraphError(f"pad takes two numbers per axis of {x}, not {pads}")
+        y = tuple(n + a + z for n, a, z in zip(x, pads[::2], pads[1::2], strict=True))
+        if min(y) < 1:
+            raise GraphError(f"pad: nothing is left of {x} by {pads}")
+        return (y,)
+
+    def vjp(
+        self, b: Builder, node: Node, grads: Sequence[Value | None], wanted: Sequence[bool]
+    ) -> Sequence[Value | None]:
+        (dy,) = grads
+        assert dy is not None
+        pads = tuple(-p for p in node.ints("pads"))
+        return (b.one("pad", dy, hint=f"d_{node.inputs[0].name}", pads=pads, value=0.0),)
+
+    def window(self, node: Node, index: int, t0: int, t1: int) -> tuple[int, int] | None:
+        before = node.ints("pads")[-2]
+        return t0 - before, t1 - before
+
+    def call(self, node: Node) -> Call:
+        pads = node.ints("pads")
+        return _placed(node, pads[::2], (1,) * (len(pads) // 2), node.float("value"))
+
+    def reference(self, attrs: Mapping[str, Attr], *inputs: Any) -> Any:
+        import torch.nn.functional as F
+
+        pads = _ints(attrs, "pads")
+        pairs = [(pads[i], pads[i + 1]) for i in range(0, len(pads), 2)][::-1]
+        return F.pad(inputs[0], [p for pair in pairs for p in pair], value=attrs["value"])  # type: ignore[arg-type]
+
+    def samples(self) -> tuple[Sample, ...]:
+        return (
+            Sample(((1, 3, 131),), {"pads": (0, 0, 0, 0, 5, 9), "value": 0.0}),
+            Sample(((1, 3, 4, 20),), {"pads": (0, 0, 1, 0, -1, 2, -3, 4), "value": -1.5}),
+            Sample(((2, 3, 2, 3, 7),), {"pads": (1, 0, -1, 1, 0, 0, 2, -1, -2, -2), "value": 2.0}),
+            Sample(((4,),), {"pads": (200, 1), "value": 0.1}),
+        )
+
+
+@register("shape.c")
+class Cat(_Move):
+    """Two to four tensors, one after the other along `axis`."""
+
+    name = "cat"
+    captures = ("cat", "concat", "concatenate", "stack")
+
+    def capture(self, b: Builder, args: Mapping[str, Any]) -> Value:
+        tensors: list[Value] = list(args["tensors"])
+        stacked = tuple(args["_output_shape"])
+        axis = _axis(args["dim"], len(stacked))
+        if len(stacked) > len(tensors[0].shape):
+            shape = (*stacked[:axis], 1, *stacked[axis + 1 :])
+            tensors = [reshaped(b, x, shape) for x in tensors]
+        while len(tensors) > 1:
+            groups = [tensors[i : i + FAN_IN] for i in range(0, len(tensors), FAN_IN)]
+            tensors = [b.one("cat", *g, axis=axis) if len(g) > 1 else g[0] for g in groups]
+        return tensors[0]
+
+    def infer(self, shapes: Sequence[Shape], attrs: Mapping[str, Attr]) -> tuple[Shape, ...]:
+        axis = attrs["axis"]
+        assert isinstance(axis, int)
+        first = shapes[0]
+        if not 2 <= len(shapes) <= FAN_IN or not 0 <= axis < len(first):
+            raise GraphError(f"cat joins 2 to {FAN_IN} tensors, not {list(shapes)} along {axis}")
+        if any((*s[:axis], *s[axis + 1 :]) != (*first[:axis], *first[axis + 1 :]) for s in shapes):
+            raise GraphError(f"cat: {list(shapes)} differ beside axis {axis}")
+        return ((*first[:axis], sum(s[axis] for s in shapes), *first[axis + 1 :]),)
+
+    def _starts(self, node: Node) -> tuple[int, list[int]]:
+        """The axis, and where along it each input begins."""
+        axis = node.int("axis")
+        return axis, list(accumulate((0, *(v.shape[axis] for v in node.inputs))))[:-1]
+
+    def vjp(
+        self, b: Builder, node: Node, grads: Sequence[Value | None], wanted: Sequence[bool]
+    ) -> Sequence[Value | None]:
+        (dy,) = grads
+        assert dy is not None
+        axis, begins = self._starts(node)
+        result: list[Value | None] = []
+        for x, begin, asked in zip(node.inputs, begins, wanted, strict=True):
+            starts = tuple(begin if i == axis else 0 for i in range(len(x.shape)))
+            steps, hint = (1,) * len(x.shape), f"d_{x.name}"
+            result.append(
+                b.one("slice", dy, hint=hint, starts=starts, sizes=x.shape, steps=steps)
+                if asked
+                else None
+            )
+        return result
+
+    def window(self, node: Node, index: int, t0: int, t1: int) -> tuple[int, int] | None:
+        axis, begins = self._starts(node)
+        shift = begins[index] if axis == len(node.outputs[0].shape) - 1 else 0
+        return t0 - shift, t1 - shift
+
+    def call(self, node: Node) -> Call:
+        y, axis = node.outputs[0].shape, node.int("axis")
+        sizes = [v.shape[axis] for v in node.inputs]
+        inner = 0 if axis == len(y) - 1 else prod(y[axis + 1 : -1])
+        n = [*sizes, *[0] * (FAN_IN - len(sizes))]
+        geometry = (("inner", inner), *((f"n{i}", n[i]) for i in range(FAN_IN)))
+        operands = (*(x_in(i) for i in range(len(sizes))), x_out())
+        return Call(f"bt_join{len(sizes)}", "bt_joined", geometry, operands, rows_times(y))
+
+    def reference(self, attrs: Mapping[str, Attr], *inputs: Any) -> Any:
+        import torch
+
+        return torch.cat(inputs, attrs["axis"])  # type: ignore[arg-type]
+
+    def samples(self) -> tuple[Sample, ...]:
+        return (
+            Sample(((1, 3, 131), (1, 3, 7)), {"axis": 2}),
+            Sample(((1, 3, 20), (1, 1, 20), (1, 4, 20)), {"axis": 1}),
+            Sample(((2, 1, 3, 5), (2, 2, 3, 5), (2, 1, 3, 5), (2, 3, 3, 5)), {"axis": 1}),
+            Sample(((1, 7), (1, 2), (1, 11)), {"axis": 1}),
+        )

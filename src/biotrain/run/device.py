@@ -132,11 +132,12 @@ class Device(ABC):
 
     def save(self, path: str | Path) -> None:
         """Write the weights as safetensors, torch's names and shapes."""
+        from safetensors import SafetensorError
         from safetensors.numpy import save_file
 
         try:
             save_file(self.parameters(), str(path))
-        except OSError as error:
+        except (OSError, SafetensorError) as error:
             raise BioTrainError(f"cannot write '{path}': {error}") from error
 
     def load(self, path: str | Path) -> None:

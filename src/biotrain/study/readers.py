@@ -76,7 +76,11 @@ def _entity(path: Path, key: str) -> str:
 
 def _ranks(labels: list[str]) -> list[int]:
     """Numbers from 1 in the order of the labels; "2" comes before "10"."""
-    order = sorted(set(labels), key=lambda text: (len(text), text))
+
+    def key(text: str) -> list[tuple[int, str]]:
+        return [(int(d), "") if d else (-1, t) for d, t in re.findall(r"(\d+)|(\D+)", text)]
+
+    order = sorted(set(labels), key=key)
     return [order.index(label) + 1 for label in labels]
 
 

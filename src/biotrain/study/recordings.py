@@ -338,7 +338,8 @@ def _named(name: str) -> Path:
 
 def _load_npz(path: Path) -> Recordings:
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as stream:
+            file = np.load(stream, allow_pickle=False)
             if not isinstance(file, np.lib.npyio.NpzFile):
                 raise RecordingError(f"{path}: a single array, not a .npz archive")
             missing = [key for key in REQUIRED if key not in file]

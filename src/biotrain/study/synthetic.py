@@ -311,13 +311,13 @@ class Eeg:
     def __init__(self, design: Design, person: np.random.Generator) -> None:
         self.design = design
         hands = np.array([[-0.42, 0.0], [0.42, 0.0]])
-        self.places = hands + 0.09 * person.standard_normal((2, 2))
-        self.lean = 0.9 * person.standard_normal(2)  # 0 is radial, pi / 2 tangential
+        self.places = hands + 0.12 * person.standard_normal((2, 2))
+        self.lean = 1.1 * person.standard_normal(2)  # 0 is radial, pi / 2 tangential
         self.side = person.uniform(0, 2 * np.pi, 2)
         # The rhythm that reacts, from mu to beta, and one of the same places that does not.
         self.band_hz = person.uniform(9.0, 24.0)
         self.idle_hz = self.band_hz + person.choice([-1.0, 1.0]) * person.uniform(5.0, 8.0)
-        self.depth = person.uniform(0.5, 0.7)  # how far the rhythm fades
+        self.depth = person.uniform(0.45, 0.65)  # how far the rhythm fades
         self.latency_s = person.uniform(0.3, 0.9)
         self.alpha_hz = person.uniform(8.5, 12.0)
         self.background = person.uniform(-0.8, 0.8, (6, 2))
@@ -353,7 +353,7 @@ class Eeg:
         strength = 5.0 * np.exp(0.3 * rng.standard_normal((4, 1)))
         band = coloured(rng, 2, len(t), fs, lambda f: bell(f, self.band_hz, 1.2))
         idle = coloured(rng, 2, len(t), fs, lambda f: bell(f, self.idle_hz, 1.2))
-        x = self.hands @ (strength[:2] * change * band + strength[2:] * idle)
+        x = self.hands @ (strength[:2] * change * band + 1.6 * strength[2:] * idle)
         alpha = coloured(rng, 1, len(t), fs, lambda f: bell(f, self.alpha_hz, 0.8))
         x += self.occipital @ (6.0 * np.exp(0.4 * rng.standard_normal()) * alpha)
         x += self.others @ (3.0 * coloured(rng, 6, len(t), fs, pink))

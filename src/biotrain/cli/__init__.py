@@ -1,0 +1,88 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line. Torch is loaded by the verbs that need it, so that help comes at once.
+
+Exit codes: 0 done; 1 a check failed; 2 it does not fit, or the input is wrong; 70 an error of
+BioTrain itself; 130 interrupted.
+"""
+
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from biotrain import __version__
+from biotrain.cli.build import compile_verb, list_verb, plan_verb, prepare_verb
+from biotrain.cli.device import run_verb, verify_verb
+from biotrain.cli.learn import adapt_verb, demo_verb
+from biotrain.cli.options import ReaderGone
+from biotrain.errors import BioTrainError
+
+INTERNAL, INTERRUPTED, PIPE_CLOSED = 70, 130, 141
+
+USAGE_ERROR = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
+
+app = typer.Typer(
+    name="biotrain",
+    help="Fine-tune a whole biosignal network on the microcontroller that records it.",
+    epilog="Start with: biotrain demo",
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("demo")(demo_verb)
+app.command("list")(list_verb)
+app.command("prepare")(prepare_verb)
+app.command("plan")(plan_verb)
+app.command("compile")(compile_verb)
+app.command("run")(run_verb)
+app.command("verify")(verify_verb)
+app.command("adapt")(adapt_verb)
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    context: typer.Context,
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    if version:
+        typer.echo(f"biotrain {__version__}")
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    try:
+        code = app(
+            args=None if arguments is None else list(arguments),
+            prog_name="biotrain",
+            standalone_mode=False,
+        )
+        sys.stdout.flush()
+    except BioTrainError as error:
+        return _fail(str(error), error.exit_code)
+    except (BrokenPipeError, ReaderGone):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PIPE_CLOSED
+    except (KeyboardInterrupt, typer.Abort):
+        return _fail("interrupted", INTERRUPTED)
+    except Exception as error:
+        if isinstance(error, USAGE_ERROR):
+            return _fail(error.format_message(), 2)  # type: ignore[attr-defined]
+        if isinstance(error, OSError) and error.strerror and error.filename:
+            return _fail(f"'{error.filename}': {error.strerror}", 2)
+        traceback.print_exc()
+        return _fail("this is an error of BioTrain or of a package below it; see above", INTERNAL)
+    if code == INTERRUPTED:  # typer turns KeyboardInterrupt into this
+        return _fail("interrupted", INTERRUPTED)
+    return code if isinstance(code, int) else 0
+
+
+def _fail(text: str, code: int) -> int:
+    """One line on standard error."""
+    sys.stderr.write(f"biotrain: {' '.join(text.split())}\n")
+    return code

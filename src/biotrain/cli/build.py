@@ -1,0 +1,302 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`list`, `prepare`, `plan` and `compile`: from a model to its C."""
+
+import json
+import shutil
+import warnings
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from biotrain.cli.console import Out, table, writable, writable_folder
+from biotrain.cli.options import Json, ModelName, ModelOptions, Show, TrainOptions, options
+from biotrain.errors import BioTrainError
+
+if TYPE_CHECKING:
+    from biotrain.cli.model import Model
+    from biotrain.package import Package
+
+What = Literal["models", "targets", "strategies", "ops", "data"]
+
+STRATEGY_TEXT = {
+    "none": "nothing: the C predicts only",
+    "last": "the last layer that has parameters",
+    "bias": "every parameter called bias",
+    "norm": "weights and biases of norm layers",
+    "full": "everything",
+}
+
+MODULE_FILE, SETTINGS_FILE = "model.pt2", "package.json"
+"""What `compile` writes beside the C, so that `run DIR` can start it."""
+
+
+@options
+def list_verb(
+    what: Annotated[
+        What | None, typer.Argument(metavar="[models|targets|strategies|ops|data]")
+    ] = None,
+    to: Json = None,
+) -> None:
+    """What there is: models, targets, strategies, ops, data."""
+    out = Out(to)
+    data: dict[str, Any] = {}
+    makers = {
+        "models": _models,
+        "targets": _targets,
+        "strategies": _strategies,
+        "ops": _ops,
+        "data": _data,
+    }
+    for name in (what,) if what else makers:
+        data[name] = makers[name](out)
+        if not what:
+            out.show("")
+    out.result(data)
+
+
+def _models(out: Out) -> list[dict[str, Any]]:
+    from biotrain import models
+
+    columns = ("model", "channels", "samples", "classes", "Hz", "parameters")
+    shown = table(*columns, numbers=range(1, 6))
+    rows = []
+    for name, shape in models.PAPER.items():
+        net = models.build(name, **shape)
+        count = sum(p.numel() for p in net.parameters())
+        rows.append({"name": name, **shape, "params": count})
+        shown.add_row(name, *(f"{value:g}" for value in shape.values()), f"{count:,}")
+    out.show(shown)
+    return rows
+
+
+def _targets(out: Out) -> list[dict[str, Any]]:
+    from biotrain.target import load_target, targets
+
+    shown = table("target", "core", "RAM, bytes", "MHz", "numerics", "", numbers=[2, 3])
+    rows = []
+    for name in targets():
+        target = load_target(name)
+        ram = target.memory("ram").bytes
+        rows.append(asdict(target) | {"ram_bytes": ram or None})
+        clock = f"{target.clock_hz / 1e6:g}" if target.clock_hz else "-"
+        limit = f"{ram:,}" if ram else "-"
+        shown.add_row(name, target.core, limit, clock, target.numerics, target.description)
+    out.show(shown)
+    return rows
+
+
+def _strategies(out: Out) -> list[dict[str, Any]]:
+    from biotrain.strategy import STRATEGIES
+
+    shown = table("strategy", "trains")
+    for name in STRATEGIES:
+        shown.add_row(name, STRATEGY_TEXT.get(name, ""))
+    shown.add_row("'block2.*'", "parameters whose torch name matches the glob")
+    out.show(shown)
+    return [{"name": name, "trains": STRATEGY_TEXT.get(name, "")} for name in STRATEGIES]
+
+
+def _ops(out: Out) -> list[dict[str, Any]]:
+    import biotrain.ops  # noqa: F401  (fills OPS)
+    from biotrain.op import OPS
+
+    shown = table("op", "torch functions", "kernels in")
+    rows = []
+    for name, op in sorted(OPS.items()):
+        rows.append({"name": name, "torch": list(op.captures), "source": op.source})
+        if op.captures:
+            shown.add_row(name, ", ".join(op.captures), op.source)
+    out.show(shown)
+    return rows
+
+
+def _data(out: Out) -> list[dict[str, Any]]:
+    import os
+
+    from biotrain.study.recordings import FOLDER_VARIABLE, SYNTHETIC
+
+    shown = table("data", "")
+    rows: list[dict[str, Any]] = []
+    for name in SYNTHETIC:
+        rows.append({"name": name, "synthetic": True})
+        shown.add_row(name, "synthetic, made on the spot")
+    folder = os.environ.get(FOLDER_VARIABLE)
+    for path in sorted(Path(folder).glob("*.npz")) if folder else ():
+        rows.append({"name": path.stem, "synthetic": False})
+        shown.add_row(path.stem, f"from the folder that {FOLDER_VARIABLE} names")
+    shown.add_row("FILE.npz", "in BioTrain's layout (see biotrain.study.recordings)")
+    shown.add_row("moabb:SET", "a set of MOABB, which downloads it: pip install 'biotrain[data]'")
+    shown.add_row("FILE or FOLDER", "what MNE reads (EDF, BDF, BrainVision ...); the same extra")
+    out.show(shown)
+    return rows
+
+
+@options
+def prepare_verb(
+    model: ModelName,
+    given: ModelOptions,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", metavar="FILE.pt2", help="Write the rewritten model there."),
+    ] = None,
+    to: Json = None,
+) -> None:
+    """Make a network trainable on a device, and tell what changed."""
+    out = Out(to)
+    if output is not None:
+        if output.suffix != ".pt2":
+            raise BioTrainError(f"cannot write '{output}': an exported model is a .pt2 file")
+        writable(output)
+    from biotrain import topology
+    from biotrain.cli.model import Model
+
+    chosen = Model(model, given)
+    net = chosen.prepared()
+    report = topology.report(net)
+    count = sum(p.numel() for p in net.parameters())
+    shown = table("layer", "before", "after", "bytes saved", "effect", numbers=[3])
+    for r in report:
+        saved = "-" if r.bytes_saved is None else f"{r.bytes_saved:,}"
+        effect = f"{r.effect}; lost: {r.lost}" if r.lost else r.effect
+        shown.add_row(r.path or ".", r.before, r.after if r.changed else "as is", saved, effect)
+    if len(report):
+        out.show(shown)
+    else:
+        out.show("nothing had to change")
+    less = report.bytes_saved
+    out.say(
+        f"{model}: {count:,} parameters, {len(report)} rewrites"
+        + (f", {less:,} bytes less per training sample" if less else "")
+    )
+    if output is not None:
+        _export(chosen, net, output)
+        out.say(f"wrote {output}")
+    written = None if output is None else str(output)
+    out.result({"model": model, "params": count, **report.to_dict(), "out": written})
+
+
+@options
+def plan_verb(
+    model: ModelName,
+    given: ModelOptions,
+    train: TrainOptions,
+    figure: Annotated[
+        Path | None,
+        typer.Option("--figure", metavar="FILE.png|svg", help="Draw buffers over time."),
+    ] = None,
+    show: Show = None,
+    to: Json = None,
+) -> None:
+    """Plan the memory of training: every byte, and what a sample costs."""
+    out = _out(to, show)
+    if figure is not None:
+        if figure.suffix.lower() not in (".png", ".svg"):
+            raise BioTrainError(f"cannot write '{figure}': a figure is .png or .svg")
+        writable(figure)
+    from biotrain.cli.model import Model
+    from biotrain.cli.tables import plan_json, plan_tables
+
+    pkg = Model(model, given).compiled(train)
+    if show:
+        _show(out, pkg, show)
+    else:
+        out.show(plan_tables(pkg))
+    if figure is not None:
+        draw_plan(pkg, figure)
+        if not show:
+            out.say(f"\nwrote {figure}")
+    out.result(plan_json(pkg))
+
+
+@options
+def compile_verb(
+    model: ModelName,
+    given: ModelOptions,
+    train: TrainOptions,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--out", metavar="DIR", help="Folder of the C; made where missing."),
+    ] = None,
+    show: Show = None,
+    to: Json = None,
+) -> None:
+    """Compile a network into C99 that trains it."""
+    out = _out(to, show)
+    if output is None and show is None:
+        raise BioTrainError("compile needs -o DIR (or --show graph|plan|c)")
+    if output is not None:
+        writable_folder(output)
+    from biotrain.cli.model import Model
+    from biotrain.cli.tables import cost_table, plan_json, ram_table
+
+    chosen = Model(model, given)
+    pkg = chosen.compiled(train)
+    files = []
+    if output is not None:
+        pkg.save(output)
+        _describe(chosen, pkg, train, output)
+        names = [*pkg.files, "plan.json", SETTINGS_FILE, MODULE_FILE]
+        files = [{"name": n, "bytes": (output / n).stat().st_size} for n in names]
+    if show:
+        _show(out, pkg, show)
+    else:
+        out.show(ram_table(pkg), "", cost_table(pkg), "")
+        own = sum(name.endswith((".c", ".h")) for name in pkg.files)
+        out.say(f"wrote {own} C files to {output}; model.h is the interface")
+        out.say(f"next: biotrain run {output}")
+    out.result({"folder": output and str(output), "files": files, "plan": plan_json(pkg)})
+
+
+def _out(to: str | None, show: str | None) -> Out:
+    if to is not None and show is not None:
+        raise BioTrainError("--show and --json both want standard output: give one of them")
+    return Out(to)
+
+
+def _show(out: Out, pkg: "Package", what: str) -> None:
+    if what == "graph":
+        out.text(str(pkg.graph))
+    elif what == "c":
+        out.text(pkg.files["model.c"])
+    else:
+        from biotrain.cli.tables import plan_tables
+
+        out.show(plan_tables(pkg))
+
+
+def draw_plan(pkg: "Package", path: Path) -> None:
+    """Write the picture of a plan."""
+    from biotrain.plots import plan_figure
+    from biotrain.study.plots import save
+
+    save(plan_figure(pkg), path)
+
+
+def _describe(chosen: "Model", pkg: "Package", train: TrainOptions, folder: Path) -> None:
+    """What `run DIR` needs: the exported module, and what was asked for."""
+    if chosen.exported:
+        shutil.copyfile(chosen.name, folder / MODULE_FILE)
+    else:
+        assert pkg.module is not None
+        _export(chosen, pkg.module, folder / MODULE_FILE)
+    settings = {
+        "model": chosen.name if not chosen.exported else Path(chosen.name).name,
+        "n_outputs": pkg.source.train.outputs[0].size,
+        "fused": pkg.fused,
+        "title": pkg.source.title,
+        "train": asdict(train),
+    }
+    text = json.dumps(settings, indent=1) + "\n"
+    (folder / SETTINGS_FILE).write_text(text, encoding="utf-8")
+
+
+def _export(chosen: "Model", net: Any, path: Path) -> None:
+    import torch
+
+    from biotrain.capture import export
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.export.save(export(net, chosen.example()), str(path))

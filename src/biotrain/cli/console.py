@@ -1,0 +1,201 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a verb says, and where: tables or JSON on standard output, progress on standard error."""
+
+import json
+import math
+import os
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console, RenderableType
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.table import Table
+
+from biotrain.errors import BioTrainError
+
+PLAIN_WIDTH = 120
+"""Columns of a table that goes into a file or a pipe."""
+
+
+def console(*, stderr: bool = False) -> Console:
+    """A console of the stream as it is now; no colours and no control codes unless a terminal."""
+    stream = sys.stderr if stderr else sys.stdout
+    if stream.isatty():
+        return Console(file=stream, highlight=False)
+    width = int(os.environ.get("COLUMNS") or PLAIN_WIDTH)
+    return Console(file=stream, highlight=False, width=width, no_color=True, force_terminal=False)
+
+
+def writable(path: Path) -> Path:
+    """`path`, if a file of that name can be written; asked before long work, not after it."""
+    folder = path.parent
+    if not folder.is_dir():
+        raise BioTrainError(f"cannot write '{path}': there is no folder '{folder}'")
+    if path.is_dir():
+        raise BioTrainError(f"cannot write '{path}': it is a folder")
+    if not os.access(path if path.exists() else folder, os.W_OK):
+        raise BioTrainError(f"cannot write '{path}': permission denied")
+    return path
+
+
+def writable_folder(path: Path) -> Path:
+    """`path`, made where it is missing, if files can be written into it."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise BioTrainError(f"cannot write into '{path}': {error.strerror}") from error
+    if not os.access(path, os.W_OK):
+        raise BioTrainError(f"cannot write into '{path}': permission denied")
+    return path
+
+
+def plain(value: Any) -> Any:
+    """`value` with null for what JSON cannot say (NaN, infinity)."""
+    if isinstance(value, dict):
+        return {str(key): plain(one) for key, one in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(one) for one in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+class Out:
+    """The output of one run of a verb; `to` is what `--json` was given."""
+
+    def __init__(self, to: str | None) -> None:
+        self.to = to
+        if to is not None and to != "-":
+            writable(Path(to))
+
+    @property
+    def quiet(self) -> bool:
+        """Whether standard output belongs to a program."""
+        return self.to is not None
+
+    def say(self, text: str) -> None:
+        """One line for the person: beside the tables, or on standard error beside JSON."""
+        stream = sys.stderr if self.quiet else sys.stdout
+        stream.write(f"{text}\n")
+        stream.flush()
+
+    def text(self, text: str) -> None:
+        """Text as it is, for `--show`."""
+        sys.stdout.write(text if text.endswith("\n") else f"{text}\n")
+
+    def show(self, *things: RenderableType) -> None:
+        """Tables, unless JSON was asked for."""
+        if self.quiet:
+            return
+        out = console()
+        if out.is_terminal:
+            out.print(*things, sep="\n", markup=False)
+            return
+        with out.capture() as held:
+            out.print(*things, sep="\n", markup=False)
+        for line in held.get().splitlines():
+            self.text(line.rstrip())
+
+    def result(self, data: dict[str, Any]) -> None:
+        """The JSON, if it was asked for."""
+        if self.to is None:
+            return
+        text = json.dumps(plain(data), indent=2, allow_nan=False) + "\n"
+        if self.to == "-":
+            sys.stdout.write(text)
+        else:
+            Path(self.to).write_text(text, encoding="utf-8")
+
+
+def table(*columns: str, title: str | None = None, numbers: Sequence[int] = ()) -> Table:
+    """A table; the columns whose index is in `numbers` are set to the right."""
+    made = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
+    for index, column in enumerate(columns):
+        right = index in numbers
+        made.add_column(column, justify="right" if right else "left", no_wrap=right)
+    return made
+
+
+class Work:
+    """Progress of long work on standard error: bars on a terminal, else a line per finished task
+    and one every `EVERY_S` seconds. Calling it with (task, done, total) moves the task."""
+
+    EVERY_S = 15.0
+
+    def __init__(self, tasks: int | None = None) -> None:
+        """`tasks`: how many there will be in all, where that is known."""
+        self._console = console(stderr=True)
+        self._live: Progress | None = None
+        if self._console.is_terminal:
+            self._live = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(24),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+                console=self._console,
+                transient=True,
+            )
+        self._tasks = tasks
+        self._all: TaskID | None = None
+        self._bar: TaskID | None = None
+        self._task = ""
+        self._started = self._said = 0.0
+        self._finished = 0
+
+    def __enter__(self) -> "Work":
+        if self._live:
+            self._live.start()
+            if self._tasks:
+                self._all = self._live.add_task("all", total=self._tasks)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._live:
+            self._live.stop()
+
+    def __call__(self, task: str, done: int, total: int) -> None:
+        now = time.monotonic()
+        if task != self._task:
+            self._task, self._started, self._said = task, now, now
+            if self._live:
+                if self._bar is not None:
+                    self._live.remove_task(self._bar)
+                self._bar = self._live.add_task(task, total=total)
+        if self._live and self._bar is not None:
+            self._live.update(self._bar, completed=done, total=total)
+        complete = done >= total
+        if complete:
+            self._finished += 1
+            if self._live and self._all is not None:
+                self._live.update(self._all, completed=self._finished)
+        if not self._live and (complete or now - self._said > self.EVERY_S):
+            self._said = now
+            count = f"[{self._finished}/{self._tasks}] " if self._tasks and complete else ""
+            self._console.print(
+                f"{count}{task}: {done}/{total}, {now - self._started:.1f} s",
+                markup=False,
+                soft_wrap=True,
+            )
+
+    def on(self, task: str) -> Callable[[int, int], None]:
+        """A callback (done, total) for one task."""
+        return lambda done, total: self(task, done, total)

@@ -1,0 +1,360 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`adapt` and `demo`: a network learns a person that it has never seen, in the generated C."""
+
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from rich.table import Table
+
+from biotrain.cli.build import draw_plan
+from biotrain.cli.console import Out, Work, table, writable_folder
+from biotrain.cli.options import Json, options
+from biotrain.errors import BioTrainError
+
+if TYPE_CHECKING:
+    from biotrain.package import Package
+    from biotrain.study import AdaptResult, Recordings
+
+SHORT_REFERENCE = "full-bn8"
+"""How the command line spells `biotrain.study.REFERENCE`."""
+
+DEFAULT_STRATEGIES = f"none,last,full,{SHORT_REFERENCE}"
+
+
+@options
+def adapt_verb(
+    data: Annotated[
+        str, typer.Option("--data", metavar="DATA", help="Recordings: biotrain list data.")
+    ],
+    model: Annotated[
+        str, typer.Option("--model", metavar="NAME", help="A built-in network or module:factory.")
+    ] = "epidenet",
+    subject: Annotated[
+        str, typer.Option("--subject", metavar="N|N,N|all", help="Who is new to the network.")
+    ] = "all",
+    split: Annotated[
+        str | None,
+        typer.Option(
+            "--split",
+            help="chronological, chronological-per-class or repetition; else what fits the data.",
+        ),
+    ] = None,
+    calibration: Annotated[
+        float, typer.Option("--calibration", help="Share of the session that calibrates.")
+    ] = 0.8,
+    test_repetition: Annotated[
+        int | None,
+        typer.Option("--test-repetition", help="Which repetition tests; else the last."),
+    ] = None,
+    decimate: Annotated[
+        float | None, typer.Option("--decimate", metavar="HZ", help="Resample the data to HZ.")
+    ] = None,
+    strategies: Annotated[
+        str,
+        typer.Option(
+            "--strategies",
+            help="none, last, bias, norm, full, globs; full-bn8 is BatchNorm at batch 8 in torch.",
+        ),
+    ] = DEFAULT_STRATEGIES,
+    epochs: Annotated[int, typer.Option("--epochs", help="Of the calibration.")] = 30,
+    pretrain_epochs: Annotated[
+        int, typer.Option("--pretrain-epochs", help="On the other subjects, in torch.")
+    ] = 40,
+    pretrain_every: Annotated[
+        int, typer.Option("--pretrain-every", help="Pretrain on every N-th window only.")
+    ] = 1,
+    seeds: Annotated[
+        str, typer.Option("--seeds", metavar="S,S", help="Of weights and order: 0 or 0,1,2.")
+    ] = "0",
+    norm: Annotated[
+        Literal["group", "convert", "frozen", "batch"],
+        typer.Option("--norm", help="convert: pretrain with BatchNorm, calibrate with GroupNorm."),
+    ] = "group",
+    lr: Annotated[float, typer.Option("--lr", help="Learning rate of the calibration.")] = 5e-3,
+    lr_for: Annotated[
+        list[str] | None,
+        typer.Option("--lr-for", metavar="STRATEGY=LR", help="Another one for a strategy."),
+    ] = None,
+    momentum: Annotated[float, typer.Option("--momentum")] = 0.9,
+    weight_decay: Annotated[float, typer.Option("--weight-decay")] = 1e-3,
+    schedule: Annotated[Literal["constant", "cosine"], typer.Option("--schedule")] = "cosine",
+    accumulate: Annotated[
+        int, typer.Option("--accumulate", help="Samples whose mean gradient makes a step.")
+    ] = 8,
+    target: Annotated[str, typer.Option("--target", help="What the C is planned for.")] = "host",
+    memory: Annotated[
+        str | None, typer.Option("--memory", help="Whole RAM to stay within: 256KiB.")
+    ] = None,
+    folder: Annotated[
+        Path | None,
+        typer.Option("--out", metavar="DIR", help="Figure, JSON and C go there; made if missing."),
+    ] = None,
+    to: Json = None,
+) -> None:
+    """Pretrain on the other subjects, calibrate to a new one in the generated C, and test."""
+    out = Out(to)
+    if folder is not None:
+        writable_folder(folder)
+    from biotrain.cli.model import recordings
+
+    rec = recordings(data, decimate)
+    result = _adapt(
+        rec,
+        model,
+        out,
+        subjects=_subjects(subject, rec),
+        strategies=_strategies(strategies),
+        folder=folder,
+        norm=norm,
+        seeds=_integers("--seeds", seeds),
+        lr_per_strategy=_rates(lr_for or []),
+        target=target,
+        memory=memory,
+        epochs=epochs,
+        lr=lr,
+        momentum=momentum,
+        weight_decay=weight_decay,
+        schedule=schedule,
+        accumulate=accumulate,
+        split=split,
+        calibration=calibration,
+        test_repetition=test_repetition,
+        pretrain_epochs=pretrain_epochs,
+        pretrain_every=pretrain_every,
+    )
+    _show_result(out, result)
+    if folder is not None:
+        _write(result, folder)
+        out.say(f"\nfigure {folder / 'accuracy.png'}, numbers {folder / 'results.json'}, "
+                f"C {folder / 'c'}")  # fmt: skip
+    out.result(result.to_dict())
+
+
+@options
+def demo_verb(
+    folder: Annotated[
+        Path, typer.Option("--out", metavar="DIR", help="Where everything goes; made if missing.")
+    ] = Path("build/demo"),
+    subjects: Annotated[
+        int, typer.Option("--subjects", min=1, max=6, help="How many new people to adapt to.")
+    ] = 2,
+    epochs: Annotated[int, typer.Option("--epochs", min=1, help="Of the calibration.")] = 20,
+    pretrain_epochs: Annotated[
+        int, typer.Option("--pretrain-epochs", min=0, help="On the other subjects, in torch.")
+    ] = 30,
+    target: Annotated[
+        str, typer.Option("--target", help="What the C is planned for.")
+    ] = "nrf52840",
+    to: Json = None,
+) -> None:
+    """In a minute or two: EpiDeNet learns unseen people from synthetic EMG, in generated C."""
+    out = Out(to)
+    writable_folder(folder)
+    begin = time.perf_counter()
+    from biotrain.study.recordings import load
+
+    rec = load("synthetic-emg")
+    out.say(
+        f"synthetic EMG recordings of {len(rec.subjects)} people: {rec.n_chans} channels x "
+        f"{rec.n_times} samples at {rec.fs:g} Hz, {rec.n_classes} gestures"
+    )
+    out.say("EpiDeNet is pretrained on all people but one, and calibrated to that one in its C\n")
+    people = rec.subjects[-subjects:]
+    result = _adapt(
+        rec,
+        "epidenet",
+        out,
+        subjects=people,
+        strategies=_strategies(DEFAULT_STRATEGIES),
+        folder=folder,
+        target=target,
+        epochs=epochs,
+        pretrain_epochs=pretrain_epochs,
+    )
+    pkg = _planned(rec, result)
+    draw_plan(pkg, folder / "plan.png")
+    _write(result, folder)
+    _show_result(out, result)
+    plan = pkg.plan
+    work = f", {plan.ms_per_sample:.1f} ms per sample (estimate)" if plan.ms_per_sample else ""
+    out.say(
+        f"\nfull training on {pkg.target.name}: {plan.ram_bytes:,} B of RAM, "
+        f"{plan.flash_bytes:,} B of weights{work}"
+    )
+    for name, what in (
+        ("c/full/", "the C that was trained; read model.h, then model.c"),
+        ("c/full/plan.json", "every buffer of it"),
+        ("plan.png", "the same as a picture"),
+        ("accuracy.png", "what adapting buys, and the learning curves"),
+        ("results.json", "every number"),
+    ):
+        out.say(f"  {folder / name}  {what}")
+    out.say(
+        f"{time.perf_counter() - begin:.0f} s. Next:\n"
+        f"  biotrain plan epidenet --target {target} --figure plan.svg\n"
+        "  biotrain adapt --data YOUR.npz --model epidenet --out build/adapt"
+    )
+    out.result({**result.to_dict(), "out": str(folder)})
+
+
+def _adapt(
+    rec: "Recordings",
+    model: str,
+    out: Out,
+    *,
+    subjects: Sequence[int],
+    strategies: Sequence[str],
+    folder: Path | None,
+    norm: str = "group",
+    seeds: Sequence[int] = (0,),
+    **more: Any,
+) -> "AdaptResult":
+    import torch
+
+    from biotrain import models
+    from biotrain.cli.model import factory, takes_norm
+    from biotrain.study import REFERENCE, adapt
+
+    if "OMP_NUM_THREADS" not in os.environ:
+        # Networks this small gain nothing from a second thread, and with one the numbers do not
+        # depend on how many cores there are.
+        torch.set_num_threads(1)
+    network: Any = model
+    if model not in models.MODELS:
+        network = factory(model)
+        if norm == "group" and not takes_norm(model):
+            norm = "convert"
+            out.say(f"{model} takes no norm: it is pretrained as it is, then gets GroupNorm")
+    starts = {s == REFERENCE or norm != "group" for s in strategies}
+    tasks = len(subjects) * len(seeds) * (len(strategies) + len(starts))
+    with Work(tasks) as work:
+        return adapt(
+            rec,
+            network,
+            subjects,
+            strategies,
+            norm=norm,
+            seeds=seeds,
+            progress=work,
+            save_to=None if folder is None else folder / "c",
+            **more,
+        )
+
+
+def _integers(option: str, text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise BioTrainError(f"{option} takes numbers, 1 or 1,2,3; not '{text}'") from None
+
+
+def _subjects(text: str, rec: "Recordings") -> list[int]:
+    return rec.subjects if text == "all" else _integers("--subject", text)
+
+
+def _strategies(text: str) -> list[str]:
+    from biotrain.study import REFERENCE
+
+    names = [name.strip() for name in text.split(",") if name.strip()]
+    return [REFERENCE if name == SHORT_REFERENCE else name for name in names]
+
+
+def _rates(texts: Sequence[str]) -> dict[str, float]:
+    rates: dict[str, float] = {}
+    for text in texts:
+        name, _, value = text.partition("=")
+        try:
+            rates[_strategies(name)[0]] = float(value)
+        except (ValueError, IndexError):
+            raise BioTrainError(f"--lr-for takes STRATEGY=LR (last=0.02), not '{text}'") from None
+    return rates
+
+
+def _planned(rec: "Recordings", result: "AdaptResult") -> "Package":
+    """The package of the strategy `full` as `adapt` compiled it, but for its weights."""
+    import numpy as np
+
+    from biotrain import models
+    from biotrain.cli.model import shape_of
+    from biotrain.optim import SGD
+    from biotrain.package import compile_model
+    from biotrain.topology import prepare
+
+    ones = np.ones(rec.n_chans)
+    net = models.build("epidenet", norm="group", pool="avg", **shape_of(rec))
+    settings = result.settings
+    return compile_model(
+        prepare(models.standardized(net, 0 * ones, ones), pool="avg"),
+        rec.signal([0]),
+        target=settings["target"],
+        memory=settings["memory"],
+        optimizer=SGD(schedule=settings["schedule"]),
+        accumulate=settings["accumulate"],
+        title="EpiDeNet on synthetic EMG, strategy full",
+    )
+
+
+def _write(result: "AdaptResult", folder: Path) -> None:
+    from biotrain.study.plots import figure, save
+
+    save(figure(result), folder / "accuracy.png")
+    (folder / "results.json").write_text(result.to_json(), encoding="utf-8")
+
+
+def _show_result(out: Out, result: "AdaptResult") -> None:
+    settings = result.settings
+    out.show(
+        f"{settings['dataset']}, {settings['model']}: accuracy on the test part, new subject, "
+        f"split {settings['split']}, {settings['epochs']} epochs"
+    )
+    out.show("", by_subject(result), "", by_strategy(result))
+
+
+def by_subject(result: "AdaptResult") -> Table:
+    """A row per subject (mean over seeds), a column per strategy; mean and SD below."""
+    strategies = list(dict.fromkeys(row["strategy"] for row in result.rows))
+    shown = table("subject", *strategies, numbers=range(1, 1 + len(strategies)))
+    for person in dict.fromkeys(row["subject"] for row in result.rows):
+        cells = []
+        for strategy in strategies:
+            found = [
+                row["accuracy"]
+                for row in result.rows
+                if row["subject"] == person and row["strategy"] == strategy
+            ]
+            cells.append(f"{100 * sum(found) / len(found):.1f} %")
+        shown.add_row(str(person), *cells)
+    means = []
+    for entry in result.summary:
+        sd = entry["accuracy_sd"]
+        spread = "" if sd is None else f" ± {100 * sd:.1f}"
+        means.append(f"{100 * entry['accuracy']:.1f}{spread} %")
+    shown.add_row("mean ± SD" if any("±" in m for m in means) else "mean", *means, style="bold")
+    return shown
+
+
+def by_strategy(result: "AdaptResult") -> Table:
+    """What each strategy buys, and what it costs."""
+    shown = table(
+        "strategy", "balanced", "over none", "RAM, bytes", "operations per sample", "steps",
+        numbers=range(1, 6),
+    )  # fmt: skip
+    for entry in result.summary:
+        gain, error = entry["gain_over_none"], entry["gain_over_none_se"]
+        text = "-" if gain is None else f"{100 * gain:+.1f}"
+        text += f" ± {100 * error:.1f} (SE)" if error is not None else ""
+        shown.add_row(
+            entry["strategy"],
+            f"{100 * entry['balanced_accuracy']:.1f} %",
+            text,
+            "-" if entry["ram_bytes"] is None else f"{entry['ram_bytes']:,}",
+            "-" if entry["ops"] is None else f"{entry['ops']:,.0f}",
+            f"{entry['steps']:,.0f}",
+        )
+    shown.caption = f"chance {100 * result.rows[0]['chance']:.1f} %"
+    shown.caption_justify = "left"
+    return shown

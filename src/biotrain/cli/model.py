@@ -1,0 +1,238 @@
+# SPDX-License-Identifier: Apache-2.0
+"""MODEL and DATA of the command line become a torch module, a shape and a package."""
+
+import inspect
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from difflib import get_close_matches
+from functools import cached_property
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from biotrain import models
+from biotrain.cli.options import ModelOptions, TrainOptions
+from biotrain.errors import BioTrainError
+from biotrain.package import Package, compile_model
+from biotrain.study.adapt import dataset_name
+from biotrain.study.recordings import Recordings, decimate, load
+from biotrain.topology import prepare
+
+SHAPE = {"n_chans": "--chans", "n_times": "--times", "n_outputs": "--classes", "sfreq": "--sfreq"}
+
+
+@dataclass(frozen=True)
+class Model:
+    """What MODEL names, with the shape that the options or the recordings give."""
+
+    name: str
+    options: ModelOptions
+
+    @property
+    def exported(self) -> bool:
+        """Whether it is a `.pt2` file."""
+        return self.name.endswith(".pt2")
+
+    @cached_property
+    def recordings(self) -> Recordings | None:
+        """The recordings of `--data`."""
+        if self.options.data is None:
+            if self.options.decimate is not None:
+                raise BioTrainError("--decimate needs --data")
+            return None
+        return recordings(self.options.data, self.options.decimate)
+
+    @cached_property
+    def shape(self) -> dict[str, Any]:
+        """n_chans, n_times, n_outputs and sfreq, as far as they are known."""
+        given = self.options
+        values = (given.chans, given.times, given.classes, given.sfreq)
+        stated = {k: v for k, v in zip(SHAPE, values, strict=True) if v is not None}
+        rec = self.recordings
+        if rec is None:
+            return {**models.PAPER.get(self.name, {}), **stated}
+        if stated:
+            raise BioTrainError(
+                f"{SHAPE[next(iter(stated))]} contradicts --data: the recordings give the shape"
+            )
+        return shape_of(rec)
+
+    def built(self) -> nn.Module:
+        """The module before any rewrite, its weights drawn from the seed."""
+        if self.exported:
+            raise BioTrainError(
+                f"'{self.name}' is compiled as it is; this verb needs the module: name a built-in "
+                "model or module:factory"
+            )
+        make = factory(self.name)
+        with torch.random.fork_rng(devices=[]), one_line(self.name):
+            torch.manual_seed(self.options.seed)
+            return make(**self.shape)
+
+    @property
+    def _pool(self) -> str:
+        return self.options.pool or ("avg" if self.options.norm == "group" else "keep")
+
+    def prepared(self) -> nn.Module:
+        """The module after its topology rewrites."""
+        net = self.built()
+        given = self.options
+        with one_line(self.name):
+            net = prepare(
+                net,
+                norm=given.norm,
+                groups=given.groups,
+                pool=self._pool,
+                example_input=self.example(),
+            )
+        rec = self.recordings
+        if rec is not None and self.name in models.MODELS:
+            from biotrain.study.pretrain import statistics
+
+            net = models.standardized(net, *statistics(rec, range(len(rec))))
+        return net
+
+    def example(self) -> torch.Tensor:
+        """One window of zeros."""
+        missing = [SHAPE[key] for key in ("n_chans", "n_times") if key not in self.shape]
+        if missing:
+            raise BioTrainError(
+                f"the input of '{self.name}' has no known shape: give {' and '.join(missing)}, "
+                "or --data"
+            )
+        return torch.zeros(1, self.shape["n_chans"], self.shape["n_times"])
+
+    def compiled(self, train: TrainOptions) -> Package:
+        """The package."""
+        optimizer = train.made_optimizer()
+        if self.exported:
+            model: Any = Path(readable(self.name))
+            example = torch.zeros(1, 1, 1)  # a .pt2 file brings its own
+            title = f"{model.stem}, strategy {train.strategy}"
+        else:
+            model, example = self.prepared(), self.example()
+            rec = self.recordings
+            data = "" if rec is None else f" for {dataset_name(rec)}"
+            title = f"{self.name}{data}, strategy {train.strategy}"
+        return compile_model(
+            model,
+            example,
+            target=train.target,
+            strategy=train.strategy,
+            memory=train.memory,
+            optimizer=optimizer,
+            accumulate=train.accumulate,
+            title=title,
+        )
+
+
+def shape_of(rec: Recordings) -> dict[str, Any]:
+    """What a network must know of recordings."""
+    return {
+        "n_chans": rec.n_chans,
+        "n_times": rec.n_times,
+        "n_outputs": rec.n_classes,
+        "sfreq": rec.fs,
+    }
+
+
+def readable(path: str) -> str:
+    """`path`, if it is a file that can be read."""
+    if not Path(path).is_file():
+        raise BioTrainError(f"cannot read '{path}': there is no such file")
+    if not os.access(path, os.R_OK):
+        raise BioTrainError(f"cannot read '{path}': permission denied")
+    return path
+
+
+def recordings(data: str, hz: float | None) -> Recordings:
+    """The recordings called `data`, decimated where `hz` says so."""
+    rec = load(data)
+    return rec if hz is None else decimate(rec, hz)
+
+
+def factory(name: str) -> Callable[..., nn.Module]:
+    """What builds the network called `name`; it takes n_chans, n_times, n_outputs, sfreq (and norm)
+    by name, and passes on those that the function behind it accepts."""
+    if name in models.MODELS:
+        return lambda **shape: models.build(name, **shape)
+    if ":" not in name:
+        near = get_close_matches(name, models.MODELS, 1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        raise BioTrainError(
+            f"no model is called '{name}'{hint}; there are {', '.join(models.MODELS)}, "
+            "module:factory, and .pt2 files"
+        )
+    module_name, _, attribute = name.partition(":")
+    found = imported(module_name)
+    for part in attribute.split("."):
+        found = getattr(found, part, None)
+    if isinstance(found, nn.Module):
+        net = found
+        return lambda **_: net
+    if not callable(found):
+        raise BioTrainError(f"module '{module_name}' has no factory '{attribute}'")
+    make: Callable[..., Any] = found
+
+    def build(**shape: Any) -> nn.Module:
+        net = make(**_accepted(name, make, shape))
+        if not isinstance(net, nn.Module):
+            raise BioTrainError(f"'{name}' returned a {type(net).__name__}, not a torch module")
+        return net
+
+    build.__name__ = name
+    return build
+
+
+def takes_norm(name: str) -> bool:
+    """Whether the factory called `name` can build with another norm."""
+    module_name, _, attribute = name.partition(":")
+    found = getattr(imported(module_name), attribute, None)
+    return callable(found) and "norm" in inspect.signature(found).parameters
+
+
+def imported(module_name: str) -> Any:
+    if "" not in sys.path:
+        sys.path.insert(0, "")  # the working directory, as `python -m` has it
+    try:
+        return import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+            raise  # the module is there, and something that it imports is not
+        raise BioTrainError(f"cannot import '{module_name}': {error.msg}") from error
+    except (ValueError, TypeError) as error:  # an empty or relative name
+        raise BioTrainError(f"'{module_name}' is not the name of a module") from error
+
+
+def _accepted(name: str, make: Callable[..., Any], shape: dict[str, Any]) -> dict[str, Any]:
+    """The part of `shape` that `make` takes by name."""
+    parameters = inspect.signature(make).parameters.values()
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return shape
+    named = {p.name: p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
+    needed = [key for key, p in named.items() if p.default is p.empty and key not in SHAPE]
+    if needed:
+        raise BioTrainError(
+            f"'{name}' needs {', '.join(needed)}: wrap it in a function of n_chans, n_times, "
+            "n_outputs and sfreq"
+        )
+    for key, option in SHAPE.items():
+        if key in named and key not in shape and named[key].default is inspect.Parameter.empty:
+            raise BioTrainError(f"'{name}' takes {key}: give {option}, or --data")
+    return {key: value for key, value in shape.items() if key in named}
+
+
+@contextmanager
+def one_line(name: str) -> Iterator[None]:
+    """A ValueError of a model or a rewrite is about the input and becomes one line."""
+    try:
+        yield
+    except ValueError as error:
+        where = "" if name in models.MODELS else f"{name}: "
+        raise BioTrainError(f"{where}{error}") from error

@@ -1,0 +1,171 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The options that several verbs share, as dataclasses, and how a verb takes them."""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
+
+import typer
+
+from biotrain.errors import BioTrainError
+
+if TYPE_CHECKING:
+    from biotrain.optim import Optimizer
+
+MODEL, TRAINING = "Model and data", "Training and target"
+
+ModelName = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="A built-in network (biotrain list models), module:factory, or a .pt2 file.",
+        show_default=False,
+    ),
+]
+Json = Annotated[
+    str | None,
+    typer.Option(
+        "--json",
+        metavar="FILE|-",
+        help="Write the result as JSON; nothing else is then on standard output.",
+    ),
+]
+Show = Annotated[
+    Literal["graph", "plan", "c"] | None,
+    typer.Option(
+        "--show",
+        metavar="graph|plan|c",
+        help="Print the intermediate representation, the plan, or the C, and nothing else.",
+    ),
+]
+
+
+def _option(name: str, text: str, panel: str, **more: Any) -> Any:
+    return typer.Option(name, help=text, rich_help_panel=panel, **more)
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """Which network, at which shape."""
+
+    chans: Annotated[int | None, _option("--chans", "Channels.", MODEL, min=1)] = None
+    times: Annotated[int | None, _option("--times", "Samples per window.", MODEL, min=1)] = None
+    classes: Annotated[int | None, _option("--classes", "Classes.", MODEL, min=1)] = None
+    sfreq: Annotated[float | None, _option("--sfreq", "Sampling rate in Hz.", MODEL)] = None
+    data: Annotated[
+        str | None,
+        _option(
+            "--data",
+            "Recordings that give the shape: a name (biotrain list data), a .npz, moabb:SET, or "
+            "files that MNE reads. A built-in network then also standardises its input.",
+            MODEL,
+            metavar="DATA",
+        ),
+    ] = None
+    decimate: Annotated[
+        float | None, _option("--decimate", "Resample the data to HZ.", MODEL, metavar="HZ")
+    ] = None
+    norm: Annotated[
+        Literal["group", "batch", "frozen"],
+        _option("--norm", "GroupNorm, BatchNorm, or BatchNorm with fixed statistics.", MODEL),
+    ] = "group"
+    groups: Annotated[int, _option("--groups", "Groups of each GroupNorm.", MODEL, min=1)] = 1
+    pool: Annotated[
+        Literal["keep", "avg"] | None,
+        _option("--pool", "Max pools: keep, or make them average; avg with GroupNorm.", MODEL),
+    ] = None
+    seed: Annotated[int, _option("--seed", "Of the initial weights and the samples.", MODEL)] = 0
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """What trains, how, and on what."""
+
+    target: Annotated[
+        str, _option("--target", "A core or board: biotrain list targets.", TRAINING)
+    ] = "host"
+    strategy: Annotated[
+        str,
+        _option("--strategy", "none, last, bias, norm, full, or a glob of parameters.", TRAINING),
+    ] = "full"
+    memory: Annotated[
+        str | None,
+        _option("--memory", "Whole RAM to stay within: 256KiB, 64kB; else the target's.", TRAINING),
+    ] = None
+    optimizer: Annotated[
+        Literal["sgd", "adam"], _option("--optimizer", "Which optimizer.", TRAINING)
+    ] = "sgd"
+    lr: Annotated[
+        float | None, _option("--lr", "Learning rate; 5e-3 for sgd, 1e-3 for adam.", TRAINING)
+    ] = None
+    momentum: Annotated[
+        float | None, _option("--momentum", "Of sgd; 0.9 by default.", TRAINING)
+    ] = None
+    nesterov: Annotated[bool, _option("--nesterov", "Nesterov momentum (sgd).", TRAINING)] = False
+    weight_decay: Annotated[
+        float | None, _option("--weight-decay", "1e-3 for sgd, 0 for adam.", TRAINING)
+    ] = None
+    schedule: Annotated[
+        Literal["constant", "cosine"], _option("--schedule", "Of the learning rate.", TRAINING)
+    ] = "constant"
+    clip_norm: Annotated[
+        float | None, _option("--clip-norm", "Bound of the gradient's global norm.", TRAINING)
+    ] = None
+    accumulate: Annotated[
+        int, _option("--accumulate", "Samples whose mean gradient makes a step.", TRAINING, min=1)
+    ] = 8
+
+    def made_optimizer(self) -> "Optimizer":
+        """The optimizer that the options describe.
+
+        Raises BioTrainError where an option does not belong to it.
+        """
+        from biotrain.optim import SGD, Adam
+
+        given: dict[str, Any] = {"lr": self.lr, "weight_decay": self.weight_decay}
+        if self.optimizer == "adam":
+            if self.momentum is not None or self.nesterov:
+                raise BioTrainError("--momentum and --nesterov belong to --optimizer sgd")
+        else:
+            given |= {"momentum": self.momentum, "nesterov": self.nesterov}
+        given = {key: value for key, value in given.items() if value is not None}
+        given |= {"schedule": self.schedule, "clip_norm": self.clip_norm}
+        return Adam(**given) if self.optimizer == "adam" else SGD(**given)
+
+
+class ReaderGone(Exception):
+    """Whoever read standard output (head, less) has closed it."""
+
+
+def options(verb: Callable[..., None]) -> Callable[..., None]:
+    """Turn each parameter of `verb` that is a dataclass of options into these options."""
+    signature = inspect.signature(verb, eval_str=True)
+    groups: dict[str, Any] = {}
+    parameters: list[inspect.Parameter] = []
+    for parameter in signature.parameters.values():
+        group = parameter.annotation
+        if not is_dataclass(group):
+            parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
+            continue
+        groups[parameter.name] = group
+        hints = get_type_hints(group, include_extras=True)
+        parameters += [
+            inspect.Parameter(
+                f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=hints[f.name]
+            )
+            for f in fields(group)
+        ]
+
+    def call(**given: Any) -> None:
+        for name, group in groups.items():
+            given[name] = group(**{f.name: given.pop(f.name) for f in fields(group)})
+        try:
+            verb(**given)
+        except BrokenPipeError as error:  # typer would exit with 1, which means a failed check
+            raise ReaderGone from error
+
+    call.__name__, call.__doc__, call.__module__ = verb.__name__, verb.__doc__, verb.__module__
+    call.__annotations__ = {p.name: p.annotation for p in parameters}
+    call.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    return call
