@@ -14,7 +14,7 @@ import torch
 
 import biotrain
 from biotrain.cli import main
-from biotrain.plots import phases, plan_figure, role
+from biotrain.plots import phases, plan_figure, roles
 from biotrain.study.plots import save
 
 SMALL = ["mibminet", "--chans", "2", "--times", "64", "--classes", "3", "--sfreq", "125"]
@@ -163,18 +163,17 @@ def test_figure_says_what_the_plan_says(tmp_path: Path) -> None:
     pkg = biotrain.compile(net, torch.zeros(1, 2, 256), target="cortex-m4f")
     figure = plan_figure(pkg)
     axes = figure.axes[0]
-    assert len(axes.patches) == len(pkg.plan.buffers) + 1  # and the line of bytes in use
     assert f"{pkg.plan.ram_bytes:,} B" in figure.get_suptitle()
     loss, backward = phases(pkg.graph)
     assert pkg.graph.nodes[loss].op == "cross_entropy"
     assert 0 < loss < backward < len(pkg.graph.nodes)
-    roles = {b.value: role(pkg.graph, b) for b in pkg.plan.buffers}
-    assert roles["x"] == "input"
-    assert roles["temporal1"] == "activation"
-    assert roles["norm1_stats"] == "statistics"
-    gradients = [name for name, found in roles.items() if found == "gradient"]
-    assert gradients
-    assert all(name.startswith("d_") for name in gradients)
+    held = {b.value: roles(pkg.graph, b) for b in pkg.plan.buffers}
+    assert held["x"] == [(0, "input")]
+    assert held["temporal1"][0] == (1, "activation")
+    assert [kind for _, kind in held["norm1_stats"]] == ["statistics"]
+    assert any(kind == "gradient" and at >= backward for h in held.values() for at, kind in h)
+    rectangles = sum(map(len, held.values()))
+    assert len(axes.patches) == rectangles + 1  # and the line of bytes in use
     save(figure, tmp_path / "plan.png")
 
 
@@ -348,6 +347,7 @@ def test_data_and_shape_contradict(refused: Any, tmp_path: Path) -> None:
     assert "99" in refused("adapt", "--data", data, "--subject", "99")
     assert "last=0.02" in refused("adapt", "--data", data, "--lr-for", "last")
     assert "needs the module" in refused("prepare", tmp_path / "net.pt2")
+    assert "needs the module" in refused("adapt", "--data", data, "--model", "net.pt2")
 
 
 # ---------------------------------------------------------------- processes

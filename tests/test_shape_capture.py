@@ -52,7 +52,7 @@ def check(net: nn.Module) -> None:
     largest = max(float(p.grad.abs().max()) for p in reference.parameters())
     for name, p in reference.named_parameters():
         want = p.grad.numpy()
-        scale = max(float(np.abs(want).max()), 1e-3 * largest)
+        scale = max(float(np.abs(want).max()), 0.05 * largest)  # a bias before a norm has none
         assert np.abs(gradients[name] - want).max() / scale < 32 * EPS, name
     logits = torch.cat([reference(w[None]) for w in torch.tensor(x).double()]).detach().numpy()
     assert np.abs(device.predict(x) - logits).max() / np.abs(logits).max() < 32 * EPS
@@ -140,7 +140,8 @@ def test_views_of_parameters_and_channels_last() -> None:
         (lambda x: F.max_pool1d(x, 4, ceil_mode=True), "ceil_mode"),
         (lambda x: F.avg_pool1d(x, 4, ceil_mode=True), "ceil_mode"),
         (lambda x: F.adaptive_max_pool1d(x, 5), "evenly"),
-        (lambda x: F.max_pool2d(x, 2), "pooling takes x"),
+        (lambda x: F.max_pool2d(x, 2), "does not fit"),
+        (lambda x: F.avg_pool2d(x, (1, 2), (2, 2)), "pooling takes x"),
     ],
 )
 def test_what_is_not_supported_names_the_line(
@@ -162,7 +163,7 @@ def test_max_pool_takes_the_first_of_equals_and_keeps_only_an_index(
     pool = next(n for n in package.graph.nodes if n.op == "max_pool")
     assert pool.outputs[1].dtype == dtype
     back = next(n for n in package.graph.nodes if n.op == "max_pool_dx")
-    assert [v.name for v in back.inputs][0] == pool.outputs[1].name
+    assert back.inputs[0] == pool.outputs[1]
     assert len(next(n for n in package.source.predict.nodes if n.op == "max_pool").outputs) == 1
     device = package.run("host")
     x[0, :, 1] = 1.0

@@ -54,17 +54,26 @@ def phases(graph: Graph) -> tuple[int, int]:
     return at, after
 
 
-def role(graph: Graph, buffer: Buffer) -> Role:
-    """What a buffer holds, by its first value."""
-    if any(v.name == buffer.value for v in graph.inputs):
-        return "input"
+def roles(graph: Graph, buffer: Buffer) -> list[tuple[int, Role]]:
+    """What a buffer holds from which node on: a gradient may take over an activation's bytes."""
     loss, _ = phases(graph)
-    for i, node in enumerate(graph.nodes):
-        if any(v.name == buffer.value for v in node.outputs):
-            if any(word in node.op for word in ("moments", "stats", "sums")):
-                return "statistics"
-            return "activation" if i <= loss else "gradient"
-    return "activation"
+    births = {v.name: i for i, node in enumerate(graph.nodes) for v in node.outputs}
+    inputs = [v.name for v in graph.inputs]
+    found: list[tuple[int, Role]] = []
+    for name in buffer.members:
+        at = births.get(name, 0)
+        kind: Role
+        if name in inputs:
+            kind = "input"
+        elif any(word in graph.nodes[at].op for word in ("moments", "stats", "sums")):
+            kind = "statistics"
+        else:
+            kind = "activation" if at <= loss else "gradient"
+        # What is made of the input in place, or is another view of it, stays its colour.
+        forward = found and found[-1][1] == "input" and kind == "activation"
+        if not found or (found[-1][1] != kind and not forward):
+            found.append((at, kind))
+    return found
 
 
 def plan_figure(pkg: Package) -> Figure:
@@ -81,11 +90,13 @@ def plan_figure(pkg: Package) -> Figure:
     left.set_xlim(0, count + 1)
     left.set_ylim(0, top * 1.09)
     for buffer in plan.buffers:
-        corner, wide = (buffer.first, buffer.offset / scale), buffer.last + 1 - buffer.first
-        colour = COLOURS[role(graph, buffer)]
-        left.add_patch(
-            Rectangle(corner, wide, buffer.size / scale, fc=colour, ec="black", linewidth=0.5)
-        )
+        low, high = buffer.offset / scale, buffer.size / scale
+        found = roles(graph, buffer)
+        ends = [*(at for at, _ in found[1:]), buffer.last + 1]
+        for (at, kind), end in zip(found, ends, strict=True):
+            left.add_patch(
+                Rectangle((at, low), end - at, high, fc=COLOURS[kind], ec="black", linewidth=0.5)
+            )
     _in_use(left, plan.buffers, count, scale)
     left.axhline(plan.peak_bytes / scale, color=GREY, linewidth=3, zorder=0.5)
     left.axhline(plan.lower_bound_bytes / scale, color="black", linewidth=1.2, linestyle=DASHED)

@@ -65,11 +65,6 @@ class Model:
 
     def built(self) -> nn.Module:
         """The module before any rewrite, its weights drawn from the seed."""
-        if self.exported:
-            raise BioTrainError(
-                f"'{self.name}' is compiled as it is; this verb needs the module: name a built-in "
-                "model or module:factory"
-            )
         make = factory(self.name)
         with torch.random.fork_rng(devices=[]), one_line(self.name):
             torch.manual_seed(self.options.seed)
@@ -162,6 +157,11 @@ def factory(name: str) -> Callable[..., nn.Module]:
     by name, and passes on those that the function behind it accepts."""
     if name in models.MODELS:
         return lambda **shape: models.build(name, **shape)
+    if name.endswith(".pt2"):
+        raise BioTrainError(
+            f"'{name}' is compiled as it is; this verb needs the module: name a built-in model or "
+            "module:factory"
+        )
     if ":" not in name:
         near = get_close_matches(name, models.MODELS, 1)
         hint = f" (did you mean {near[0]}?)" if near else ""

@@ -10,14 +10,15 @@
 
 #include "bt_norm.h"
 
-/* stats[c] = {mean, rstd} of channel c from running statistics. */
+/* stats[c] = {mean, rstd, rest} of channel c from running statistics. */
 BT_KERNEL void bt_frozen_stats(bt_norm g, bt_box box, const float *mean, const float *variance,
                                float *stats, float eps)
 {
   (void)g;
   for (int c = box.r0; c < box.r1; c++) {
-    stats[2 * c] = mean[c];
-    stats[2 * c + 1] = bt_rsqrtf(variance[c] + eps);
+    stats[3 * c] = mean[c];
+    stats[3 * c + 1] = bt_rsqrtf(variance[c] + eps);
+    stats[3 * c + 2] = 0.0f;
   }
 }
 
@@ -28,11 +29,9 @@ BT_KERNEL void bt_running_update(bt_norm g, bt_box box, const float *moments, fl
 {
   const int rows = g.rows / g.groups;
   for (int c = box.r0; c < box.r1; c++) {
-    float mean_c = 0.0f, square = 0.0f;
-    for (int r = 0; r < rows; r++) {
-      const float *row = &moments[2 * (c * rows + r)];
-      bt_join_moments(&mean_c, &square, (float)(r * g.times), row[0], row[1], (float)g.times);
-    }
+    float mean_c, square;
+    bt_group_moments(g, c, moments, &mean_c, &square);
+    mean_c += moments[3 * c * rows];
     const float new_mean = bt_fma(momentum, mean_c, keep * mean[c]);
     const float unbiased = square / (float)(rows * g.times - 1);
     const float new_variance = bt_fma(momentum, unbiased, keep * variance[c]);
@@ -47,7 +46,7 @@ BT_KERNEL void bt_norm_frozen_gradient(bt_norm g, bt_box box, const float *stats
                                        bt_in dy, bt_out dx)
 {
   for (int r = box.r0; r < box.r1; r++) {
-    const float rstd = stats[2 * (r / (g.rows / g.groups)) + 1];
+    const float rstd = stats[3 * (r / (g.rows / g.groups)) + 1];
     const float scale = (gamma ? gamma[r / g.rows_per_channel] : 1.0f) * rstd;
     const float *q = bt_at(dy, r, box.t0);
     float *to = bt_to(dx, r, box.t0);

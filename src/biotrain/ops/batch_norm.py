@@ -40,12 +40,12 @@ from biotrain.ops.norm import (
 
 @register("batch_norm.c")
 class FrozenStats(Small):
-    """Running mean and variance -> mean and 1/sqrt(variance + eps) of every channel."""
+    """Running mean and variance -> the statistics of every channel, (channels, 3)."""
 
     name = "frozen_stats"
 
     def infer(self, shapes: Sequence[Shape], attrs: Mapping[str, Attr]) -> tuple[Shape, ...]:
-        return ((shapes[0][0], 2),)
+        return ((shapes[0][0], 3),)
 
     def call(self, node: Node) -> Call:
         channels = node.inputs[0].shape[0]

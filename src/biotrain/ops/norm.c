@@ -1,10 +1,13 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Normalisation in parts: statistics of rows, of groups of rows, their use, and the gradients.
  *
- *   xhat = (x - mean) rstd          rstd = 1 / sqrt(variance + eps)
+ *   xhat = (x - mean) rstd + rest   rstd = 1 / sqrt(variance + eps)
  *   y    = xhat gamma + beta
  *   dgamma = sum dy xhat            dbeta = sum dy
  *   dx   = rstd (gamma dy - mean(gamma dy) - xhat mean(gamma dy xhat)), means over the group
+ *
+ * where rest is what the rounding of the mean lost, times -rstd. Moments are taken of x - pivot, so
+ * that an offset of the input costs no digits.
  *
  * gamma and beta have one number per channel, or (`each`) one per element of a group. */
 #ifndef BT_NORM_H
@@ -29,7 +32,34 @@ BT_KERNEL void bt_join_moments(float *mean, float *square, float count, float me
   *square += bt_fma(delta * delta, count * share, square_n);
 }
 
-/* moments[r] = {mean, sum of squared distances} of row r, carried on over the times of the box. */
+/* Mean and sum of squared distances of n <= BT_LEAF samples less the pivot. */
+BT_KERNEL void bt_leaf_moments(const float *x, float pivot, int n, float *mean, float *square)
+{
+  float lane[BT_LANES] = {0.0f};
+  int i = 0;
+  for (; i + BT_LANES <= n; i += BT_LANES)
+    for (int j = 0; j < BT_LANES; j++)
+      lane[j] += x[i + j] - pivot;
+  for (int j = 0; i + j < n; j++)
+    lane[j] += x[i + j] - pivot;
+  const float centre = bt_fold(lane) / (float)n;
+  for (int j = 0; j < BT_LANES; j++)
+    lane[j] = 0.0f;
+  for (i = 0; i + BT_LANES <= n; i += BT_LANES)
+    for (int j = 0; j < BT_LANES; j++) {
+      const float d = x[i + j] - pivot - centre;
+      lane[j] = bt_fma(d, d, lane[j]);
+    }
+  for (int j = 0; i + j < n; j++) {
+    const float d = x[i + j] - pivot - centre;
+    lane[j] = bt_fma(d, d, lane[j]);
+  }
+  *mean = centre;
+  *square = bt_fold(lane);
+}
+
+/* moments[r] = {pivot, mean - pivot, sum of squared distances} of row r, carried on over the times
+ * of the box; the pivot is the mean of the first leaf. */
 BT_KERNEL void bt_row_moments(bt_norm g, bt_box box, bt_in x, float *moments)
 {
   (void)g;
@@ -37,39 +67,62 @@ BT_KERNEL void bt_row_moments(bt_norm g, bt_box box, bt_in x, float *moments)
     for (int t = box.t0; t < box.t1; t = bt_leaf_end(t, box.t1)) {
       const int n = bt_leaf_end(t, box.t1) - t;
       const float *p = bt_at(x, r, t);
-      const float mean = bt_leaf_sum(p, n) / (float)n;
-      bt_join_moments(&moments[2 * r], &moments[2 * r + 1], (float)t, mean,
-                      bt_leaf_square(p, mean, n), (float)n);
+      float *to = &moments[3 * r], mean, square;
+      if (t == 0)
+        to[0] = bt_leaf_sum(p, n) / (float)n;
+      bt_leaf_moments(p, to[0], n, &mean, &square);
+      bt_join_moments(&to[1], &to[2], (float)t, mean, square, (float)n);
     }
 }
 
-/* stats[g] = {mean, rstd} of group g from the moments of its rows. */
+/* Mean, less the pivot of the first row, and sum of squared distances of group i from its rows. */
+BT_KERNEL void bt_group_moments(bt_norm g, int i, const float *moments, float *mean, float *square)
+{
+  const int rows = g.rows / g.groups;
+  const float pivot = moments[3 * i * rows];
+  *mean = *square = 0.0f;
+  for (int r = 0; r < rows; r++) {
+    const float *row = &moments[3 * (i * rows + r)];
+    bt_join_moments(mean, square, (float)(r * g.times), row[0] - pivot + row[1], row[2],
+                    (float)g.times);
+  }
+}
+
+/* stats[g] = {mean, rstd, rest} of group g from the moments of its rows. */
 BT_KERNEL void bt_group_stats(bt_norm g, bt_box box, const float *moments, float *stats, float eps)
 {
   const int rows = g.rows / g.groups;
   for (int i = box.r0; i < box.r1; i++) {
-    float mean = 0.0f, square = 0.0f;
-    for (int r = 0; r < rows; r++) {
-      const float *row = &moments[2 * (i * rows + r)];
-      bt_join_moments(&mean, &square, (float)(r * g.times), row[0], row[1], (float)g.times);
-    }
-    stats[2 * i] = mean;
-    stats[2 * i + 1] = bt_rsqrtf(square / (float)(rows * g.times) + eps);
+    const float pivot = moments[3 * i * rows];
+    float mean, square;
+    bt_group_moments(g, i, moments, &mean, &square);
+    const float sum = pivot + mean; /* and what it lost, exactly (Knuth's two-sum) */
+    const float part = sum - pivot;
+    const float lost = (pivot - (sum - part)) + (mean - part);
+    const float rstd = bt_rsqrtf(square / (float)(rows * g.times) + eps);
+    stats[3 * i] = sum;
+    stats[3 * i + 1] = rstd;
+    stats[3 * i + 2] = -lost * rstd;
   }
+}
+
+BT_KERNEL float bt_hat(float x, float mean, float rstd, float rest)
+{
+  return bt_fma(x - mean, rstd, rest);
 }
 
 BT_KERNEL void bt_norm_apply(bt_norm g, bt_box box, bt_in x, const float *stats, const float *gamma,
                              const float *beta, bt_out y)
 {
   for (int r = box.r0; r < box.r1; r++) {
-    const float *stat = &stats[2 * (r / (g.rows / g.groups))];
-    const float mean = stat[0], rstd = stat[1];
+    const float *stat = &stats[3 * (r / (g.rows / g.groups))];
+    const float mean = stat[0], rstd = stat[1], rest = stat[2];
     const float scale = gamma ? gamma[r / g.rows_per_channel] : 1.0f;
     const float shift = beta ? beta[r / g.rows_per_channel] : 0.0f;
     const float *from = bt_at(x, r, box.t0);
     float *to = bt_to(y, r, box.t0);
     for (int t = 0; t < box.t1 - box.t0; t++)
-      to[t] = bt_fma((from[t] - mean) * rstd, scale, shift);
+      to[t] = bt_fma(bt_hat(from[t], mean, rstd, rest), scale, shift);
   }
 }
 
@@ -83,14 +136,14 @@ BT_KERNEL void bt_norm_apply_each(bt_norm g, bt_box box, bt_in x, const float *s
                                   const float *gamma, const float *beta, bt_out y)
 {
   for (int r = box.r0; r < box.r1; r++) {
-    const float *stat = &stats[2 * (r / (g.rows / g.groups))];
-    const float mean = stat[0], rstd = stat[1];
+    const float *stat = &stats[3 * (r / (g.rows / g.groups))];
+    const float mean = stat[0], rstd = stat[1], rest = stat[2];
     const float *scale = bt_norm_each(g, gamma, r, box.t0);
     const float *shift = bt_norm_each(g, beta, r, box.t0);
     const float *from = bt_at(x, r, box.t0);
     float *to = bt_to(y, r, box.t0);
     for (int t = 0; t < box.t1 - box.t0; t++)
-      to[t] = bt_fma((from[t] - mean) * rstd, scale[t], shift ? shift[t] : 0.0f);
+      to[t] = bt_fma(bt_hat(from[t], mean, rstd, rest), scale[t], shift ? shift[t] : 0.0f);
   }
 }
 
@@ -100,8 +153,8 @@ BT_KERNEL void bt_norm_sums(bt_norm g, bt_box box, bt_in x, const float *stats, 
                             const float *gamma, float *sums)
 {
   for (int r = box.r0; r < box.r1; r++) {
-    const float *stat = &stats[2 * (r / (g.rows / g.groups))];
-    const float mean = stat[0], rstd = stat[1];
+    const float *stat = &stats[3 * (r / (g.rows / g.groups))];
+    const float mean = stat[0], rstd = stat[1], rest = stat[2];
     for (int t = box.t0; t < box.t1; t = bt_leaf_end(t, box.t1)) {
       const int n = bt_leaf_end(t, box.t1) - t;
       const float *p = bt_at(x, r, t), *q = bt_at(dy, r, t), *w = bt_norm_each(g, gamma, r, t);
@@ -111,12 +164,12 @@ BT_KERNEL void bt_norm_sums(bt_norm g, bt_box box, bt_in x, const float *stats, 
         for (int j = 0; j < BT_LANES; j++) {
           const float up = w ? w[i + j] * q[i + j] : q[i + j];
           plain[j] += up;
-          product[j] = bt_fma(up, (p[i + j] - mean) * rstd, product[j]);
+          product[j] = bt_fma(up, bt_hat(p[i + j], mean, rstd, rest), product[j]);
         }
       for (int j = 0; i + j < n; j++) {
         const float up = w ? w[i + j] * q[i + j] : q[i + j];
         plain[j] += up;
-        product[j] = bt_fma(up, (p[i + j] - mean) * rstd, product[j]);
+        product[j] = bt_fma(up, bt_hat(p[i + j], mean, rstd, rest), product[j]);
       }
       sums[2 * r] += bt_fold(plain);
       sums[2 * r + 1] += bt_fold(product);
@@ -140,11 +193,11 @@ BT_KERNEL void bt_norm_each_weight(bt_norm g, bt_box box, bt_in dy, bt_in x, con
   const int rows = g.rows / g.groups;
   for (int i = 0; i < g.groups; i++)
     for (int r = box.r0; r < box.r1; r++) {
-      const float mean = stats[2 * i], rstd = stats[2 * i + 1];
+      const float mean = stats[3 * i], rstd = stats[3 * i + 1], rest = stats[3 * i + 2];
       const float *p = bt_at(x, i * rows + r, box.t0), *q = bt_at(dy, i * rows + r, box.t0);
       float *to = gradient + r * g.times + box.t0;
       for (int t = 0; t < box.t1 - box.t0; t++)
-        to[t] = bt_fma(q[t], (p[t] - mean) * rstd, to[t]);
+        to[t] = bt_fma(q[t], bt_hat(p[t], mean, rstd, rest), to[t]);
     }
 }
 
@@ -183,13 +236,14 @@ BT_KERNEL void bt_norm_input_gradient(bt_norm g, bt_box box, bt_in x, const floa
 {
   for (int r = box.r0; r < box.r1; r++) {
     const int group = r / (g.rows / g.groups);
-    const float mean = stats[2 * group], rstd = stats[2 * group + 1];
+    const float *stat = &stats[3 * group];
+    const float mean = stat[0], rstd = stat[1], rest = stat[2];
     const float plain = means[2 * group], product = means[2 * group + 1];
     const float scale = gamma ? gamma[r / g.rows_per_channel] : 1.0f;
     const float *p = bt_at(x, r, box.t0), *q = bt_at(dy, r, box.t0);
     float *to = bt_to(dx, r, box.t0);
     for (int t = 0; t < box.t1 - box.t0; t++)
-      to[t] = rstd * bt_fma((mean - p[t]) * rstd, product, bt_fma(scale, q[t], -plain));
+      to[t] = rstd * bt_fma(-bt_hat(p[t], mean, rstd, rest), product, bt_fma(scale, q[t], -plain));
   }
 }
 
@@ -199,13 +253,15 @@ BT_KERNEL void bt_norm_input_gradient_each(bt_norm g, bt_box box, bt_in x, const
 {
   for (int r = box.r0; r < box.r1; r++) {
     const int group = r / (g.rows / g.groups);
-    const float mean = stats[2 * group], rstd = stats[2 * group + 1];
+    const float *stat = &stats[3 * group];
+    const float mean = stat[0], rstd = stat[1], rest = stat[2];
     const float plain = means[2 * group], product = means[2 * group + 1];
     const float *scale = bt_norm_each(g, gamma, r, box.t0);
     const float *p = bt_at(x, r, box.t0), *q = bt_at(dy, r, box.t0);
     float *to = bt_to(dx, r, box.t0);
     for (int t = 0; t < box.t1 - box.t0; t++)
-      to[t] = rstd * bt_fma((mean - p[t]) * rstd, product, bt_fma(scale[t], q[t], -plain));
+      to[t] =
+          rstd * bt_fma(-bt_hat(p[t], mean, rstd, rest), product, bt_fma(scale[t], q[t], -plain));
   }
 }
 

@@ -4,7 +4,7 @@
 Group, layer, instance and batch norm differ only in which rows share a mean and a variance, so
 they lower to the same few ops. A tensor is `rows` rows of time, `rows / channels` of them per
 channel; the groups are runs of consecutive rows. Statistics come row by row in leaves of 128
-samples, two passes inside a leaf, combined by Chan's formula in order of time and then of rows
+samples, less a pivot and in two passes inside a leaf, combined by Chan's formula in order of time and then of rows
 (T. F. Chan, G. H. Golub, R. J. LeVeque, "Updating formulae and a pairwise algorithm for computing
 sample variances", 1979), so that a constant offset costs no digits.
 
@@ -49,14 +49,14 @@ def norm_geometry(shape: Shape, groups: int) -> tuple[tuple[str, int], ...]:
 
 @register("norm.c")
 class RowMoments(Op):
-    """Mean and sum of squared distances of every row, (rows, 2)."""
+    """Pivot, mean less pivot, and sum of squared distances of every row, (rows, 3)."""
 
     name = "row_moments"
     accumulates = True
     reduces_time = True
 
     def infer(self, shapes: Sequence[Shape], attrs: Mapping[str, Attr]) -> tuple[Shape, ...]:
-        return ((rows_times(shapes[0])[0], 2),)
+        return ((rows_times(shapes[0])[0], 3),)
 
     def vjp(
         self, b: Builder, node: Node, grads: Sequence[Value | None], wanted: Sequence[bool]
@@ -67,7 +67,7 @@ class RowMoments(Op):
         return t0, t1
 
     def ops(self, node: Node) -> int:
-        return 4 * node.inputs[0].size
+        return 6 * node.inputs[0].size
 
     def call(self, node: Node) -> Call:
         shape = node.inputs[0].shape
@@ -89,7 +89,7 @@ class Small(Op):
 
 @register("norm.c")
 class GroupStats(Small):
-    """Row moments -> mean and 1/sqrt(variance + eps) of every group, (groups, 2)."""
+    """Row moments -> mean, 1/sqrt(variance + eps) and what the mean lost, (groups, 3)."""
 
     name = "group_stats"
 
@@ -97,7 +97,7 @@ class GroupStats(Small):
         groups = int(attrs["groups"])  # type: ignore[arg-type]
         if shapes[0][0] % groups:
             raise GraphError(f"{shapes[0][0]} rows cannot form {groups} equal groups")
-        return ((groups, 2),)
+        return ((groups, 3),)
 
     def call(self, node: Node) -> Call:
         rows = node.inputs[0].shape[0]
@@ -181,7 +181,7 @@ class NormApply(Op):
         return (t0, t1) if index == 0 else None
 
     def ops(self, node: Node) -> int:
-        return 4 * node.outputs[0].size
+        return 5 * node.outputs[0].size
 
     def call(self, node: Node) -> Call:
         x = node.inputs[0].shape
@@ -210,7 +210,7 @@ class NormSums(Op):
         return (t0, t1) if index in (0, 2) else None
 
     def ops(self, node: Node) -> int:
-        return 5 * node.inputs[0].size
+        return 6 * node.inputs[0].size
 
     def call(self, node: Node) -> Call:
         x = node.inputs[0].shape
@@ -265,7 +265,7 @@ class NormEachGradient(Op):
         return None if index == 2 else (t0, t1)
 
     def ops(self, node: Node) -> int:
-        return (4 if len(node.inputs) > 1 else 1) * node.inputs[0].size
+        return (5 if len(node.inputs) > 1 else 1) * node.inputs[0].size
 
     def call(self, node: Node) -> Call:
         dy, box = node.inputs[0].shape, rows_times(node.ints("shape"))
@@ -313,7 +313,7 @@ class NormDx(Op):
         return (t0, t1) if index in (0, 3) else None
 
     def ops(self, node: Node) -> int:
-        return 7 * node.outputs[0].size
+        return 8 * node.outputs[0].size
 
     def call(self, node: Node) -> Call:
         x = node.inputs[0].shape
