@@ -9,6 +9,7 @@ from pathlib import Path
 
 from biotrain.errors import BioTrainError
 
+NUMERICS = ("fused", "separate", "native")
 FOLDER = Path(__file__).parent / "targets"
 
 
@@ -53,9 +54,17 @@ def load_target(name: str | Target) -> Target:
     path = FOLDER / name / "target.toml"
     if not path.is_file():
         raise BioTrainError(f"no target is called '{name}'; there are: {', '.join(targets())}")
-    data = tomllib.loads(path.read_text(encoding="utf-8"))
-    memories = tuple(Memory(**m) for m in data.pop("memories", []))
-    return Target(**data, memories=memories)
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        memories = tuple(Memory(**m) for m in data.pop("memories", []))
+        found = Target(**data, memories=memories)
+    except (tomllib.TOMLDecodeError, TypeError) as error:
+        raise BioTrainError(f"target '{name}', target.toml: {error}") from error
+    if found.numerics not in NUMERICS:
+        raise BioTrainError(
+            f"target '{name}': numerics '{found.numerics}' is not one of {', '.join(NUMERICS)}"
+        )
+    return found
 
 
 def parse_bytes(text: str | int | None) -> int | None:

@@ -311,7 +311,7 @@ def _show_result(out: Out, result: "AdaptResult") -> None:
         f"{settings['dataset']}, {settings['model']}: accuracy on the test part, new subject, "
         f"split {settings['split']}, {settings['epochs']} epochs"
     )
-    out.show("", by_subject(result), "", by_strategy(result))
+    out.show("", by_subject(result), "", by_strategy(result), *settings["notes"])
 
 
 def by_subject(result: "AdaptResult") -> Table:

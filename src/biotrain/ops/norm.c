@@ -126,7 +126,7 @@ BT_KERNEL void bt_norm_apply(bt_norm g, bt_box box, bt_in x, const float *stats,
   }
 }
 
-/* The numbers of gamma or beta that belong to row r from time t on, where there is one per element. */
+/* The numbers of gamma or beta for row r from time t on, where there is one per element. */
 BT_KERNEL const float *bt_norm_each(bt_norm g, const float *affine, int r, int t)
 {
   return affine ? affine + r % (g.rows / g.groups) * g.times + t : NULL;

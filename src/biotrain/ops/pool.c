@@ -2,8 +2,8 @@
 /* Pooling over windows of rows and time.
  *
  * Window i of an axis starts at i stride - padding. Samples outside the input are no sample; only
- * the mean may count them as zeros. An adaptive window i covers [floor(i n / m), ceil((i + 1) n / m))
- * of the n samples that become m. */
+ * the mean may count them as zeros. Where n samples become m, an adaptive window i covers
+ * [floor(i n / m), ceil((i + 1) n / m)). */
 #ifndef BT_POOL_H
 #define BT_POOL_H
 
@@ -140,7 +140,7 @@ BT_KERNEL bt_axis bt_time_axis(bt_pool g)
   return (bt_axis){g.times, g.out_times, g.kernel, g.stride, g.padding};
 }
 
-/* y[t] = sum of the window / its samples inside the input, in order of rows, then time (in leaves) */
+/* y[t] = sum of the window / its samples inside the input; in order of rows, then time in leaves */
 BT_KERNEL void bt_avg_pool_uneven(bt_pool g, bt_box box, bt_in x, bt_out y)
 {
   const bt_axis rows = bt_row_axis(g), times = bt_time_axis(g);

@@ -17,6 +17,12 @@ def _pool(node: Node) -> Node:
     return replace(node, op="avg_pool_dx", inputs=node.inputs[:1])
 
 
+def _x_shape(attrs: Mapping[str, Attr]) -> Shape:
+    shape = attrs["x_shape"]
+    assert isinstance(shape, tuple)
+    return shape
+
+
 @register("pool_relu.c")
 class AvgPoolReluDx(Op):
     """dx = avg_pool_dx(dy) where y > 0, else 0; dx may lie on y."""
@@ -42,7 +48,7 @@ class AvgPoolReluDx(Op):
         import torch
 
         dy, y = inputs
-        x = torch.zeros(attrs["x_shape"], dtype=dy.dtype, requires_grad=True)
+        x = torch.zeros(_x_shape(attrs), dtype=dy.dtype, requires_grad=True)
         OPS["avg_pool"].reference(attrs, x).backward(dy)
         assert x.grad is not None
         return torch.where(y > 0, x.grad, torch.zeros_like(x.grad))

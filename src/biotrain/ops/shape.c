@@ -46,7 +46,7 @@ BT_KERNEL int bt_placed_at(int i, int before, int step, int size)
 }
 
 /* y = value, with the elements of x placed in it: pad, and the gradient of slice. Each element is
- * written once: gcc 12 (-O3, AVX) has been seen to let a fill win over a later conditional store. */
+ * written once: gcc 12 (-O3, AVX) lets a fill win over a later conditional store. */
 BT_KERNEL void bt_place(bt_placed g, bt_box box, bt_in x, bt_out y, float value)
 {
   const int first = bt_max(0, bt_ceil_div(box.t0 - g.before, g.step));

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rewrites, graph to graph, each alone and with a switch. None names a model, a layer or a shape."""
+"""Rewrites, graph to graph, each alone and with a switch; none names a model, layer or shape."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from biotrain.errors import BioTrainError
+from biotrain.errors import BioTrainError, DeviceError
 from biotrain.study.pretrain import Factory, finetune_torch, predict, pretrain, shuffled
 from biotrain.study.recordings import Recordings
 from biotrain.study.splits import Indices, SplitError, day1, default_split
@@ -30,7 +30,7 @@ STRATEGIES = ("none", "last", "full", REFERENCE)
 """What a comparison holds, in the order of its table."""
 
 NORMS: Mapping[str, tuple[str, str, str]] = {
-    "group": ("group", "group", "avg"),
+    "group": ("group", "group", "keep"),
     "convert": ("batch", "group", "avg"),
     "frozen": ("batch", "frozen", "keep"),
     "batch": ("batch", "batch", "keep"),
@@ -170,6 +170,7 @@ def adapt(
     }
     rows: list[Row] = []
     curves: list[Row] = []
+    notes: list[str] = []
     folder = None if save_to is None else Path(save_to)
     for person in subjects:
         others = np.flatnonzero(rec.subject != person)[::pretrain_every]
@@ -204,7 +205,9 @@ def adapt(
                         "accuracy": curve,
                     }
                 )
+            notes += task.notes
             folder = None
+    settings["notes"] = notes
     return AdaptResult(tuple(rows), tuple(curves), settings)
 
 
@@ -255,6 +258,7 @@ class _Task:
         progress: Progress,
     ) -> None:
         self.rec, self.subject, self.seed, self.progress = rec, subject, seed, progress
+        self.notes: list[str] = []
         self.session = int(rec.session[test[0]])
         self.x, self.y = rec.signal(calibration), rec.y[calibration]
         self.x_test, self.y_test = rec.signal(test), rec.y[test]
@@ -264,6 +268,10 @@ class _Task:
         task = f"subject {self.subject}, seed {self.seed}: {what}"
         self.progress(task, 0, 1)
         return lambda done, total: self.progress(task, done, total)
+
+    def note(self, text: str) -> None:
+        """Something that the reader of the results should know."""
+        self.notes.append(f"subject {self.subject}, seed {self.seed}: {text}")
 
     def row(self, settings: Row, strategy: str, logits: NDArray[np.float32], cost: Row) -> Row:
         """The row of a study, its keys in the order of the contract."""
@@ -327,7 +335,12 @@ def _in_c(
         device.begin(total_steps=steps)
     for epoch in range(epochs):
         order = shuffled(len(task.x), task.seed, epoch)
-        device.train(task.x[order], task.y[order])
+        try:
+            device.train(task.x[order], task.y[order])
+        except DeviceError as error:  # the weights are those before the refused sample or group
+            task.note(f"{strategy} diverged in epoch {epoch + 1}: {error}")
+            curve += [curve[-1]] * (epochs - epoch)
+            break
         logits = device.predict(task.x_test)
         curve.append(accuracy(logits.argmax(1), task.y_test))
         done(epoch + 1, epochs)
@@ -347,6 +360,20 @@ def _in_torch(task: _Task, start: nn.Module, settings: Row) -> Measured:
         curve.append(accuracy(predict(module, task.x_test).argmax(1), task.y_test))
         done(epoch, epochs)
 
+    last = len(curve)
+    try:
+        _finetune(module, task, settings, after)
+    except BioTrainError as error:
+        task.note(f"{REFERENCE} diverged in epoch {len(curve)}: {error}")
+        curve += [curve[-1]] * (settings["epochs"] + last - len(curve))
+    steps = task.steps(settings, settings["accumulate"])
+    cost = {"ram_bytes": None, "ops": None, "steps": steps}
+    return predict(module, task.x_test), curve, cost
+
+
+def _finetune(
+    module: nn.Module, task: _Task, settings: Row, after: Callable[[int, int], None]
+) -> None:
     finetune_torch(
         module,
         task.x,
@@ -360,9 +387,6 @@ def _in_torch(task: _Task, start: nn.Module, settings: Row) -> Measured:
         seed=task.seed,
         on_epoch=after,
     )
-    steps = task.steps(settings, settings["accumulate"])
-    cost = {"ram_bytes": None, "ops": None, "steps": steps}
-    return predict(module, task.x_test), curve, cost
 
 
 def accuracy(labels: NDArray[Any], y: NDArray[Any]) -> float:

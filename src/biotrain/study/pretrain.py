@@ -4,16 +4,19 @@
 Weights start and dropout falls from `seed` alone, and torch's global generator is left as it was.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from biotrain.errors import BioTrainError
 from biotrain.models import build, standardized
 from biotrain.study.recordings import RecordingError, Recordings
+from biotrain.topology import prepare
 
 Epoch = Callable[[int, int], None]
 """Called after each epoch with the epochs that are done, and all of them."""
@@ -49,6 +52,17 @@ def device_options(model: str | Factory, norm: str) -> dict[str, str]:
     """Options of a built-in model beside its norm: average pooling with GroupNorm, as a device
     trains it; as published with BatchNorm."""
     return {"pool": "avg"} if norm == "group" and isinstance(model, str) else {}
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Torch on one thread: networks this small run slower on several, and sums change with them."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def pretrain(
@@ -96,9 +110,13 @@ def _network(rec: Recordings, model: str | Factory, norm: str) -> nn.Module:
     try:
         if isinstance(model, str):
             return build(model, norm=norm, **shape, **device_options(model, norm))  # type: ignore[arg-type]
-        return model(norm=norm, **shape)
+        module = model(norm=norm, **shape)
     except (ValueError, TypeError) as error:
         raise BioTrainError(f"{rec.name}: no network for it: {error}") from error
+    if norm == "group" and any(isinstance(m, _BatchNorm) for m in module.modules()):
+        # What adapts must be what was pretrained: the rewrite changes the function.
+        module = prepare(module, norm="group")
+    return module
 
 
 def trainable(module: nn.Module, strategy: str) -> list[nn.Parameter]:
@@ -165,6 +183,7 @@ def finetune_torch(
     return module.eval()
 
 
+@one_thread()
 def _train(
     module: nn.Module,
     x: Tensor,

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Gradients where one tensor has several uses, and inputs that carry a large constant."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import biotrain as bt
+from biotrain.package import Package
+
+
+class Shared(nn.Module):
+    """A parameter used twice, an addition of a parameter, a residual, an unused parameter."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(2, 4, 5, padding=2)
+        self.weight = nn.Parameter(0.3 * torch.randn(4, 4, 3))
+        self.offset = nn.Parameter(torch.randn(1, 4, 40))
+        self.unused = nn.Parameter(torch.randn(7))
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        a = self.conv(x)
+        b = nn.functional.conv1d(a.relu(), self.weight, padding=1)
+        c = nn.functional.conv1d(b.relu() + self.offset, self.weight, padding=1)
+        return self.head((a + b + c).mean(-1))
+
+
+@pytest.mark.parametrize("strategy", ["full", "offset", "conv.*", "weight", "bias"])
+def test_shared_tensors(strategy: str) -> None:
+    torch.manual_seed(0)
+    pkg = bt.compile(Shared(), torch.zeros(1, 2, 40), strategy=strategy, accumulate=3)
+    report = bt.verify(pkg, steps=4, seeds=2)
+    assert report.ok, [t for t in report.tensors if not t.ok]
+
+
+def wrapped() -> Package:
+    from biotrain.models import standardized
+
+    torch.manual_seed(0)
+    network = bt.prepare(bt.models.build("eegnet", 3, 160, 2, 128.0, norm="group"))
+    net = standardized(network, torch.zeros(3, 1), torch.ones(3, 1), center=True)
+    net.train()
+    return bt.compile(net, torch.zeros(1, 3, 160), accumulate=4, optimizer=bt.SGD(lr=0.02))
+
+
+def test_an_offset_of_1000_standard_deviations_does_not_hurt() -> None:
+    rng = np.random.default_rng(1)
+    y = rng.integers(0, 2, 64)
+    time = np.arange(160) / 128
+    tone = np.sin(2 * np.pi * 10 * time) * (y[:, None] * 1.5)
+    x = rng.standard_normal((64, 3, 160)).astype(np.float32)
+    x[:, 1] += tone.astype(np.float32)
+    shifted = x.copy()
+    shifted[:, 1] += 1000.0
+    pkg = wrapped()
+    results = []
+    for data in (x, shifted):
+        device = pkg.run("host")
+        for _ in range(20):
+            device.train(data, y)
+        results.append(device.predict(data))
+    plain, offset = results
+    assert (plain.argmax(1) == y).mean() > 0.9
+    assert (plain.argmax(1) == offset.argmax(1)).mean() > 0.98
+    assert np.abs(plain - offset).max() < 0.05 * np.abs(plain).max()
