@@ -86,7 +86,8 @@ def main() -> None:
     torch.set_num_threads(1)
     rows = [compare(name, args.rounds) for name in ("mibminet", "epidenet", "eegnet")]
     print("8 samples, forward + backward + SGD step, CPU ms (median)")
-    print(f"{'model':10} {'BioTrain C':>11} {'torch accum.':>13} {'torch batch 8':>14} {'ratio':>14}")
+    heads = ("BioTrain C", "torch accum.", "torch batch 8", "ratio")
+    print(f"{'model':10} {heads[0]:>11} {heads[1]:>13} {heads[2]:>14} {heads[3]:>14}")
     for r in rows:
         ratio = f"{r['torch_accumulated_over_biotrain']} / {r['torch_batch_over_biotrain']}"
         print(

@@ -11,10 +11,10 @@ import pytest
 from biotrain.study import adapt, generate
 from biotrain.study.adapt import REFERENCE, AdaptResult
 
-KEYS = (
-    "dataset scenario model norm strategy subject session seed accuracy balanced_accuracy chance "
-    "ram_bytes ops steps"
-).split()
+KEYS = [
+    "dataset", "scenario", "model", "norm", "strategy", "subject", "session", "seed",
+    "accuracy", "balanced_accuracy", "chance", "ram_bytes", "ops", "steps",
+]  # fmt: skip
 
 
 @pytest.fixture(scope="module")

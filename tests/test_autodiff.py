@@ -38,6 +38,64 @@ def test_shared_tensors(strategy: str) -> None:
     assert report.ok, [t for t in report.tensors if not t.ok]
 
 
+class Tied(nn.Module):
+    """One weight under two names, two views of one activation, a stopped gradient, odd names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.z = nn.Conv1d(3, 3, 5, padding=2), nn.Conv1d(3, 3, 5, padding=2)
+        self.z.weight = self.a.weight
+        self.int = nn.Linear(3 * 24, 4)
+        self.g_int = nn.Linear(3 * 24, 4)
+        self.momentum_a = nn.Parameter(torch.ones(1, 3, 1))
+        self.BT_GROUP = nn.Parameter(torch.zeros(3, 1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = (self.z(self.a(x).relu()) * self.momentum_a + self.BT_GROUP).tanh()
+        stopped = self.a(x).detach().flatten(1)
+        return self.int(y.flatten(1)) + self.g_int(y.flatten(1) + stopped)
+
+
+@pytest.mark.parametrize("optimizer", [bt.SGD(), bt.Adam()])
+def test_tied_weights_views_detach_and_names(optimizer: bt.SGD | bt.Adam) -> None:
+    torch.manual_seed(0)
+    pkg = bt.compile(Tied(), torch.zeros(1, 3, 24), optimizer=optimizer, accumulate=2)
+    report = bt.verify(pkg, steps=4, seeds=2)
+    assert report.ok, [t for t in report.tensors if not t.ok]
+    assert pkg.plan.params == sum(p.numel() for p in Tied().parameters())
+
+
+def refused(body: object) -> str:
+    class Odd(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv1d(3, 4, 3)
+            self.head = nn.Linear(4, 2)
+            self.register_buffer("k", torch.tensor(3))
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return body(self, x)  # type: ignore[operator]
+
+    with pytest.raises(bt.BioTrainError) as error:
+        bt.compile(Odd(), torch.zeros(1, 3, 20))
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def in_place_on_a_view(m: nn.Module, x: torch.Tensor) -> torch.Tensor:
+    y = m.conv(x)
+    y.view(1, -1).relu_()
+    return m.head(y.mean(-1))
+
+
+def test_what_would_be_wrong_is_refused() -> None:
+    assert "in-place" in refused(in_place_on_a_view)
+    assert "cast" in refused(lambda m, x: m.head(m.conv(x).half().mean(-1).float()))
+    assert "integers" in refused(lambda m, x: m.head((m.conv(x) * m.k).mean(-1)))
+    assert "one tensor" in refused(lambda m, x: (m.head(m.conv(x).mean(-1)), x))
+    assert "[batch, classes]" in refused(lambda m, x: m.conv(x))
+
+
 def wrapped() -> Package:
     from biotrain.models import standardized
 

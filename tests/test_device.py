@@ -50,6 +50,12 @@ def payload(device: Device) -> bytes:
     return device.save_state()[20:-4]
 
 
+def one_line(error: Exception) -> None:
+    """A message that a person can act on: one line, and more than a word."""
+    assert "\n" not in str(error)
+    assert len(str(error)) > 20
+
+
 def broken(kind: str) -> tuple[np.ndarray, np.ndarray]:
     x, y = windows(1, 9)
     if kind == "nan":
@@ -92,7 +98,7 @@ def test_bad_samples_end_in_one_line_and_leave_the_weights(
     before = payload(device)
     with pytest.raises(BioTrainError) as error:
         device.train(*broken(kind))
-    assert "\n" not in str(error.value) and len(str(error.value)) > 20
+    one_line(error.value)
     assert payload(device) == before
     device.train(x, y)
     undisturbed = device.package.run("host")
@@ -131,6 +137,31 @@ def test_a_group_with_a_broken_gradient_is_dropped_whole(device: HostDevice) -> 
     assert device.rejected == 1
 
 
+def test_mse_targets_are_checked() -> None:
+    torch.manual_seed(0)
+    net = bt.prepare(bt.models.build("eegnet", CHANS, TIMES, CLASSES, 128.0, norm="group"))
+    device = bt.compile(net.train(), torch.zeros(1, CHANS, TIMES), loss="mse").run("host")
+    x, _ = windows(4)
+    for shape in ((4,), (4, 1), (4, CLASSES + 1), (3, CLASSES), (4, CLASSES, 1)):
+        with pytest.raises(BioTrainError, match="y must be numbers"):
+            device.train(x, np.zeros(shape, np.float32))
+    device.train(x, np.zeros((4, CLASSES), np.float32))
+
+
+def test_a_refused_sample_drops_its_group(pkg: Package) -> None:
+    x, y = windows(8)
+    device, other = pkg.run("host"), pkg.run("host")
+    bad = x.copy()
+    bad[6] = np.nan
+    with pytest.raises(DeviceError, match="sample 6"):
+        device.train(bad, y)
+    other.train(x[:4], y[:4])
+    assert device.crc32() == other.crc32(), "the step before the refused sample stays"
+    device.train(x, y)
+    other.train(x, y)
+    assert device.crc32() == other.crc32(), "nothing of the refused group is left"
+
+
 def test_groups_and_the_rest(pkg: Package) -> None:
     """Steps every `accumulate` samples and at the end of a batch with the mean over the rest."""
     x, y = windows(6)
@@ -144,6 +175,9 @@ def test_groups_and_the_rest(pkg: Package) -> None:
     dropped.train(x, y, drop_last=True)
     four.train(x[:4], y[:4])
     assert dropped.crc32() == four.crc32() != whole.crc32()
+    dropped.train(x, y)
+    four.train(x, y)
+    assert dropped.crc32() == four.crc32(), "the rest that was left out is gone"
 
 
 def test_checkpoint_continues_the_training(pkg: Package) -> None:
@@ -280,8 +314,8 @@ def test_unknown_functions_name_the_source_line() -> None:
     with pytest.raises(CaptureError) as error:
         bt.compile(Odd(), torch.zeros(1, 2, 16))
     text = str(error.value)
-    assert "test_device.py" in text and "torch.fft.rfft(x)" in text and "Supported:" in text
-    assert "\n" not in text
+    assert all(part in text for part in ("test_device.py", "torch.fft.rfft(x)", "Supported:"))
+    one_line(error.value)
 
 
 def test_dropout_in_training_mode_is_named() -> None:
@@ -306,7 +340,7 @@ def test_wrong_options_end_in_one_line(options: dict[str, object]) -> None:
     strategy = options.pop("strategy", "full")
     with pytest.raises(BioTrainError) as error:
         package(str(strategy), **options)
-    assert "\n" not in str(error.value) and len(str(error.value)) > 20
+    one_line(error.value)
 
 
 def test_two_numeric_flavours_of_the_compiler_give_the_same_bits(pkg: Package) -> None:

@@ -59,7 +59,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def plain(folder: Path) -> Callable[[str], Results]:
     """Results of the native build, by stem."""
-    command = [*find_compiler(), "-O2", "-march=native", *WARNINGS, *NUMERICS]
+    command = [*find_compiler(), "-O3", "-march=native", *WARNINGS, *NUMERICS]
     return lru_cache(lambda stem: run(of(stem), ARRAYS, command, folder / f"plain-{stem}"))
 
 

@@ -28,7 +28,7 @@ from biotrain.op import OPS, Builder
 Array = npt.NDArray[np.float32]
 
 _DROPOUT = ("dropout", "dropout_", "feature_dropout", "alpha_dropout")
-_PASS = (*_DROPOUT, "detach", "detach_", "clone", "alias", "to", "lift_fresh_copy")
+_PASS = (*_DROPOUT, "clone", "alias", "lift_fresh_copy")
 _IGNORED = ("_assert_tensor_metadata", "_assert_scalar", "sym_constrain_range_for_size")
 
 
@@ -101,6 +101,7 @@ def _graph(
     buffers: list[Value] = []
     inputs: list[Value] = []
     state_dict = {**program.state_dict, **program.constants}
+    held: dict[tuple[int, tuple[int, ...], tuple[int, ...]], Value] = {}
     specs = {spec.arg.name: spec for spec in program.graph_signature.input_specs}
     mutated = _mutated(program)
     b.prefix = _common_prefix(program)
@@ -119,12 +120,17 @@ def _graph(
                 if not tensor.dtype.is_floating_point:
                     env[node.name] = tensor
                     continue
+                key = (tensor.data_ptr(), tuple(tensor.shape), tensor.stride())
+                if tensor.numel() and key in held:
+                    env[node.name] = held[key]  # one tensor under two names: tied
+                    continue
                 is_param = spec.kind == InputKind.PARAMETER
                 kind = "param" if is_param else "state" if target in mutated else "const"
                 short = target.removeprefix(b.prefix)
                 shape = tuple(tensor.shape)
                 value = b.value(short, shape, kind=kind)  # type: ignore[arg-type]
                 (params if is_param else buffers).append(value)
+                held[key] = value
                 tensors[value.name] = tensor.numpy().astype(np.float32)
                 names[value.name] = target
             env[node.name] = value
@@ -138,9 +144,11 @@ def _graph(
             )
     if len(inputs) != 1:
         raise CaptureError(f"the model must take one tensor, it takes {len(inputs)}")
-    outputs = [v for v in outputs if isinstance(v, Value)][-1:]
-    if not outputs:
-        raise CaptureError("the model returns no tensor")
+    outputs = [v for v in outputs if isinstance(v, Value) and v not in buffers]
+    if len(outputs) != 1:
+        raise CaptureError(
+            f"the model must return one tensor, the logits; it returns {len(outputs)}"
+        )
     graph = Graph(
         nodes=tuple(b.nodes),
         inputs=(inputs[0],),
@@ -168,7 +176,7 @@ def _mutated(program: ExportedProgram) -> dict[str, None]:
     for node in program.graph.nodes:
         if node.op != "call_function" or not hasattr(node.target, "_schema"):
             continue
-        if node.target._schema.name == "aten::batch_norm" and node.args[5]:
+        if node.target._schema.name in ("aten::batch_norm", "aten::instance_norm") and node.args[5]:
             for arg in node.args[3:5]:
                 if arg is not None and arg.name in targets:
                     found[targets[arg.name]] = None
@@ -200,16 +208,24 @@ def _call(node: torch.fx.Node, b: Builder, env: dict[str, Any]) -> Any:
         else:
             args[argument.name] = argument.default_value
     first = next(iter(args.values()), None)
-    if isinstance(first, torch.Tensor):
+    if isinstance(first, torch.Tensor) and name == "add_":
         return first  # bookkeeping on an integer buffer (num_batches_tracked)
+    if any(isinstance(a, torch.Tensor) for a in args.values()):
+        raise CaptureError(
+            f"{_where(node)}: a buffer of integers takes part; register it as a float buffer"
+        )
     if name in _PASS:
         if name in _DROPOUT and args.get("p", 0.0) > 0.0 and args.get("train", False):
             raise CaptureError(
-                f"{_where(node)}: dropout would be trained on the device; "
-                "call bt.prepare(model) first, which removes it"
+                f"{_where(node)}: dropout would run on the device; bt.prepare(model) removes "
+                "nn.Dropout layers, a call of F.dropout needs training=False"
             )
         return first
     meta = node.meta.get("val")
+    if name == "to" and isinstance(meta, torch.Tensor) and meta.dtype != torch.float32:
+        raise CaptureError(f"{_where(node)}: a cast to {meta.dtype} is not supported, only float32")
+    if name == "to":
+        return first
     if isinstance(meta, torch.Tensor):
         args["_output_shape"] = tuple(int(n) for n in meta.shape)
     rules = {c: op for op in OPS.values() for c in op.captures}
@@ -222,8 +238,38 @@ def _call(node: torch.fx.Node, b: Builder, env: dict[str, Any]) -> Any:
     except BioTrainError as error:
         raise CaptureError(f"{_where(node)}: {error}") from error
     if name.endswith("_") and isinstance(node.args[0], torch.fx.Node):
+        _refuse_shared(node)
         env[node.args[0].name] = result  # in place: later readers of the argument see the result
     return result
+
+
+def _is_view(node: torch.fx.Node) -> bool:
+    """Whether the node's result shares memory with its first argument."""
+    schema = getattr(node.target, "_schema", None)
+    info = schema.returns[0].alias_info if schema and schema.returns else None
+    return info is not None and not info.is_write
+
+
+def _refuse_shared(node: torch.fx.Node) -> None:
+    """An in-place op must not change what another view of the tensor is read for later."""
+    base = node.args[0]
+    assert isinstance(base, torch.fx.Node)
+    family = [base]
+    while _is_view(family[0]) and isinstance(family[0].args[0], torch.fx.Node):
+        family.insert(0, family[0].args[0])
+    for member in family:  # grows while it is walked
+        family += [
+            u for u in member.users if _is_view(u) and u.args[0] is member and u not in family
+        ]
+    order = {n: i for i, n in enumerate(node.graph.nodes)}
+    for member in family:
+        if member is not base and any(
+            order[u] > order[node] and u not in family for u in member.users
+        ):
+            raise CaptureError(
+                f"{_where(node)}: an in-place op on a tensor of which another view is read later; "
+                "use the form without the underscore"
+            )
 
 
 def _unknown(node: torch.fx.Node, name: str) -> CaptureError:

@@ -237,19 +237,26 @@ def check(graph: Graph, buffers: Sequence[Buffer]) -> None:
                 raise GraphError(f"{value} was overwritten before {node}")
         rule = OPS[node.op]
         allowed = [node.inputs[i].name for _, i in rule.inplace if i < len(node.inputs)]
-        shared = [v.name for v in node.inputs] if rule.alias else []
-        for out in node.outputs:
+        for out in node.outputs if not rule.alias else ():
             buffer = at.get(out.name)
             if buffer is None:
                 continue
             for value in node.inputs:
-                if value.name not in at or value.name in shared:
+                if value.name not in at:
                     continue
                 a, z = owner[value.name]
                 hit = a < buffer.offset + out.nbytes and buffer.offset < z
                 if hit and (value.name not in allowed or a != buffer.offset):
                     raise GraphError(f"{out} overwrites {value}, which {node.op} still reads")
-        kept = shared
+        if rule.alias:  # no byte is written: the result is the input under another shape
+            out, source = node.outputs[0], node.inputs[0]
+            if out.name in at and source.name in at:
+                if at[out.name].offset != at[source.name].offset:
+                    raise GraphError(f"{out} is a view of {source} but lies elsewhere")
+                owner[out.name] = owner[source.name]
+                alive[out.name] = None
+            continue
+        kept: list[str] = []
         for out in node.outputs:
             write(out, kept)
             kept = [*kept, out.name]

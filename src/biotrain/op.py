@@ -203,11 +203,13 @@ def register(source: str) -> Callable[[type[Op]], type[Op]]:
 
 
 _KEYWORDS = (
-    "auto break case char const continue default do double else enum extern float for goto if inline "
-    "int long register restrict return short signed sizeof static struct switch typedef union "
-    "unsigned void volatile while"
+    "auto break case char const continue default do double else enum extern float for goto if "
+    "inline int long register restrict return short signed sizeof static struct switch typedef "
+    "union unsigned void volatile while true false bool"
 )
 _LOCALS = "m status x_in logits loss_out target_in memcpy memset NULL i finite scale lr"
+_PREFIXES = ("bt_", "BT_", "k_", "g_", "momentum_", "mean_", "square_", "_")
+"""Starts of the names that the compiler gives itself."""
 RESERVED = tuple(f"{_KEYWORDS} {_LOCALS}".split())
 """Names that the emitted C uses itself."""
 
@@ -227,8 +229,8 @@ class Builder:
 
     def name(self, hint: str) -> str:
         """A C identifier that is still free."""
-        base = "".join(c if c.isalnum() else "_" for c in hint) or self._prefix
-        if base[0].isdigit() or base.startswith(("bt_", "k_")):
+        base = "".join(c if c.isascii() and c.isalnum() else "_" for c in hint) or self._prefix
+        if base[0].isdigit() or base.isupper() or base.startswith(_PREFIXES):
             base = f"{self._prefix}{base}"
         name, i = base, 1
         while name in self._taken:

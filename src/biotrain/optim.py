@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any, Literal
 
 from biotrain.errors import BioTrainError
@@ -65,9 +66,13 @@ Optimizer = SGD | Adam
 
 
 def _check(optimizer: Any) -> None:
-    if optimizer.lr < 0 or optimizer.weight_decay < 0:
-        raise BioTrainError("learning rate and weight decay must not be negative")
+    for name in ("lr", "weight_decay"):
+        value = getattr(optimizer, name)
+        if not (isfinite(value) and value >= 0):
+            raise BioTrainError(f"{name} must be a number from 0, not {value}")
+    if not 0 <= getattr(optimizer, "momentum", 0.0) < 1:
+        raise BioTrainError(f"momentum must lie in [0, 1), not {optimizer.momentum}")
     if optimizer.schedule not in ("constant", "cosine"):
         raise BioTrainError(f"schedule '{optimizer.schedule}' is not one of constant, cosine")
-    if optimizer.clip_norm is not None and optimizer.clip_norm <= 0:
+    if optimizer.clip_norm is not None and not 0 < optimizer.clip_norm < float("inf"):
         raise BioTrainError("clip_norm must be above zero")

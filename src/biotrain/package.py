@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from biotrain.autodiff import differentiate, with_loss, with_updates
+from biotrain.autodiff import differentiate, prune, with_loss, with_updates
 from biotrain.capture import Captured, capture
 from biotrain.cost import Cost, training_cost
 from biotrain.emit import Source, emit
@@ -132,10 +132,19 @@ def compile_model(
     ------
     CaptureError, DoesNotFitError, BioTrainError
     """
-    if accumulate < 1:
-        raise BioTrainError(f"accumulate must be at least 1, not {accumulate}")
+    if not isinstance(accumulate, int) or isinstance(accumulate, bool) or accumulate < 1:
+        raise BioTrainError(f"accumulate must be a whole number from 1, not {accumulate}")
+    if loss not in ("cross_entropy", "mse"):
+        raise BioTrainError(f"the loss is cross_entropy or mse, not '{loss}'")
+    if optimizer is not None and not isinstance(optimizer, Optimizer):
+        raise BioTrainError(f"the optimizer is a bt.SGD or a bt.Adam, not {optimizer!r}")
+    if not isinstance(strategy, str):
+        raise BioTrainError(f"the strategy is a name or a glob, not {strategy!r}")
     chosen = load_target(target)
-    captured = capture(model, torch.as_tensor(example_input))
+    example = torch.as_tensor(example_input)
+    if not example.numel():
+        raise BioTrainError(f"the example input is empty: {list(example.shape)}")
+    captured = capture(model, example)
     source = lower(
         captured,
         chosen,
@@ -166,6 +175,12 @@ def lower(
     title: str,
 ) -> Source:
     """Differentiate, add the optimizer, and plan."""
+    logits = captured.train.outputs[0]
+    if loss == "cross_entropy" and len(logits.shape) != 2:
+        raise BioTrainError(
+            f"cross-entropy needs logits [batch, classes]; the model returns {list(logits.shape)}"
+        )
+    predict = prune(captured.predict)
     trained = trainable(strategy, captured.train, captured.torch_names)
     graph, value = with_loss(captured.train, loss)
     graph = differentiate(graph, value, trained)
@@ -175,10 +190,10 @@ def lower(
         graph = REWRITES[name](graph)
         verify(graph)
     graph = with_updates(graph, trained, optimizer)
-    plan = fit(graph, captured.predict, target, memory=memory, accumulate=accumulate)
+    plan = fit(graph, predict, target, memory=memory, accumulate=accumulate)
     return Source(
         train=graph,
-        predict=captured.predict,
+        predict=predict,
         plan=plan,
         tensors=captured.tensors,
         torch_names=captured.torch_names,

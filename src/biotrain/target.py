@@ -71,6 +71,8 @@ def parse_bytes(text: str | int | None) -> int | None:
     """Bytes from `256KiB`, `64 kB`, `1.5MB`, or a plain number."""
     if text is None or isinstance(text, int):
         return text
+    if not isinstance(text, str):
+        raise BioTrainError(f"memory is a text such as 256KiB or a whole number, not {text!r}")
     units = {"kib": 1024, "mib": 1024**2, "kb": 1000, "mb": 1000**2, "b": 1, "": 1}
     number = text.strip().lower().replace("_", "")
     unit = number.lstrip("0123456789. ")

@@ -97,4 +97,6 @@ def _weights(source: Source) -> str:
             "};",
             "",
         ]
+    if not values:
+        lines += ["typedef int bt_no_weights; /* C99 wants something here */", ""]
     return "\n".join(lines)

@@ -93,6 +93,8 @@ def header(source: Source) -> str:
         f"bt_status bt_train_sample(bt_model *m, const float *x, {label}, float *loss);",
         "/* One optimizer step with the mean gradient of the group; the group starts anew. */",
         "bt_status bt_step(bt_model *m);",
+        "/* Forgets the group: its gradients are dropped, the weights stay. */",
+        "void bt_drop(bt_model *m);",
         "/* CRC-32 of the trained parameters and running statistics. */",
         "uint32_t bt_weights_crc32(const bt_model *m);",
         "/* Checkpoint of the training state: its size, written to and read from a slot. */",

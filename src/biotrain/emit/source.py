@@ -6,7 +6,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -60,8 +60,8 @@ def running_values(source: Source) -> list[Value]:
 
 def fingerprint(source: Source) -> int:
     """Identifies the model of a checkpoint: architecture, optimizer layout and frozen weights."""
-    parts = [f"{n.op} {n.attrs} {[v.shape for v in n.outputs]}" for n in source.predict.nodes]
-    parts += [*source.trained, type(source.optimizer).__name__, *source.optimizer.slots]
+    parts = [str(n) for n in source.predict.nodes]
+    parts += [*source.trained, repr(replace(source.optimizer, lr=0.0)), f"fused {source.fused}"]
     crc = zlib.crc32("\n".join(parts).encode())
     frozen = [*source.train.params, *source.train.consts]
     for v in frozen:

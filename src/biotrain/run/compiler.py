@@ -5,10 +5,12 @@ from __future__ import annotations
 
 import hashlib
 import os
+import platform
 import shutil
 import subprocess
 import sys
 import tempfile
+import uuid
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from importlib.util import find_spec
@@ -73,6 +75,7 @@ def shared_library(
     Each `.c` file is an object of its own, so that new weights do not recompile the schedule.
     """
     command = tuple(compiler or find_compiler())
+    flags = (*flags, f"-DBT_BUILT_FOR={_machine(command)}")  # another CPU or compiler, other code
     headers = "".join(files[name] for name in sorted(files) if name.endswith(".h"))
     objects: list[Path] = []
     sources = sorted(name for name in files if name.endswith(".c"))
@@ -114,7 +117,20 @@ def _temporary(target: Path) -> Path:
         raise CompilerError(
             f"cannot write the cache '{target.parent}': {error.strerror}; set BIOTRAIN_CACHE"
         ) from error
-    return target.with_suffix(f".{os.getpid()}{target.suffix}")
+    return target.with_suffix(f".{uuid.uuid4().hex}{target.suffix}")
+
+
+@lru_cache
+def _machine(command: tuple[str, ...]) -> str:
+    """Stands for the compiler's version and this CPU's instruction set."""
+    try:
+        version = subprocess.run([*command, "--version"], capture_output=True, check=False).stdout
+    except OSError as error:
+        raise CompilerError(f"cannot run '{command[0]}': {error.strerror}") from error
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
+    flags = next((s for s in lines if s.startswith(("flags", "Features"))), platform.machine())
+    return f"0x{hashlib.sha256(version + flags.encode()).hexdigest()[:8]}"
 
 
 def _key(*parts: object) -> str:

@@ -91,22 +91,11 @@ class Device(ABC):
         Raises
         ------
         DeviceError
-            with the status of the first sample that was refused; it and the rest of the batch
-            left no trace in the weights.
+            with the status of the first sample that was refused; what its group had
+            accumulated is dropped, the steps before it stay done.
         """
         windows = self._windows(x)
-        targets = np.asarray(y)
-        if targets.shape[:1] != windows.shape[:1]:
-            raise BioTrainError(f"{len(windows)} windows come with {targets.shape} targets")
-        if self.package.source.loss == "cross_entropy":
-            if targets.ndim != 1 or not np.issubdtype(targets.dtype, np.integer):
-                raise BioTrainError(
-                    f"y must be integers [batch], not {targets.dtype} {targets.shape}"
-                )
-            limits = np.iinfo(np.int32)
-            targets = np.clip(targets, limits.min, limits.max).astype(np.int32)
-        else:
-            targets = np.ascontiguousarray(targets, np.float32)
+        targets = self._targets(y, len(windows))
         losses = self._train(windows, targets, drop_last)
         self.samples += len(losses)
         return float(np.mean(losses, dtype=np.float64)) if len(losses) else 0.0
@@ -147,7 +136,7 @@ class Device(ABC):
 
         try:
             tensors = load_file(str(path))
-        except (OSError, SafetensorError) as error:
+        except (OSError, SafetensorError, TypeError) as error:
             raise CheckpointError(f"cannot read '{path}': {error}") from error
         self.load_parameters(tensors, str(path))
 
@@ -163,7 +152,13 @@ class Device(ABC):
                     f"'{where}': '{name}' has shape {tensors[name].shape}, "
                     f"this model's is {now.shape}"
                 )
-            if not np.all(np.isfinite(tensors[name])):
+            if not np.issubdtype(tensors[name].dtype, np.floating):
+                raise CheckpointError(
+                    f"'{where}': '{name}' holds {tensors[name].dtype}, not floats"
+                )
+            with np.errstate(over="ignore"):
+                values = tensors[name].astype(np.float32)
+            if not np.all(np.isfinite(values)):
                 raise CheckpointError(f"'{where}': '{name}' holds NaN or infinity")
         by_torch = {t: v for v, t in source.torch_names.items()}
         frozen = [
@@ -187,6 +182,24 @@ class Device(ABC):
         from biotrain.emit import running_values
 
         return running_values(self.package.source)
+
+    def _targets(self, y: npt.ArrayLike, count: int) -> npt.NDArray[Any]:
+        """Labels int32 `[count]`, or vectors float32 `[count, n_outputs]` with the `mse` loss."""
+        targets = np.asarray(y)
+        if self.package.source.loss == "cross_entropy":
+            if not np.issubdtype(targets.dtype, np.integer) or targets.shape != (count,):
+                raise BioTrainError(
+                    f"y must be integers [{count}], not {targets.dtype} {list(targets.shape)}"
+                )
+            limits = np.iinfo(np.int32)
+            labels: npt.NDArray[Any] = np.clip(targets, limits.min, limits.max).astype(np.int32)
+            return labels
+        shape = (count, *self.package.source.train.inputs[1].shape[1:])
+        if targets.shape != shape or not np.issubdtype(targets.dtype, np.number):
+            raise BioTrainError(
+                f"y must be numbers {list(shape)}, not {targets.dtype} {list(targets.shape)}"
+            )
+        return np.ascontiguousarray(targets, np.float32)
 
     def _windows(self, x: npt.ArrayLike) -> Array:
         windows = np.asarray(x)

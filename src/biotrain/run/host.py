@@ -12,13 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from biotrain.errors import BioTrainError, CheckpointError, DeviceError
-from biotrain.run.compiler import NUMERICS, STRICT, find_compiler, shared_library
+from biotrain.run.compiler import NUMERICS, find_compiler, shared_library
 from biotrain.run.device import Array, Device
 
 if TYPE_CHECKING:
     from biotrain.package import Package
 
-OPTIMISED = ("-O3", "-march=native", "-fPIC", *STRICT, *NUMERICS)
+OPTIMISED = ("-O3", "-march=native", "-fPIC", "-std=c99", *NUMERICS)
 """Flags of the host build. The bits do not depend on them, the speed does."""
 
 _GLUE = """/* SPDX-License-Identifier: Apache-2.0 */
@@ -48,14 +48,18 @@ int bt_host_train(bt_model *m, const float *x, const {target} *y, int n, int dro
     *at = i;
     const bt_status status = bt_train_sample(
         m, x + (size_t)i * BT_INPUT_ROWS * BT_INPUT_TIMES, {label}, &losses[i]);
-    if (status != BT_OK)
+    if (status != BT_OK) {{
+      bt_drop(m);
       return (int)status;
-    if ({trains} && (m->samples == BT_GROUP || (i == n - 1 && !drop_last))) {{
+    }}
+    if ({trains} && (m->samples >= BT_GROUP || (i == n - 1 && !drop_last))) {{
       const bt_status step = bt_step(m);
       if (step != BT_OK)
         return (int)step;
     }}
   }}
+  if (drop_last)
+    bt_drop(m);
   return BT_OK;
 }}
 
@@ -156,7 +160,8 @@ class HostDevice(Device):
 
     def accumulate(self, x: npt.ArrayLike, y: npt.ArrayLike) -> Array:
         """Gradients of a batch without a step; returns the losses."""
-        windows, targets = self._windows(x), np.asarray(y)
+        windows = self._windows(x)
+        targets = self._targets(y, len(windows))
         losses = np.zeros(len(windows), np.float32)
         for i, window in enumerate(windows):
             loss = ctypes.c_float(0.0)
@@ -189,6 +194,8 @@ class HostDevice(Device):
         return slot.tobytes()
 
     def load_state(self, checkpoint: bytes) -> None:
+        if not isinstance(checkpoint, (bytes, bytearray, memoryview)):
+            raise CheckpointError(f"a checkpoint is bytes, not {type(checkpoint).__name__}")
         slot = np.frombuffer(checkpoint, np.uint8)
         if not slot.size:
             raise CheckpointError("the checkpoint is empty")
