@@ -148,7 +148,7 @@ def test_gradients_equal_torch(name: str, loss: str) -> None:
 
 def accumulated(device: Any, x: np.ndarray, y: np.ndarray) -> dict[str, np.ndarray]:
     """Gradients of one sample, no step taken."""
-    device.train(x, y, drop_last=True)
+    device.accumulate(x, y)
     gradients: dict[str, np.ndarray] = device.gradients()
     return gradients
 

@@ -13,9 +13,10 @@ the bits that a call over the whole would give.
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from math import prod
+from math import isinf, prod
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from biotrain.errors import GraphError
@@ -31,6 +32,17 @@ LEAF = 128
 def rows_times(shape: Shape) -> tuple[int, int]:
     """A tensor as kernels see it: `(rows, times)`; a scalar is one row of one sample."""
     return (prod(shape[:-1]), shape[-1]) if shape else (1, 1)
+
+
+def float_literal(value: float) -> str:
+    """A C expression that is exactly the float32 nearest to `value` (hex: no digit is lost)."""
+    if isinf(value):
+        return f"bt_from_bits({0x7F800000 if value > 0 else 0xFF800000:#x}u)"
+    try:
+        exact = struct.unpack("<f", struct.pack("<f", value))[0]
+    except OverflowError:
+        raise GraphError(f"the constant {value} is too large for float32") from None
+    return f"{float(exact).hex()}f"
 
 
 def args_input(args: Mapping[str, Any]) -> Value:

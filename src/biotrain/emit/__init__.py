@@ -18,11 +18,10 @@ from biotrain.emit.schedule import Places, Shapes, call_text, literal, node_text
 from biotrain.emit.source import (
     Source,
     fingerprint,
-    float_literal,
     running_values,
     trained_values,
 )
-from biotrain.op import OPS
+from biotrain.op import OPS, float_literal
 from biotrain.ops import SOURCES
 
 RUNTIME = Path(__file__).parent.parent / "rt"
@@ -36,7 +35,6 @@ __all__ = [
     "call_text",
     "emit",
     "fingerprint",
-    "float_literal",
     "kernel_file",
     "kernel_sources",
     "literal",

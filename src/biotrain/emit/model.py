@@ -6,7 +6,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from biotrain.emit.schedule import Places, Shapes, node_text
-from biotrain.emit.source import Source, float_literal, running_values, trained_values
+from biotrain.emit.source import Source, running_values, trained_values
+from biotrain.op import float_literal
 from biotrain.optim import SGD
 
 

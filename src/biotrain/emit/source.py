@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import struct
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -38,12 +37,6 @@ class Source:
     def slots(self) -> tuple[str, ...]:
         """Members of the context that hold optimizer state."""
         return self.optimizer.slots if self.trained else ()
-
-
-def float_literal(value: float) -> str:
-    """A C99 hex float literal that is exactly the float32 nearest to `value`."""
-    exact = struct.unpack("<f", struct.pack("<f", value))[0]
-    return f"{float(exact).hex()}f"
 
 
 def trained_values(source: Source) -> list[Value]:

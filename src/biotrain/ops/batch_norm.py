@@ -21,6 +21,7 @@ from biotrain.op import (
     Composite,
     Op,
     Sample,
+    float_literal,
     p_in,
     p_out,
     register,
@@ -55,7 +56,7 @@ class FrozenStats(Small):
             ("rows_per_channel", 1),
             ("groups", channels),
         )
-        extra = (f"{node.float('eps')!r}f",)
+        extra = (float_literal(node.float("eps")),)
         operands = (p_in(0), p_in(1), p_out())
         return Call("bt_frozen_stats", "bt_norm", geometry, operands, (channels, 1), extra)
 
@@ -80,7 +81,7 @@ class RunningUpdate(Small):
             ("groups", channels),
         )
         momentum = node.float("momentum")
-        extra = (f"{momentum!r}f", f"{1.0 - momentum!r}f")
+        extra = (float_literal(momentum), float_literal(1.0 - momentum))
         operands = (p_in(0), p_out(0), p_out(1))
         return Call("bt_running_update", "bt_norm", geometry, operands, (channels, 1), extra)
 

@@ -20,12 +20,12 @@ from biotrain.op import (
     Composite,
     Op,
     Sample,
+    float_literal,
     register,
     rows_times,
     x_in,
     x_out,
 )
-from biotrain.ops.pointwise import literal
 from biotrain.ops.reduce import reduce_to, spread
 
 
@@ -122,7 +122,7 @@ class _Binary(Op):
             ("b2", b2),
             ("b_times", times),
         )
-        extra = tuple(literal(float(node.get(key, 1.0))) for key in self.numbers)  # type: ignore[arg-type]
+        extra = tuple(float_literal(float(node.get(key, 1.0))) for key in self.numbers)  # type: ignore[arg-type]
         operands = (x_in(0), x_in(1), x_out())
         return Call(self.function, "bt_binary", geometry, operands, rows_times(a), extra)
 

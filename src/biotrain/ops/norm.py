@@ -28,6 +28,7 @@ from biotrain.op import (
     Composite,
     Op,
     Sample,
+    float_literal,
     p_in,
     p_out,
     register,
@@ -109,7 +110,7 @@ class GroupStats(Small):
             ("rows_per_channel", 1),
             ("groups", groups),
         )
-        extra = (f"{node.float('eps')!r}f",)
+        extra = (float_literal(node.float("eps")),)
         operands = (p_in(0), p_out())
         return Call("bt_group_stats", "bt_norm", geometry, operands, (groups, 1), extra)
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from biotrain.ir import Attr, Node, Shape
-from biotrain.op import Call, Op, Operand, p_in, p_out, register
+from biotrain.op import Call, Op, Operand, float_literal, p_in, p_out, register
 
 
 class _Flat(Op):
@@ -23,11 +23,6 @@ class _Flat(Op):
         count = node.outputs[0].size
         geometry = (("count", count),)
         return Call(function, "bt_flat", geometry, operands, (1, count), extra)
-
-
-def _f(value: float) -> str:
-    """A float32 literal that C reads back exactly."""
-    return f"{value!r}f" if "e" in repr(value) or "." in repr(value) else f"{value!r}.0f"
 
 
 @register("optim.c")
@@ -64,10 +59,21 @@ class Sgd(_Flat):
     def call(self, node: Node) -> Call:
         momentum, decay = node.float("momentum"), node.float("weight_decay")
         if len(node.outputs) == 1:
-            return self.flat(node, "bt_sgd_plain", (p_in(1), p_out(0)), "lr", "scale", _f(decay))
+            return self.flat(
+                node, "bt_sgd_plain", (p_in(1), p_out(0)), "lr", "scale", float_literal(decay)
+            )
         nesterov = "1" if node["nesterov"] else "0"
         operands = (p_in(1), p_out(0), p_out(1))
-        return self.flat(node, "bt_sgd", operands, "lr", "scale", _f(decay), _f(momentum), nesterov)
+        return self.flat(
+            node,
+            "bt_sgd",
+            operands,
+            "lr",
+            "scale",
+            float_literal(decay),
+            float_literal(momentum),
+            nesterov,
+        )
 
 
 @register("optim.c")
@@ -87,13 +93,13 @@ class Adam(_Flat):
         extra = (
             "lr",
             "scale",
-            _f(node.float("weight_decay")),
+            float_literal(node.float("weight_decay")),
             "1" if node["decoupled"] else "0",
-            _f(1.0 - beta1),
-            _f(beta2),
-            _f(1.0 - beta2),
+            float_literal(1.0 - beta1),
+            float_literal(beta2),
+            float_literal(1.0 - beta2),
             "m->progress.correction1",
             "m->progress.correction2",
-            _f(node.float("eps")),
+            float_literal(node.float("eps")),
         )
         return self.flat(node, "bt_adam", (p_in(1), p_out(0), p_out(1), p_out(2)), *extra)

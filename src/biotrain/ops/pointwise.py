@@ -7,9 +7,8 @@ else the input. At the kinks the gradients are torch's.
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Mapping, Sequence
-from math import inf, isinf, isnan
+from math import inf, isnan
 from typing import Any, ClassVar
 
 from biotrain.errors import CaptureError, GraphError
@@ -21,22 +20,12 @@ from biotrain.op import (
     Op,
     Sample,
     args_input,
+    float_literal,
     register,
     rows_times,
     x_in,
     x_out,
 )
-
-
-def literal(value: float) -> str:
-    """A C expression that is exactly the float32 nearest to `value`."""
-    if isinf(value):
-        return f"bt_from_bits({0x7F800000 if value > 0 else 0xFF800000:#x}u)"
-    try:
-        exact = struct.unpack("<f", struct.pack("<f", value))[0]
-    except OverflowError:
-        raise GraphError(f"the constant {value} is too large for float32") from None
-    return f"{float(exact).hex()}f"
 
 
 def as_number(value: Any, what: str) -> float:
@@ -82,7 +71,7 @@ class _Unary(Op):
 
     def arguments(self, node: Node) -> tuple[str, ...]:
         """Constants of the function, as C expressions."""
-        return tuple(literal(node.float(key)) for key in self.numbers)
+        return tuple(float_literal(node.float(key)) for key in self.numbers)
 
     def call(self, node: Node) -> Call:
         box = rows_times(node.outputs[0].shape)

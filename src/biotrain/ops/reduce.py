@@ -20,13 +20,13 @@ from biotrain.op import (
     Op,
     Sample,
     args_input,
+    float_literal,
     p_out,
     register,
     rows_times,
     x_in,
     x_out,
 )
-from biotrain.ops.pointwise import literal
 
 Spread = tuple[int, int, int, int]
 """Row strides of an operand along three axes, and 1 or 0: whether it has times of its own."""
@@ -142,7 +142,7 @@ class _Sum(Op):
         views = tuple(x_in(i) for i in range(len(node.inputs)))
         box = (rows_times(y)[0], rows_times(x)[1])
         function = f"bt_{self.name}" + ("_product" if product else "")
-        extra = (literal(node.float("scale")),)
+        extra = (float_literal(node.float("scale")),)
         return Call(function, "bt_reduce", tuple(geometry), (*views, out), box, extra)
 
     def reference(self, attrs: Mapping[str, Attr], *inputs: Any) -> Any:
@@ -244,7 +244,7 @@ class Expand(Op):
             ("x2", x2),
             ("x_times", times),
         )
-        extra = (literal(node.float("scale")),)
+        extra = (float_literal(node.float("scale")),)
         box = rows_times(y)
         return Call("bt_expand", "bt_expansion", geometry, (x_in(0), x_out()), box, extra)
 
