@@ -11,6 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from biotrain.errors import BioTrainError
 from biotrain.study.adapt import AdaptResult
@@ -84,6 +85,7 @@ def _curves(
             mean = np.repeat(mean, longest)
         axes.plot(range(len(mean)), mean, color=colours[strategy], linewidth=1.6, label=strategy)
     axes.set_xlabel("epochs of calibration")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_title("while calibrating (mean)", fontsize=10)
     axes.legend(frameon=False, fontsize=8, loc="lower right")
 
