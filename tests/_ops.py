@@ -49,7 +49,6 @@ class Case:
 
 
 def case(op: str, index: int, sample: Sample) -> Case:
-    rule = OPS[op]
     b = Builder("v")
     labels = ("cross_entropy",)
     inputs = tuple(
@@ -72,20 +71,13 @@ def case(op: str, index: int, sample: Sample) -> Case:
         asked = [needs.get(v.name, False) for v in node.inputs]
         if not any(asked):
             continue
-        grads = rule_grads(b, node, [flowing.get(o.name) for o in node.outputs], asked)
+        grads = OPS[node.op].vjp(b, node, [flowing.get(o.name) for o in node.outputs], asked)
         for value, grad in zip(node.inputs, grads, strict=True):
             if grad is not None and needs.get(value.name, False):
                 before = flowing.get(value.name)
                 flowing[value.name] = grad if before is None else b.one("add", before, grad)
     gradients = tuple(flowing.get(v.name) if needs[v.name] else None for v in inputs)
-    assert rule is OPS[op]
     return Case(f"{op}_{index}", op, sample, tuple(b.nodes), inputs, output, upstream, gradients)
-
-
-def rule_grads(
-    b: Builder, node: Node, grads: Sequence[Value | None], wanted: Sequence[bool]
-) -> Sequence[Value | None]:
-    return OPS[node.op].vjp(b, node, grads, wanted)
 
 
 def cases() -> list[Case]:

@@ -11,6 +11,7 @@ import operator
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ from torch.export.graph_signature import InputKind
 import biotrain.ops  # noqa: F401  (fills OPS)
 from biotrain.errors import BioTrainError, CaptureError
 from biotrain.ir import Graph, Value, verify
-from biotrain.op import OPS, Builder
+from biotrain.op import OPS, Builder, Op
 
 Array = npt.NDArray[np.float32]
 
@@ -228,7 +229,7 @@ def _call(node: torch.fx.Node, b: Builder, env: dict[str, Any]) -> Any:
         return first
     if isinstance(meta, torch.Tensor):
         args["_output_shape"] = tuple(int(n) for n in meta.shape)
-    rules = {c: op for op in OPS.values() for c in op.captures}
+    rules = _rules()
     rule = rules.get(name) or rules.get(name.removesuffix("_"))
     if rule is None:
         raise _unknown(node, name)
@@ -272,8 +273,14 @@ def _refuse_shared(node: torch.fx.Node) -> None:
             )
 
 
+@cache
+def _rules() -> dict[str, Op]:
+    """The op that stands for each aten function."""
+    return {name: op for op in OPS.values() for name in op.captures}
+
+
 def _unknown(node: torch.fx.Node, name: str) -> CaptureError:
-    supported = sorted({c for op in OPS.values() for c in op.captures})
+    supported = sorted(_rules())
     return CaptureError(
         f"{_where(node)}: torch function '{name}' is not supported. "
         f"Supported: {', '.join(supported)}. docs/add-an-op.md shows how to add one."

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 
 import numpy as np
 
@@ -263,9 +262,3 @@ def check(graph: Graph, buffers: Sequence[Buffer]) -> None:
     for value in graph.outputs:
         if value.name in at and value.name not in alive:
             raise GraphError(f"output {value} was overwritten")
-
-
-def timeline(buffers: Sequence[Buffer]) -> list[tuple[int, int]]:
-    """(node index, bytes in use) for a plot."""
-    stops = sorted({t for b in buffers for t in (b.first, b.last + 1)})
-    return [(t, sum(b.size for b in buffers if b.first <= t <= b.last)) for t, _ in pairwise(stops)]

@@ -52,6 +52,15 @@ def args_input(args: Mapping[str, Any]) -> Value:
     return value
 
 
+def per_axis(value: Any, axes: int, fill: int = 1) -> tuple[int, int]:
+    """A torch argument for one or two axes as (rows, times); a missing axis gets `fill`."""
+    values = list(value) if isinstance(value, (list, tuple)) else [value]
+    if len(values) == 1:
+        values *= axes
+    rows, times = [fill] * (2 - len(values)) + values
+    return int(rows), int(times)
+
+
 @dataclass(frozen=True, slots=True)
 class Operand:
     """One argument of a kernel: an input or output of the node, as a view or a bare pointer."""

@@ -21,6 +21,7 @@ from biotrain.op import (
     Sample,
     p_in,
     p_out,
+    per_axis,
     register,
     x_in,
     x_out,
@@ -90,15 +91,6 @@ def _out_shape(x: Shape, w: Shape, attrs: Mapping[str, Attr]) -> Shape:
     return (1, out_channels, *tail)
 
 
-def _per_axis(value: Any, axes: int, fill: int = 1) -> tuple[int, int]:
-    """A torch argument for one or two axes as (row, time)."""
-    values = list(value) if isinstance(value, (list, tuple)) else [value]
-    if len(values) == 1:
-        values *= axes
-    rows, times = [fill] * (2 - len(values)) + values
-    return int(rows), int(times)
-
-
 class _Conv(Op):
     """What the three passes share."""
 
@@ -133,7 +125,7 @@ class Conv(_Conv):
     def capture(self, b: Builder, args: Mapping[str, Any]) -> Value:
         x, w, bias = args["input"], args["weight"], args["bias"]
         axes = len(w.shape) - 2
-        stride, dilation = (_per_axis(args[k], axes) for k in ("stride", "dilation"))
+        stride, dilation = (per_axis(args[k], axes) for k in ("stride", "dilation"))
         padding = args["padding"]
         if padding == "same":
             totals = [d * (k - 1) for d, k in zip(dilation[-axes:], w.shape[2:], strict=True)]
@@ -141,7 +133,7 @@ class Conv(_Conv):
         elif padding == "valid":
             sides = [(0, 0)] * axes
         else:
-            sides = [(p, p) for p in _per_axis(padding, axes, 0)[-axes:]]
+            sides = [(p, p) for p in per_axis(padding, axes, 0)[-axes:]]
         (top, bottom), (left, right) = [(0, 0)] * (2 - axes) + sides
         return b.one(
             "conv",

@@ -20,6 +20,7 @@ from biotrain.op import (
     args_input,
     p_in,
     p_out,
+    per_axis,
     register,
     rows_times,
     x_in,
@@ -42,12 +43,7 @@ def _image(shape: Shape) -> Pair:
 
 def _argument(args: Mapping[str, Any], key: str, fill: int) -> Pair:
     """A torch argument for one or two axes as (rows, times)."""
-    value = args[key]
-    values = list(value) if isinstance(value, (list, tuple)) else [value]
-    if len(values) == 1:
-        values *= len(args_input(args).shape) - 2
-    rows, times = [fill] * (2 - len(values)) + values
-    return int(rows), int(times)
+    return per_axis(args[key], len(args_input(args).shape) - 2, fill)
 
 
 def _arguments(args: Mapping[str, Any]) -> dict[str, Attr]:

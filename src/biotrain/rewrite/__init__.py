@@ -9,6 +9,6 @@ from biotrain.ir import Graph
 from biotrain.rewrite.fuse import fuse
 
 REWRITES: dict[str, Callable[[Graph], Graph]] = {"fuse": fuse}
-"""By the name that `--without` takes, in the order in which they run."""
+"""By the name that `bt.compile(rewrites=...)` takes, in the order in which they run."""
 
 __all__ = ["REWRITES", "fuse"]

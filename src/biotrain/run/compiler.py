@@ -75,14 +75,16 @@ def shared_library(
     Each `.c` file is an object of its own, so that new weights do not recompile the schedule.
     """
     command = tuple(compiler or find_compiler())
-    flags = (*flags, f"-DBT_BUILT_FOR={_machine(command)}")  # another CPU or compiler, other code
+    machine = _machine(command)
     headers = "".join(files[name] for name in sorted(files) if name.endswith(".h"))
     objects: list[Path] = []
     sources = sorted(name for name in files if name.endswith(".c"))
     for name in sources:
-        key = _key(command, flags, "" if name.endswith("_weights.c") else headers, files[name])
+        key = _key(
+            command, flags, machine, "" if name.endswith("_weights.c") else headers, files[name]
+        )
         objects.append(_object(command, flags, files, name, key))
-    key = _key(command, flags, "shared", *[o.stem for o in objects])
+    key = _key(command, flags, machine, "shared", *[o.stem for o in objects])
     library = cache_folder() / f"{key}.so"
     if not library.exists():
         temporary = _temporary(library)
@@ -130,7 +132,7 @@ def _machine(command: tuple[str, ...]) -> str:
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
     flags = next((s for s in lines if s.startswith(("flags", "Features"))), platform.machine())
-    return f"0x{hashlib.sha256(version + flags.encode()).hexdigest()[:8]}"
+    return hashlib.sha256(version + flags.encode()).hexdigest()
 
 
 def _key(*parts: object) -> str:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from biotrain.emit import running_values
 from biotrain.errors import BioTrainError, CheckpointError
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ class Device(ABC):
         """All parameters and running statistics by torch name, in torch's shapes."""
         source = self.package.source
         result: dict[str, Array] = {}
-        for value in (*source.train.params, *self._running()):
+        for value in (*source.train.params, *running_values(source)):
             held = value.name in source.trained or value.kind == "state"
             data = self.read(value.name) if held else source.tensors[value.name].copy()
             result[source.torch_names[value.name]] = data.reshape(value.shape)
@@ -161,11 +162,11 @@ class Device(ABC):
             if not np.all(np.isfinite(values)):
                 raise CheckpointError(f"'{where}': '{name}' holds NaN or infinity")
         by_torch = {t: v for v, t in source.torch_names.items()}
+        held = [*source.trained, *(v.name for v in running_values(source))]
         frozen = [
             n
             for n, now in wanted.items()
-            if by_torch[n] not in source.trained
-            and by_torch[n] not in [v.name for v in self._running()]
+            if by_torch[n] not in held
             and not np.array_equal(now, np.asarray(tensors[n], np.float32))
         ]
         if frozen:
@@ -174,14 +175,8 @@ class Device(ABC):
                 "in flash; compile the model with these weights instead"
             )
         for name in wanted:
-            value = by_torch[name]
-            if value in source.trained or value in [v.name for v in self._running()]:
-                self.write(value, np.ascontiguousarray(tensors[name], np.float32))
-
-    def _running(self) -> list[Any]:
-        from biotrain.emit import running_values
-
-        return running_values(self.package.source)
+            if by_torch[name] in held:
+                self.write(by_torch[name], np.ascontiguousarray(tensors[name], np.float32))
 
     def _targets(self, y: npt.ArrayLike, count: int) -> npt.NDArray[Any]:
         """Labels int32 `[count]`, or vectors float32 `[count, n_outputs]` with the `mse` loss."""
