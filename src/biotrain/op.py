@@ -186,6 +186,17 @@ class Op:
         """True where the call may be cut along time."""
         return True
 
+    def rows(self, node: Node, index: int, r0: int, r1: int) -> tuple[int, int] | None:
+        """Rows `[lo, hi)` of input `index` that the box rows `[r0, r1)` read; None: all of them.
+
+        The same for rows as `window` for times. Inputs handed over as pointers are not asked for.
+        """
+        return None
+
+    def row_step(self, node: Node) -> int:
+        """Rows that a box must not part: it is cut at multiples of this. 0: it cannot be cut."""
+        return 1
+
     def reference(self, attrs: Mapping[str, Attr], *inputs: torch.Tensor) -> Any:
         """The torch function that this op equals (its semantics, in any float type)."""
         raise NotImplementedError(self.name)
