@@ -112,8 +112,8 @@ def borders(times: int, tiles: int, reduces: bool) -> list[tuple[int, int]]:
     return [(a, z) for a, z in itertools.pairwise(cuts) if z > a]
 
 
-def function(case: Case, tiles: int, inplace: bool) -> list[str]:
-    name = f"{case.name}_{'inplace' if inplace else tiles}"
+def function(case: Case, variant: Variant) -> list[str]:
+    name = f"{case.name}_{variant.suffix}"
     lines = [f"static void {name}(void)", "{"]
     values = {v.name: v for n in case.nodes for v in (*n.inputs, *n.outputs)}
     values.update({v.name: v for v in case.given})
@@ -127,10 +127,10 @@ def function(case: Case, tiles: int, inplace: bool) -> list[str]:
             out, source = node.outputs[0], node.inputs[0]
             lines.append(f"  memcpy({out.name}, {source.name}, {out.nbytes});")
             continue
-        if inplace and rule.inplace and node.inputs[rule.inplace[0][1]].dtype == "f32":
+        if variant.inplace and rule.inplace and node.inputs[rule.inplace[0][1]].dtype == "f32":
             lines += in_place(node)
         else:
-            lines += whole(node, tiles)
+            lines += whole(node, variant.tiles, variant.parts)
     lines += [f"  give({v.name}, sizeof *{v.name} * {v.size});" for v in case.results]
     lines += [f"  free({v.name});" for v in values.values()]
     return [*lines, "}", ""]
@@ -148,15 +148,33 @@ def in_place(node: Node) -> list[str]:
     return [f"  memcpy({target.name}, {source.name}, {target.nbytes});", *whole(moved, 1)]
 
 
-def whole(node: Node, tiles: int) -> list[str]:
+def row_borders(node: Node, parts: int) -> list[tuple[int, int]]:
+    """Ranges of rows, cut where the op may be cut."""
+    rule = OPS[node.op]
+    rows, step = rule.call(node).box[0], rule.row_step(node)
+    if parts == 1 or not step or rows % step:
+        return [(0, rows)]
+    cuts = [round(rows // step * i / parts) * step for i in range(parts + 1)]
+    return [(a, z) for a, z in itertools.pairwise(cuts) if z > a]
+
+
+def clip(span: tuple[int, int] | None, size: int) -> tuple[int, int]:
+    """A range within a tensor; None: all of it."""
+    lo, hi = span if span is not None else (0, size)
+    lo = max(0, min(size, lo))
+    return lo, max(lo, min(size, hi))
+
+
+def whole(node: Node, tiles: int, parts: int = 1) -> list[str]:
     rule = OPS[node.op]
     call = rule.call(node)
-    rows, times = call.box
+    times = call.box[1]
     ranges = [(0, times)]
     if tiles > 1 and rule.tiles(node):
         ranges = borders(times, tiles, rule.reduces_time)
     lines: list[str] = []
-    for t0, t1 in ranges:
+    boxes = [(r0, r1, t0, t1) for t0, t1 in ranges for r0, r1 in row_borders(node, parts)]
+    for r0, r1, t0, t1 in boxes:
         lines.append("  {")
         arguments, after = [], []
         for i, operand in enumerate(call.operands):
@@ -169,33 +187,53 @@ def whole(node: Node, tiles: int) -> list[str]:
                 arguments.append(value.name)
                 continue
             n_rows, n_times = rows_times(value.shape)
-            lo, hi = 0, n_times
-            if len(ranges) > 1:
+            lo, hi, top, end = 0, n_times, 0, n_rows
+            if len(boxes) > 1:
                 window = rule.window(node, operand.index, t0, t1) if inward else (t0, t1)
-                if window is not None:
-                    lo = max(0, min(n_times, window[0]))
-                    hi = max(lo, min(n_times, window[1]))
+                lo, hi = clip(window, n_times)
+                span = rule.rows(node, operand.index, r0, r1) if inward else (r0, r1)
+                top, end = clip(span, n_rows)
             kind = "bt_in" if inward else "bt_out"
-            if (lo, hi) == (0, n_times):
+            if (lo, hi, top, end) == (0, n_times, 0, n_rows):
                 arguments.append(f"({kind}){{{value.name}, {n_times}, 0, 0}}")
                 continue
-            width = hi - lo
-            lines.append(f"    float *w{i} = grab({max(4 * n_rows * width, 1)});")
-            copy = f"window(w{i}, {value.name} + {lo}, {n_rows}, {width}, {width}, {n_times});"
-            back = f"window({value.name} + {lo}, w{i}, {n_rows}, {width}, {n_times}, {width});"
-            if inward:
-                lines.append(f"    {copy}")
-            else:
+            width, high = hi - lo, end - top
+            at = f"{value.name} + {top * n_times + lo}"
+            lines.append(f"    float *w{i} = grab({max(4 * high * width, 1)});")
+            copy = f"window(w{i}, {at}, {high}, {width}, {width}, {n_times});"
+            back = f"window({at}, w{i}, {high}, {width}, {n_times}, {width});"
+            lines.append(f"    {copy}")
+            if not inward:
                 after.append(f"    {back}")
             after.append(f"    free(w{i});")
-            arguments.append(f"({kind}){{w{i}, {width}, 0, {lo}}}")
-        box = f"(bt_box){{0, {rows}, {t0}, {t1}}}"
+            arguments.append(f"({kind}){{w{i}, {width}, {top}, {lo}}}")
+        box = f"(bt_box){{{r0}, {r1}, {t0}, {t1}}}"
         lines += call_text(call, literal(call), box, arguments, "    ")
         lines += [*after, "  }"]
     return lines
 
 
-VARIANTS: tuple[tuple[int, bool], ...] = ((1, False), (2, False), (5, False), (1, True))
+@dataclass(frozen=True)
+class Variant:
+    """How the calls of a case are made: cut along time, cut along rows, in place."""
+
+    tiles: int = 1
+    parts: int = 1
+    inplace: bool = False
+
+    @property
+    def suffix(self) -> str:
+        return f"{self.tiles}_{self.parts}{'_inplace' if self.inplace else ''}"
+
+
+VARIANTS = (
+    Variant(),
+    Variant(tiles=2),
+    Variant(tiles=5),
+    Variant(inplace=True),
+    Variant(parts=3),
+    Variant(tiles=2, parts=100),
+)
 
 
 def program(all_cases: Sequence[Case], fused: bool) -> dict[str, str]:
@@ -227,12 +265,12 @@ def program(all_cases: Sequence[Case], fused: bool) -> dict[str, str]:
     declared = "#include <stdlib.h>\nvoid *grab(size_t n);\n"
     grab = f"{declared}void *grab(size_t n) {{ return calloc(1, n); }}\n"
     for c in all_cases:
-        for tiles, inplace in VARIANTS:
-            lines += function(c, tiles, inplace)
+        for variant in VARIANTS:
+            lines += function(c, variant)
     lines += ["int main(int argc, char **argv)", "{", "  if (argc != 3) return 2;"]
     lines += ['  in = fopen(argv[1], "rb"); out = fopen(argv[2], "wb");']
     for c in all_cases:
-        lines += [f"  {c.name}_{'inplace' if inplace else tiles}();" for tiles, inplace in VARIANTS]
+        lines += [f"  {c.name}_{variant.suffix}();" for variant in VARIANTS]
     lines += ["  return fclose(in) || fclose(out);", "}"]
     return {**files, "grab.c": grab, "samples.c": "\n".join(lines) + "\n"}
 

@@ -90,9 +90,7 @@ KINDS = [
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_bad_samples_end_in_one_line_and_leave_the_weights(
-    device: HostDevice, kind: str
-) -> None:
+def test_bad_samples_end_in_one_line_and_leave_the_weights(device: HostDevice, kind: str) -> None:
     x, y = windows()
     device.train(x, y)
     before = payload(device)

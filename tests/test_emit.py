@@ -131,5 +131,3 @@ def test_weights_survive_the_text() -> None:
     assert pkg.module is not None
     for name, parameter in pkg.module.named_parameters():
         assert (device.parameters()[name] == parameter.detach().numpy()).all()
-
-

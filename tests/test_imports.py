@@ -23,8 +23,10 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("ir",),
     ("op",),
     ("ops",),
+    ("regions",),
     ("memory", "autodiff", "capture", "cost", "strategy"),
-    ("rewrite",),
+    ("judge", "rewrite"),
+    ("search",),
     ("plan",),
     ("emit",),
     ("package",),
@@ -43,7 +45,9 @@ ONLY: dict[str, set[str]] = {
     "topology": {"errors"},  # torch to torch, for any module and not only ours
     "ir": {"errors"},
     "op": {"errors", "ir"},
-    "memory": {"errors", "ir", "op", "target"},  # op says what may lie in place
+    "regions": {"ir", "op"},
+    "memory": {"errors", "ir", "op", "regions", "target"},  # op says what may lie in place
+    "judge": {"errors", "ir", "op", "regions", "memory"},
     "cost": {"errors", "ir", "op", "ops", "target"},
 }
 

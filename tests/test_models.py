@@ -8,7 +8,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from biotrain.models import MODELS, PAPER, EEGNet, MIBMInet, Standardize, build, standardized
+from biotrain.models import (
+    MODELS,
+    PAPER,
+    EEGNet,
+    MIBMInet,
+    ResNet,
+    ShallowFBCSPNet,
+    Standardize,
+    build,
+    standardized,
+)
 
 NORMS = ["batch", "group"]
 RECORDINGS = {  # n_chans, n_times, n_outputs, sfreq: short windows and low rates
@@ -71,6 +81,49 @@ def test_eegnet_has_the_parameters_of_its_table() -> None:
     assert parameters(build("eegnet", **PAPER["eegnet"])) == convs + norms + dense
 
 
+def test_shallow_has_the_parameters_of_its_table() -> None:
+    assert parameters(build("shallow", **PAPER["shallow"])) == 47364
+    # What braindecode states for 1000 samples.
+    assert parameters(build("shallow", **{**PAPER["shallow"], "n_times": 1000})) == 46084
+
+
+def test_shallow_is_the_log_of_band_power() -> None:
+    torch.manual_seed(0)
+    net = ShallowFBCSPNet(**PAPER["shallow"], norm="group").eval()
+    x = example("shallow", batch=2)
+    filtered = nn.functional.conv2d(x[:, None], net.temporal.weight, net.temporal.bias)
+    spatial = nn.functional.conv2d(filtered, net.spatial.weight)
+    power = nn.functional.group_norm(spatial, 1, eps=1e-5).square()[:, :, 0]
+    starts = range(0, power.shape[-1] - 74, 15)
+    means = torch.stack([power[..., a : a + 75].mean(-1) for a in starts], dim=-1)
+    expected = means.clamp(min=1e-6).log().flatten(1) @ net.classifier.weight.T
+    torch.testing.assert_close(net(x), expected + net.classifier.bias)
+    assert torch.isfinite(net(torch.zeros_like(x))).all(), "no power at all has a logarithm too"
+
+
+def test_resnet_has_the_parameters_of_its_stages() -> None:
+    chans, classes = PAPER["resnet"]["n_chans"], PAPER["resnet"]["n_outputs"]
+    total = classes * 32 + classes
+    for inputs, outputs in ((chans, 16), (16, 32), (32, 32)):
+        total += 8 * inputs * outputs + (5 + 3) * outputs**2 + 4 * 2 * outputs
+        total += inputs * outputs * (inputs != outputs)
+    assert parameters(build("resnet", **PAPER["resnet"])) == total
+
+
+def test_resnet_goes_around_its_stages() -> None:
+    """Convolutions that give nothing leave the way around."""
+    torch.manual_seed(0)
+    net = ResNet(**PAPER["resnet"]).eval()
+    for stage in (net.stage1, net.stage2, net.stage3):
+        nn.init.zeros_(stage.conv3.weight)
+    x = example("resnet").unsqueeze(2)
+    expected = (net.stage1.skip(x) / math.sqrt(1 + 1e-3)).relu()
+    torch.testing.assert_close(net.stage1(x), expected)
+    assert isinstance(net.stage3.skip, nn.Identity)
+    y = torch.randn(1, 32, 1, 62)
+    torch.testing.assert_close(net.stage3(y), y.relu() / math.sqrt(1 + 1e-3))
+
+
 def test_macs_are_the_published_ones() -> None:
     macs = forward_macs(build("mibminet", **PAPER["mibminet"]), example("mibminet"))
     forward = sum(macs.values())
@@ -85,15 +138,17 @@ def test_macs_are_the_published_ones() -> None:
 
 def test_norms_are_those_of_the_papers() -> None:
     for name in PAPER:
+        keras = name != "shallow"  # the others were published in Keras, with its values
+        eps, momentum = (1e-3, 0.01) if keras else (1e-5, 0.1)
         for layer in build(name, **PAPER[name], norm="batch").modules():
             if isinstance(layer, nn.BatchNorm2d):
-                assert (layer.eps, layer.momentum) == (1e-3, 0.01)
+                assert (layer.eps, layer.momentum) == (eps, momentum)
         group = build(name, **PAPER[name], norm="group")
         assert not any(isinstance(layer, nn.BatchNorm2d) for layer in group.modules())
         for layer in group.modules():
             assert not isinstance(layer, nn.MaxPool2d)
             if isinstance(layer, nn.GroupNorm):
-                assert (layer.eps, layer.num_groups) == (1e-3, 1)
+                assert (layer.eps, layer.num_groups) == (eps, 1)
 
 
 def test_epidenet_pools_by_norm_unless_told() -> None:
@@ -133,6 +188,11 @@ def test_filters_span_the_same_time_at_every_rate() -> None:
     assert given.classifier.in_features == 32 * 250
     eegnet = EEGNet(n_chans=3, n_times=500, n_outputs=2, sfreq=250)
     assert eegnet.temporal.kernel_size == (1, 125)
+    shallow = ShallowFBCSPNet(n_chans=3, n_times=500, n_outputs=2, sfreq=125)
+    assert shallow.temporal.kernel_size == (1, 13)
+    assert (shallow.pool.kernel_size, shallow.pool.stride) == ((1, 38), (1, 8))
+    resnet = ResNet(n_chans=3, n_times=1000, n_outputs=2, sfreq=500)
+    assert [getattr(resnet.stage2, f"conv{i}").kernel_size[1] for i in (1, 2, 3)] == [16, 10, 6]
     for options, lengths in [({}, [4, 6, 4]), ({"taps": (3, 5, 7)}, [3, 5, 7])]:
         epidenet = build("epidenet", 8, 200, 7, 200.0, **options)  # type: ignore[arg-type]
         assert [getattr(epidenet, f"temporal{i}").kernel_size[1] for i in (1, 2, 3)] == lengths
@@ -144,13 +204,16 @@ def test_filters_span_the_same_time_at_every_rate() -> None:
         ("mibminet", {"n_times": 63}, "n_times=63 is too short.*n_times >= 64"),
         ("epidenet", {"n_times": 100}, "n_times=100 is too short.*n_times >= 128"),
         ("eegnet", {"n_times": 31}, "n_times=31 is too short.*n_times >= 32"),
+        ("shallow", {"n_times": 198}, "n_times=198 is too short.*50.*150 samples.*n_times >= 199"),
+        ("shallow", {"pool_stride": 0}, "pool_stride must be at least 1, not 0"),
+        ("resnet", {"n_times": 15}, "n_times=15 is too short.*n_times >= 16"),
         ("mibminet", {"pool_sizes": (8, 0)}, "a pool must span at least 1 sample, not 0"),
         ("mibminet", {"n_chans": 0}, "n_chans must be at least 1"),
         ("mibminet", {"sfreq": 0.0}, "sfreq must be a positive"),
         ("epidenet", {"norm": "layer"}, 'norm must be "batch" or "group"'),
         ("epidenet", {"pool": "median"}, 'pool must be "max" or "avg"'),
         ("epidenet", {"norm": "group", "groups": 3}, "4 channels cannot be divided"),
-        ("lenet", {}, "no built-in model.*mibminet, epidenet, eegnet"),
+        ("lenet", {}, "no built-in model.*mibminet, epidenet, eegnet, shallow, resnet"),
     ],
 )
 def test_what_cannot_be_built_says_so(name: str, arguments: dict[str, Any], message: str) -> None:

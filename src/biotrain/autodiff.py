@@ -3,12 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from biotrain.ir import Graph, Node, Value, verify
 from biotrain.op import OPS, Builder
-from biotrain.optim import SGD, Optimizer
+from biotrain.optim import SGD, Gradients, Optimizer
 
 
 def gradient_name(param: str) -> str:
@@ -41,12 +41,15 @@ def with_loss(graph: Graph, loss: str) -> tuple[Graph, Value]:
     )
 
 
-def differentiate(graph: Graph, loss: Value, trainable: Sequence[str]) -> Graph:
+def differentiate(
+    graph: Graph, loss: Value, trainable: Sequence[str], shared: bool = False
+) -> Graph:
     """Append the backward pass of `loss` with respect to the params named in `trainable`.
 
     Gradients are added to states `g_<param>`; an op that reduces adds to them itself. Nodes that
     write states while going forward (running statistics) move behind the loss, so that a sample
-    whose loss is not finite leaves no trace.
+    whose loss is not finite leaves no trace. With `shared` the gradient of the loss, and so every
+    other, is the window's part of the mean over its group.
     """
     wants: dict[str, bool] = {v.name: v.name in trainable for v in graph.params}
     for node in graph.nodes:
@@ -70,6 +73,8 @@ def differentiate(graph: Graph, loss: Value, trainable: Sequence[str]) -> Graph:
             continue
         b.origin = node.origin
         results = OPS[node.op].vjp(b, node, grads, wanted)
+        if shared and loss in node.outputs:
+            results = [g and b.one("share", g, hint=g.name) for g in results]
         for value, grad in zip(node.inputs, results, strict=True):
             if grad is None or not wants.get(value.name, False):
                 continue
@@ -118,35 +123,128 @@ def prune(graph: Graph) -> Graph:
     return graph.with_nodes(tuple(reversed(kept)))
 
 
-def with_updates(graph: Graph, trainable: Sequence[str], optimizer: Optimizer) -> Graph:
-    """Add the optimizer step: one node per parameter, and the states that it needs."""
+def with_updates(
+    graph: Graph, trainable: Sequence[str], optimizer: Optimizer, gradients: Gradients = "separate"
+) -> Graph:
+    """Add the optimizer step: one node per parameter, and the states that it needs.
+
+    `separate` keeps the states `g_<param>`. `momentum` lets the backward pass add to the momentum
+    instead. `update` makes gradients temps and puts each update among the nodes, where its gradient
+    is complete and nobody reads the parameter any more.
+    """
+    adapt = {"separate": _separate, "momentum": _into_momentum, "update": _at_once}[gradients]
+    result = adapt(graph, trainable, optimizer)
+    verify(result)
+    return result
+
+
+def _separate(graph: Graph, trainable: Sequence[str], optimizer: Optimizer) -> Graph:
     b = Builder(taken=[v.name for v in graph.values()])
-    by_name: Mapping[str, Value] = {v.name: v for v in (*graph.params, *graph.states)}
+    by_name = {v.name: v for v in (*graph.params, *graph.states)}
     states: list[Value] = []
     for name in trainable:
         p, g = by_name[name], by_name[gradient_name(name)]
-        slots = [Value(slot_name(s, name), p.shape, kind="state") for s in optimizer.slots]
-        states += slots
-        if isinstance(optimizer, SGD):
-            b.emit(
-                "sgd",
-                [p, g, *slots],
-                [p, *slots],
-                momentum=optimizer.momentum,
-                weight_decay=optimizer.weight_decay,
-                nesterov=optimizer.nesterov,
-            )
-        else:
-            b.emit(
-                "adam",
-                [p, g, *slots],
-                [p, *slots],
-                beta1=optimizer.betas[0],
-                beta2=optimizer.betas[1],
-                eps=optimizer.eps,
-                weight_decay=optimizer.weight_decay,
-                decoupled=optimizer.decoupled,
-            )
-    result = replace(graph, states=(*graph.states, *states), updates=tuple(b.nodes))
-    verify(result)
-    return result
+        states += _update(b, optimizer, p, g)
+    return replace(graph, states=(*graph.states, *states), updates=tuple(b.nodes))
+
+
+def _into_momentum(graph: Graph, trainable: Sequence[str], optimizer: Optimizer) -> Graph:
+    assert isinstance(optimizer, SGD)
+    params = [p for name in trainable for p in graph.params if p.name == name]
+    momenta = {
+        gradient_name(p.name): Value(slot_name("momentum", p.name), p.shape, kind="state")
+        for p in params
+    }
+    opening, closing = Builder(), Builder()
+    for p, v in zip(params, momenta.values(), strict=True):
+        decay = optimizer.weight_decay
+        opening.emit("carry", [p, v], [v], momentum=optimizer.momentum, weight_decay=decay)
+        closing.emit("sgd_step", [p, v], [p])
+    loss = graph.outputs[1]
+    nodes: list[Node] = []
+    for node in graph.nodes:
+        outputs = tuple(momenta.get(v.name, v) for v in node.outputs)
+        nodes.append(replace(node, outputs=outputs))
+        if loss in outputs:
+            nodes += opening.nodes  # a window whose loss is not finite leaves no trace
+    return replace(
+        graph,
+        nodes=tuple(nodes),
+        states=tuple(momenta.get(v.name, v) for v in graph.states),
+        updates=tuple(closing.nodes),
+    )
+
+
+def _at_once(graph: Graph, trainable: Sequence[str], optimizer: Optimizer) -> Graph:
+    owners = {gradient_name(name): name for name in trainable}
+    b = Builder("d", [v.name for v in graph.values()])
+    totals: dict[str, Value] = {}
+    states = [v for v in graph.states if v.name not in owners]
+    for node in graph.nodes:
+        found = [(i, v) for i, v in enumerate(node.outputs) if v.name in owners]
+        outputs, parts = list(node.outputs), list(node.inputs[:1])
+        if not found or node.op != "accumulate":
+            for i, v in found:  # several nodes may have written into one state
+                first = owners[v.name] not in totals
+                outputs[i] = replace(v, kind="temp") if first else b.value("part", v.shape)
+            parts = [outputs[i] for i, _ in found]
+            b.nodes.append(replace(node, outputs=tuple(outputs)))
+        for (_, v), part in zip(found, parts, strict=True):
+            other = totals.get(owners[v.name])
+            totals[owners[v.name]] = b.one("add", other, part, hint="parts") if other else part
+    for p in (p for name in trainable for p in graph.params if p.name == name):
+        if p.name not in totals:  # the loss does not depend on it; it may still decay
+            totals[p.name] = b.one("affine", p, hint="none", scale=0.0, shift=0.0)
+        states += _update(b, optimizer, p, totals[p.name], at_once=True)
+    return settle_updates(replace(graph, nodes=tuple(b.nodes), states=tuple(states)))
+
+
+def settle_updates(graph: Graph) -> Graph:
+    """Put each update among the nodes right behind all that it must wait for.
+
+    To be called after nodes were moved or made again: what is made again after an update would be
+    made of other weights.
+    """
+    updates = [i for i, n in enumerate(graph.nodes) if any(v.kind == "param" for v in n.outputs)]
+    if not updates:
+        return graph
+    others = [n for i, n in enumerate(graph.nodes) if i not in updates]
+    made = {v.name: i for i, n in enumerate(others) for v in n.outputs}
+    read = {v.name: i for i, n in enumerate(others) for v in n.inputs}
+    behind: dict[int, list[Node]] = {}
+    for node in (graph.nodes[i] for i in updates):
+        waits = [made.get(v.name, 0) for v in node.inputs if v.kind == "temp"]
+        waits += [read.get(v.name, 0) for v in node.outputs if v.kind == "param"]
+        behind.setdefault(max(waits), []).append(node)
+    nodes = tuple(n for i, node in enumerate(others) for n in (node, *behind.get(i, ())))
+    return graph.with_nodes(nodes)
+
+
+def _update(
+    b: Builder, optimizer: Optimizer, p: Value, g: Value, at_once: bool = False
+) -> list[Value]:
+    """Append the update of one parameter; returns its new states."""
+    slots = [Value(slot_name(s, p.name), p.shape, kind="state") for s in optimizer.slots]
+    if isinstance(optimizer, SGD):
+        b.emit(
+            "sgd",
+            [p, g, *slots],
+            [p, *slots],
+            momentum=optimizer.momentum,
+            weight_decay=optimizer.weight_decay,
+            nesterov=optimizer.nesterov,
+            at_once=at_once,
+        )
+    else:
+        b.emit(
+            "adam",
+            [p, g, *slots],
+            [p, *slots],
+            beta1=optimizer.betas[0],
+            beta2=optimizer.betas[1],
+            eps=optimizer.eps,
+            weight_decay=optimizer.weight_decay,
+            decoupled=optimizer.decoupled,
+            at_once=at_once,
+        )
+    return slots

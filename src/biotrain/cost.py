@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from biotrain.ir import Graph, Node
+from biotrain.ir import Graph, Loop, Node, leaves
 from biotrain.op import OPS
 from biotrain.target import Target
 
@@ -25,14 +25,30 @@ class Cost:
     mj: float
 
 
+def area_ops(whole: int, area: int, size: tuple[int, int]) -> int:
+    """The share of `whole` operations that `area` elements of an iteration space of `size` are."""
+    full = size[0] * size[1]
+    return whole if area == full else -(-whole * area // max(full, 1))
+
+
+def loop_ops(loop: Loop) -> int:
+    """Executed multiplies and adds of all iterations."""
+    total = 0
+    for step in loop.body:
+        rule = OPS[step.node.op]
+        area = sum(box.size for box in step.boxes)
+        total += area_ops(rule.ops(step.node), area, rule.call(step.node).box)
+    return total
+
+
 def node_macs(nodes: Sequence[Node]) -> int:
-    """Nominal multiply-adds of some nodes."""
-    return sum(OPS[n.op].macs(n) for n in nodes)
+    """Nominal multiply-adds of some nodes; a loop counts as its nodes once over the whole."""
+    return sum(OPS[n.op].macs(n) for n in leaves(nodes))
 
 
 def node_ops(nodes: Sequence[Node]) -> int:
     """Executed multiplies and adds of some nodes."""
-    return sum(OPS[n.op].ops(n) for n in nodes)
+    return sum(loop_ops(n) if isinstance(n, Loop) else OPS[n.op].ops(n) for n in nodes)
 
 
 def training_cost(graph: Graph, target: Target, accumulate: int) -> Cost:

@@ -12,7 +12,7 @@ statistics) and `param` are buffers: several nodes may update them, in the order
 from __future__ import annotations
 
 import builtins
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from math import prod
 from typing import Literal, TypeAlias
@@ -98,6 +98,113 @@ class Node:
 
 
 @dataclass(frozen=True, slots=True)
+class Span:
+    """Rows `[r0, r1)` and times `[t0, t1)` of a tensor or of an iteration space, absolute."""
+
+    r0: int
+    r1: int
+    t0: int
+    t1: int
+
+    @property
+    def empty(self) -> bool:
+        """True where there is nothing in it."""
+        return self.r0 >= self.r1 or self.t0 >= self.t1
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return 0 if self.empty else (self.r1 - self.r0) * (self.t1 - self.t0)
+
+    def hull(self, other: Span) -> Span:
+        """The smallest span that holds both."""
+        if self.empty:
+            return other
+        if other.empty:
+            return self
+        return Span(
+            min(self.r0, other.r0),
+            max(self.r1, other.r1),
+            min(self.t0, other.t0),
+            max(self.t1, other.t1),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One node of a loop's body and, per iteration, the box that it covers; an empty one: none."""
+
+    node: Node
+    boxes: tuple[Span, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """A value that lives inside a loop, and which part of it is there in each iteration.
+
+    Its buffer holds the largest part, row after row, `times` apart.
+    """
+
+    value: Value
+    spans: tuple[Span, ...]
+
+    @property
+    def rows(self) -> int:
+        """Rows of the buffer."""
+        return max(s.r1 - s.r0 for s in self.spans)
+
+    @property
+    def times(self) -> int:
+        """Samples of each of its rows."""
+        return max(s.t1 - s.t0 for s in self.spans)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the buffer."""
+        return self.rows * self.times * ITEM_BYTES[self.value.dtype]
+
+
+@dataclass(frozen=True, slots=True)
+class Loop(Node):
+    """A node whose body is a graph that runs once per iteration, on a part of each tensor.
+
+    `inputs` and `outputs` are the values that come from and go to the outside; `windows` are those
+    that do not outlive an iteration. Sums (weight gradients, statistics) are outputs that are
+    carried from one iteration to the next. Along `rows` every iteration writes rows of its own, so
+    that iterations may run on several cores, each with buffers of its own for the windows; along
+    `time` the sums go in order.
+    """
+
+    axis: Literal["rows", "time"] = "rows"
+    body: tuple[Step, ...] = ()
+    windows: tuple[Window, ...] = ()
+
+    @property
+    def count(self) -> int:
+        """Number of iterations."""
+        return len(self.body[0].boxes)
+
+    def __str__(self) -> str:
+        head = f"loop over {self.axis}, {self.count} iterations"
+        parts = {w.value.name: f"{w.rows}x{w.times}" for w in self.windows}
+        lines = [
+            f"  {step.node}"
+            + "".join(f"  [{parts[v.name]}]" for v in step.node.outputs if v.name in parts)
+            for step in self.body
+        ]
+        return "\n".join([head, *lines])
+
+
+def leaves(nodes: Iterable[Node]) -> Iterator[Node]:
+    """The nodes, those inside loops in place of the loops."""
+    for node in nodes:
+        if isinstance(node, Loop):
+            yield from (step.node for step in node.body)
+        else:
+            yield node
+
+
+@dataclass(frozen=True, slots=True)
 class Graph:
     """Nodes in execution order.
 
@@ -160,6 +267,8 @@ def verify(graph: Graph) -> None:
             same(value, str(node))
             if value.name not in defined:
                 raise GraphError(f"{value} is used before it is defined: {node}")
+        if isinstance(node, Loop):
+            _verify_body(node)
         for value in node.outputs:
             same(value, str(node))
             if value.kind == "temp" and value.name in defined:
@@ -172,3 +281,23 @@ def verify(graph: Graph) -> None:
     for value in graph.outputs:
         if value.name not in defined:
             raise GraphError(f"output {value} is never written")
+
+
+def _verify_body(loop: Loop) -> None:
+    """A body reads what comes in or was made before, and makes what goes out."""
+    made = dict.fromkeys(v.name for v in loop.inputs)
+    local = dict.fromkeys(w.value.name for w in loop.windows)
+    outside = dict.fromkeys(v.name for v in loop.outputs)
+    for step in loop.body:
+        if len(step.boxes) != loop.count:
+            raise GraphError(f"{step.node} does not say what it does in each iteration")
+        for value in step.node.inputs:
+            if value.name not in made:
+                raise GraphError(f"{value} is used before it is defined: {step.node}")
+        for value in step.node.outputs:
+            if value.name not in local and value.name not in outside:
+                raise GraphError(f"{value} is neither a window nor an output of its loop")
+            made[value.name] = None
+    for name in (*local, *outside):
+        if name not in made:
+            raise GraphError(f"%{name} is never written in its loop")

@@ -2,8 +2,7 @@
 """Static memory: which values share a buffer, how long each lives, and where it lies.
 
 `lifetimes` groups values that occupy the same bytes (views, and outputs that may overwrite an
-input that dies), `place` gives every group an offset, and `check` is an independent judge of the
-result: it looks at the graph and the offsets only.
+input that dies) and `place` gives every group an offset. `judge.py` checks the result.
 """
 
 from __future__ import annotations
@@ -13,9 +12,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from biotrain.errors import GraphError
-from biotrain.ir import Graph, Value
-from biotrain.op import OPS
+from biotrain.ir import Graph, Loop, Node, Span
+from biotrain.op import OPS, Call, rows_times
+from biotrain.regions import call_of, reads
 
 ALIGNMENT = 16
 """Bytes; a multiple of every vector load that compilers emit unasked on small cores."""
@@ -41,62 +40,167 @@ def aligned(size: int) -> int:
     return (size + ALIGNMENT - 1) // ALIGNMENT * ALIGNMENT
 
 
+def positions(graph: Graph) -> list[tuple[int, int]]:
+    """First and last moment of every node; a loop has one moment per node of its body."""
+    spans: list[tuple[int, int]] = []
+    at = 0
+    for node in graph.nodes:
+        length = len(node.body) if isinstance(node, Loop) else 1
+        spans.append((at, at + length - 1))
+        at += length
+    return spans
+
+
+class _Groups:
+    """Values that share their bytes."""
+
+    def __init__(self) -> None:
+        self.birth: dict[str, int] = {}
+        self.last: dict[str, int] = {}
+        self.bytes: dict[str, int] = {}
+        self.members: dict[str, list[str]] = {}
+
+    def add(self, name: str, nbytes: int, first: int, last: int) -> None:
+        self.birth[name], self.last[name], self.bytes[name] = first, last, nbytes
+        self.members[name] = [name]
+
+    def join(self, a: str, b: str) -> None:
+        merged = self.members[a] + self.members[b]
+        for name in merged:
+            self.members[name] = merged
+
+    def dies(self, name: str) -> int:
+        """When the last of the values that share its bytes is read last."""
+        return max(self.last[n] for n in self.members[name])
+
+    def may_join(self, a: str, b: str, born: int, dies: int, others: Sequence[str]) -> bool:
+        """Whether b, born at `born`, may take over the bytes of a, which dies at `dies`."""
+        if a not in self.birth or b not in self.birth or self.members[a] is self.members[b]:
+            return False
+        eldest = min(self.members[b], key=lambda n: self.birth[n])
+        if b != eldest or self.birth[b] != born or self.bytes[a] != self.bytes[b]:
+            return False
+        return self.dies(a) == dies and not any(o in self.members[a] for o in others)
+
+
 def lifetimes(graph: Graph, inplace: bool = True) -> tuple[Buffer, ...]:
     """Buffers of the temps and inputs of a graph, without offsets (all zero).
 
-    The input is there before the first node and outputs are read after the last one. Output i of a
-    node takes over the bytes of an input where the op allows it, the sizes agree and nothing that
-    lies in them is read later.
+    The input is there before the first node and outputs are read after the last one. What a loop
+    reads or writes outside is there as long as the loop runs; its windows only from the node of
+    the body that writes them to the last one that reads them. Output i of a node takes over the
+    bytes of an input where the op allows it, the sizes agree and nothing that lies in them is read
+    later; in a loop where every iteration has read what it overwrites.
     """
-    end = len(graph.nodes)
-    birth: dict[str, int] = {v.name: 0 for v in graph.inputs if v.dtype == "f32"}
-    sizes: dict[str, int] = {v.name: aligned(v.nbytes) for v in graph.inputs}
-    exact: dict[str, int] = {v.name: v.nbytes for v in graph.values()}
-    last: dict[str, int] = dict.fromkeys(birth, 0)
-    for i, node in enumerate(graph.nodes):
+    spans = positions(graph)
+    groups = _Groups()
+    for v in graph.inputs:
+        if v.dtype == "f32":
+            groups.add(v.name, v.nbytes, 0, 0)
+    for node, (first, last) in zip(graph.nodes, spans, strict=True):
         for v in (*node.inputs, *node.outputs):
-            if v.kind == "temp" and v.name not in birth:
-                birth[v.name] = i
-                sizes[v.name] = aligned(v.nbytes)
-            if v.name in birth:
-                last[v.name] = i
+            if v.kind == "temp" and v.name not in groups.birth:
+                groups.add(v.name, v.nbytes, first, last)
+            if v.name in groups.birth:
+                groups.last[v.name] = last
+        if isinstance(node, Loop):
+            _add_windows(groups, node, first)
+    end = spans[-1][1] + 1 if spans else 0
     for v in graph.outputs:
-        if v.name in birth:
-            last[v.name] = end
-    group: dict[str, list[str]] = {name: [name] for name in birth}
-
-    def join(a: str, b: str) -> None:
-        merged = group[a] + group[b]
-        for name in merged:
-            group[name] = merged
-
+        if v.name in groups.birth:
+            groups.last[v.name] = end
     for node in graph.nodes:
-        if OPS[node.op].alias and node.inputs[0].name in birth:
-            join(node.inputs[0].name, node.outputs[0].name)
-    for i, node in enumerate(graph.nodes) if inplace else ():
+        if not isinstance(node, Loop) and OPS[node.op].alias:
+            if node.inputs[0].name in groups.birth:
+                groups.join(node.inputs[0].name, node.outputs[0].name)
+    for node, (first, last) in zip(graph.nodes, spans, strict=True) if inplace else ():
+        if isinstance(node, Loop):
+            _share_in_loop(groups, node, first, last)
+            continue
         for out, into in OPS[node.op].inplace:
-            if into >= len(node.inputs) or out >= len(node.outputs):
-                continue
-            a, b = node.inputs[into].name, node.outputs[out].name
-            if a not in birth or b not in birth or group[a] is group[b]:
-                continue
-            if b != min(group[b], key=lambda n: birth[n]) or birth[b] != i:
-                continue
-            others = [v.name for j, v in enumerate(node.inputs) if j != into]
-            clash = any(o in group[a] for o in others)
-            if max(last[n] for n in group[a]) == i and exact[a] == exact[b] and not clash:
-                join(a, b)
+            if into < len(node.inputs) and out < len(node.outputs):
+                a, b = node.inputs[into].name, node.outputs[out].name
+                others = [v.name for j, v in enumerate(node.inputs) if j != into]
+                if groups.may_join(a, b, first, first, others):
+                    groups.join(a, b)
     seen: dict[int, None] = {}
     buffers: list[Buffer] = []
-    for name in birth:
-        members = group[name]
+    for name in groups.birth:
+        members = groups.members[name]
         if id(members) in seen:
             continue
         seen[id(members)] = None
-        first, final = min(birth[n] for n in members), max(last[n] for n in members)
-        size = max(sizes[n] for n in members)
-        buffers.append(Buffer(members[0], tuple(members), "ram", 0, size, first, final))
+        start, final = min(groups.birth[n] for n in members), groups.dies(name)
+        size = max(aligned(groups.bytes[n]) for n in members)
+        buffers.append(Buffer(members[0], tuple(members), "ram", 0, size, start, final))
     return tuple(buffers)
+
+
+def _add_windows(groups: _Groups, loop: Loop, first: int) -> None:
+    local = {w.value.name: w for w in loop.windows}
+    for i, step in enumerate(loop.body):
+        for v in (*step.node.inputs, *step.node.outputs):
+            if v.name in local:
+                if v.name not in groups.birth:
+                    groups.add(v.name, local[v.name].nbytes, first + i, first + i)
+                groups.last[v.name] = first + i
+
+
+def _share_in_loop(groups: _Groups, loop: Loop, first: int, last: int) -> None:
+    """In-place results inside a body, and outputs that overwrite what the loop reads last."""
+    local = {w.value.name: w for w in loop.windows}
+    for i, step in enumerate(loop.body):
+        for out, into in OPS[step.node.op].inplace:
+            if into >= len(step.node.inputs) or out >= len(step.node.outputs):
+                continue
+            a, b = step.node.inputs[into].name, step.node.outputs[out].name
+            if a not in local or b not in local or local[a].spans != local[b].spans:
+                continue
+            others = [v.name for j, v in enumerate(step.node.inputs) if j != into]
+            if groups.may_join(a, b, first + i, first + i, others):
+                groups.join(a, b)
+    for v in loop.outputs:
+        for source in loop.inputs:
+            same = rows_times(v.shape) == rows_times(source.shape) and v.dtype == source.dtype
+            if same and groups.may_join(source.name, v.name, first, last, ()):
+                if all(follows(loop, a, v.name) for a in groups.members[source.name]):
+                    groups.join(source.name, v.name)
+                    break
+
+
+def follows(loop: Loop, source: str, target: str) -> bool:
+    """Whether `target` may overwrite `source` element by element while the loop runs.
+
+    True where every part of it is written after the last read of the same part of `source`.
+    """
+    writers = [i for i, s in enumerate(loop.body) if any(o.name == target for o in s.node.outputs)]
+    if len(writers) != 1 or OPS[loop.body[writers[0]].node.op].accumulates:
+        return False
+    at = writers[0]
+    allowed = OPS[loop.body[at].node.op].inplace
+    later = Span(0, 0, 0, 0)  # what the iterations after this one read
+    calls: dict[Node, Call] = {}
+    for k in reversed(range(loop.count)):
+        written, now = loop.body[at].boxes[k], Span(0, 0, 0, 0)
+        for i, step in enumerate(loop.body):
+            call = call_of(step.node, calls)
+            for index, span in reads(step.node, call, step.boxes[k]):
+                if step.node.inputs[index].name != source:
+                    continue
+                now = now.hull(span)
+                own = i == at and any(into == index for _, into in allowed) and span == written
+                if i >= at and not own and _meet(span, written):
+                    return False
+        if _meet(later, written):
+            return False
+        later = later.hull(now)
+    return True
+
+
+def _meet(a: Span, b: Span) -> bool:
+    if a.empty or b.empty:
+        return False
+    return a.r0 < b.r1 and b.r0 < a.r1 and a.t0 < b.t1 and b.t0 < a.t1
 
 
 def lower_bound(buffers: Sequence[Buffer]) -> int:
@@ -202,63 +306,3 @@ def _exact(
         rest = [i for i in range(len(buffers)) if i not in order]
         stack.extend((*order, i) for i in reversed(rest))
     return best, size
-
-
-def check(graph: Graph, buffers: Sequence[Buffer]) -> None:
-    """Judge a placement by the graph alone: replay it and see that no read value was overwritten.
-
-    Every node must find each of its inputs as its writer left it. Bytes are tracked as intervals
-    of owners; views and in-place outputs take over the bytes of their input.
-    """
-    at = {m: b for b in buffers for m in b.members}
-    owner: dict[str, tuple[int, int]] = {}
-    alive: dict[str, None] = {}
-
-    def write(value: Value, kept: Sequence[str]) -> None:
-        buffer = at.get(value.name)
-        if buffer is None:
-            return
-        start, stop = buffer.offset, buffer.offset + value.nbytes
-        if buffer.offset % ALIGNMENT or value.nbytes > buffer.size:
-            raise GraphError(f"{value} does not fit its buffer")
-        for name in list(alive):
-            a, z = owner[name]
-            if name not in kept and a < stop and start < z:
-                del alive[name]
-        owner[value.name] = (start, stop)
-        alive[value.name] = None
-
-    for value in graph.inputs:
-        write(value, ())
-    for node in graph.nodes:
-        for value in node.inputs:
-            if value.name in at and value.name not in alive:
-                raise GraphError(f"{value} was overwritten before {node}")
-        rule = OPS[node.op]
-        allowed = [node.inputs[i].name for _, i in rule.inplace if i < len(node.inputs)]
-        for out in node.outputs if not rule.alias else ():
-            buffer = at.get(out.name)
-            if buffer is None:
-                continue
-            for value in node.inputs:
-                if value.name not in at:
-                    continue
-                a, z = owner[value.name]
-                hit = a < buffer.offset + out.nbytes and buffer.offset < z
-                if hit and (value.name not in allowed or a != buffer.offset):
-                    raise GraphError(f"{out} overwrites {value}, which {node.op} still reads")
-        if rule.alias:  # no byte is written: the result is the input under another shape
-            out, source = node.outputs[0], node.inputs[0]
-            if out.name in at and source.name in at:
-                if at[out.name].offset != at[source.name].offset:
-                    raise GraphError(f"{out} is a view of {source} but lies elsewhere")
-                owner[out.name] = owner[source.name]
-                alive[out.name] = None
-            continue
-        kept: list[str] = []
-        for out in node.outputs:
-            write(out, kept)
-            kept = [*kept, out.name]
-    for value in graph.outputs:
-        if value.name in at and value.name not in alive:
-            raise GraphError(f"output {value} was overwritten")

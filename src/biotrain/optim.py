@@ -11,6 +11,10 @@ from biotrain.errors import BioTrainError
 
 Schedule = Literal["constant", "cosine"]
 
+Gradients = Literal["separate", "momentum", "update"]
+"""Where gradients go: into tensors of their own, into the momentum, or into the update at once."""
+GRADIENTS: tuple[Gradients, ...] = ("separate", "momentum", "update")
+
 
 @dataclass(frozen=True, slots=True)
 class SGD:
@@ -63,6 +67,30 @@ class Adam:
 
 
 Optimizer = SGD | Adam
+
+
+def check_gradients(gradients: Gradients, optimizer: Optimizer, accumulate: int) -> None:
+    """Raise `BioTrainError` where gradients cannot go there with this optimizer and group."""
+    if gradients not in GRADIENTS:
+        raise BioTrainError(f"gradients '{gradients}' is not one of {', '.join(GRADIENTS)}")
+    if gradients == "separate":
+        return
+    if optimizer.clip_norm is not None:
+        raise BioTrainError(
+            f"clip_norm needs all gradients at one time, which gradients='{gradients}' does not "
+            "keep: use gradients='separate'"
+        )
+    if gradients == "update" and accumulate != 1:
+        raise BioTrainError(
+            f"gradients='update' steps after every window: accumulate must be 1, not {accumulate}"
+        )
+    if gradients == "momentum" and not (isinstance(optimizer, SGD) and optimizer.momentum):
+        raise BioTrainError("gradients='momentum' needs SGD with a momentum above zero")
+    if gradients == "momentum" and getattr(optimizer, "nesterov", False):
+        raise BioTrainError(
+            "Nesterov adds the gradient to the step once more, which gradients='momentum' does "
+            "not keep: use gradients='separate' or 'update'"
+        )
 
 
 def _check(optimizer: Any) -> None:

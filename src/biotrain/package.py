@@ -19,10 +19,10 @@ from biotrain.capture import Captured, capture
 from biotrain.cost import Cost, training_cost
 from biotrain.emit import Source, emit
 from biotrain.errors import BioTrainError
-from biotrain.ir import Graph, verify
-from biotrain.optim import SGD, Optimizer
+from biotrain.ir import Graph
+from biotrain.optim import SGD, Gradients, Optimizer, check_gradients
 from biotrain.plan import Plan, fit
-from biotrain.rewrite import REWRITES
+from biotrain.rewrite import NAMES, rewrite_forward, rewrite_training
 from biotrain.strategy import trainable
 from biotrain.target import Target, load_target, parse_bytes
 
@@ -108,9 +108,13 @@ def compile_model(
     optimizer: Optimizer | None = None,
     accumulate: int = 1,
     loss: Loss = "cross_entropy",
+    gradients: Gradients = "separate",
     fused: bool | None = None,
-    rewrites: Sequence[str] = tuple(REWRITES),
+    rewrites: Sequence[str] = NAMES,
     title: str | None = None,
+    deadline_ms: float | None = None,
+    max_mj: float | None = None,
+    frontier: bool = False,
 ) -> Package:
     """Compile a model into C that trains it.
 
@@ -125,8 +129,13 @@ def compile_model(
     optimizer : `bt.SGD(...)` or `bt.Adam(...)`.
     accumulate : samples whose mean gradient makes one step.
     loss : `cross_entropy` (integer label) or `mse` (vector).
+    gradients : `separate` tensors; or, without a copy of them, added to the `momentum` of SGD, or
+        used for the `update` as soon as they are complete (`accumulate=1`). The last two exclude
+        `clip_norm` and cannot undo a group with a bad gradient (see docs/numerics.md).
     fused : numeric mode; default: the target's.
-    rewrites : which rewrites of `biotrain.rewrite.REWRITES` run; all by default.
+    deadline_ms, max_mj : bounds of the time and the energy of one sample (estimates).
+    frontier : also find the plans from the fastest to the smallest (`plan.frontier`); seconds.
+    rewrites : which rewrites of `biotrain.rewrite.NAMES` run; all by default.
 
     Raises
     ------
@@ -140,6 +149,7 @@ def compile_model(
         raise BioTrainError(f"the optimizer is a bt.SGD or a bt.Adam, not {optimizer!r}")
     if not isinstance(strategy, str):
         raise BioTrainError(f"the strategy is a name or a glob, not {strategy!r}")
+    check_gradients(gradients, optimizer or SGD(), accumulate)
     chosen = load_target(target)
     example = torch.as_tensor(example_input)
     if not example.numel():
@@ -153,9 +163,13 @@ def compile_model(
         optimizer=optimizer or SGD(),
         accumulate=accumulate,
         loss=loss,
+        gradients=gradients,
         fused=fused_on(chosen) if fused is None else fused,
         rewrites=rewrites,
         title=title or f"{getattr(model, 'title', type(model).__name__)}, strategy {strategy}",
+        deadline_ms=deadline_ms,
+        max_mj=max_mj,
+        frontier=frontier,
     )
     module = model if isinstance(model, torch.nn.Module) else None
     return Package(source, chosen, strategy, module)
@@ -170,9 +184,13 @@ def lower(
     optimizer: Optimizer,
     accumulate: int,
     loss: str,
+    gradients: Gradients,
     fused: bool,
     rewrites: Sequence[str],
     title: str,
+    frontier: bool,
+    deadline_ms: float | None,
+    max_mj: float | None,
 ) -> Source:
     """Differentiate, add the optimizer, and plan."""
     logits = captured.train.outputs[0]
@@ -180,21 +198,33 @@ def lower(
         raise BioTrainError(
             f"cross-entropy needs logits [batch, classes]; the model returns {list(logits.shape)}"
         )
-    predict = prune(captured.predict)
+    predict = prune(rewrite_forward(captured.predict, rewrites))
     trained = trainable(strategy, captured.train, captured.torch_names)
-    graph, value = with_loss(captured.train, loss)
-    graph = differentiate(graph, value, trained)
-    for name in rewrites:
-        if name not in REWRITES:
-            raise BioTrainError(f"no rewrite is called '{name}'; there are: {', '.join(REWRITES)}")
-        graph = REWRITES[name](graph)
-        verify(graph)
-    graph = with_updates(graph, trained, optimizer)
-    plan = fit(graph, predict, target, memory=memory, accumulate=accumulate)
+    gradients = gradients if trained else "separate"
+    forward = rewrite_forward(captured.train, rewrites, trained)
+    graph, value = with_loss(forward, loss)
+    graph = differentiate(graph, value, trained, shared=gradients == "momentum")
+    graph = rewrite_training(graph, rewrites)
+    graph = with_updates(graph, trained, optimizer, gradients)
+    direct, value = with_loss(captured.train, loss)
+    direct = with_updates(differentiate(direct, value, trained), trained, optimizer)
+    fitted = fit(
+        graph,
+        predict,
+        target,
+        memory=memory,
+        accumulate=accumulate,
+        gradients=gradients,
+        base_ops=training_cost(direct, target, accumulate).ops,
+        frontier=frontier,
+        deadline_ms=deadline_ms,
+        max_mj=max_mj,
+    )
     return Source(
-        train=graph,
-        predict=predict,
-        plan=plan,
+        train=fitted.train,
+        predict=fitted.predict,
+        network=predict,
+        plan=fitted.plan,
         tensors=captured.tensors,
         torch_names=captured.torch_names,
         trained=trained,
@@ -203,4 +233,5 @@ def lower(
         fused=fused,
         title=title,
         loss=loss,
+        gradients=gradients,
     )

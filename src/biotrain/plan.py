@@ -1,19 +1,37 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The memory of a training package, down to the byte, and whether it fits a budget."""
+"""The memory of a training package, down to the byte: the cheapest plan that fits a budget."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from biotrain.cost import training_cost
+from biotrain.autodiff import settle_updates
+from biotrain.cost import Cost, node_macs, training_cost
 from biotrain.errors import DoesNotFitError
-from biotrain.ir import Graph, Value
-from biotrain.memory import Buffer, check, lifetimes, lower_bound, peak, place
+from biotrain.ir import Graph, Loop, Value
+from biotrain.judge import check
+from biotrain.memory import ALIGNMENT, Buffer, lifetimes, lower_bound, peak, place
+from biotrain.optim import Gradients
+from biotrain.rewrite.stream import Stream
+from biotrain.search import Score, Search, realise
 from biotrain.target import Target
 
-RUNTIME_BYTES = 36
+RUNTIME_BYTES: dict[Gradients, int] = {"separate": 36, "momentum": 40, "update": 44}
 """Fields of the context that are neither tensors nor arena (`bt_model` in model.h)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One plan of the frontier: its whole static RAM, its arena, and the work of one sample."""
+
+    ram_bytes: int
+    arena_bytes: int
+    lower_bound_bytes: int
+    ops: int
+    cycles: float
+    ms_per_sample: float
+    mj_per_sample: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +68,13 @@ class Plan:
     ms_per_sample: float
     mj_per_sample: float
     choices: tuple[str, ...]
+    frontier: tuple[Point, ...]
+    """From the fastest plan to the smallest that was found; just this plan if not asked for."""
 
     def to_json(self) -> dict[str, Any]:
         """The contract's keys."""
         data = asdict(self)
         data["buffers"] = [asdict(b) for b in self.buffers]
-        data["frontier"] = [{"ram_bytes": self.ram_bytes, "ops": self.ops, "cycles": self.cycles}]
         return data
 
     @property
@@ -68,6 +87,131 @@ def _bytes(values: tuple[Value, ...]) -> int:
     return sum(v.nbytes for v in values)
 
 
+def _where_gradients_go(gradients: Gradients, size: int) -> tuple[str, ...]:
+    price = {
+        "momentum": "added to the momentum; no clipping, and a dropped group takes the momentum",
+        "update": "in the arena until the update; no clipping, a bad one spares its own parameter",
+    }
+    return (f"gradients, {size:,} B: {price[gradients]}",) if gradients in price else ()
+
+
+@dataclass(frozen=True, slots=True)
+class Fixed:
+    """What no plan changes. Sizes in bytes."""
+
+    params: int
+    gradients: int
+    optimizer: int
+    running: int
+    stack: int
+    runtime: int
+    trained: int
+    """Number of trained parameters."""
+
+    @property
+    def total(self) -> int:
+        """All of it."""
+        sizes = (self.params, self.gradients, self.optimizer, self.running)
+        return sum(sizes) + self.stack + self.runtime
+
+
+def _fixed(train: Graph, target: Target, gradients: Gradients) -> Fixed:
+    updates = [
+        n for n in (*train.nodes, *train.updates) if any(v.kind == "param" for v in n.outputs)
+    ]
+    trained = tuple(v for n in updates for v in n.outputs if v.kind == "param")
+    sums = tuple(v for v in train.states if v.name.startswith("g_"))
+    slots = tuple(v for n in updates for v in n.inputs if v.kind == "state" and v not in sums)
+    moving = tuple(v for v in train.states if v not in sums and v not in slots)
+    return Fixed(
+        params=_bytes(trained),
+        gradients=_bytes(sums),
+        optimizer=_bytes(slots),
+        running=_bytes(moving),
+        stack=target.stack_bytes,
+        runtime=RUNTIME_BYTES[gradients],
+        trained=sum(v.size for v in trained),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Schedule:
+    """A choice made concrete: the graph with its loops, and where everything lies."""
+
+    graph: Graph
+    buffers: tuple[Buffer, ...]
+
+    @property
+    def peak(self) -> int:
+        """Bytes of the arena."""
+        return peak(self.buffers)
+
+    @property
+    def bound(self) -> int:
+        """No placement needs less."""
+        return lower_bound(self.buffers)
+
+
+class Planner:
+    """The plans of one training graph and its predictions on one target."""
+
+    def __init__(self, train: Graph, predict: Graph, target: Target, accumulate: int) -> None:
+        self.target = target
+        self.accumulate = accumulate
+        self.train = Search(Stream(train))
+        self.predict = Search(Stream(predict))
+        self._made: dict[tuple[int, tuple[bool, ...], int], Schedule] = {}
+        self._ladder: list[tuple[Score, Schedule]] | None = None
+
+    def schedule(self, search: Search, score: Score) -> Schedule:
+        """The graph and the placement of a choice."""
+        graph = settle_updates(realise(search, score))
+        return Schedule(graph, place(lifetimes(graph)))
+
+    def within(self, search: Search, budget: int, starts: list[tuple[bool, ...]]) -> Schedule:
+        """The fastest schedule found whose arena stays within the budget, else a small one."""
+        wanted = budget // ALIGNMENT * ALIGNMENT
+        best: Schedule | None = None
+        for _ in range(6):
+            found = self.schedule(search, search.best(wanted, starts))
+            if best is None or found.peak < best.peak:
+                best = found
+            if found.peak <= budget:
+                return found
+            wanted -= max(found.peak - budget, ALIGNMENT)
+        assert best is not None
+        return best
+
+    def cost(self, schedule: Schedule) -> Cost:
+        """Work of one training sample."""
+        return training_cost(schedule.graph, self.target, self.accumulate)
+
+    def ladder(self) -> list[tuple[Score, Schedule]]:
+        """Schedules of falling arenas, from the fastest to the smallest that was found."""
+        if self._ladder is None:
+            rungs = [(s, self.schedule(self.train, s)) for s in self.train.ladder()]
+            kept: list[tuple[Score, Schedule]] = []
+            for score, made in sorted(rungs, key=lambda r: (r[0].ops, r[1].peak)):
+                if not kept or made.peak < kept[-1][1].peak:
+                    kept.append((score, made))
+            self._ladder = kept
+        return self._ladder
+
+    def prediction(self, arena: int) -> Schedule:
+        """A schedule of the predictions that needs no more than the training, if there is one."""
+        starts = [self.predict.everything(), self.predict.nothing()]
+        return self.within(self.predict, arena, starts)
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """A plan, and the graphs with the loops that it chose."""
+
+    plan: Plan
+    train: Graph
+    predict: Graph
+
+
 def fit(
     train: Graph,
     predict: Graph,
@@ -75,67 +219,147 @@ def fit(
     *,
     memory: int | None = None,
     accumulate: int = 1,
-) -> Plan:
-    """Plan the memory of a training graph and of its predictions.
+    gradients: Gradients = "separate",
+    base_ops: int | None = None,
+    deadline_ms: float | None = None,
+    max_mj: float | None = None,
+    frontier: bool = False,
+) -> Fitted:
+    """The plan with the lowest estimated cycles among those that stay within the limits.
+
+    `memory` bounds the whole static RAM, `deadline_ms` and `max_mj` the work of one sample; where
+    only the last two are given, the plan is the smallest that keeps them. `base_ops` are the
+    operations of the direct algorithms with everything stored.
 
     Raises
     ------
     DoesNotFitError
-        naming the smallest RAM that would do and the three largest buffers.
+        naming the smallest RAM that would do and the three largest buffers, or the fastest plan.
     """
-    buffers = place(lifetimes(train))
-    check(train, buffers)
-    predict_buffers = place(lifetimes(predict))
-    check(predict, predict_buffers)
-    trained = tuple(v for n in train.updates for v in n.outputs if v.kind == "param")
-    gradients = tuple(v for v in train.states if v.name.startswith("g_"))
-    slots = tuple(v for n in train.updates for v in n.outputs if v.kind == "state")
-    moving = tuple(v for v in train.states if v not in gradients and v not in slots)
-    arena = max(peak(buffers), peak(predict_buffers))
-    parts = (_bytes(trained), _bytes(gradients), _bytes(slots), _bytes(moving))
-    ram = arena + sum(parts) + RUNTIME_BYTES + target.stack_bytes
+    fixed = _fixed(train, target, gradients)
+    planner = Planner(train, predict, target, accumulate)
     budget = memory if memory is not None else target.memory("ram").bytes or None
+    limits = [
+        (name, limit)
+        for name, limit in (("ms_per_sample", deadline_ms), ("mj_per_sample", max_mj))
+        if limit is not None
+    ]
+    search = planner.train
+    if budget is not None:
+        starts = [search.everything(), search.nothing()]
+        chosen = planner.within(search, budget - fixed.total, starts)
+        if chosen.peak + fixed.total > budget:
+            fitting = [s for _, s in planner.ladder() if s.peak + fixed.total <= budget]
+            chosen = (
+                fitting[0]
+                if fitting
+                else min((s for _, s in planner.ladder()), key=lambda s: s.peak)
+            )
+    elif limits:
+        points = [s for _, s in planner.ladder() if _keeps(planner.cost(s), limits)]
+        chosen = min(points or [planner.ladder()[0][1]], key=lambda s: s.peak)
+    else:
+        top = search.relax(search.score(search.everything(), 1 << 62), 1 << 62)
+        chosen = planner.schedule(search, top)
+    prediction = planner.prediction(chosen.peak)
+    arena = max(chosen.peak, prediction.peak)
+    ram = arena + fixed.total
     if budget is not None and ram > budget:
-        largest = sorted(buffers, key=lambda b: -b.size)[:3]
+        largest = sorted(chosen.buffers, key=lambda b: -b.size)[:3]
         names = ", ".join(f"{b.value} {b.size:,} B" for b in largest)
         raise DoesNotFitError(
             f"does not fit: {ram:,} B of RAM are needed, {budget:,} B are there "
             f"(target {target.name}); the smallest plan needs {ram:,} B; largest buffers: {names}"
         )
-    cost = training_cost(train, target, accumulate)
-    shared = [b for b in buffers if len(b.members) > 1]
-    saved = sum(
-        v.nbytes
-        for b in shared
-        for v in train.values()
-        if v.name in b.members[1:] and v.kind == "temp"
-    )
-    choices = (
-        f"everything stored: {len(buffers)} buffers, arena {arena:,} B",
-        (
-            f"in place: {len(shared)} buffers hold {sum(len(b.members) for b in shared)} tensors, "
-            f"-{saved:,} B of buffers"
-        ),
-    )
-    return Plan(
-        buffers=buffers,
-        predict_buffers=predict_buffers,
+    cost = planner.cost(chosen)
+    if not _keeps(cost, limits):
+        raise DoesNotFitError(_too_slow(cost, limits, target))
+    check(chosen.graph, chosen.buffers)
+    check(prediction.graph, prediction.buffers)
+    made = _points(planner, fixed) if frontier else ()
+    plan = Plan(
+        buffers=chosen.buffers,
+        predict_buffers=prediction.buffers,
         peak_bytes=arena,
-        lower_bound_bytes=max(lower_bound(buffers), lower_bound(predict_buffers)),
-        param_bytes=parts[0],
-        gradient_bytes=parts[1],
-        optimizer_bytes=parts[2],
-        state_bytes=parts[3],
+        lower_bound_bytes=max(chosen.bound, prediction.bound),
+        param_bytes=fixed.params,
+        gradient_bytes=fixed.gradients,
+        optimizer_bytes=fixed.optimizer,
+        state_bytes=fixed.running,
         stack_bytes=target.stack_bytes,
         ram_bytes=ram,
-        flash_bytes=_bytes(train.params) + _bytes(train.consts) + parts[3],
+        flash_bytes=_bytes(train.params) + _bytes(train.consts) + fixed.running,
         params=sum(v.size for v in train.params),
-        trained_params=sum(v.size for v in trained),
-        macs=cost.macs,
+        trained_params=fixed.trained,
+        macs=node_macs(train.nodes),
         ops=cost.ops,
-        base_ops=cost.ops,
+        base_ops=base_ops if base_ops is not None else cost.ops,
         cycles=cost.cycles,
         ms_per_sample=cost.ms,
         mj_per_sample=cost.mj,
-        choices=choices,
+        choices=(
+            *_in_words(
+                chosen, planner.schedule(search, search.score(search.everything(), 1 << 62))
+            ),
+            *_where_gradients_go(gradients, fixed.params),
+        ),
+        frontier=made or (_point(cost, chosen, ram),),
     )
+    return Fitted(plan, chosen.graph, prediction.graph)
+
+
+def _keeps(cost: Cost, limits: list[tuple[str, float]]) -> bool:
+    values = {"ms_per_sample": cost.ms, "mj_per_sample": cost.mj}
+    return all(values[name] <= limit for name, limit in limits)
+
+
+def _too_slow(cost: Cost, limits: list[tuple[str, float]], target: Target) -> str:
+    if not cost.ms:
+        return f"target {target.name} has no clock and power: a deadline cannot be checked on it"
+    asked = " and ".join(f"{limit:g} {name[:2]}" for name, limit in limits)
+    return (
+        f"does not fit: one sample takes {cost.ms:,.1f} ms and {cost.mj:,.2f} mJ on {target.name} "
+        f"(estimate), {asked} are allowed"
+    )
+
+
+def _point(cost: Cost, schedule: Schedule, ram: int) -> Point:
+    return Point(ram, schedule.peak, schedule.bound, cost.ops, cost.cycles, cost.ms, cost.mj)
+
+
+def _points(planner: Planner, fixed: Fixed) -> tuple[Point, ...]:
+    points: list[Point] = []
+    for _, schedule in planner.ladder():
+        arena = max(schedule.peak, planner.prediction(schedule.peak).peak)
+        points.append(_point(planner.cost(schedule), schedule, arena + fixed.total))
+    return tuple(points)
+
+
+def _in_words(chosen: Schedule, stored: Schedule) -> tuple[str, ...]:
+    """Each choice in words: the loops, what is made again, and what lies in place."""
+    lines: list[str] = []
+    made: dict[str, int] = {}
+    for node in chosen.graph.nodes:
+        if not isinstance(node, Loop):
+            continue
+        sinks = ", ".join(v.name for v in node.outputs)
+        chain = ", ".join(w.value.name for w in node.windows)
+        size = sum(w.value.nbytes for w in node.windows)
+        here = sum(w.nbytes for w in node.windows)
+        over = {"rows": "row", "time": "time"}[node.axis]
+        lines.append(
+            f"{over} fusion of {chain} into {sinks}: {node.count} parts, "
+            f"{here:,} B of windows instead of {size:,} B"
+        )
+    del made
+    shared = [b for b in chosen.buffers if len(b.members) > 1]
+    lines.append(
+        f"in place: {len(shared)} buffers hold {sum(len(b.members) for b in shared)} tensors"
+    )
+    if chosen.peak < stored.peak:
+        lines.insert(0, f"arena {chosen.peak:,} B instead of {stored.peak:,} B with all stored")
+    else:
+        lines.insert(
+            0, f"everything stored: {len(chosen.buffers)} buffers, arena {chosen.peak:,} B"
+        )
+    return tuple(lines)

@@ -191,6 +191,7 @@ def _from_folder(folder: Path, given: ModelOptions, train: TrainOptions, out: Ou
         memory=wanted.memory,
         optimizer=wanted.made_optimizer(),
         accumulate=wanted.accumulate,
+        gradients=wanted.gradients,
         fused=fused,
         title=title,
     )

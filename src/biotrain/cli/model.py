@@ -123,6 +123,7 @@ class Model:
             memory=train.memory,
             optimizer=optimizer,
             accumulate=train.accumulate,
+            gradients=train.gradients,
             title=title,
         )
 

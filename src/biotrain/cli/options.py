@@ -115,6 +115,14 @@ class TrainOptions:
     accumulate: Annotated[
         int, _option("--accumulate", "Samples whose mean gradient makes a step.", TRAINING, min=1)
     ] = 8
+    gradients: Annotated[
+        Literal["separate", "momentum", "update"],
+        _option(
+            "--gradients",
+            "Where they go: tensors of their own, the momentum, or the update at once.",
+            TRAINING,
+        ),
+    ] = "separate"
 
     def made_optimizer(self) -> "Optimizer":
         """The optimizer that the options describe.

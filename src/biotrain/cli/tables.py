@@ -22,8 +22,14 @@ def plan_json(pkg: Package) -> dict[str, Any]:
         "target": pkg.target.name,
         "strategy": pkg.strategy,
         "accumulate": pkg.source.accumulate,
+        "gradients": pkg.source.gradients,
         **pkg.plan.to_json(),
     }
+
+
+def _gradients(pkg: Package) -> str:
+    places = {"momentum": "in the momentum", "update": "in the arena, until the update"}
+    return places.get(pkg.source.gradients, f"sums over {pkg.source.accumulate} samples")
 
 
 def parts(pkg: Package) -> list[tuple[str, int, str]]:
@@ -31,7 +37,7 @@ def parts(pkg: Package) -> list[tuple[str, int, str]]:
     plan = pkg.plan
     known = (
         ("parameters", plan.param_bytes, f"{plan.trained_params:,} of {plan.params:,} train"),
-        ("gradients", plan.gradient_bytes, f"sums over {pkg.source.accumulate} samples"),
+        ("gradients", plan.gradient_bytes, _gradients(pkg)),
         ("optimizer", plan.optimizer_bytes, ", ".join(pkg.source.optimizer.slots)),
         ("running statistics", plan.state_bytes, ""),
         ("arena", plan.peak_bytes, f"{len(plan.buffers)} buffers"),

@@ -21,6 +21,7 @@ from biotrain.emit.source import (
     running_values,
     trained_values,
 )
+from biotrain.ir import leaves
 from biotrain.op import OPS, float_literal
 from biotrain.ops import SOURCES
 
@@ -57,7 +58,7 @@ def emit(source: Source) -> dict[str, str]:
 
 
 def _stems(source: Source) -> list[str]:
-    nodes = (*source.train.nodes, *source.train.updates, *source.predict.nodes)
+    nodes = leaves((*source.train.nodes, *source.train.updates, *source.predict.nodes))
     return kernel_sources([OPS[n.op].source for n in nodes if not OPS[n.op].alias])
 
 

@@ -8,10 +8,60 @@ from collections.abc import Sequence
 from biotrain.emit.source import CTYPE, Source, fingerprint, running_values, trained_values
 from biotrain.ir import Value
 from biotrain.op import rows_times
+from biotrain.optim import Gradients
 
 
 def _fields(values: Sequence[Value]) -> list[str]:
     return [f"  {CTYPE[v.dtype]} {v.name}[{v.size}];" for v in values]
+
+
+_CONTEXT: dict[Gradients, tuple[str, ...]] = {
+    "separate": (),
+    "momentum": ("  uint32_t group;      /* windows whose mean gradient makes the next step */",),
+    "update": (
+        "  float rate;          /* learning rate of the step of this window */",
+        "  uint32_t skipped;    /* parameters that it left out: NaN or infinity in the gradient */",
+    ),
+}
+_RULE: dict[Gradients, tuple[str, ...]] = {
+    "separate": (
+        "/* Every call but bt_init leaves the weights as they were unless it returns BT_OK. */",
+    ),
+    "momentum": (
+        "/* Every call but bt_init leaves the weights as they were unless it returns BT_OK.",
+        " * The gradients of a group are added to the momentum, which cannot be had back: where a",
+        " * group is dropped (bt_drop, BT_ERR_GRADIENT_NONFINITE), it starts again from zero. */",
+    ),
+    "update": (
+        "/* Every call but bt_init leaves the weights as they were unless it returns BT_OK, or",
+        " * BT_ERR_GRADIENT_SKIPPED: then m->skipped parameters are as they were. */",
+    ),
+}
+_SAMPLE: dict[Gradients, str] = {
+    "separate": "/* Adds the gradient of one window to the group. */",
+    "momentum": "/* Adds the gradient of one window, divided by the windows of the group. */",
+    "update": "/* One optimizer step: each parameter is updated once its gradient is there. */",
+}
+_GROUP: dict[Gradients, tuple[str, ...]] = {
+    "separate": (),
+    "momentum": (
+        "/* Before the first window of a group that has not BT_GROUP of them: how many it has. In",
+        " * a group that is stepped with fewer, those that are missing count as zero gradients. */",
+        "bt_status bt_group(bt_model *m, uint32_t windows);",
+    ),
+    "update": (),
+}
+_MEAN = "/* One optimizer step with the mean gradient of the group; the group starts anew. */"
+_STEP: dict[Gradients, str] = {
+    "separate": _MEAN,
+    "momentum": _MEAN,
+    "update": "/* Ends the group of the one window, whose step is done. */",
+}
+_DROP: dict[Gradients, str] = {
+    "separate": "/* Forgets the group: its gradients are dropped, the weights stay. */",
+    "momentum": "/* Forgets the group, if it has windows, and the momentum; the weights stay. */",
+    "update": "/* Ends the group; a step that is done stays done. */",
+}
 
 
 def header(source: Source) -> str:
@@ -19,6 +69,8 @@ def header(source: Source) -> str:
     rows, times = rows_times(x.shape)
     plan = source.plan
     trained, running = trained_values(source), running_values(source)
+    sums = trained and source.gradients == "separate"
+    state = "momentum and gradients" if source.gradients == "momentum" else "state of the optimizer"
     label = "int32_t label" if target.dtype == "i32" else "const float *target"
     lines = [
         "/* SPDX-License-Identifier: Apache-2.0 */",
@@ -70,10 +122,11 @@ def header(source: Source) -> str:
         "",
         "typedef struct bt_model {",
         *(["  bt_params p; /* parameters */"] if trained else []),
-        *(["  bt_params g; /* sum of the gradients of this group */"] if trained else []),
-        *[f"  bt_params {s}; /* state of the optimizer */" for s in source.slots],
+        *(["  bt_params g; /* sum of the gradients of this group */"] if sums else []),
+        *[f"  bt_params {s}; /* {state} */" for s in source.slots],
         *(["  bt_running s;"] if running else []),
         "  bt_progress progress;",
+        *_CONTEXT[source.gradients],
         "  uint32_t samples;    /* windows in the gradients now */",
         "  uint32_t check_flat; /* 1: refuse a window with a constant channel */",
         "  uint32_t rejected;   /* windows and groups that were refused since bt_init */",
@@ -81,7 +134,7 @@ def header(source: Source) -> str:
         f"  float arena[{plan.peak_bytes // 4}];",
         "} bt_model;",
         "",
-        "/* Every call but bt_init leaves the weights as they were unless it returns BT_OK. */",
+        *_RULE[source.gradients],
         "",
         "/* Factory weights, no steps done. */",
         "void bt_init(bt_model *m);",
@@ -89,11 +142,12 @@ def header(source: Source) -> str:
         "void bt_begin(bt_model *m, uint32_t steps, float lr);",
         "/* x: BT_INPUT_ROWS rows of BT_INPUT_TIMES samples; logits: BT_OUTPUTS. */",
         "bt_status bt_predict(bt_model *m, const float *x, float *logits);",
-        "/* Adds the gradient of one window to the group. */",
+        _SAMPLE[source.gradients],
         f"bt_status bt_train_sample(bt_model *m, const float *x, {label}, float *loss);",
-        "/* One optimizer step with the mean gradient of the group; the group starts anew. */",
+        *_GROUP[source.gradients],
+        _STEP[source.gradients],
         "bt_status bt_step(bt_model *m);",
-        "/* Forgets the group: its gradients are dropped, the weights stay. */",
+        _DROP[source.gradients],
         "void bt_drop(bt_model *m);",
         "/* CRC-32 of the trained parameters and running statistics. */",
         "uint32_t bt_weights_crc32(const bt_model *m);",

@@ -39,6 +39,7 @@ def model(source: Source, stems: Sequence[str]) -> str:
     shapes = Shapes()
     functions = [
         *_predict_function(source, shapes),
+        *_window_functions(source),
         *_train_function(source, shapes),
         *_step_function(source, shapes),
         *_state_functions(source),
@@ -73,7 +74,7 @@ def _input_function() -> list[str]:
 
 def _predict_function(source: Source, shapes: Shapes) -> list[str]:
     graph = source.predict
-    places = Places(source, source.plan.predict_buffers)
+    places = Places(source, source.plan.predict_buffers, shapes.tables)
     x, logits = graph.inputs[0], graph.outputs[0]
     lines = [
         "bt_status bt_predict(bt_model *m, const float *x_in, float *logits)",
@@ -97,7 +98,7 @@ def _predict_function(source: Source, shapes: Shapes) -> list[str]:
 
 def _train_function(source: Source, shapes: Shapes) -> list[str]:
     graph = source.train
-    places = Places(source, source.plan.buffers)
+    places = Places(source, source.plan.buffers, shapes.tables)
     x, target = graph.inputs
     loss = graph.outputs[1]
     classes = graph.outputs[0].size
@@ -134,8 +135,50 @@ def _train_function(source: Source, shapes: Shapes) -> list[str]:
                 "    m->rejected++;",
                 "    return BT_ERR_LOSS_NONFINITE;",
                 "  }",
+                *(["  bt_open_step(m);"] if source.gradients == "update" else []),
             ]
+    if source.gradients == "update":
+        return [*lines, "  return bt_close_step(m);", "}", ""]
     return [*lines, "  m->samples++;", "  return BT_OK;", "}", ""]
+
+
+def _window_functions(source: Source) -> list[str]:
+    """What surrounds the updates of a window, where they stand in `bt_train_sample`."""
+    if source.gradients != "update":
+        return []
+    return [
+        "/* The rate of the step that the updates of this window are. */",
+        "static void bt_open_step(bt_model *m)",
+        "{",
+        *_rate(source),
+        "  m->rate = lr;",
+        "  m->skipped = 0;",
+        *_corrections(source),
+        "}",
+        "",
+        "static bt_status bt_close_step(bt_model *m)",
+        "{",
+        "  m->samples++;",
+        "  m->progress.steps++;",
+        "  if (m->skipped == 0)",
+        "    return BT_OK;",
+        "  m->rejected++;",
+        "  return BT_ERR_GRADIENT_SKIPPED;",
+        "}",
+        "",
+    ]
+
+
+def _corrections(source: Source) -> list[str]:
+    optimizer = source.optimizer
+    lines: list[str] = []
+    if not isinstance(optimizer, SGD):
+        for i, beta in enumerate(optimizer.betas, 1):
+            name = f"m->progress.correction{i}"
+            lines += [
+                f"  {name} = bt_fma({float_literal(beta)}, {name}, {float_literal(1.0 - beta)});"
+            ]
+    return lines
 
 
 def _rate(source: Source) -> list[str]:
@@ -160,21 +203,22 @@ def _step_function(source: Source, shapes: Shapes) -> list[str]:
     places = Places(source, ())
     clip = optimizer.clip_norm is not None
     scale = "  float scale" if clip else "  const float scale"
-    lines += [
-        "  if (m->samples == 0)",
-        "    return BT_ERR_NO_GRADIENT;",
-        f"{scale} = 1.0f / (float)m->samples;",
-        "  uint32_t finite = 1;",
-    ]
+    lines += ["  if (m->samples == 0)", "    return BT_ERR_NO_GRADIENT;"]
+    if source.gradients == "update":
+        done = "  m->samples = 0; /* bt_train_sample has done the step */"
+        return [*lines, done, "  return BT_OK;", "}", ""]
+    into = "m->momentum" if source.gradients == "momentum" else "m->g"
+    if source.gradients == "separate":
+        lines += [f"{scale} = 1.0f / (float)m->samples;"]
+    lines += ["  uint32_t finite = 1;"]
     for v in trained:
         lines += [
             f"  for (int i = 0; i < {v.size}; i++)",
-            f"    finite &= bt_isfinite(m->g.{v.name}[i]) ? 1u : 0u;",
+            f"    finite &= bt_isfinite({into}.{v.name}[i]) ? 1u : 0u;",
         ]
     lines += [
         "  if (!finite) {",
-        "    memset(&m->g, 0, sizeof m->g);",
-        "    m->samples = 0;",
+        "    bt_drop(m);",
         "    m->rejected++;",
         "    return BT_ERR_GRADIENT_NONFINITE;",
         "  }",
@@ -197,17 +241,11 @@ def _step_function(source: Source, shapes: Shapes) -> list[str]:
             ),
         ]
     lines += _rate(source)
-    if not isinstance(optimizer, SGD):
-        for i, beta in enumerate(optimizer.betas, 1):
-            name = f"m->progress.correction{i}"
-            lines += [
-                f"  {name} = bt_fma({float_literal(beta)}, {name}, {float_literal(1.0 - beta)});"
-            ]
+    lines += _corrections(source)
     for i, node in enumerate(source.train.updates):
         lines += node_text(node, i, places, shapes)
     lines += [
-        "  memset(&m->g, 0, sizeof m->g);",
-        "  m->samples = 0;",
+        *_new_group(source),
         "  m->progress.steps++;",
         "  return BT_OK;",
         "}",
@@ -216,10 +254,42 @@ def _step_function(source: Source, shapes: Shapes) -> list[str]:
     return lines
 
 
+def _new_group(source: Source) -> list[str]:
+    """No window is in the gradients, and none of them in what is kept."""
+    lines = ["  m->samples = 0;"]
+    if source.trained and source.gradients == "separate":
+        lines = ["  memset(&m->g, 0, sizeof m->g);", *lines]
+    if source.gradients == "momentum":
+        lines += ["  m->group = BT_GROUP;"]
+    return lines
+
+
+def _group_functions(source: Source) -> list[str]:
+    lines = ["void bt_drop(bt_model *m)", "{"]
+    if source.gradients == "momentum":
+        lines += ["  if (m->samples > 0)", "    memset(&m->momentum, 0, sizeof m->momentum);"]
+    lines += [*_new_group(source), "}", ""]
+    if source.gradients == "momentum":
+        lines += [
+            "bt_status bt_group(bt_model *m, uint32_t windows)",
+            "{",
+            "  if (m->samples > 0 || windows == 0)",
+            "    return BT_ERR_GROUP;",
+            "  m->group = windows;",
+            "  return BT_OK;",
+            "}",
+            "",
+        ]
+    return lines
+
+
 def _state_functions(source: Source) -> list[str]:
     trained, running = trained_values(source), running_values(source)
     slots = source.slots
     members = [*(["p"] if trained else []), *slots, *(["s"] if running else []), "progress"]
+    inside = source.gradients == "momentum"  # the windows of an open group are in the momentum
+    members += ["group", "samples"] if inside else []
+    opened = _new_group(source) if not inside else []
     lines = [
         "void bt_init(bt_model *m)",
         "{",
@@ -227,6 +297,7 @@ def _state_functions(source: Source) -> list[str]:
         *[f"  memcpy(m->p.{v.name}, bt_w_{v.name}, sizeof m->p.{v.name});" for v in trained],
         *[f"  memcpy(m->s.{v.name}, bt_w_{v.name}, sizeof m->s.{v.name});" for v in running],
         f"  m->progress.lr = {float_literal(source.optimizer.lr)};",
+        *(["  m->group = BT_GROUP;"] if inside else []),
         "}",
         "",
         "void bt_begin(bt_model *m, uint32_t steps, float lr)",
@@ -236,16 +307,10 @@ def _state_functions(source: Source) -> list[str]:
         "  m->progress.lr = lr;",
         "  m->progress.correction1 = m->progress.correction2 = 0.0f;",
         *[f"  memset(&m->{s}, 0, sizeof m->{s});" for s in slots],
-        *(["  memset(&m->g, 0, sizeof m->g);"] if trained else []),
-        "  m->samples = 0;",
+        *_new_group(source),
         "}",
         "",
-        "void bt_drop(bt_model *m)",
-        "{",
-        *(["  memset(&m->g, 0, sizeof m->g);"] if trained else []),
-        "  m->samples = 0;",
-        "}",
-        "",
+        *_group_functions(source),
         "uint32_t bt_weights_crc32(const bt_model *m)",
         "{",
         "  uint32_t crc = 0;",
@@ -291,8 +356,7 @@ def _state_functions(source: Source) -> list[str]:
         "      bt_checkpoint_read(slot, slot_bytes, segments, BT_SEGMENTS, BT_FINGERPRINT);",
         "  if (status == BT_OK) {",
         "    m->sequence = bt_checkpoint_sequence(slot);",
-        *(["    memset(&m->g, 0, sizeof m->g);"] if trained else []),
-        "    m->samples = 0;",
+        *[f"  {line}" for line in opened],
         "  }",
         "  return status;",
         "}",

@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 from textwrap import fill
 
 from biotrain.emit.source import CTYPE, Source
-from biotrain.ir import Node, Value
+from biotrain.ir import Loop, Node, Span, Step, Value, Window
 from biotrain.memory import Buffer
 from biotrain.op import OPS, Call, Operand, rows_times
 
@@ -15,8 +16,14 @@ from biotrain.op import OPS, Call, Operand, rows_times
 class Places:
     """C expressions of values in one function."""
 
-    def __init__(self, source: Source, buffers: Sequence[Buffer]) -> None:
+    def __init__(
+        self,
+        source: Source,
+        buffers: Sequence[Buffer],
+        tables: dict[tuple[int, ...], str] | None = None,
+    ) -> None:
         self._source = source
+        self.tables: dict[tuple[int, ...], str] = {} if tables is None else tables
         self._at = {m: b for b in buffers for m in b.members}
 
     def pointer(self, value: Value) -> str:
@@ -35,6 +42,15 @@ class Places:
             return f"m->p.{name}"
         return f"bt_w_{name}"
 
+    def index(self, numbers: Sequence[int]) -> str:
+        """A number that depends on the iteration `i`: an expression, or an entry of a table."""
+        text = affine(numbers)
+        if text is not None:
+            return text
+        key = tuple(numbers)
+        name = self.tables.setdefault(key, f"bt_index_{len(self.tables)}")
+        return f"{name}[i]"
+
     def hint(self, node: Node) -> str:
         """A name for the geometry of a node: the module it stems from, or what it writes."""
         path = node.origin.rpartition(".")[2]
@@ -48,17 +64,44 @@ class Places:
         """Pointers to the tensors of the arena that the nodes use, in order of offset."""
         used = {v.name: v for v in inputs if v.dtype == "f32"}
         used.update({v.name: v for n in nodes for v in n.outputs if v.kind == "temp"})
-        lines = []
-        for v in sorted(used.values(), key=lambda v: (self.offset(v), v.name)):
-            offset, ctype = self.offset(v), CTYPE[v.dtype]
-            cast = "" if v.dtype == "f32" else f"({ctype} *)"
-            shape = " x ".join(map(str, v.shape))
-            buffer = self._at[v.name]
-            lines.append(
-                f"  {ctype} *const {v.name} = {cast}&m->arena[{offset // 4}]; "
-                f"/* {shape}; nodes {buffer.first} to {buffer.last} */"
-            )
-        return lines
+        return [
+            self.declaration(v, "x".join(map(str, v.shape)).replace("x", " x "))
+            for v in sorted(used.values(), key=lambda v: (self.offset(v), v.name))
+        ]
+
+    def declaration(self, value: Value, shape: str) -> str:
+        """A pointer to a tensor of the arena."""
+        offset, ctype = self.offset(value), CTYPE[value.dtype]
+        cast = "" if value.dtype == "f32" else f"({ctype} *)"
+        buffer = self._at[value.name]
+        return (
+            f"  {ctype} *const {value.name} = {cast}&m->arena[{offset // 4}]; "
+            f"/* {shape}; moments {buffer.first} to {buffer.last} */"
+        )
+
+
+def affine(numbers: Sequence[int]) -> str | None:
+    """`numbers[i]` as an expression in i: constant, linear, or linear within bounds."""
+    n, first = len(numbers), numbers[0]
+    if all(x == first for x in numbers):
+        return str(first)
+    steps = [b - a for a, b in itertools.pairwise(numbers)]
+    step = max(steps, key=lambda s: (steps.count(s), s))
+    at = steps.index(step)
+    shift = numbers[at] - step * at
+    low, high = min(numbers), max(numbers)
+    line = "i" if step == 1 else f"{step} * i"
+    text = line + (f" + {shift}" if shift > 0 else f" - {-shift}" if shift < 0 else "")
+    exact = [step * i + shift for i in range(n)]
+    if exact == list(numbers):
+        return text
+    if [max(x, low) for x in exact] == list(numbers):
+        return f"bt_max({text}, {low})"
+    if [min(x, high) for x in exact] == list(numbers):
+        return f"bt_min({text}, {high})"
+    if [min(max(x, low), high) for x in exact] == list(numbers):
+        return f"bt_min(bt_max({text}, {low}), {high})"
+    return None
 
 
 class Shapes:
@@ -67,6 +110,8 @@ class Shapes:
     def __init__(self) -> None:
         self._names: dict[tuple[str, tuple[tuple[str, int | float], ...]], str] = {}
         self._taken: dict[str, None] = {}
+        self.tables: dict[tuple[int, ...], str] = {}
+        """Numbers per iteration of a loop that are no simple expression, and their arrays."""
 
     def name(self, call: Call, hint: str) -> str:
         """The constant that holds the geometry of a call, or the geometry itself if short."""
@@ -90,6 +135,9 @@ class Shapes:
         for (struct, geometry), name in self._names.items():
             fields = ", ".join(f".{k} = {v}" for k, v in geometry)
             lines += wrap(f"static const {struct} {name} = {{{fields}}};", "", "    ")
+        for numbers, name in self.tables.items():
+            text = ", ".join(map(str, numbers))
+            lines += wrap(f"static const int {name}[{len(numbers)}] = {{{text}}};", "", "    ")
         return lines
 
 
@@ -112,8 +160,8 @@ def wrap(text: str, first: str, rest: str) -> list[str]:
     return lines.replace("\x00", " ").split("\n")
 
 
-def view(operand: Operand, node: Node, places: Places) -> str:
-    """A kernel argument."""
+def view(operand: Operand, node: Node, places: Places, windows: Mapping[str, Window] = {}) -> str:
+    """A kernel argument; a value of a loop is a window that moves with the iteration."""
     if operand.source == "null":
         return "NULL"
     value = (node.inputs if operand.source == "in" else node.outputs)[operand.index]
@@ -121,7 +169,14 @@ def view(operand: Operand, node: Node, places: Places) -> str:
     if not operand.view:
         return pointer
     kind = "bt_read" if operand.source == "in" else "bt_write"
-    return f"{kind}({pointer}, {rows_times(value.shape)[1]})"
+    window = windows.get(value.name)
+    if window is None:
+        return f"{kind}({pointer}, {rows_times(value.shape)[1]})"
+    row = places.index([s.r0 for s in window.spans])
+    time = places.index([s.t0 for s in window.spans])
+    if row == time == "0":
+        return f"{kind}({pointer}, {window.times})"
+    return f"{kind}_at({pointer}, {window.times}, {row}, {time})"
 
 
 def call_text(
@@ -133,25 +188,91 @@ def call_text(
     return wrap(f"{call.function}({', '.join(glued)});", indent, indent + "    ")
 
 
-def node_text(node: Node, index: int, places: Places, shapes: Shapes) -> list[str]:
-    """A node as C: a comment, and the call."""
-    rule = OPS[node.op]
+def _comment(node: Node, number: str, part: str = "") -> str:
     shape = " x ".join(map(str, node.outputs[0].shape))
     origin = f"  [{node.origin}]" if node.origin else ""
     names = ", ".join(v.name for v in node.outputs)
     inputs = ", ".join(v.name for v in node.inputs)
-    comment = f"/* {index}: {names} = {node.op}({inputs})  {shape}{origin} */"
-    lines = wrap(comment, "  ", "   * ")
+    return f"/* {number}{names} = {node.op}({inputs})  {part}{shape}{origin} */"
+
+
+def _cleared(node: Node) -> list[str]:
+    """Sums that do not live in the context start at zero."""
+    if not OPS[node.op].accumulates:
+        return []
+    return [
+        f"  memset({v.name}, 0, {v.size} * sizeof *{v.name});"
+        for v in node.outputs
+        if v.kind == "temp"
+    ]
+
+
+def node_text(node: Node, index: int, places: Places, shapes: Shapes) -> list[str]:
+    """A node as C: a comment, and the call; a loop with its body."""
+    if isinstance(node, Loop):
+        return _loop_text(node, index, places, shapes)
+    rule = OPS[node.op]
+    lines = wrap(_comment(node, f"{index}: "), "  ", "   * ")
     if rule.alias:
         return lines
-    if rule.accumulates:
-        lines += [
-            f"  memset({v.name}, 0, {v.size} * sizeof *{v.name});"
-            for v in node.outputs
-            if v.kind == "temp"
-        ]
     call = rule.call(node)
     arguments = [view(o, node, places) for o in call.operands]
-    hint = places.hint(node)
     rows, times = call.box
-    return lines + call_text(call, shapes.name(call, hint), f"bt_all({rows}, {times})", arguments)
+    box = f"bt_all({rows}, {times})"
+    text = call_text(call, shapes.name(call, places.hint(node)), box, arguments)
+    return [*lines, *_cleared(node), *text]
+
+
+def _loop_text(loop: Loop, index: int, places: Places, shapes: Shapes) -> list[str]:
+    names = ", ".join(v.name for v in loop.outputs)
+    windows = {w.value.name: w for w in loop.windows}
+    over = {"rows": "rows", "time": "tiles of time"}[loop.axis]
+    title = f"{over}, {loop.count} parts" if loop.count > 1 else "block"
+    lines = wrap(f"/* {index}: {title}: {names} */", "  ", "   * ")
+    for step in loop.body:
+        lines += _cleared(step.node)
+    lines += [f"  for (int i = 0; i < {loop.count}; i++) {{" if loop.count > 1 else "  {"]
+    lines += [
+        "  " + places.declaration(w.value, f"{w.rows} x {w.times} at a time") for w in loop.windows
+    ]
+    for step in loop.body:
+        lines += ["  " + line for line in _step_text(step, places, shapes, windows)]
+    return [*lines, "  }"]
+
+
+def _step_text(
+    step: Step, places: Places, shapes: Shapes, windows: Mapping[str, Window]
+) -> list[str]:
+    node, call = step.node, OPS[step.node.op].call(step.node)
+    lines = wrap(_comment(node, "", "part of "), "  ", "   * ")
+    arguments = [view(o, node, places, windows) for o in call.operands]
+    text = call_text(
+        call, shapes.name(call, places.hint(node)), _box(step.boxes, places), arguments
+    )
+    active = [not b.empty for b in step.boxes]
+    if all(active):
+        return [*lines, *text]
+    condition = f"{places.index([int(a) for a in active])}"
+    if active == sorted(active, reverse=True):
+        condition = f"i < {active.count(True)}"
+    return [*lines, f"  if ({condition}) {{", *("  " + line for line in text), "  }"]
+
+
+def _box(boxes: Sequence[Span], places: Places) -> str:
+    """The box of a call in iteration i."""
+    filled = [b if not b.empty else None for b in boxes]
+    known = next(b for b in filled if b is not None)
+    spans: list[Span] = []
+    for b in filled:  # an iteration without work repeats its neighbour: nobody reads it
+        known = b or known
+        spans.append(known)
+    ends = [
+        places.index(numbers)
+        for numbers in (
+            [s.r0 for s in spans],
+            [s.r1 for s in spans],
+            [s.t0 for s in spans],
+            [s.t1 for s in spans],
+        )
+    ]
+    return f"bt_part({', '.join(ends)})"

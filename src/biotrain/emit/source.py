@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from biotrain.ir import Graph, Value
-from biotrain.optim import Optimizer
+from biotrain.optim import Gradients, Optimizer
 from biotrain.plan import Plan
 
 CTYPE = {"f32": "float", "u8": "uint8_t", "i32": "int32_t"}
@@ -22,7 +22,11 @@ class Source:
     """What the emitter needs to know."""
 
     train: Graph
+    """The training step as planned, with its loops."""
     predict: Graph
+    """The prediction as planned."""
+    network: Graph
+    """The prediction before planning: what identifies the model."""
     plan: Plan
     tensors: Mapping[str, npt.NDArray[np.float32]]
     torch_names: Mapping[str, str]
@@ -32,6 +36,7 @@ class Source:
     fused: bool
     title: str
     loss: str
+    gradients: Gradients = "separate"
 
     @property
     def slots(self) -> tuple[str, ...]:
@@ -46,15 +51,15 @@ def trained_values(source: Source) -> list[Value]:
 
 def running_values(source: Source) -> list[Value]:
     """Running statistics."""
-    kept = {v.name for n in source.train.updates for v in n.outputs}
-    kept |= {f"g_{name}" for name in source.trained}
+    kept = {f"{prefix}_{name}" for prefix in ("g", *source.slots) for name in source.trained}
     return [v for v in source.train.states if v.name not in kept]
 
 
 def fingerprint(source: Source) -> int:
     """Identifies the model of a checkpoint: architecture, optimizer layout and frozen weights."""
-    parts = [str(n) for n in source.predict.nodes]
+    parts = [str(n) for n in source.network.nodes]
     parts += [*source.trained, repr(replace(source.optimizer, lr=0.0)), f"fused {source.fused}"]
+    parts += [f"gradients {source.gradients}"]
     crc = zlib.crc32("\n".join(parts).encode())
     frozen = [*source.train.params, *source.train.consts]
     for v in frozen:

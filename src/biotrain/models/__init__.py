@@ -13,6 +13,8 @@ from torch import nn
 from biotrain.models.eegnet import EEGNet
 from biotrain.models.epidenet import EpiDeNet
 from biotrain.models.mibminet import MIBMInet
+from biotrain.models.resnet import ResNet
+from biotrain.models.shallow import ShallowFBCSPNet
 from biotrain.models.standardize import Standardize, standardized
 
 __all__ = [
@@ -21,6 +23,8 @@ __all__ = [
     "EEGNet",
     "EpiDeNet",
     "MIBMInet",
+    "ResNet",
+    "ShallowFBCSPNet",
     "Shape",
     "Standardize",
     "build",
@@ -38,7 +42,13 @@ class Shape(TypedDict):
 
 
 MODELS: Mapping[str, type[nn.Module]] = MappingProxyType(
-    {"mibminet": MIBMInet, "epidenet": EpiDeNet, "eegnet": EEGNet}
+    {
+        "mibminet": MIBMInet,
+        "epidenet": EpiDeNet,
+        "eegnet": EEGNet,
+        "shallow": ShallowFBCSPNet,
+        "resnet": ResNet,
+    }
 )
 
 PAPER: Mapping[str, Shape] = MappingProxyType(
@@ -49,6 +59,10 @@ PAPER: Mapping[str, Shape] = MappingProxyType(
         "epidenet": Shape(n_chans=2, n_times=1000, n_outputs=11, sfreq=500.0),
         # Lawhern et al. 2018: BCI Competition IV 2a, 4 classes, 2 s of EEG
         "eegnet": Shape(n_chans=22, n_times=256, n_outputs=4, sfreq=128.0),
+        # Schirrmeister et al. 2017: the same recordings at 250 Hz, 4.5 s of each trial
+        "shallow": Shape(n_chans=22, n_times=1125, n_outputs=4, sfreq=250.0),
+        # no paper's: the montage of arXiv 2604.13359's EEG, 4 s at 250 Hz, 4 classes
+        "resnet": Shape(n_chans=8, n_times=1000, n_outputs=4, sfreq=250.0),
     }
 )
 
@@ -62,7 +76,8 @@ def build(
     norm: str = "batch",
     **kw: Any,
 ) -> nn.Module:
-    """The network called `name`; `build(name, **PAPER[name])` is the published one.
+    """The network called `name`; `build(name, **PAPER[name])` is the published one (`resnet`: none
+    is published at this size, the shape is ours).
 
     `sfreq` is in Hz; `kw` goes to the class (F1, pool, groups, drop_prob, ...).
     Raises ValueError for an unknown name, and what the class raises.

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 NORM_EPS = 1e-3
-"""Added to the variance in every norm: the value of Keras, in which all three were published."""
+"""Added to the variance in a norm, unless told otherwise: Keras' value, in which most appeared."""
 
 NORM_MOMENTUM = 0.01
 """Weight of a new batch in the running statistics (Keras calls the complement 0.99 momentum)."""
@@ -57,13 +57,20 @@ def check_input(network: str, x: Tensor, n_chans: int, n_times: int) -> None:
         )
 
 
-def make_norm(kind: str, channels: int, groups: int) -> nn.Module:
-    """BatchNorm2d for "batch", GroupNorm for "group"; both with weight and bias, eps 1e-3.
+def make_norm(
+    kind: str,
+    channels: int,
+    groups: int,
+    *,
+    eps: float = NORM_EPS,
+    momentum: float = NORM_MOMENTUM,
+) -> nn.Module:
+    """BatchNorm2d for "batch", GroupNorm for "group"; both with weight and bias.
 
     Raises ValueError for another kind, or if `groups` does not divide `channels`.
     """
     if kind == "batch":
-        return nn.BatchNorm2d(channels, eps=NORM_EPS, momentum=NORM_MOMENTUM)
+        return nn.BatchNorm2d(channels, eps=eps, momentum=momentum)
     if kind != "group":
         raise ValueError(f'norm must be "batch" or "group", not "{kind}"')
     if groups < 1 or channels % groups:
@@ -71,7 +78,7 @@ def make_norm(kind: str, channels: int, groups: int) -> nn.Module:
             f"GroupNorm: {channels} channels cannot be divided into groups={groups}; "
             "choose a divisor of every layer's channels (1 always works)"
         )
-    return nn.GroupNorm(groups, channels, eps=NORM_EPS)
+    return nn.GroupNorm(groups, channels, eps=eps)
 
 
 def make_pool(kind: str, size: int) -> nn.Module:

@@ -99,6 +99,9 @@ class NormDxFrozen(Op):
     def window(self, node: Node, index: int, t0: int, t1: int) -> tuple[int, int] | None:
         return (t0, t1) if index == 1 else None
 
+    def rows(self, node: Node, index: int, r0: int, r1: int) -> tuple[int, int] | None:
+        return r0, r1
+
     def call(self, node: Node) -> Call:
         x = node.outputs[0].shape
         gamma = p_in(2) if len(node.inputs) > 2 else NULL

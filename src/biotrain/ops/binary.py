@@ -111,6 +111,10 @@ class _Binary(Op):
         own = rows_times(node.inputs[index].shape)[1] == rows_times(node.inputs[0].shape)[1]
         return (t0, t1) if own else None
 
+    def rows(self, node: Node, index: int, r0: int, r1: int) -> tuple[int, int] | None:
+        own = node.inputs[index].shape[:-1] == node.inputs[0].shape[:-1]
+        return (r0, r1) if own else None
+
     def call(self, node: Node) -> Call:
         a, b = (v.shape for v in node.inputs)
         (_, n1, n2), [(b0, b1, b2, times)] = spread(a, b)

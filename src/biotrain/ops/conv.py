@@ -91,8 +91,47 @@ def _out_shape(x: Shape, w: Shape, attrs: Mapping[str, Attr]) -> Shape:
     return (1, out_channels, *tail)
 
 
+def _inside(n: int, outs: int, taps: int, stride: int, dilation: int, padding: int) -> int:
+    """Pairs of an output and a tap along one axis whose sample lies inside the input."""
+    count = 0
+    for k in range(taps):
+        shift = k * dilation - padding  # 0 <= i stride + shift < n
+        lo, hi = -(shift // stride), (n - 1 - shift) // stride + 1
+        count += max(0, min(hi, outs) - max(lo, 0))
+    return count
+
+
+def _rows_of_x(g: Mapping[str, int], r0: int, r1: int) -> tuple[int, int]:
+    """Rows of x that the rows [r0, r1) of y are made of."""
+    outs, ins = g["out_channels"] // g["groups"], g["channels"] // g["groups"]
+    first, last = r0 // g["out_rows"], (r1 - 1) // g["out_rows"]
+    lo, hi = 0, g["rows"]
+    if first == last:  # within one channel: as far as the kernel reaches
+        lo = max(lo, r0 % g["out_rows"] * g["row_stride"] - g["row_padding"])
+        reach = (g["kernel_rows"] - 1) * g["row_dilation"] + 1
+        hi = min(hi, (r1 - 1) % g["out_rows"] * g["row_stride"] - g["row_padding"] + reach)
+    begin, end = first // outs * ins, (last // outs + 1) * ins - 1
+    return begin * g["rows"] + lo, end * g["rows"] + max(lo, hi)
+
+
+def _rows_of_y(g: Mapping[str, int], r0: int, r1: int) -> tuple[int, int]:
+    """Rows of y that the rows [r0, r1) of x take part in."""
+    outs, ins = g["out_channels"] // g["groups"], g["channels"] // g["groups"]
+    first, last = r0 // g["rows"], (r1 - 1) // g["rows"]
+    lo, hi = 0, g["out_rows"]
+    if first == last:
+        reach = (g["kernel_rows"] - 1) * g["row_dilation"]
+        lo = max(lo, -((reach - r0 % g["rows"] - g["row_padding"]) // g["row_stride"]))
+        hi = min(hi, ((r1 - 1) % g["rows"] + g["row_padding"]) // g["row_stride"] + 1)
+    begin, end = first // ins * outs, (last // ins + 1) * outs - 1
+    return begin * g["out_rows"] + lo, end * g["out_rows"] + max(lo, hi)
+
+
 class _Conv(Op):
     """What the three passes share."""
+
+    def _geometry(self, node: Node) -> dict[str, int]:
+        return _geometry(*self._shapes(node), dict(node.attrs))
 
     def _shapes(self, node: Node) -> tuple[Shape, Shape, Shape]:
         """(x, w, y) of the convolution that this node belongs to."""
@@ -101,11 +140,16 @@ class _Conv(Op):
     def macs(self, node: Node) -> int:
         x, w, y = self._shapes(node)
         g = _geometry(x, w, y, dict(node.attrs))
-        t = [g["stride"] * i - g["padding"] for i in range(g["out_times"])]
-        h = [g["row_stride"] * i - g["row_padding"] for i in range(g["out_rows"])]
-        inside_t = sum(0 <= a + k * g["dilation"] < g["times"] for a in t for k in range(g["taps"]))
-        inside_h = sum(
-            0 <= a + k * g["row_dilation"] < g["rows"] for a in h for k in range(g["kernel_rows"])
+        inside_t = _inside(
+            g["times"], g["out_times"], g["taps"], g["stride"], g["dilation"], g["padding"]
+        )
+        inside_h = _inside(
+            g["rows"],
+            g["out_rows"],
+            g["kernel_rows"],
+            g["row_stride"],
+            g["row_dilation"],
+            g["row_padding"],
         )
         return w[0] * w[1] * inside_h * inside_t
 
@@ -172,6 +216,9 @@ class Conv(_Conv):
         s, d, p = node.ints("stride")[1], node.ints("dilation")[1], node.ints("padding")[2]
         taps = node.inputs[1].shape[-1]
         return t0 * s - p, (t1 - 1) * s - p + (taps - 1) * d + 1
+
+    def rows(self, node: Node, index: int, r0: int, r1: int) -> tuple[int, int] | None:
+        return _rows_of_x(self._geometry(node), r0, r1) if index == 0 else None
 
     def call(self, node: Node) -> Call:
         y = node.outputs[0].shape
@@ -247,6 +294,9 @@ class ConvDx(_Conv):
         taps = node.inputs[1].shape[-1]
         return -((-(t0 + p - (taps - 1) * d)) // s), (t1 - 1 + p) // s + 1
 
+    def rows(self, node: Node, index: int, r0: int, r1: int) -> tuple[int, int] | None:
+        return _rows_of_y(self._geometry(node), r0, r1) if index == 0 else None
+
     def call(self, node: Node) -> Call:
         x = node.outputs[0].shape
         box = (prod(x[:-1]), x[-1])
@@ -278,6 +328,12 @@ class ConvDw(_Conv):
         taps = node.outputs[0].shape[-1]
         return t0 * s - p, (t1 - 1) * s - p + (taps - 1) * d + 1
 
+    def rows(self, node: Node, index: int, r0: int, r1: int) -> tuple[int, int] | None:
+        return (r0, r1) if index == 1 else _rows_of_x(self._geometry(node), r0, r1)
+
+    def row_step(self, node: Node) -> int:
+        return self._geometry(node)["out_rows"]
+
     def call(self, node: Node) -> Call:
         y = node.inputs[1].shape
         box = (prod(y[:-1]), y[-1])
@@ -298,6 +354,12 @@ class ConvDb(Op):
 
     def window(self, node: Node, index: int, t0: int, t1: int) -> tuple[int, int] | None:
         return t0, t1
+
+    def rows(self, node: Node, index: int, r0: int, r1: int) -> tuple[int, int] | None:
+        return r0, r1
+
+    def row_step(self, node: Node) -> int:
+        return _image(node.inputs[0].shape)[1]
 
     def ops(self, node: Node) -> int:
         return node.inputs[0].size

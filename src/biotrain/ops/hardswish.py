@@ -34,6 +34,9 @@ class Hardswish(Op):
     def window(self, node: Node, index: int, t0: int, t1: int) -> tuple[int, int] | None:
         return t0, t1
 
+    def rows(self, node: Node, index: int, r0: int, r1: int) -> tuple[int, int] | None:
+        return r0, r1
+
     def ops(self, node: Node) -> int:
         return 5 * node.outputs[0].size
 
@@ -64,6 +67,9 @@ class HardswishDx(Op):
 
     def window(self, node: Node, index: int, t0: int, t1: int) -> tuple[int, int] | None:
         return t0, t1
+
+    def rows(self, node: Node, index: int, r0: int, r1: int) -> tuple[int, int] | None:
+        return r0, r1
 
     def ops(self, node: Node) -> int:
         return 3 * node.outputs[0].size

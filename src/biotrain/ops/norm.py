@@ -68,6 +68,9 @@ class RowMoments(Op):
     def window(self, node: Node, index: int, t0: int, t1: int) -> tuple[int, int] | None:
         return t0, t1
 
+    def rows(self, node: Node, index: int, r0: int, r1: int) -> tuple[int, int] | None:
+        return r0, r1
+
     def ops(self, node: Node) -> int:
         return 6 * node.inputs[0].size
 
@@ -182,6 +185,9 @@ class NormApply(Op):
     def window(self, node: Node, index: int, t0: int, t1: int) -> tuple[int, int] | None:
         return (t0, t1) if index == 0 else None
 
+    def rows(self, node: Node, index: int, r0: int, r1: int) -> tuple[int, int] | None:
+        return r0, r1
+
     def ops(self, node: Node) -> int:
         return 5 * node.outputs[0].size
 
@@ -210,6 +216,9 @@ class NormSums(Op):
 
     def window(self, node: Node, index: int, t0: int, t1: int) -> tuple[int, int] | None:
         return (t0, t1) if index in (0, 2) else None
+
+    def rows(self, node: Node, index: int, r0: int, r1: int) -> tuple[int, int] | None:
+        return r0, r1
 
     def ops(self, node: Node) -> int:
         return 6 * node.inputs[0].size
@@ -313,6 +322,9 @@ class NormDx(Op):
 
     def window(self, node: Node, index: int, t0: int, t1: int) -> tuple[int, int] | None:
         return (t0, t1) if index in (0, 3) else None
+
+    def rows(self, node: Node, index: int, r0: int, r1: int) -> tuple[int, int] | None:
+        return r0, r1
 
     def ops(self, node: Node) -> int:
         return 8 * node.outputs[0].size

@@ -17,11 +17,52 @@ BT_KERNEL void bt_accumulate(bt_flat g, bt_box box, const float *from, float *to
     to[i] += from[i];
 }
 
-/* d = g + decay p;  p -= lr d */
-BT_KERNEL void bt_sgd_plain(bt_flat g, bt_box box, const float *restrict grad, float *restrict p,
-                            float lr, float scale, float decay)
+/* The part of one window in the mean over its group. */
+BT_KERNEL void bt_share(bt_flat g, bt_box box, const float *from, float *to, float share)
 {
   (void)box;
+  for (int i = 0; i < g.count; i++)
+    to[i] = from[i] * share;
+}
+
+/* Before the first window of a group: v = momentum v + decay p; the windows then add to v. */
+BT_KERNEL void bt_carry(bt_flat g, bt_box box, const float *restrict p, float *restrict v,
+                        float momentum, float decay, uint32_t samples)
+{
+  (void)box;
+  for (int i = 0; i < g.count && samples == 0; i++)
+    v[i] = bt_fma(decay, p[i], momentum * v[i]);
+}
+
+/* p -= lr v, where v holds the gradients */
+BT_KERNEL void bt_sgd_step(bt_flat g, bt_box box, const float *restrict v, float *restrict p,
+                           float lr)
+{
+  (void)box;
+  for (int i = 0; i < g.count; i++)
+    p[i] = bt_fma(-lr, v[i], p[i]);
+}
+
+/* Whether a gradient holds NaN or infinity, in which case it is counted. NULL: nobody asks, for
+ * bt_step has seen all gradients before. */
+BT_KERNEL bool bt_skip(bt_flat g, const float *grad, uint32_t *skipped)
+{
+  if (skipped == NULL)
+    return false;
+  uint32_t finite = 1;
+  for (int i = 0; i < g.count; i++)
+    finite &= bt_isfinite(grad[i]) ? 1u : 0u;
+  *skipped += 1u - finite;
+  return finite == 0;
+}
+
+/* d = g + decay p;  p -= lr d */
+BT_KERNEL void bt_sgd_plain(bt_flat g, bt_box box, const float *restrict grad, float *restrict p,
+                            float lr, float scale, float decay, uint32_t *skipped)
+{
+  (void)box;
+  if (bt_skip(g, grad, skipped))
+    return;
   for (int i = 0; i < g.count; i++)
     p[i] = bt_fma(-lr, bt_fma(decay, p[i], grad[i] * scale), p[i]);
 }
@@ -29,9 +70,11 @@ BT_KERNEL void bt_sgd_plain(bt_flat g, bt_box box, const float *restrict grad, f
 /* d = g + decay p;  v = momentum v + d;  p -= lr (nesterov ? d + momentum v : v) */
 BT_KERNEL void bt_sgd(bt_flat g, bt_box box, const float *restrict grad, float *restrict p,
                       float *restrict v, float lr, float scale, float decay, float momentum,
-                      int nesterov)
+                      int nesterov, uint32_t *skipped)
 {
   (void)box;
+  if (bt_skip(g, grad, skipped))
+    return;
   for (int i = 0; i < g.count; i++) {
     const float d = bt_fma(decay, p[i], grad[i] * scale);
     v[i] = bt_fma(momentum, v[i], d);
@@ -45,9 +88,11 @@ BT_KERNEL void bt_sgd(bt_flat g, bt_box box, const float *restrict grad, float *
 BT_KERNEL void bt_adam(bt_flat g, bt_box box, const float *restrict grad, float *restrict p,
                        float *restrict m, float *restrict v, float lr, float scale, float decay,
                        int decoupled, float rest1, float beta2, float rest2, float c1, float c2,
-                       float eps)
+                       float eps, uint32_t *skipped)
 {
   (void)box;
+  if (bt_skip(g, grad, skipped))
+    return;
   const float step = lr / c1, root = bt_sqrtf(c2);
   for (int i = 0; i < g.count; i++) {
     float d = grad[i] * scale;

@@ -2,7 +2,11 @@
 """Optimizers, one update per parameter tensor. Semantics are torch.optim's.
 
 The gradient of the step is the mean of what was accumulated: sum / number of samples. The learning
-rate and that number are run-time values of `bt_step` (`lr`, `scale`).
+rate and that number are run-time values of `bt_step` (`lr`, `scale`). Where gradients go into the
+momentum, `share` makes the loss's gradient the window's part of the mean, `carry` prepares the
+momentum for a group and `sgd_step` is all that is left to do. With `at_once` an update stands in
+`bt_train_sample`: its rate is in the context, its gradient is of one window, and one that is not
+finite is not applied.
 """
 
 from __future__ import annotations
@@ -45,6 +49,62 @@ class Accumulate(Op):
 
 
 @register("optim.c")
+class Share(_Flat):
+    """The gradient of a loss times the window's part in its group: 1 / windows of the group."""
+
+    name = "share"
+    inplace = ((0, 0),)
+
+    def infer(self, shapes: Sequence[Shape], attrs: Mapping[str, Attr]) -> tuple[Shape, ...]:
+        return (shapes[0],)
+
+    def call(self, node: Node) -> Call:
+        return self.flat(node, "bt_share", (p_in(0), p_out()), "1.0f / (float)m->group")
+
+
+@register("optim.c")
+class Carry(_Flat):
+    """The momentum before the first gradient of a group: inputs (p, v), output v."""
+
+    name = "carry"
+
+    def infer(self, shapes: Sequence[Shape], attrs: Mapping[str, Attr]) -> tuple[Shape, ...]:
+        return (shapes[1],)
+
+    def ops(self, node: Node) -> int:
+        return 0  # once in a group: `sgd_step` counts it
+
+    def call(self, node: Node) -> Call:
+        momentum, decay = node.float("momentum"), node.float("weight_decay")
+        extra = (float_literal(momentum), float_literal(decay), "m->samples")
+        return self.flat(node, "bt_carry", (p_in(0), p_out()), *extra)
+
+
+@register("optim.c")
+class SgdStep(_Flat):
+    """The step of SGD whose momentum holds the gradients already: inputs (p, v), output p."""
+
+    name = "sgd_step"
+
+    def infer(self, shapes: Sequence[Shape], attrs: Mapping[str, Attr]) -> tuple[Shape, ...]:
+        return (shapes[0],)
+
+    def ops(self, node: Node) -> int:
+        return 5 * node.outputs[0].size
+
+    def call(self, node: Node) -> Call:
+        return self.flat(node, "bt_sgd_step", (p_in(1), p_out()), "lr")
+
+
+def _run_time(node: Node) -> tuple[str, str, str]:
+    """C expressions: the rate, what makes the sum a mean, and where to count what is skipped."""
+    return ("m->rate", "1.0f", "&m->skipped") if node["at_once"] else _IN_STEP
+
+
+_IN_STEP = ("lr", "scale", "NULL")
+
+
+@register("optim.c")
 class Sgd(_Flat):
     """SGD with momentum, weight decay and Nesterov: inputs (p, g[, v]), outputs (p[, v])."""
 
@@ -58,22 +118,14 @@ class Sgd(_Flat):
 
     def call(self, node: Node) -> Call:
         momentum, decay = node.float("momentum"), node.float("weight_decay")
+        lr, scale, skipped = _run_time(node)
         if len(node.outputs) == 1:
-            return self.flat(
-                node, "bt_sgd_plain", (p_in(1), p_out(0)), "lr", "scale", float_literal(decay)
-            )
+            extra: tuple[str, ...] = (lr, scale, float_literal(decay), skipped)
+            return self.flat(node, "bt_sgd_plain", (p_in(1), p_out(0)), *extra)
         nesterov = "1" if node["nesterov"] else "0"
         operands = (p_in(1), p_out(0), p_out(1))
-        return self.flat(
-            node,
-            "bt_sgd",
-            operands,
-            "lr",
-            "scale",
-            float_literal(decay),
-            float_literal(momentum),
-            nesterov,
-        )
+        extra = (lr, scale, float_literal(decay), float_literal(momentum), nesterov, skipped)
+        return self.flat(node, "bt_sgd", operands, *extra)
 
 
 @register("optim.c")
@@ -90,9 +142,10 @@ class Adam(_Flat):
 
     def call(self, node: Node) -> Call:
         beta1, beta2 = node.float("beta1"), node.float("beta2")
+        lr, scale, skipped = _run_time(node)
         extra = (
-            "lr",
-            "scale",
+            lr,
+            scale,
             float_literal(node.float("weight_decay")),
             "1" if node["decoupled"] else "0",
             float_literal(1.0 - beta1),
@@ -101,5 +154,6 @@ class Adam(_Flat):
             "m->progress.correction1",
             "m->progress.correction2",
             float_literal(node.float("eps")),
+            skipped,
         )
         return self.flat(node, "bt_adam", (p_in(1), p_out(0), p_out(1), p_out(2)), *extra)

@@ -66,6 +66,9 @@ class _Unary(Op):
     def window(self, node: Node, index: int, t0: int, t1: int) -> tuple[int, int] | None:
         return t0, t1
 
+    def rows(self, node: Node, index: int, r0: int, r1: int) -> tuple[int, int] | None:
+        return r0, r1
+
     def ops(self, node: Node) -> int:
         return self.work * node.outputs[0].size
 

@@ -139,6 +139,12 @@ class _Pool(Op):
             return t0 * stride - padding, (t1 - 1) * stride - padding + reach
         return -((reach - 1 - t0 - padding) // stride), (t1 - 1 + padding) // stride + 1
 
+    def rows(self, node: Node, index: int, r0: int, r1: int) -> tuple[int, int] | None:
+        """All rows of the channels: pooling over rows is done within a channel."""
+        x, y = node.inputs[index].shape, node.outputs[0].shape
+        source, box = _image(x)[0], _image(y)[0]
+        return r0 // box * source, -(-r1 // box) * source
+
     def ops(self, node: Node) -> int:
         if self.forward:
             return node.outputs[0].size * prod(node.ints("kernel"))

@@ -36,6 +36,9 @@ class AvgPoolReluDx(Op):
     def window(self, node: Node, index: int, t0: int, t1: int) -> tuple[int, int] | None:
         return OPS["avg_pool_dx"].window(_pool(node), 0, t0, t1) if index == 0 else (t0, t1)
 
+    def rows(self, node: Node, index: int, r0: int, r1: int) -> tuple[int, int] | None:
+        return OPS["avg_pool_dx"].rows(_pool(node), 0, r0, r1) if index == 0 else (r0, r1)
+
     def ops(self, node: Node) -> int:
         return OPS["avg_pool_dx"].ops(_pool(node)) + node.outputs[0].size
 

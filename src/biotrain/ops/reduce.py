@@ -127,6 +127,10 @@ class _Sum(Op):
         own = _last(node.inputs[index].shape) == _last(node.inputs[0].shape)
         return (t0, t1) if own else None
 
+    def rows(self, node: Node, index: int, r0: int, r1: int) -> tuple[int, int] | None:
+        own = rows_times(node.inputs[index].shape)[0] == rows_times(node.outputs[0].shape)[0]
+        return (r0, r1) if own else None
+
     def ops(self, node: Node) -> int:
         return node.inputs[0].size * len(node.inputs)
 
@@ -229,6 +233,10 @@ class Expand(Op):
     def window(self, node: Node, index: int, t0: int, t1: int) -> tuple[int, int] | None:
         own = _last(node.inputs[0].shape) == _last(node.outputs[0].shape)
         return (t0, t1) if own else None
+
+    def rows(self, node: Node, index: int, r0: int, r1: int) -> tuple[int, int] | None:
+        own = rows_times(node.inputs[0].shape)[0] == rows_times(node.outputs[0].shape)[0]
+        return (r0, r1) if own else None
 
     def ops(self, node: Node) -> int:
         return 0 if node.float("scale") == 1.0 else node.outputs[0].size

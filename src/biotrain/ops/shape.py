@@ -270,6 +270,21 @@ class Slice(_Move):
         start, step = node.ints("starts")[-1], node.ints("steps")[-1]
         return start + t0 * step, start + (t1 - 1) * step + 1
 
+    def rows(self, node: Node, index: int, r0: int, r1: int) -> tuple[int, int] | None:
+        x = node.inputs[0].shape
+        crossed, starts = _crossed(x)[0], node.ints("starts")
+        steps = [s * n for s, n in zip(node.ints("steps"), crossed, strict=True)]
+        first = sum(a * n for a, n in zip(starts, crossed, strict=True))
+        sizes = node.ints("sizes")[:-1]
+
+        def of(r: int) -> int:
+            at = first
+            for size, step in zip(reversed(sizes), reversed(steps[:-1]), strict=True):
+                at, r = at + r % size * step, r // size
+            return at
+
+        return of(r0), of(r1 - 1) + 1
+
     def call(self, node: Node) -> Call:
         rows, times = _crossed(node.inputs[0].shape)
         starts, steps = node.ints("starts"), node.ints("steps")
@@ -368,6 +383,9 @@ class Pad(_Move):
         before = node.ints("pads")[-2]
         return t0 - before, t1 - before
 
+    def rows(self, node: Node, index: int, r0: int, r1: int) -> tuple[int, int] | None:
+        return None if any(node.ints("pads")[:-2]) else (r0, r1)
+
     def call(self, node: Node) -> Call:
         pads = node.ints("pads")
         return _placed(node, pads[::2], (1,) * (len(pads) // 2), node.float("value"))
@@ -443,6 +461,16 @@ class Cat(_Move):
         axis, begins = self._starts(node)
         shift = begins[index] if axis == len(node.outputs[0].shape) - 1 else 0
         return t0 - shift, t1 - shift
+
+    def rows(self, node: Node, index: int, r0: int, r1: int) -> tuple[int, int] | None:
+        y, (axis, begins) = node.outputs[0].shape, self._starts(node)
+        if axis == len(y) - 1:
+            return r0, r1
+        if prod(y[:axis]) > 1:
+            return None
+        inner, size = prod(y[axis + 1 : -1]), node.inputs[index].shape[axis]
+        begin = begins[index] * inner
+        return max(r0 - begin, 0), min(r1 - begin, size * inner)
 
     def call(self, node: Node) -> Call:
         y, axis = node.outputs[0].shape, node.int("axis")

@@ -1,14 +1,69 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Rewrites, graph to graph, each alone and with a switch; none names a model, layer or shape."""
+"""Rewrites, graph to graph, each alone and with a switch; none names a model, layer or shape.
+
+*Algebraic* ones change rounding: they belong to the package and run before anything is planned.
+*Neutral* ones keep every bit.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
-from biotrain.ir import Graph
+from biotrain.errors import BioTrainError
+from biotrain.ir import Graph, verify
 from biotrain.rewrite.fuse import fuse
+from biotrain.rewrite.moments import moments
+from biotrain.rewrite.one_pass import one_pass
+from biotrain.rewrite.pooled_sums import pooled_sums
+
+FORWARD: dict[str, Callable[[Graph, Sequence[str]], Graph]] = {
+    "moments": moments,
+    "pooled_sums": pooled_sums,
+}
+"""Algebraic, on forward graphs; they are told what trains (nothing, for predictions)."""
+
+GRADIENT: dict[str, Callable[[Graph], Graph]] = {"one_pass": one_pass}
+"""Algebraic, on the differentiated graph."""
 
 REWRITES: dict[str, Callable[[Graph], Graph]] = {"fuse": fuse}
-"""By the name that `bt.compile(rewrites=...)` takes, in the order in which they run."""
+"""Neutral, on the differentiated graph."""
 
-__all__ = ["REWRITES", "fuse"]
+NAMES = (*FORWARD, *GRADIENT, *REWRITES)
+"""What `bt.compile(rewrites=...)` takes, in the order in which they run."""
+
+__all__ = [
+    "FORWARD",
+    "GRADIENT",
+    "NAMES",
+    "REWRITES",
+    "fuse",
+    "rewrite_forward",
+    "rewrite_training",
+]
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Raise `BioTrainError` for a name that no rewrite has."""
+    for name in names:
+        if name not in NAMES:
+            raise BioTrainError(f"no rewrite is called '{name}'; there are: {', '.join(NAMES)}")
+
+
+def rewrite_forward(graph: Graph, names: Sequence[str], trained: Sequence[str] = ()) -> Graph:
+    """Run those of the named rewrites that work on forward graphs."""
+    check_names(names)
+    for name, rewrite in FORWARD.items():
+        if name in names:
+            graph = rewrite(graph, trained)
+            verify(graph)
+    return graph
+
+
+def rewrite_training(graph: Graph, names: Sequence[str]) -> Graph:
+    """Run those of the named rewrites that work on differentiated graphs."""
+    check_names(names)
+    for name, rewrite in {**GRADIENT, **REWRITES}.items():
+        if name in names:
+            graph = rewrite(graph)
+            verify(graph)
+    return graph

@@ -53,6 +53,25 @@ BT_KERNEL bt_out bt_write(float *data, int times)
   return v;
 }
 
+/* A window of a tensor that begins at row r0 and time t0; its rows lie `stride` samples apart. */
+BT_KERNEL bt_in bt_read_at(const float *data, int stride, int r0, int t0)
+{
+  const bt_in v = {data, stride, r0, t0};
+  return v;
+}
+
+BT_KERNEL bt_out bt_write_at(float *data, int stride, int r0, int t0)
+{
+  const bt_out v = {data, stride, r0, t0};
+  return v;
+}
+
+BT_KERNEL bt_box bt_part(int r0, int r1, int t0, int t1)
+{
+  const bt_box box = {r0, r1, t0, t1};
+  return box;
+}
+
 BT_KERNEL bt_box bt_all(int rows, int times)
 {
   const bt_box box = {0, rows, 0, times};

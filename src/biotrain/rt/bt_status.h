@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* What a call returns. After every status but BT_OK the weights and the optimizer's state are
- * what they were before the call. */
+ * what they were before the call; model.h says so where gradients without tensors of their own
+ * make an exception. */
 #ifndef BT_STATUS_H
 #define BT_STATUS_H
 
@@ -11,6 +12,8 @@ typedef enum bt_status {
     BT_ERR_INPUT_FLAT,          /* a channel is constant (electrode off?): sample ignored; weights unchanged */
     BT_ERR_LOSS_NONFINITE,      /* loss is NaN or infinite: sample not accumulated; weights unchanged */
     BT_ERR_GRADIENT_NONFINITE,  /* NaN or infinity in a gradient: group dropped; weights unchanged */
+    BT_ERR_GRADIENT_SKIPPED,    /* NaN or infinity in a gradient: its parameter unchanged, others updated */
+    BT_ERR_GROUP,               /* a group's size is announced late, or is zero; weights unchanged */
     BT_ERR_NO_GRADIENT,         /* step asked with no sample accumulated; weights unchanged */
     BT_ERR_BUSY,                /* a sample in slices is not finished: call refused; weights unchanged */
     BT_ERR_CHECKPOINT_SHORT,    /* fewer bytes than it says or needs; weights unchanged */
@@ -30,6 +33,8 @@ static inline const char *bt_status_text(bt_status status)
     case BT_ERR_INPUT_FLAT: return "flat channel in the input (electrode off?): sample ignored";
     case BT_ERR_LOSS_NONFINITE: return "loss is NaN or infinite: sample not accumulated";
     case BT_ERR_GRADIENT_NONFINITE: return "NaN or infinity in a gradient: group dropped";
+    case BT_ERR_GRADIENT_SKIPPED: return "NaN or infinity in a gradient: its parameter not updated";
+    case BT_ERR_GROUP: return "a group's size is announced before its first window, and not zero";
     case BT_ERR_NO_GRADIENT: return "no sample accumulated: nothing to step with";
     case BT_ERR_BUSY: return "a sample in slices is not finished: finish it first";
     case BT_ERR_CHECKPOINT_SHORT: return "checkpoint is cut short, or its buffer is too small";

@@ -44,15 +44,26 @@ class Device(ABC):
 
     @abstractmethod
     def accumulate(self, x: npt.ArrayLike, y: npt.ArrayLike) -> Array:
-        """Add the gradients of a batch to the group without a step; returns the losses."""
+        """Add the gradients of a batch to the group without a step; returns the losses.
+
+        With `gradients="update"` every window is a step.
+        """
 
     @abstractmethod
     def step(self) -> None:
         """One optimizer step with what is accumulated."""
 
     @abstractmethod
+    def group(self, windows: int) -> None:
+        """Announce how many windows the next group has, where it has not `accumulate` of them.
+
+        Only `gradients="momentum"` must know before the first of them, and only where `accumulate`
+        and `step` are called by hand.
+        """
+
+    @abstractmethod
     def _train(self, x: Array, y: npt.NDArray[Any], drop_last: bool) -> Array:
-        """Losses of the samples, one per sample."""
+        """Losses of the samples that were run, one per sample."""
 
     @abstractmethod
     def predict(self, x: npt.ArrayLike) -> Array:
@@ -88,12 +99,14 @@ class Device(ABC):
         x : float `[batch, n_chans, n_times]`
         y : integer `[batch]`, or float `[batch, n_outputs]` with the `mse` loss
         drop_last : leave out the step over the rest that does not fill `accumulate` samples
+            (with `gradients="momentum"` the rest itself, for its gradients could not be dropped)
 
         Raises
         ------
         DeviceError
             with the status of the first sample that was refused; what its group had
-            accumulated is dropped, the steps before it stay done.
+            accumulated is dropped (with `gradients="momentum"` the momentum too), the steps before
+            it stay done.
         """
         windows = self._windows(x)
         targets = self._targets(y, len(windows))
@@ -114,6 +127,10 @@ class Device(ABC):
     def gradients(self) -> dict[str, Array]:
         """Accumulated gradients (sums over the group) by torch name."""
         source = self.package.source
+        if source.gradients != "separate":
+            raise BioTrainError(
+                f"with gradients='{source.gradients}' there are no tensors of gradients to read"
+            )
         return {
             source.torch_names[v.name]: self.read(f"g_{v.name}").reshape(v.shape)
             for v in source.train.params

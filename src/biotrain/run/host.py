@@ -44,20 +44,22 @@ const char *bt_host_status(int status)
 int bt_host_train(bt_model *m, const float *x, const {target} *y, int n, int drop_last,
                   float *losses, int *at)
 {{
-  for (int i = 0; i < n; i++) {{
-    *at = i;
+  int i = 0;
+  for (; i < n; i++) {{
+    *at = i;{announce}
     const bt_status status = bt_train_sample(
         m, x + (size_t)i * BT_INPUT_ROWS * BT_INPUT_TIMES, {label}, &losses[i]);
     if (status != BT_OK) {{
       bt_drop(m);
       return (int)status;
     }}
-    if ({trains} && (m->samples >= BT_GROUP || (i == n - 1 && !drop_last))) {{
+    if ({trains} && (m->samples >= {group} || (i == n - 1 && !drop_last))) {{
       const bt_status step = bt_step(m);
       if (step != BT_OK)
         return (int)step;
     }}
   }}
+  *at = i;
   if (drop_last)
     bt_drop(m);
   return BT_OK;
@@ -77,10 +79,21 @@ int bt_host_predict(bt_model *m, const float *x, int n, float *logits, int *at)
 """
 
 
+_ANNOUNCE = """
+    if (m->samples == 0 && (uint32_t)(n - i) < m->group) {
+      if (drop_last)
+        break;
+      bt_group(m, (uint32_t)(n - i));
+    }"""
+
+
 def library_files(package: Package) -> dict[str, str]:
     """The package and the host's loops."""
     integer = package.source.loss == "cross_entropy"
+    announced = package.source.gradients == "momentum"
     glue = _GLUE.format(
+        announce=_ANNOUNCE if announced else "",
+        group="m->group" if announced else "BT_GROUP",
         target="int32_t" if integer else "float",
         label="y[i]" if integer else "y + (size_t)i * BT_OUTPUTS",
         trains=int(bool(package.source.trained)),
@@ -142,7 +155,7 @@ class HostDevice(Device):
                 ctypes.byref(at),
             )
             self._check(status, at.value)
-        return losses
+        return losses[: at.value]
 
     def predict(self, x: npt.ArrayLike) -> Array:
         windows = self._windows(x)
@@ -153,6 +166,12 @@ class HostDevice(Device):
         )
         self._check(status, at.value)
         return logits
+
+    def group(self, windows: int) -> None:
+        if windows < 1:
+            raise BioTrainError(f"a group has at least one window, not {windows}")
+        if self.package.source.gradients == "momentum":
+            self._check(self._c.bt_group(self._m, ctypes.c_uint32(windows)), -1)
 
     def step(self) -> None:
         """One optimizer step with what is accumulated."""
@@ -246,7 +265,8 @@ def _layout(package: Package) -> dict[str, tuple[int, int]]:
     trained = trained_values(source)
     layout: dict[str, tuple[int, int]] = {}
     at = 0
-    for prefix in ("", "g_", *[f"{s}_" for s in source.slots]) if trained else ():
+    sums = ["g_"] if source.gradients == "separate" else []
+    for prefix in ("", *sums, *[f"{s}_" for s in source.slots]) if trained else ():
         for value in trained:
             layout[f"{prefix}{value.name}"] = (at, value.nbytes)
             at += value.nbytes

@@ -1,0 +1,514 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Fast FIR: a depthwise convolution of long taps along time, stride 1, in 3/4 of the multiplies per
+ * level.
+ *
+ *   y[o, t]  = b[o] + sum_k w[o, k] x[c, t + k - padding]      c = o / outs
+ *   dx[c, t] =        sum_o sum_k w[o, k] dy[o, t + padding - k]
+ *   dw[o, k] +=       sum_t dy[o, t] x[c, t + k - padding]     t in leaves
+ *
+ * are all y[n] = sum_j f[j] s[n + j]: f is w, w backwards, or a leaf of dy (and n is then k). With
+ * even and odd samples apart, y0[n] = y[2n], s0[n] = s[2n], s1[n] = s[2n + 1], f0, f1 alike:
+ *
+ *   p  = (f0 + f1) * s1
+ *   y0 = p + f0 * (s0[n] - s1[n])
+ *   y1 = p + f1 * (s0[n + 1] - s1[n])
+ *
+ * where * is the same sum at half the rate and half as long: three of them, each again so, in place
+ * of four. `levels` times makes 2^levels phases; samples mix only within blocks of 2^levels outputs,
+ * which lie at absolute times, so a call over a part gives the bits of the whole. */
+#ifndef BT_FIR_H
+#define BT_FIR_H
+
+#include "bt_kernel.h"
+
+typedef struct bt_fir {
+  int rows, outs, times; /* of x: rows per channel; channels of y per channel of x; samples */
+  int out_times, taps, padding, levels;
+} bt_fir;
+
+/* Samples that one instruction takes; the layout follows, the bits do not. */
+#ifndef BT_FIR_LANES
+#if !defined(__GNUC__)
+#define BT_FIR_LANES 1
+#elif defined(__AVX512F__)
+#define BT_FIR_LANES 16
+#elif defined(__AVX__)
+#define BT_FIR_LANES 8
+#elif defined(__SSE2__) || defined(__aarch64__)
+#define BT_FIR_LANES 4
+#else
+#define BT_FIR_LANES 1
+#endif
+#endif
+
+/* Outputs and taps that one pass works on; more of them are taken in turn. With vectors, a phase of
+ * a tile is 16 outputs, of 32 samples; without, it is as long as it must be. */
+#define BT_FIR_TAPS BT_LEAF
+#if BT_FIR_LANES > 1
+#define BT_FIR_TILE 512
+#define BT_FIR_SIGNAL 1024
+#define BT_FIR_OUTPUTS(levels) (64 << (levels))
+#define BT_FIR_M(m) 16
+#define BT_FIR_N(n) 32
+typedef float bt_lanes __attribute__((vector_size(4 * BT_FIR_LANES)));
+#else
+#define BT_FIR_TILE 96
+#define BT_FIR_SIGNAL (BT_FIR_TILE + BT_FIR_TAPS)
+#define BT_FIR_OUTPUTS(levels) BT_FIR_TILE
+#define BT_FIR_M(m) (m)
+#define BT_FIR_N(n) (n)
+typedef float bt_lanes;
+#endif
+
+/* A part of the kernel that is a function of its own, so that it stands in the code once. */
+#ifdef __GNUC__
+#define BT_FIR_PART static __attribute__((noinline, unused))
+#else
+#define BT_FIR_PART static
+#endif
+
+BT_KERNEL bt_lanes bt_lanes_at(const float *p)
+{
+  bt_lanes x;
+  __builtin_memcpy(&x, p, sizeof x);
+  return x;
+}
+
+BT_KERNEL void bt_lanes_to(float *p, bt_lanes x) { __builtin_memcpy(p, &x, sizeof x); }
+
+BT_KERNEL bt_lanes bt_lanes_fma(float w, bt_lanes x, bt_lanes y)
+{
+#if BT_FIR_LANES > 1
+  for (int l = 0; l < BT_FIR_LANES; l++)
+    y[l] = bt_fma(w, x[l], y[l]);
+  return y;
+#else
+  return bt_fma(w, x, y);
+#endif
+}
+
+/* One sum to do: taps tap[j * tap_step], outputs y of `rows` phases of `m` samples each, and the
+ * signal s in as many phases of n samples. Phase r of `rows` holds samples r, r + rows, ... */
+typedef struct bt_fir_sum {
+  int rows, m, n;
+  const float *tap;
+  int tap_step, taps;
+  const float *s;
+  int s_step;
+  float *y;
+  int y_step;
+} bt_fir_sum;
+
+/* Scratch of a call: phases of a tile of samples and of outputs, and what each level derives. */
+typedef struct bt_fir_work {
+  float s[BT_FIR_SIGNAL], s1[BT_FIR_SIGNAL / 2], s2[BT_FIR_SIGNAL / 4], s3[BT_FIR_SIGNAL / 4];
+  float w1[BT_FIR_TAPS / 2], w2[BT_FIR_TAPS / 4], w3[BT_FIR_TAPS / 8];
+  float y[BT_FIR_TILE], p[BT_FIR_TILE / 4];
+} bt_fir_work;
+
+/* ---- the sum as written, for `rows` = 1, 2 or 4 phases: taps in order, samples loaded once ------- */
+
+/* A sum under way: the outputs, the samples that the next tap shares with the last, and where. */
+typedef struct bt_fir_run {
+  bt_lanes y0, y1, y2, y3, x0, x1, x2;
+  const float *s, *w;
+  int ss, ws;
+} bt_fir_run;
+
+BT_KERNEL bt_fir_run bt_fir_start(int rows, const float *s, int ss, const float *w, int ws)
+{
+  const bt_lanes zero = {0.0f};
+  bt_fir_run q = {zero, zero, zero, zero, zero, zero, zero, s, w, ss, ws};
+  if (rows > 1)
+    q.x0 = bt_lanes_at(s);
+  if (rows > 2) {
+    q.x1 = bt_lanes_at(s + ss);
+    q.x2 = bt_lanes_at(s + 2 * ss);
+  }
+  return q;
+}
+
+/* Four taps. */
+BT_KERNEL void bt_fir_step(int rows, bt_fir_run *q)
+{
+  const int ss = q->ss;
+  const float *s = q->s;
+  const float w0 = q->w[0], w1 = q->w[q->ws], w2 = q->w[2 * q->ws], w3 = q->w[3 * q->ws];
+  q->w += 4 * q->ws;
+  q->s += 4 / rows;
+  if (rows == 4) {
+    const bt_lanes x3 = bt_lanes_at(s + 3 * ss), x4 = bt_lanes_at(s + 1);
+    const bt_lanes x5 = bt_lanes_at(s + ss + 1), x6 = bt_lanes_at(s + 2 * ss + 1);
+    q->y0 = bt_lanes_fma(w0, q->x0, q->y0);
+    q->y1 = bt_lanes_fma(w0, q->x1, q->y1);
+    q->y2 = bt_lanes_fma(w0, q->x2, q->y2);
+    q->y3 = bt_lanes_fma(w0, x3, q->y3);
+    q->y0 = bt_lanes_fma(w1, q->x1, q->y0);
+    q->y1 = bt_lanes_fma(w1, q->x2, q->y1);
+    q->y2 = bt_lanes_fma(w1, x3, q->y2);
+    q->y3 = bt_lanes_fma(w1, x4, q->y3);
+    q->y0 = bt_lanes_fma(w2, q->x2, q->y0);
+    q->y1 = bt_lanes_fma(w2, x3, q->y1);
+    q->y2 = bt_lanes_fma(w2, x4, q->y2);
+    q->y3 = bt_lanes_fma(w2, x5, q->y3);
+    q->y0 = bt_lanes_fma(w3, x3, q->y0);
+    q->y1 = bt_lanes_fma(w3, x4, q->y1);
+    q->y2 = bt_lanes_fma(w3, x5, q->y2);
+    q->y3 = bt_lanes_fma(w3, x6, q->y3);
+    q->x0 = x4;
+    q->x1 = x5;
+    q->x2 = x6;
+  } else if (rows == 2) {
+    const bt_lanes x1 = bt_lanes_at(s + ss), x2 = bt_lanes_at(s + 1);
+    const bt_lanes x3 = bt_lanes_at(s + ss + 1), x4 = bt_lanes_at(s + 2);
+    q->y0 = bt_lanes_fma(w0, q->x0, q->y0);
+    q->y1 = bt_lanes_fma(w0, x1, q->y1);
+    q->y0 = bt_lanes_fma(w1, x1, q->y0);
+    q->y1 = bt_lanes_fma(w1, x2, q->y1);
+    q->y0 = bt_lanes_fma(w2, x2, q->y0);
+    q->y1 = bt_lanes_fma(w2, x3, q->y1);
+    q->y0 = bt_lanes_fma(w3, x3, q->y0);
+    q->y1 = bt_lanes_fma(w3, x4, q->y1);
+    q->x0 = x4;
+  } else {
+    q->y0 = bt_lanes_fma(w0, bt_lanes_at(s), q->y0);
+    q->y0 = bt_lanes_fma(w1, bt_lanes_at(s + 1), q->y0);
+    q->y0 = bt_lanes_fma(w2, bt_lanes_at(s + 2), q->y0);
+    q->y0 = bt_lanes_fma(w3, bt_lanes_at(s + 3), q->y0);
+  }
+}
+
+/* The last taps, fewer than four. */
+BT_KERNEL void bt_fir_rest(int rows, bt_fir_run *q, int taps)
+{
+  for (int k = 0; k < taps; k++) {
+    const float w = q->w[k * q->ws];
+    const int next = k + rows - 1;
+    const bt_lanes x = bt_lanes_at(q->s + next % rows * q->ss + next / rows);
+    if (rows == 4) {
+      q->y0 = bt_lanes_fma(w, q->x0, q->y0);
+      q->y1 = bt_lanes_fma(w, q->x1, q->y1);
+      q->y2 = bt_lanes_fma(w, q->x2, q->y2);
+      q->y3 = bt_lanes_fma(w, x, q->y3);
+      q->x0 = q->x1;
+      q->x1 = q->x2;
+      q->x2 = x;
+    } else if (rows == 2) {
+      q->y0 = bt_lanes_fma(w, q->x0, q->y0);
+      q->y1 = bt_lanes_fma(w, x, q->y1);
+      q->x0 = x;
+    } else
+      q->y0 = bt_lanes_fma(w, x, q->y0);
+  }
+}
+
+BT_KERNEL void bt_fir_put(float *to, bt_lanes p, bt_lanes y, bool add)
+{
+  y = p + y;
+  if (add)
+    y = bt_lanes_at(to) + y;
+  bt_lanes_to(to, y);
+}
+
+/* y = or += p + sum, for the phases of y at every second row. */
+BT_KERNEL void bt_fir_end(int rows, const bt_fir_run *p, const bt_fir_run *q, float *y, int ys,
+                          bool add)
+{
+  bt_fir_put(y, p->y0, q->y0, add);
+  if (rows > 1)
+    bt_fir_put(y + ys, p->y1, q->y1, add);
+  if (rows > 2) {
+    bt_fir_put(y + 2 * ys, p->y2, q->y2, add);
+    bt_fir_put(y + 3 * ys, p->y3, q->y3, add);
+  }
+}
+
+/* ---- levels --------------------------------------------------------------------------------- */
+
+/* to = a - b */
+BT_KERNEL void bt_fir_minus(int n, const float *a, const float *b, float *restrict to)
+{
+  for (int i = 0; i < n; i++)
+    to[i] = a[i] - b[i];
+}
+
+/* The signals that f0 and f1 meet: s0[n] - s1[n] and s0[n + 1] - s1[n]. */
+BT_KERNEL void bt_fir_even(bt_fir_sum c, float *s)
+{
+  const int n = BT_FIR_N(c.n);
+  for (int r = 0; r < c.rows / 2; r++)
+    bt_fir_minus(n, c.s + 2 * r * c.s_step, c.s + (2 * r + 1) * c.s_step, s + r * n);
+}
+
+BT_KERNEL void bt_fir_odd(bt_fir_sum c, float *s)
+{
+  const int n = BT_FIR_N(c.n);
+  for (int r = 0; r < c.rows / 2; r++) { /* after the last phase comes the first, a sample on */
+    const float *next = 2 * r + 2 < c.rows ? c.s + (2 * r + 2) * c.s_step : c.s + 1;
+    bt_fir_minus(n, next, c.s + (2 * r + 1) * c.s_step, s + r * n);
+  }
+}
+
+/* f0 + f1 */
+BT_KERNEL void bt_fir_both(bt_fir_sum c, float *w)
+{
+  const int less = c.taps / 2;
+  for (int j = 0; j < less; j++)
+    w[j] = c.tap[2 * j * c.tap_step] + c.tap[(2 * j + 1) * c.tap_step];
+  if (c.taps > 2 * less)
+    w[less] = c.tap[2 * less * c.tap_step];
+}
+
+/* The last level, for `rows` phases of each half; its three sums side by side, where there are
+ * registers for them. */
+BT_KERNEL void bt_fir_three(int rows, bt_fir_sum c, bool add, float *w, float *even, float *odd)
+{
+  const int n = BT_FIR_N(c.n), ss = 2 * c.s_step, ws = 2 * c.tap_step, ys = 2 * c.y_step;
+  const int more = (c.taps + 1) / 2, less = c.taps / 2, steps = less / 4;
+  bt_fir_both(c, w);
+  bt_fir_even(c, even);
+  bt_fir_odd(c, odd);
+  for (int at = 0; at < BT_FIR_M(c.m); at += BT_FIR_LANES) {
+    bt_fir_run p = bt_fir_start(rows, c.s + c.s_step + at, ss, w, 1);
+    bt_fir_run q = bt_fir_start(rows, even + at, n, c.tap, ws);
+    bt_fir_run r = bt_fir_start(rows, odd + at, n, c.tap + c.tap_step, ws);
+#if BT_FIR_LANES > 1
+    for (int j = 0; j < steps; j++) {
+      bt_fir_step(rows, &p);
+      bt_fir_step(rows, &q);
+      bt_fir_step(rows, &r);
+    }
+#else
+    for (int j = 0; j < steps; j++)
+      bt_fir_step(rows, &p);
+    for (int j = 0; j < steps; j++)
+      bt_fir_step(rows, &q);
+    for (int j = 0; j < steps; j++)
+      bt_fir_step(rows, &r);
+#endif
+    bt_fir_rest(rows, &p, more - 4 * steps);
+    bt_fir_rest(rows, &q, more - 4 * steps);
+    bt_fir_rest(rows, &r, less - 4 * steps);
+    bt_fir_end(rows, &p, &q, c.y + at, ys, add);
+    bt_fir_end(rows, &p, &r, c.y + c.y_step + at, ys, add);
+  }
+}
+
+BT_FIR_PART void bt_fir_last(bt_fir_sum c, bool add, float *w, float *even, float *odd)
+{
+  if (c.rows == 8)
+    bt_fir_three(4, c, add, w, even, odd);
+  else if (c.rows == 4)
+    bt_fir_three(2, c, add, w, even, odd);
+  else
+    bt_fir_three(1, c, add, w, even, odd);
+}
+
+BT_FIR_PART void bt_fir_second(bt_fir_sum c, bool add, bt_fir_work *work);
+
+/* y = or += a sum at half the rate; the last level where `last`. */
+BT_KERNEL void bt_fir_half(int depth, bool last, bt_fir_sum c, bool add, bt_fir_work *work)
+{
+  if (!last)
+    bt_fir_second(c, add, work);
+  else if (depth == 1)
+    bt_fir_last(c, add, work->w2, work->s2, work->s3);
+  else
+    bt_fir_last(c, add, work->w3, work->s3, work->s3 + BT_FIR_SIGNAL / 8);
+}
+
+/* y = or += the sum, by three of half the length. */
+BT_KERNEL void bt_fir_split(int depth, bool last, bt_fir_sum c, bool add, bt_fir_work *work)
+{
+  float *const s = depth == 1 ? work->s1 : work->s2, *const w = depth == 1 ? work->w1 : work->w2;
+  const int half = c.rows / 2, more = (c.taps + 1) / 2, less = c.taps / 2;
+  const int m = BT_FIR_M(c.m), n = BT_FIR_N(c.n), ys = c.y_step, ss = c.s_step, ws = c.tap_step;
+  const bt_fir_sum p = {half, m, n, w, 1, more, c.s + ss, 2 * ss, add ? work->p : c.y,
+                        add ? m : 2 * ys};
+  const bt_fir_sum q = {half, m, n, c.tap, 2 * ws, more, s, n, c.y, 2 * ys};
+  const bt_fir_sum r = {half, m, n, c.tap + ws, 2 * ws, less, s, n, c.y + ys, 2 * ys};
+  bt_fir_both(c, w);
+  bt_fir_half(depth, last, p, false, work);
+  for (int k = 0; k < half; k++) {
+    float *restrict const y0 = c.y + 2 * k * ys;
+    float *restrict const y1 = y0 + ys;
+    const float *from = work->p + k * m;
+    for (int i = 0; i < m; i++)
+      if (add) {
+        y0[i] += from[i];
+        y1[i] += from[i];
+      } else
+        y1[i] = y0[i];
+  }
+  bt_fir_even(c, s);
+  bt_fir_half(depth, last, q, true, work);
+  bt_fir_odd(c, s);
+  bt_fir_half(depth, last, r, true, work);
+}
+
+BT_FIR_PART void bt_fir_second(bt_fir_sum c, bool add, bt_fir_work *work)
+{
+  bt_fir_split(2, true, c, add, work);
+}
+
+BT_FIR_PART void bt_fir_first(int levels, bt_fir_sum c, bt_fir_work *work)
+{
+  bt_fir_split(1, levels == 2, c, false, work);
+}
+
+/* ---- tiles of a row ------------------------------------------------------------------------- */
+
+/* A row of samples [lo, hi), zero elsewhere; data[0] is sample `at`. */
+typedef struct bt_fir_line {
+  const float *data;
+  int at, lo, hi;
+} bt_fir_line;
+
+/* Phases from samples: s[r][i] = x[start + i rows + r] for i < width. */
+BT_KERNEL void bt_fir_load(int rows, int width, int n, bt_fir_line x, int start, bt_fir_work *work)
+{
+  const int columns = BT_FIR_LANES > 1 ? 16 : 1, count = columns * rows, block = bt_min(rows, 16);
+  float *restrict const s = work->s;
+  for (int i = 0; i < width; i += columns) {
+    const int from = start + i * rows;
+    const float *column = work->y;
+    if (from < x.lo || from + count > x.hi) { /* through y, which is still free */
+      const int lo = bt_min(count, bt_max(0, x.lo - from));
+      const int hi = bt_max(lo, bt_min(count, x.hi - from));
+      for (int k = 0; k < lo; k++)
+        work->y[k] = 0.0f;
+      for (int k = lo; k < hi; k++)
+        work->y[k] = x.data[from - x.at + k];
+      for (int k = hi; k < count; k++)
+        work->y[k] = 0.0f;
+    } else
+      column = x.data + (from - x.at);
+    for (int top = 0; top < rows; top += block)
+      for (int l = 0; l < columns; l++)
+        for (int r = top; r < top + block; r++)
+          s[r * n + i + l] = column[l * rows + r];
+  }
+}
+
+/* Samples from phases: s[i rows + r] = y[r][i]. */
+BT_KERNEL void bt_fir_line_up(int rows, int m, bt_fir_work *work)
+{
+  const float *y = work->y;
+  float *restrict const s = work->s;
+  const int block = bt_min(rows, 16);
+  for (int top = 0; top < rows; top += block)
+    for (int i = 0; i < m; i++)
+      for (int r = top; r < top + block; r++)
+        s[i * rows + r] = y[r * m + i];
+}
+
+BT_KERNEL void bt_fir_phases(int rows, int levels, int outputs, const float *w, int ws, int taps,
+                             bt_fir_line x, int start, bt_fir_work *work)
+{
+  const int m = BT_FIR_M((outputs + rows - 1) / rows);
+  const int width = m + (taps + rows - 2) / rows, n = BT_FIR_N(width);
+  const bt_fir_sum all = {rows, m, n, w, ws, taps, work->s, n, work->y, m};
+  bt_fir_load(rows, width, n, x, start, work);
+  bt_fir_first(levels, all, work);
+  bt_fir_line_up(rows, m, work);
+}
+
+/* work.s[n] = sum_j w[j ws] x[start + n + j] for n < outputs <= BT_FIR_TILE. */
+BT_FIR_PART void bt_fir_tile(int levels, int outputs, const float *w, int ws, int taps,
+                             bt_fir_line x, int start, bt_fir_work *work)
+{
+#if BT_FIR_LANES > 1
+  if (outputs <= 128)
+    bt_fir_phases(8, levels, outputs, w, ws, taps, x, start, work);
+  else if (outputs <= 256)
+    bt_fir_phases(16, levels, outputs, w, ws, taps, x, start, work);
+  else
+    bt_fir_phases(32, levels, outputs, w, ws, taps, x, start, work);
+#else
+  int rows = 4 << levels;
+  while (rows > 1 << levels && outputs <= rows / 2)
+    rows /= 2;
+  bt_fir_phases(rows, levels, outputs, w, ws, taps, x, start, work);
+#endif
+}
+
+/* to[t - t0] = sum_j w[j ws] x[t + shift + j] for t in [t0, t1), added to what is there or to a
+ * start. Tiles begin at multiples of 2^levels. */
+BT_KERNEL void bt_fir_filter(int levels, int t0, int t1, const float *w, int ws, int taps,
+                             bt_fir_line x, int shift, bool add, float start, float *to,
+                             bt_fir_work *work)
+{
+  const int tile = BT_FIR_OUTPUTS(levels);
+  for (int t = (t0 >> levels) << levels; t < t1; t += tile) {
+    const int end = bt_min(t1, t + tile);
+    const int from = bt_max(t0, t);
+    for (int j = 0; j < taps; j += BT_FIR_TAPS) {
+      bt_fir_tile(levels, end - t, w + j * ws, ws, bt_min(BT_FIR_TAPS, taps - j), x,
+                  t + shift + j, work);
+      const float *y = work->s + (from - t);
+      float *restrict const at = to + (from - t0);
+      const bool sum = add || j > 0;
+      for (int i = 0; i < end - from; i++)
+        at[i] = y[i] + (sum ? at[i] : start);
+    }
+  }
+}
+
+/* The samples of a row of `times` that the outputs [t0, t1) read, as Fir.window says. */
+BT_KERNEL bt_fir_line bt_fir_span(bt_fir g, bt_in x, int row, int times, int t0, int t1, int shift)
+{
+  const int block = 1 << g.levels;
+  const int lo = t0 / block * block + shift;
+  const int hi = (t1 + block - 1) / block * block + shift + g.taps - 1;
+  const bt_fir_line line = {bt_at(x, row, x.t0), x.t0, bt_max(0, lo), bt_min(times, hi)};
+  return line;
+}
+
+BT_KERNEL void bt_fir_forward(bt_fir g, bt_box box, bt_in x, const float *w, const float *b,
+                              bt_out y)
+{
+  bt_fir_work work;
+  memset(&work, 0, sizeof work);
+  for (int r = box.r0; r < box.r1; r++) {
+    const int o = r / g.rows, row = o / g.outs * g.rows + r % g.rows;
+    const bt_fir_line line = bt_fir_span(g, x, row, g.times, box.t0, box.t1, -g.padding);
+    bt_fir_filter(g.levels, box.t0, box.t1, w + o * g.taps, 1, g.taps, line, -g.padding, false,
+                  b ? b[o] : 0.0f, bt_to(y, r, box.t0), &work);
+  }
+}
+
+BT_KERNEL void bt_fir_input_gradient(bt_fir g, bt_box box, bt_in dy, const float *w, bt_out dx)
+{
+  bt_fir_work work;
+  memset(&work, 0, sizeof work);
+  const int shift = g.padding - (g.taps - 1);
+  for (int r = box.r0; r < box.r1; r++)
+    for (int i = 0; i < g.outs; i++) {
+      const int o = r / g.rows * g.outs + i, row = o * g.rows + r % g.rows;
+      const bt_fir_line line = bt_fir_span(g, dy, row, g.out_times, box.t0, box.t1, shift);
+      bt_fir_filter(g.levels, box.t0, box.t1, w + (o + 1) * g.taps - 1, -1, g.taps, line, shift,
+                    i > 0, 0.0f, bt_to(dx, r, box.t0), &work);
+    }
+}
+
+/* A leaf of dy filters x, and the outputs are those of the taps. */
+BT_KERNEL void bt_fir_weight_gradient(bt_fir g, bt_box box, bt_in x, bt_in dy, float *dw)
+{
+  bt_fir_work work;
+  memset(&work, 0, sizeof work);
+  const int block = 1 << g.levels;
+  const int taps = (g.taps + block - 1) / block * block; /* whole blocks are computed */
+  for (int o = box.r0 / g.rows; o * g.rows < box.r1; o++)
+    for (int t = box.t0; t < box.t1; t = bt_leaf_end(t, box.t1)) {
+      const int end = bt_leaf_end(t, box.t1);
+      for (int r = bt_max(box.r0, o * g.rows); r < bt_min(box.r1, (o + 1) * g.rows); r++) {
+        const bt_fir_line line = {bt_at(x, o / g.outs * g.rows + r % g.rows, x.t0), x.t0,
+                                  bt_max(0, t - g.padding),
+                                  bt_min(g.times, end - 1 - g.padding + taps)};
+        bt_fir_filter(g.levels, 0, g.taps, bt_at(dy, r, t), 1, end - t, line, t - g.padding, true,
+                      0.0f, dw + o * g.taps, &work);
+      }
+    }
+}
+
+#endif

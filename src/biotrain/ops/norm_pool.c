@@ -1,0 +1,213 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Norm, ReLU and average pooling where the windows lie side by side, so that neither the normalised
+ * tensor nor the mask of the ReLU is stored, and the sums of the norm's backward come from windows.
+ *
+ *   xhat = (x - mean) rstd          active where xhat gamma + beta > 0
+ *   s    = sum of the active xhat of a window      n = their number
+ *   p    = (gamma s + beta n) / k   k = samples of a window
+ *   ds   = gamma dp / k
+ *   sum over t of dy and of dy xhat = sums over windows of dp n / k and of dp s / k
+ *   dx   = rstd (active ds - mean1 - xhat mean2)
+ *
+ * where y = relu(xhat gamma + beta), and mean1, mean2 are the group's means of active ds and of
+ * active ds xhat. Samples beyond the last window belong to none and have the last two terms of dx. */
+#ifndef BT_NORM_POOL_H
+#define BT_NORM_POOL_H
+
+#include "bt_kernel.h"
+#include "bt_norm.h"
+
+typedef struct bt_norm_pool {
+  int channels, rows, times; /* of x; rows of one channel */
+  int out_rows, out_times;   /* windows of one channel */
+  int kernel_rows, kernel;   /* samples of a window */
+  int groups;                /* runs of channels / groups channels that share mean and variance */
+} bt_norm_pool;
+
+/* Samples that a row is worked on at a time: what they need lies on the stack. */
+#define BT_NORM_POOL_PART 64
+
+/* What the samples of one channel share. */
+typedef struct bt_norm_row {
+  float mean, rstd, rest, scale, shift;
+} bt_norm_row;
+
+BT_KERNEL int bt_norm_pool_group(bt_norm_pool g, int channel)
+{
+  return channel / (g.channels / g.groups);
+}
+
+BT_KERNEL bt_norm_row bt_norm_pool_row(bt_norm_pool g, int channel, const float *stats,
+                                       const float *gamma, const float *beta)
+{
+  const float *stat = &stats[3 * bt_norm_pool_group(g, channel)];
+  return (bt_norm_row){stat[0], stat[1], stat[2], gamma ? gamma[channel] : 1.0f,
+                       beta ? beta[channel] : 0.0f};
+}
+
+/* Whether the ReLU passes a normalised value on: in the words of bt_norm_apply and bt_relu. */
+BT_KERNEL int bt_norm_active(bt_norm_row row, float hat)
+{
+  return !(bt_fma(hat, row.scale, row.shift) <= 0.0f);
+}
+
+/* s and n of every window of the box; samples in order of rows, then time. n is rows x out_times. */
+BT_KERNEL void bt_norm_relu_pool(bt_norm_pool g, bt_box box, bt_in x, const float *stats,
+                                 const float *gamma, const float *beta, bt_out s, uint8_t *n)
+{
+  float part[BT_NORM_POOL_PART];
+  int active[BT_NORM_POOL_PART];
+  const int step = bt_max(1, BT_NORM_POOL_PART / g.kernel); /* windows of a part */
+  for (int r = box.r0; r < box.r1; r++) {
+    const int c = r / g.out_rows;
+    const bt_norm_row row = bt_norm_pool_row(g, c, stats, gamma, beta);
+    float *sum = bt_to(s, r, box.t0);
+    uint8_t *count = n + (ptrdiff_t)r * g.out_times + box.t0;
+    for (int t = 0; t < box.t1 - box.t0; t++) {
+      sum[t] = 0.0f;
+      count[t] = 0;
+    }
+    for (int h = 0; h < g.kernel_rows; h++)
+      for (int t = box.t0; t < box.t1; t += step) {
+        const int samples = bt_min(step, box.t1 - t) * g.kernel;
+        const float *from =
+            bt_at(x, c * g.rows + r % g.out_rows * g.kernel_rows + h, t * g.kernel);
+        for (int u = 0; u < samples; u += BT_NORM_POOL_PART) { /* more than once: part of a window */
+          const int m = bt_min(BT_NORM_POOL_PART, samples - u), each = bt_min(g.kernel, m);
+          for (int i = 0; i < m; i++) {
+            const float hat = bt_hat(from[u + i], row.mean, row.rstd, row.rest);
+            active[i] = bt_norm_active(row, hat);
+            part[i] = active[i] ? hat : 0.0f;
+          }
+          for (int w = 0; w * each < m; w++) {
+            float total = sum[t - box.t0 + w];
+            int number = 0;
+            for (int i = w * each; i < (w + 1) * each; i++) {
+              total += part[i];
+              number += active[i];
+            }
+            sum[t - box.t0 + w] = total;
+            count[t - box.t0 + w] = (uint8_t)(count[t - box.t0 + w] + number);
+          }
+        }
+      }
+  }
+}
+
+/* p = (gamma s + beta n) / k; p may lie on s. */
+BT_KERNEL void bt_pooled_affine(bt_norm_pool g, bt_box box, bt_in s, const uint8_t *n,
+                                const float *gamma, const float *beta, bt_out p)
+{
+  const float share = 1.0f / (float)(g.kernel_rows * g.kernel);
+  for (int r = box.r0; r < box.r1; r++) {
+    const float scale = gamma ? gamma[r / g.out_rows] : 1.0f;
+    const float shift = beta ? beta[r / g.out_rows] : 0.0f;
+    const float *from = bt_at(s, r, box.t0);
+    const uint8_t *count = n + (ptrdiff_t)r * g.out_times + box.t0;
+    float *to = bt_to(p, r, box.t0);
+    for (int t = 0; t < box.t1 - box.t0; t++)
+      to[t] = bt_fma(shift, (float)count[t], scale * from[t]) * share;
+  }
+}
+
+/* ds = gamma dp / k; ds may lie on dp. */
+BT_KERNEL void bt_pooled_affine_dx(bt_norm_pool g, bt_box box, bt_in dp, const float *gamma,
+                                   bt_out ds)
+{
+  const float share = 1.0f / (float)(g.kernel_rows * g.kernel);
+  for (int r = box.r0; r < box.r1; r++) {
+    const float scale = gamma ? gamma[r / g.out_rows] * share : share;
+    const float *from = bt_at(dp, r, box.t0);
+    float *to = bt_to(ds, r, box.t0);
+    for (int t = 0; t < box.t1 - box.t0; t++)
+      to[t] = scale * from[t];
+  }
+}
+
+/* sums[c] += share {sum of up n, sum of up s} over the windows of channel c, leaf by leaf, the rows
+ * of a leaf in order. */
+BT_KERNEL void bt_pooled_sums(bt_norm_pool g, bt_box box, bt_in up, bt_in s, const uint8_t *n,
+                              float *sums, float share)
+{
+  for (int c = box.r0 / g.out_rows; c * g.out_rows < box.r1; c++)
+    for (int t = box.t0; t < box.t1; t = bt_leaf_end(t, box.t1))
+      for (int r = c * g.out_rows; r < (c + 1) * g.out_rows; r++) {
+        const int m = bt_leaf_end(t, box.t1) - t;
+        const float *p = bt_at(s, r, t), *q = bt_at(up, r, t);
+        const uint8_t *count = n + (ptrdiff_t)r * g.out_times + t;
+        float plain[BT_LANES] = {0.0f}, product[BT_LANES] = {0.0f};
+        int i = 0;
+        for (; i + BT_LANES <= m; i += BT_LANES)
+          for (int j = 0; j < BT_LANES; j++) {
+            plain[j] = bt_fma(q[i + j], (float)count[i + j], plain[j]);
+            product[j] = bt_fma(q[i + j], p[i + j], product[j]);
+          }
+        for (int j = 0; i + j < m; j++) {
+          plain[j] = bt_fma(q[i + j], (float)count[i + j], plain[j]);
+          product[j] = bt_fma(q[i + j], p[i + j], product[j]);
+        }
+        sums[2 * c] = bt_fma(share, bt_fold(plain), sums[2 * c]);
+        sums[2 * c + 1] = bt_fma(share, bt_fold(product), sums[2 * c + 1]);
+      }
+}
+
+/* part[i] = ds of the window that holds sample (r, t + i) less `plain`; ds is 0 beyond the last one */
+BT_KERNEL void bt_norm_pool_spread(bt_norm_pool g, int r, int t, int m, bt_in ds, float plain,
+                                   float *part)
+{
+  const int row = r % g.rows / g.kernel_rows;
+  const int end = row < g.out_rows ? g.out_times : 0; /* windows of the row */
+  for (int i = 0; i < m;) {
+    const int w = (t + i) / g.kernel;
+    const int next = w < end ? bt_min(m, (w + 1) * g.kernel - t) : m;
+    const float up = (w < end ? *bt_at(ds, r / g.rows * g.out_rows + row, w) : 0.0f) - plain;
+    for (; i < next; i++)
+      part[i] = up;
+  }
+}
+
+/* dx = rstd (active ds - mean1 - xhat mean2); dx may lie on x. */
+BT_KERNEL void bt_norm_relu_pool_dx(bt_norm_pool g, bt_box box, bt_in x, const float *stats,
+                                    const float *means, const float *gamma, const float *beta,
+                                    bt_in ds, bt_out dx)
+{
+  float part[BT_NORM_POOL_PART];
+  for (int r = box.r0; r < box.r1; r++) {
+    const bt_norm_row row = bt_norm_pool_row(g, r / g.rows, stats, gamma, beta);
+    const float *mean = &means[2 * bt_norm_pool_group(g, r / g.rows)];
+    const float plain = mean[0], product = mean[1];
+    for (int t = box.t0; t < box.t1; t += BT_NORM_POOL_PART) {
+      const int m = bt_min(BT_NORM_POOL_PART, box.t1 - t);
+      bt_norm_pool_spread(g, r, t, m, ds, plain, part);
+      const float *from = bt_at(x, r, t);
+      float *to = bt_to(dx, r, t);
+      for (int i = 0; i < m; i++) {
+        const float hat = bt_hat(from[i], row.mean, row.rstd, row.rest);
+        const float up = bt_norm_active(row, hat) ? part[i] : -plain;
+        to[i] = row.rstd * bt_fma(-hat, product, up);
+      }
+    }
+  }
+}
+
+/* d = active ds; d may lie on x. */
+BT_KERNEL void bt_norm_relu_unpool(bt_norm_pool g, bt_box box, bt_in x, const float *stats,
+                                   const float *gamma, const float *beta, bt_in ds, bt_out d)
+{
+  float part[BT_NORM_POOL_PART];
+  for (int r = box.r0; r < box.r1; r++) {
+    const bt_norm_row row = bt_norm_pool_row(g, r / g.rows, stats, gamma, beta);
+    for (int t = box.t0; t < box.t1; t += BT_NORM_POOL_PART) {
+      const int m = bt_min(BT_NORM_POOL_PART, box.t1 - t);
+      bt_norm_pool_spread(g, r, t, m, ds, 0.0f, part);
+      const float *from = bt_at(x, r, t);
+      float *to = bt_to(d, r, t);
+      for (int i = 0; i < m; i++) {
+        const float hat = bt_hat(from[i], row.mean, row.rstd, row.rest);
+        to[i] = bt_norm_active(row, hat) ? part[i] : 0.0f;
+      }
+    }
+  }
+}
+
+#endif

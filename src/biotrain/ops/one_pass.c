@@ -1,0 +1,111 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The weight gradient of y[o] = b[o] + sum_i w[o, i] x[i] under a norm of y, from one pass over the
+ * gradient d of the normalised y, before its means are known.
+ *
+ *   raw[o, i] = sum of d_o (x_i - c_i)    raw[o, C] = sum of d_o = D_o    c_i: mean of x_i, rounded
+ *
+ * With r_i = mean_i - c_i, S_ij from pair_moments, h_o = mean of yhat_o = (mean_o - mean) rstd, and
+ * dy = rstd (gamma d - mean1 - yhat mean2), mean1 = sum of gamma D over the group / its samples:
+ *
+ *   sum of d yhat = rstd sum_i w_oi (raw_oi - r_i D_o) + D_o h_o
+ *   sum of dy_o   = rstd (gamma D_o - sum of gamma D over the group / its rows - T mean2 h_o)
+ *   dw_oi = rstd (gamma (raw_oi - r_i D_o) - mean2 rstd sum_j w_oj S_ij) + mean_i (sum of dy_o)
+ *   db_o  = sum of dy_o */
+#ifndef BT_ONE_PASS_H
+#define BT_ONE_PASS_H
+
+#include "bt_kernel.h"
+#include "bt_pair_moments.h"
+
+/* raw, added to the output over the times of the box, leaf by leaf; the box has the rows of d. */
+BT_KERNEL void bt_centred_dw(bt_pairs g, bt_box box, bt_in x, bt_in d, const float *pairs, float *raw)
+{
+  float part[BT_LEAF];
+  for (int t = box.t0; t < box.t1; t = bt_leaf_end(t, box.t1)) {
+    const int n = bt_leaf_end(t, box.t1) - t;
+    for (int i = 0; i < g.rows; i++) {
+      const float *from = bt_at(x, i, t);
+      const float centre = bt_mean_of(pairs, i).hi;
+      for (int k = 0; k < n; k++)
+        part[k] = from[k] - centre;
+      for (int o = box.r0; o < box.r1; o++)
+        raw[o * (g.rows + 1) + i] += bt_leaf_dot(part, bt_at(d, o, t), n);
+    }
+    for (int o = box.r0; o < box.r1; o++)
+      raw[o * (g.rows + 1) + g.rows] += bt_leaf_sum(bt_at(d, o, t), n);
+  }
+}
+
+BT_KERNEL const float *bt_mix_stat(bt_pairs g, const float *stats, int o)
+{
+  return &stats[3 * (o / (g.out_channels / g.groups))];
+}
+
+/* Mean over time of the normalised y[o]. */
+BT_KERNEL float bt_mix_hat(bt_pairs g, const float *of, const float *stats, int o)
+{
+  const float *stat = bt_mix_stat(g, stats, o);
+  return bt_fma(of[3 * o] - stat[0] + of[3 * o + 1], stat[1], stat[2]);
+}
+
+/* sums[o] = {sum of d, sum of d yhat} of row o, as bt_norm_sums gives them. */
+BT_KERNEL void bt_mix_sums(bt_pairs g, bt_box box, const float *raw, const float *pairs,
+                           const float *w, const float *of, const float *stats, float *sums)
+{
+  for (int o = box.r0; o < box.r1; o++) {
+    const float *from = raw + o * (g.rows + 1), *weight = w + o * g.rows;
+    const float total = from[g.rows];
+    float sum = 0.0f;
+    for (int i = 0; i < g.rows; i++)
+      sum = bt_fma(weight[i], bt_fma(-bt_mean_of(pairs, i).lo, total, from[i]), sum);
+    sums[2 * o] = total;
+    sums[2 * o + 1] = bt_fma(sum, bt_mix_stat(g, stats, o)[1], total * bt_mix_hat(g, of, stats, o));
+  }
+}
+
+/* Sum over time of dy in row o. Alone in its group, a row has none, to the bit. */
+BT_KERNEL float bt_mix_total(bt_pairs g, const float *raw, const float *of, const float *stats,
+                             const float *means, const float *gamma, int o)
+{
+  const int rows = g.out_channels / g.groups, first = o / rows * rows;
+  float group = 0.0f, own = 0.0f;
+  for (int k = first; k < first + rows; k++) {
+    const float d = raw[k * (g.rows + 1) + g.rows];
+    const float weighed = gamma ? gamma[k] * d : d;
+    own = k == o ? weighed : own;
+    group += weighed;
+  }
+  const float hats = (float)g.times * bt_mix_hat(g, of, stats, o);
+  return bt_mix_stat(g, stats, o)[1] *
+         bt_fma(-means[2 * (o / rows) + 1], hats, own - group / (float)rows);
+}
+
+/* dw[o, i] += the gradient of the weight. */
+BT_KERNEL void bt_mix_dw(bt_pairs g, bt_box box, const float *raw, const float *pairs,
+                         const float *w, const float *of, const float *stats, const float *means,
+                         const float *gamma, float *dw)
+{
+  for (int o = box.r0; o < box.r1; o++) {
+    const float *from = raw + o * (g.rows + 1), *weight = w + o * g.rows;
+    const float rstd = bt_mix_stat(g, stats, o)[1], scale = gamma ? gamma[o] : 1.0f;
+    const float product = rstd * means[2 * (o / (g.out_channels / g.groups)) + 1];
+    const float total = bt_mix_total(g, raw, of, stats, means, gamma, o);
+    for (int i = 0; i < g.rows; i++) {
+      const bt_twin mean = bt_mean_of(pairs, i);
+      const float up = scale * bt_fma(-mean.lo, from[g.rows], from[i]);
+      const float drop = bt_mix_row(g, pairs, weight, i, g.rows - 1, 0).hi;
+      const float inner = rstd * bt_fma(-product, drop, up);
+      dw[o * g.rows + i] += bt_fma(mean.hi, total, bt_fma(mean.lo, total, inner));
+    }
+  }
+}
+
+/* db[o] += the gradient of the bias. */
+BT_KERNEL void bt_mix_db(bt_pairs g, bt_box box, const float *raw, const float *of,
+                         const float *stats, const float *means, const float *gamma, float *db)
+{
+  for (int o = box.r0; o < box.r1; o++)
+    db[o] += bt_mix_total(g, raw, of, stats, means, gamma, o);
+}
+
+#endif

@@ -1,0 +1,474 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Streaming: tensors that are not kept are made again, part by part, where they are needed.
+
+Every node is either *kept* (its result is stored whole) or *passing* (its result lives in a window
+inside the loops that need it). Given the passing nodes, the kept ones fall into *passes*: a kept
+node joins an earlier pass with whose passing nodes it shares the most work, if all that it needs
+whole is complete before that pass. A pass becomes a loop over rows or over tiles of time, or one
+block; the boxes of its nodes follow from the receptive fields, from the last node to the first.
+
+All of it is neutral: a part that is made again has the bits of the whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate, pairwise
+from math import gcd
+
+from biotrain.cost import area_ops
+from biotrain.ir import Graph, Loop, Node, Span, Step, Value, Window
+from biotrain.memory import aligned
+from biotrain.op import LEAF, OPS, Call, rows_times
+from biotrain.regions import by_view, call_of, reads
+
+TILE = 32
+"""Samples of the shortest tile of time."""
+
+SMALL = 256
+"""Tensors of fewer bytes are always kept."""
+
+Box = tuple[int, int, int, int]
+"""A span as a plain tuple: the search makes millions of them."""
+
+NOTHING: Box = (0, 0, 0, 0)
+
+
+def _hull(a: Box, b: Box) -> Box:
+    return min(a[0], b[0]), max(a[1], b[1]), min(a[2], b[2]), max(a[3], b[3])
+
+
+@dataclass(frozen=True, slots=True)
+class Pass:
+    """Kept nodes that run together, and the passing ones that they need, by number."""
+
+    sinks: tuple[int, ...]
+    cone: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Form:
+    """One way to run a pass."""
+
+    part: Pass
+    axis: str
+    """`rows`, `time`, or `whole` for one iteration."""
+    ops: int
+    window_bytes: int
+    """Most bytes of windows that are alive at one time."""
+    boxes: Mapping[int, tuple[Box, ...]]
+    """Per node and iteration, what is computed; without entries for `whole`."""
+
+
+class Stream:
+    """The choices of one graph. Forms of passes are computed once and kept."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.graph = graph
+        self.nodes = graph.nodes
+        self.calls: dict[Node, Call] = {}
+        self.maker: dict[str, int] = {}
+        self.base: dict[str, Value] = {}
+        self._whole_ops: list[int] = []
+        self._forms: dict[Pass, tuple[Form, ...]] = {}
+        self._sources: dict[int, tuple[int, ...]] = {}
+        self._piping: dict[int, bool] = {}
+        self._built: dict[int, tuple[Node, ...]] = {}
+        self._needs: dict[tuple[int, Box], tuple[tuple[str, Box], ...]] = {}
+        self._boxes: list[tuple[int, int]] = []
+        for i, node in enumerate(self.nodes):
+            for v in node.outputs:
+                if v.kind == "temp":
+                    self.maker[v.name] = i
+            rule = OPS[node.op]
+            if rule.alias and rows_times(node.inputs[0].shape) == rows_times(node.outputs[0].shape):
+                source = node.inputs[0]
+                self.base[node.outputs[0].name] = self.base.get(source.name, source)
+            self._whole_ops.append(0 if rule.alias else rule.ops(node))
+            self._boxes.append((0, 0) if rule.alias else call_of(node, self.calls).box)
+        self._order = [
+            i
+            for i, node in enumerate(self.nodes)
+            if not (OPS[node.op].alias and node.outputs[0].name in self.base)
+        ]
+        """Nodes without the views that stand with their source."""
+        self._updates = [any(v.kind == "param" for v in n.outputs) for n in self.nodes]
+        self._states = [
+            tuple(v.name for v in n.outputs if v.kind in ("state", "param")) for n in self.nodes
+        ]
+        self.passable = self._find_passable()
+        self.loss_at = max(
+            (self.maker[v.name] for v in graph.outputs if v.name in self.maker), default=-1
+        )
+
+    def root(self, value: Value) -> Value:
+        """The value whose bytes `value` is another view of."""
+        return self.base.get(value.name, value)
+
+    def _alias(self, i: int) -> bool:
+        return OPS[self.nodes[i].op].alias
+
+    def _find_passable(self) -> tuple[int, ...]:
+        """Nodes that need not be kept: all their results are used as windows only."""
+        forced: dict[str, None] = dict.fromkeys(self.root(v).name for v in self.graph.outputs)
+        for i, node in enumerate(self.nodes):
+            if self._alias(i):
+                if node.outputs[0].name not in self.base:  # other rows: the bytes must be there
+                    forced[self.root(node.inputs[0]).name] = None
+                continue
+            call = call_of(node, self.calls)
+            for v in node.inputs:
+                if not by_view(node, call, v):
+                    forced[self.root(v).name] = None
+        found = []
+        for i, node in enumerate(self.nodes):
+            rule = OPS[node.op]
+            if rule.alias or rule.accumulates:
+                continue
+            call = call_of(node, self.calls)
+            if all(
+                v.kind == "temp"
+                and v.name not in forced
+                and v.nbytes >= SMALL
+                and by_view(node, call, v)
+                for v in node.outputs
+            ):
+                found.append(i)
+        return tuple(found)
+
+    # ---- passes
+
+    def sources(self, i: int) -> tuple[int, ...]:
+        """Nodes whose results node i reads, views looked through."""
+        if i not in self._sources:
+            found: dict[int, None] = {}
+            for v in self.nodes[i].inputs:
+                at = self.maker.get(self.root(v).name)
+                if at is not None:
+                    found[at] = None
+            self._sources[i] = tuple(found)
+        return self._sources[i]
+
+    def cone(self, i: int, passing: Sequence[bool]) -> dict[int, None]:
+        """The passing nodes that node i needs, directly or through others."""
+        found: dict[int, None] = {}
+        waiting = [i]
+        while waiting:
+            for j in self.sources(waiting.pop()):
+                if passing[j] and j not in found:
+                    found[j] = None
+                    waiting.append(j)
+        return found
+
+    def passes(self, passing: Sequence[bool]) -> list[Pass]:
+        """The passes of a choice, in order of execution."""
+        sinks: list[list[int]] = []
+        cones: list[dict[int, None]] = []
+        where: dict[int, int] = {}
+        writers: dict[str, int] = {}
+        late: list[int] = []
+        holders: dict[int, list[int]] = {}  # passing node -> passes that need it
+        for i in self._order:
+            if passing[i]:
+                continue
+            if self._updates[i]:
+                late.append(i)
+                continue
+            cone = self.cone(i, passing)
+            first = self._earliest(i, cone, where, writers)
+            best, chosen = 0, -1
+            shares: dict[int, int] = {}
+            for j in cone:
+                for p in holders.get(j, ()):
+                    if p >= first:
+                        shares[p] = shares.get(p, 0) + self._whole_ops[j]
+            for p in sorted(shares):
+                if shares[p] > best and self._fits(sinks[p], cones[p], i, cone):
+                    best, chosen = shares[p], p
+            if chosen < 0:
+                sinks.append([])
+                cones.append({})
+                chosen = len(sinks) - 1
+            sinks[chosen].append(i)
+            for j in cone:
+                if j not in cones[chosen]:
+                    holders.setdefault(j, []).append(chosen)
+            cones[chosen].update(cone)
+            where[i] = chosen
+            for name in self._states[i]:
+                writers[name] = chosen
+        made = [Pass(tuple(sorted(s)), tuple(sorted(c))) for s, c in zip(sinks, cones, strict=True)]
+        return self._with_updates(made, where, late) if late else made
+
+    def _earliest(
+        self, i: int, cone: Mapping[int, None], where: Mapping[int, int], writers: Mapping[str, int]
+    ) -> int:
+        """The first pass in which everything that node i needs is there."""
+        first = 0
+        for k in (i, *cone):
+            for j in self.sources(k):
+                if j not in cone:
+                    first = max(first, where[j] + (0 if self._pipes(j) else 1))
+        for name in self._states[i]:
+            first = max(first, writers.get(name, -1) + 1, where.get(self.loss_at, -1) + 1)
+        return first
+
+    def _with_updates(
+        self, made: list[Pass], where: dict[int, int], late: Sequence[int]
+    ) -> list[Pass]:
+        """Updates of parameters stand behind every pass that reads the parameter."""
+        behind: dict[int, list[Pass]] = {}
+        for i in late:
+            params = dict.fromkeys(v.name for v in self.nodes[i].outputs if v.kind == "param")
+            at = max((where[j] for j in self.sources(i)), default=0)
+            for p, part in enumerate(made):
+                for k in (*part.sinks, *part.cone):
+                    if any(v.name in params for v in self.nodes[k].inputs):
+                        at = max(at, p)
+            behind.setdefault(at, []).append(Pass((i,), ()))
+        return [q for p, part in enumerate(made) for q in (part, *behind.get(p, ()))]
+
+    def _pipes(self, j: int) -> bool:
+        """Whether parts of the result of node j can be used before it is complete."""
+        if j not in self._piping:
+            self._piping[j] = self._find_piping(j)
+        return self._piping[j]
+
+    def _find_piping(self, j: int) -> bool:
+        node = self.nodes[j]
+        if self._alias(j) or OPS[node.op].accumulates:
+            return False
+        return all(by_view(node, call_of(node, self.calls), v) for v in node.outputs)
+
+    def _fits(self, sinks: list[int], cone: dict[int, None], i: int, own: dict[int, None]) -> bool:
+        """Whether node i can run in the loop of a pass without costing it its tiles."""
+        after = self.forms(Pass(tuple(sorted([*sinks, i])), tuple(sorted({**cone, **own}))))
+        if any(f.axis != "whole" for f in after):
+            return True
+        before = self.forms(Pass(tuple(sorted(sinks)), tuple(sorted(cone))))
+        alone = self.forms(Pass((i,), tuple(sorted(own))))
+        return all(f.axis == "whole" for f in (*before, *alone))
+
+    # ---- forms
+
+    def forms(self, part: Pass) -> tuple[Form, ...]:
+        """Ways to run a pass, the one with the fewest operations first."""
+        if part not in self._forms:
+            found: list[Form] = []
+            for axis, count in self._cuts(part):
+                form = self._form(part, axis, count)
+                if form is not None:
+                    found.append(form)
+            found.sort(key=lambda f: (f.ops, f.window_bytes))
+            kept: list[Form] = []
+            for form in found:
+                if not kept or form.window_bytes < kept[-1].window_bytes:
+                    kept.append(form)
+            self._forms[part] = tuple(kept)
+        return self._forms[part]
+
+    def _cuts(self, part: Pass) -> list[tuple[str, int]]:
+        """Axes along which the sinks can be cut, with the number (rows) or length (time)."""
+        cuts: list[tuple[str, int]] = [("whole", 1)]
+        if len(part.sinks) == 1 and not part.cone:
+            return cuts
+        boxes = [self._boxes[i] for i in part.sinks]
+        rules = [OPS[self.nodes[i].op] for i in part.sinks]
+        steps = [r.row_step(self.nodes[i]) for r, i in zip(rules, part.sinks, strict=True)]
+        if all(steps) and not any(b[0] % s for b, s in zip(boxes, steps, strict=True)):
+            count = 0
+            for box, step in zip(boxes, steps, strict=True):
+                count = gcd(count, box[0] // step)
+            cuts += [("rows", n) for n in range(count, 1, -1) if count % n == 0][:3]
+        if all(r.tiles(self.nodes[i]) for r, i in zip(rules, part.sinks, strict=True)):
+            finest = max(b[1] for b in boxes)
+            unit = 1
+            for box, rule in zip(boxes, rules, strict=True):
+                scale = max(1, round(finest / box[1]))
+                need = scale * (LEAF if rule.reduces_time else 1)
+                unit = unit * need // gcd(unit, need)
+            length = -(-TILE // unit) * unit
+            cuts += [("time", n) for n in (length, 4 * length, 16 * length) if n < finest]
+        return cuts
+
+    def _parts(self, i: int, axis: str, count: int, finest: int) -> list[Box]:
+        """The boxes of a sink, one per iteration."""
+        rows, times = self._boxes[i]
+        if axis == "rows":
+            step = rows // count
+            return [(k * step, (k + 1) * step, 0, times) for k in range(count)]
+        scale = max(1, round(finest / times))
+        length, tiles = count // scale, -(-finest // count)
+        cuts = [min(k * length, times) for k in range(tiles)] + [times]
+        return [(0, rows, a, b) if b > a else NOTHING for a, b in pairwise(cuts)]
+
+    def _need(self, i: int, box: Box) -> tuple[tuple[str, Box], ...]:
+        """What a box of node i reads of tensors that other nodes make."""
+        key = (i, box)
+        if key not in self._needs:
+            node = self.nodes[i]
+            found: list[tuple[str, Box]] = []
+            for index, span in reads(node, call_of(node, self.calls), Span(*box)):
+                name = self.root(node.inputs[index]).name
+                if name in self.maker and not span.empty:
+                    found.append((name, (span.r0, span.r1, span.t0, span.t1)))
+            self._needs[key] = tuple(found)
+        return self._needs[key]
+
+    def _form(self, part: Pass, axis: str, count: int) -> Form | None:
+        """The pass cut along an axis; None where a part would be needed before it is made."""
+        order = sorted((*part.sinks, *part.cone))
+        if axis == "whole":
+            ops = sum(self._whole_ops[i] for i in order)
+            return Form(part, "whole", ops, self._block_peak(part, order), {})
+        finest = max(self._boxes[i][1] for i in part.sinks)
+        parts = {i: self._parts(i, axis, count, finest) for i in part.sinks}
+        inside = {v.name: i for i in order for v in self.nodes[i].outputs if v.kind == "temp"}
+        boxes: dict[int, list[Box]] = {i: [] for i in order}
+        done: dict[int, Box] = dict.fromkeys(part.sinks, NOTHING)
+        results = {i: [v.name for v in self.nodes[i].outputs if v.name in inside] for i in order}
+        for k in range(len(parts[part.sinks[0]])):
+            need: dict[str, Box] = {}
+            for i in reversed(order):
+                if i in parts:
+                    box = parts[i][k]
+                    done[i] = _hull(done[i], box)
+                    for name in results[i]:
+                        asked = need.get(name, NOTHING)
+                        if asked[1] > done[i][1] or asked[3] > done[i][3]:
+                            return None
+                else:
+                    asked_of = [need[name] for name in results[i] if name in need]
+                    box = asked_of[0] if asked_of else NOTHING
+                    for other in asked_of[1:]:
+                        box = _hull(box, other)
+                boxes[i].append(box)
+                if box is NOTHING:
+                    continue
+                for name, span in self._need(i, box):
+                    if name in inside:
+                        need[name] = _hull(need[name], span) if name in need else span
+        ops = 0
+        for i in order:
+            area = sum((b[1] - b[0]) * (b[3] - b[2]) for b in boxes[i])
+            ops += area_ops(self._whole_ops[i], area, self._boxes[i])
+        final = {i: tuple(b) for i, b in boxes.items()}
+        return Form(part, axis, ops, self._window_peak(part, order, final), final)
+
+    def _window_peak(
+        self, part: Pass, order: list[int], boxes: Mapping[int, tuple[Box, ...]]
+    ) -> int:
+        """Most bytes of windows that are alive at one moment of the body."""
+        position = {i: at for at, i in enumerate(order)}
+        last = {i: position[i] for i in part.cone}
+        for i in order:
+            for j in self.sources(i):
+                if j in last:
+                    last[j] = position[i]
+        change = [0] * (len(order) + 1)
+        for i in part.cone:
+            rows = max(b[1] - b[0] for b in boxes[i])
+            times = max(b[3] - b[2] for b in boxes[i])
+            size = aligned(4 * rows * times) * len(self.nodes[i].outputs)
+            change[position[i]] += size
+            change[last[i] + 1] -= size
+        return max(accumulate(change))
+
+    def built(self, form: Form) -> tuple[Node, ...]:
+        """The nodes of a form: a loop, or plain nodes."""
+        key = id(form)
+        if key not in self._built:
+            order = sorted((*form.part.sinks, *form.part.cone))
+            whole = form.axis == "whole"
+            self._built[key] = self._block(form.part, order) if whole else self._loop(form, order)
+        return self._built[key]
+
+    def _block(self, part: Pass, order: list[int]) -> tuple[Node, ...]:
+        """The pass as plain nodes; what passes is stored whole for as long as the pass lasts."""
+        local = dict.fromkeys(v.name for i in part.cone for v in self.nodes[i].outputs)
+        mark = f"~{part.sinks[0]}"
+
+        def here(value: Value) -> Value:
+            mine = self.root(value).name in local
+            return replace(value, name=value.name + mark) if mine else value
+
+        inner = [
+            i
+            for i, node in enumerate(self.nodes)
+            if self._alias(i) and self.root(node.outputs[0]).name in local
+        ]
+        nodes = []
+        for i in sorted((*order, *inner)):
+            node = self.nodes[i]
+            ins, outs = tuple(map(here, node.inputs)), tuple(map(here, node.outputs))
+            nodes.append(replace(node, inputs=ins, outputs=outs))
+        return tuple(nodes)
+
+    def _block_peak(self, part: Pass, order: list[int]) -> int:
+        whole = {i: ((0, rows, 0, times),) for i, (rows, times) in enumerate(self._boxes)}
+        return self._window_peak(part, order, whole)
+
+    def _loop(self, form: Form, order: list[int]) -> tuple[Node, ...]:
+        part = form.part
+        sinks = dict.fromkeys(part.sinks)
+        mark = f"~{part.sinks[0]}"
+        local = dict.fromkeys(v.name for i in part.cone for v in self.nodes[i].outputs)
+        made = dict.fromkeys(
+            v.name for i in order for v in self.nodes[i].outputs if v.kind == "temp"
+        )
+
+        def here(value: Value) -> Value:
+            root = self.root(value)
+            if root.name in local:
+                return replace(value, name=root.name + mark)
+            return replace(value, name=root.name) if root.name in made else value
+
+        body: list[Step] = []
+        windows: list[Window] = []
+        inputs: dict[str, Value] = {}
+        outputs: dict[str, Value] = {}
+        for i in order:
+            node = self.nodes[i]
+            boxes = tuple(Span(*b) for b in form.boxes[i])
+            for v in node.inputs:
+                if self.root(v).name not in made:
+                    inputs[v.name] = v
+            new = tuple(here(v) for v in node.outputs)
+            if i in sinks:
+                outputs.update({v.name: v for v in new})
+            else:
+                windows += [Window(v, boxes) for v in new]
+            body.append(
+                Step(replace(node, inputs=tuple(map(here, node.inputs)), outputs=new), boxes)
+            )
+        for v in outputs.values():  # sums into buffers of the context read them too
+            if v.kind != "temp":
+                inputs.setdefault(v.name, v)
+        loop = Loop(
+            "loop",
+            tuple(inputs.values()),
+            tuple(outputs.values()),
+            axis="time" if form.axis == "time" else "rows",
+            body=tuple(body),
+            windows=tuple(windows),
+        )
+        return (loop,)
+
+    # ---- the graph of a choice
+
+    def assemble(self, passes: Sequence[Pass], forms: Sequence[Form]) -> Graph:
+        """The nodes of the chosen forms in order; views stand behind what they are views of."""
+        nodes: list[Node] = []
+        views: dict[str, list[Node]] = {}
+        for i, node in enumerate(self.nodes):
+            if self._alias(i) and node.outputs[0].name in self.base:
+                views.setdefault(self.root(node.inputs[0]).name, []).append(node)
+        for v in self.graph.inputs:
+            nodes += views.get(v.name, [])
+        for form in forms:
+            for node in self.built(form):
+                nodes.append(node)
+                for v in node.outputs:
+                    nodes += views.get(v.name, [])
+        return self.graph.with_nodes(tuple(nodes))

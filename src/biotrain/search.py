@@ -1,0 +1,310 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which tensors to keep: the search behind `plan.fit`.
+
+A choice says for every node whether its result is kept or made again where it is needed (see
+`rewrite/stream.py`). Its cost is known exactly, its memory nearly (`place` says the last word), so
+that thousands of choices can be weighed in seconds. The search goes down a ladder of budgets; at
+each it takes the steps that remove most of what lies above the budget for the fewest operations,
+and then takes back what turned out not to be needed. Deterministic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
+
+from biotrain.ir import Graph, Loop, Node, Step, Value, Window
+from biotrain.memory import ALIGNMENT, aligned, follows
+from biotrain.op import OPS, rows_times
+from biotrain.rewrite.stream import Form, Pass, Stream
+
+WORTH = 0.01
+"""Share of the operations that a tensor must save to be worth a search of its own."""
+
+BRANCHES = 4
+"""How many such tensors are tried."""
+
+Choice = tuple[bool, ...]
+"""Per node: True where its result passes, False where it is kept."""
+
+
+Structure = tuple[tuple[Pass, ...], tuple[int, ...], tuple[tuple[tuple[str, str], ...], ...]]
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """What a choice costs under a budget."""
+
+    choice: Choice
+    over: int
+    """Bytes above the budget, summed over the passes."""
+    peak: int
+    """Bytes of the fullest pass."""
+    ops: int
+    passes: tuple[Pass, ...]
+    forms: tuple[Form, ...]
+
+
+class Search:
+    """Weighs the choices of one graph."""
+
+    def __init__(self, stream: Stream) -> None:
+        self.stream = stream
+        self._io: dict[Pass, tuple[tuple[str, ...], tuple[str, ...]]] = {}
+        self._pairs: dict[tuple[Pass, str, int, str, str], bool] = {}
+        self._size: dict[str, int] = {}
+        self._inputs = [v.name for v in stream.graph.inputs if v.dtype == "f32"]
+        self._outputs = [stream.root(v).name for v in stream.graph.outputs]
+        for v in stream.graph.values():
+            if v.kind in ("temp", "input") and stream.root(v) is v:
+                self._size[v.name] = aligned(v.nbytes)
+        self._scores: dict[tuple[Choice, int], Score] = {}
+        self._structures: dict[Choice, Structure] = {}
+        passable = dict.fromkeys(stream.passable)
+        self._edges = [(i, j) for j in passable for i in stream.sources(j) if i in passable]
+
+    def everything(self) -> Choice:
+        """Everything kept."""
+        return (False,) * len(self.stream.nodes)
+
+    def score(self, choice: Choice, budget: int) -> Score:
+        """Weigh a choice: the fastest form of each pass that stays within the budget."""
+        key = (choice, budget)
+        if key not in self._scores:
+            self._scores[key] = self._score(choice, budget)
+        return self._scores[key]
+
+    def _score(self, choice: Choice, budget: int) -> Score:
+        passes, alive, sparing = self._structure(choice)
+        over, peak, ops = 0, 0, 0
+        forms: list[Form] = []
+        for p, part in enumerate(passes):
+            options = self.stream.forms(part)
+            here, spared = alive[p], sparing[p]
+            for form in options:  # noqa: B007 (the last one stays if none fits)
+                used = here + form.window_bytes
+                if spared:
+                    used -= self._saved(form, spared)
+                if used <= budget:
+                    break
+            over += max(0, used - budget)
+            peak = max(peak, used)
+            ops += form.ops
+            forms.append(form)
+        return Score(choice, over, peak, ops, passes, tuple(forms))
+
+    def _structure(self, choice: Choice) -> Structure:
+        """Passes, bytes of stored tensors alive in each, and what might be overwritten there."""
+        if choice in self._structures:
+            return self._structures[choice]
+        passes = tuple(self.stream.passes(choice))
+        first: dict[str, int] = dict.fromkeys(self._inputs, 0)
+        last: dict[str, int] = dict.fromkeys(self._inputs, 0)
+        for p, part in enumerate(passes):
+            ins, outs = self._ports(part)
+            for name in outs:
+                first[name] = last[name] = p
+            for name in ins:
+                last[name] = p
+        for name in self._outputs:
+            if name in last:
+                last[name] = len(passes)
+        change = [0] * (len(passes) + 2)
+        for name, p in first.items():
+            change[p] += self._size[name]
+            change[last[name] + 1] -= self._size[name]
+        sparing: list[tuple[tuple[str, str], ...]] = []
+        for p, part in enumerate(passes):
+            ins, outs = self._ports(part)
+            sparing.append(
+                tuple(
+                    (source, target)
+                    for target in outs
+                    if first[target] == p
+                    for source in ins
+                    if last[source] == p and self._size[source] == self._size[target]
+                )
+            )
+        self._structures[choice] = (passes, tuple(accumulate(change)), tuple(sparing))
+        return self._structures[choice]
+
+    def _ports(self, part: Pass) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Names of the stored tensors that a pass reads, and of those that it makes."""
+        if part not in self._io:
+            stream = self.stream
+            inside = dict.fromkeys(
+                v.name for i in (*part.sinks, *part.cone) for v in stream.nodes[i].outputs
+            )
+            ins: dict[str, None] = {}
+            for i in (*part.sinks, *part.cone):
+                for v in stream.nodes[i].inputs:
+                    root = stream.root(v).name
+                    if root in self._size and root not in inside:
+                        ins[root] = None
+            outs = [
+                stream.root(v).name
+                for i in part.sinks
+                for v in stream.nodes[i].outputs
+                if v.kind == "temp" and stream.root(v) is v
+            ]
+            self._io[part] = (tuple(ins), tuple(outs))
+        return self._io[part]
+
+    def _saved(self, form: Form, spared: Sequence[tuple[str, str]]) -> int:
+        """Bytes of results that overwrite what the pass reads last."""
+        total = 0
+        taken: dict[str, None] = {}
+        for source, target in spared:
+            free = source not in taken and target not in taken
+            if free and self._takes_over(form, source, target):
+                total += self._size[target]
+                taken[source] = taken[target] = None
+        return total
+
+    def _takes_over(self, form: Form, source: str, target: str) -> bool:
+        """Whether a form may write `target` over `source`."""
+        key = (form.part, form.axis, form.window_bytes, source, target)
+        if key not in self._pairs:
+            self._pairs[key] = self._find_takeover(form, source, target)
+        return self._pairs[key]
+
+    def _find_takeover(self, form: Form, source: str, target: str) -> bool:
+        for node in self.stream.built(form):
+            for out, v in enumerate(node.outputs):
+                for index, u in enumerate(node.inputs):
+                    if v.name != target or self.stream.root(u).name != source:
+                        continue
+                    if isinstance(node, Loop):
+                        same = rows_times(u.shape) == rows_times(v.shape) and u.dtype == v.dtype
+                        return same and follows(node, u.name, v.name)
+                    return OPS[node.op].alias or (out, index) in OPS[node.op].inplace
+        return False
+
+    # ---- the way down
+
+    def neighbours(self, choice: Choice, passing: bool) -> list[Choice]:
+        """Choices that differ in one node, which passes (or is kept) then."""
+        return [
+            (*choice[:i], passing, *choice[i + 1 :])
+            for i in self.stream.passable
+            if choice[i] is not passing
+        ]
+
+    def descend(self, start: Choice, budget: int, locked: int = -1) -> Score:
+        """From a choice to one that stays within the budget, or as near as it gets.
+
+        Node `locked` keeps its state.
+        """
+        best = self.score(start, budget)
+        while best.over:
+            found: Score | None = None
+            rate = 0.0
+            for choice in self._steps(best.choice):
+                if locked >= 0 and choice[locked] is not start[locked]:
+                    continue
+                score = self.score(choice, budget)
+                gain = best.over - score.over
+                if gain <= 0:
+                    continue
+                price = max(score.ops - best.ops, 0) + 1.0
+                if gain / price > rate:
+                    found, rate = score, gain / price
+            if found is None:
+                break
+            best = found
+        return self.relax(best, budget)
+
+    def _steps(self, choice: Choice) -> list[Choice]:
+        found = [*self.neighbours(choice, True), *self.neighbours(choice, False)]
+        for i, j in self._edges:
+            if not (choice[i] and choice[j]):
+                both = list(choice)
+                both[i] = both[j] = True
+                found.append(tuple(both))
+            if choice[i] is not choice[j]:  # keep the other one of the two
+                other = list(choice)
+                other[i], other[j] = choice[j], choice[i]
+                found.append(tuple(other))
+        return list(dict.fromkeys(found))
+
+    def relax(self, best: Score, budget: int) -> Score:
+        """Take back what is not needed: steps that cost no overflow and fewer operations."""
+        while True:
+            found = best
+            for choice in self._steps(best.choice):
+                score = self.score(choice, budget)
+                if (score.over, score.ops, score.peak) < (found.over, found.ops, found.peak):
+                    found = score
+            if found is best:
+                return best
+            best = found
+
+    def improve(self, best: Score, budget: int) -> Score:
+        """Keep one tensor that saves many operations, and find the room elsewhere."""
+        while True:
+            worth = []
+            for choice in self.neighbours(best.choice, False):
+                score = self.score(choice, budget)
+                if score.ops < best.ops * (1 - WORTH):
+                    node = next(i for i, c in enumerate(choice) if c is not best.choice[i])
+                    worth.append((score.ops, node, choice))
+            found = best
+            for _, node, choice in sorted(worth)[:BRANCHES]:
+                score = self.descend(choice, budget, locked=node)
+                if (score.over, score.ops, score.peak) < (found.over, found.ops, found.peak):
+                    found = score
+            if found is best:
+                return best
+            best = found
+
+    def nothing(self) -> Choice:
+        """Nothing kept that can be made again."""
+        passable = dict.fromkeys(self.stream.passable)
+        return tuple(i in passable for i in range(len(self.stream.nodes)))
+
+    def best(self, budget: int, starts: Sequence[Choice]) -> Score:
+        """The best choice for a budget that is found from several starting points."""
+        found = [self.descend(start, budget) for start in dict.fromkeys(starts)]
+        return self.improve(min(found, key=lambda s: (s.over, s.ops, s.peak)), budget)
+
+    def ladder(self, factor: float = 0.9) -> list[Score]:
+        """Choices for falling budgets, from everything kept to the smallest that was found."""
+        top = self.score(self.everything(), 1 << 62)
+        found = [self.relax(top, 1 << 62)]
+        while True:
+            budget = int(found[-1].peak * factor) // ALIGNMENT * ALIGNMENT
+            score = self.best(budget, [found[-1].choice, self.nothing()])
+            if score.peak >= found[-1].peak:
+                return found
+            found.append(score)
+
+
+def realise(search: Search, score: Score) -> Graph:
+    """The graph of a choice. What is made again gets a name of its own, a number behind it."""
+    graph = search.stream.assemble(score.passes, score.forms)
+    taken = dict.fromkeys(v.name for v in search.stream.graph.values())
+    outside = dict.fromkeys(v.name for v in graph.values() if "~" not in v.name)
+    names: dict[str, str] = {}
+
+    def rename(value: Value) -> Value:
+        if "~" not in value.name:
+            return value
+        if value.name not in names:
+            base = value.name.partition("~")[0]
+            name, number = base, 1
+            while name in outside or name in names.values() or (number > 1 and name in taken):
+                number += 1
+                name = f"{base}_{number}"
+            names[value.name] = name
+        return replace(value, name=names[value.name])
+
+    def renamed(node: Node) -> Node:
+        ins, outs = tuple(map(rename, node.inputs)), tuple(map(rename, node.outputs))
+        if not isinstance(node, Loop):
+            return replace(node, inputs=ins, outputs=outs)
+        body = tuple(Step(renamed(step.node), step.boxes) for step in node.body)
+        windows = tuple(Window(rename(w.value), w.spans) for w in node.windows)
+        return replace(node, inputs=ins, outputs=outs, body=body, windows=windows)
+
+    return graph.with_nodes(tuple(map(renamed, graph.nodes)))
