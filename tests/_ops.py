@@ -193,15 +193,16 @@ def whole(node: Node, tiles: int, parts: int = 1) -> list[str]:
                 lo, hi = clip(window, n_times)
                 span = rule.rows(node, operand.index, r0, r1) if inward else (r0, r1)
                 top, end = clip(span, n_rows)
-            kind = "bt_in" if inward else "bt_out"
+            kind = ("bt_in" if inward else "bt_out") + ("8" if value.dtype == "u8" else "")
+            ctype, item = CTYPE[value.dtype], ITEM_BYTES[value.dtype]
             if (lo, hi, top, end) == (0, n_times, 0, n_rows):
                 arguments.append(f"({kind}){{{value.name}, {n_times}, 0, 0}}")
                 continue
             width, high = hi - lo, end - top
             at = f"{value.name} + {top * n_times + lo}"
-            lines.append(f"    float *w{i} = grab({max(4 * high * width, 1)});")
-            copy = f"window(w{i}, {at}, {high}, {width}, {width}, {n_times});"
-            back = f"window({at}, w{i}, {high}, {width}, {n_times}, {width});"
+            lines.append(f"    {ctype} *w{i} = grab({max(item * high * width, 1)});")
+            copy = f"window(w{i}, {at}, {high}, {width}, {width}, {n_times}, {item});"
+            back = f"window({at}, w{i}, {high}, {width}, {n_times}, {width}, {item});"
             lines.append(f"    {copy}")
             if not inward:
                 after.append(f"    {back}")
@@ -228,11 +229,9 @@ class Variant:
 
 VARIANTS = (
     Variant(),
-    Variant(tiles=2),
-    Variant(tiles=5),
+    Variant(tiles=2, parts=3),
+    Variant(tiles=5, parts=100),
     Variant(inplace=True),
-    Variant(parts=3),
-    Variant(tiles=2, parts=100),
 )
 
 
@@ -254,12 +253,12 @@ def program(all_cases: Sequence[Case], fused: bool) -> dict[str, str]:
         "static inline void take(void *to, size_t n) { if (fread(to, 1, n, in) != n) exit(3); }",
         "static inline void give(const void *from, size_t n)",
         "{ if (fwrite(from, 1, n, out) != n) exit(4); }",
-        "static inline void window(float *to, const float *from, int rows, int n, int to_stride,",
-        "                   int from_stride)",
+        "static inline void window(void *to, const void *from, int rows, int n, int to_stride,",
+        "                   int from_stride, int item)",
         "{",
-        "  for (int r = 0; r < rows; r++)",
-        "    for (int t = 0; t < n; t++)",
-        "      to[r * to_stride + t] = from[r * from_stride + t];",
+        "  for (int r = 0; r < rows && n > 0; r++)",
+        "    memcpy((char *)to + r * to_stride * item, (const char *)from + r * from_stride * item,",
+        "           (size_t)(n * item));",
         "}",
     ]
     declared = "#include <stdlib.h>\nvoid *grab(size_t n);\n"

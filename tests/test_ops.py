@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import torch
 from _cc import fused_flags
-from _ops import Case, cases, draw, run
+from _ops import VARIANTS, Case, cases, draw, run
 
 from biotrain.op import OPS
 from biotrain.run.compiler import NUMERICS, find_compiler
@@ -94,9 +94,9 @@ def check_against_torch(case: Case, results: list[np.ndarray]) -> None:
 
 def check_variants(case: Case, results: list[list[np.ndarray]]) -> None:
     whole, *others = results
-    for variant, other in zip(("2 tiles", "5 tiles", "in place"), others, strict=True):
+    for variant, other in zip(VARIANTS[1:], others, strict=True):
         for value, a, b in zip(case.results, whole, other, strict=True):
-            assert a.tobytes() == b.tobytes(), f"{case.name} {value} differs: {variant}"
+            assert a.tobytes() == b.tobytes(), f"{case.name} {value} differs: {variant.suffix}"
 
 
 @pytest.mark.parametrize("case", EACH_CASE)

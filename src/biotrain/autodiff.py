@@ -196,15 +196,12 @@ def _at_once(graph: Graph, trainable: Sequence[str], optimizer: Optimizer) -> Gr
         if p.name not in totals:  # the loss does not depend on it; it may still decay
             totals[p.name] = b.one("affine", p, hint="none", scale=0.0, shift=0.0)
         states += _update(b, optimizer, p, totals[p.name], at_once=True)
-    return settle_updates(replace(graph, nodes=tuple(b.nodes), states=tuple(states)))
+    return _settled(replace(graph, nodes=tuple(b.nodes), states=tuple(states)))
 
 
-def settle_updates(graph: Graph) -> Graph:
-    """Put each update among the nodes right behind all that it must wait for.
-
-    To be called after nodes were moved or made again: what is made again after an update would be
-    made of other weights.
-    """
+def _settled(graph: Graph) -> Graph:
+    """Put each update among the nodes right behind all that it must wait for: its gradient, and
+    whoever still reads the parameter."""
     updates = [i for i, n in enumerate(graph.nodes) if any(v.kind == "param" for v in n.outputs)]
     if not updates:
         return graph

@@ -50,9 +50,10 @@ class _Memory:
         if buffer.offset % ALIGNMENT:
             raise GraphError(f"{value} is not aligned")
         if value.dtype == "u8":  # judged as one piece
-            count = -(-value.nbytes // WORD)
-            if value.nbytes > buffer.size:
+            size = window.nbytes if window else value.nbytes
+            if size > buffer.size:
                 raise GraphError(f"{value} does not fit its buffer")
+            count = -(-size // WORD)
             return base + np.arange(count), np.arange(count)
         times = rows_times(value.shape)[1]
         here = window.spans[k] if window else whole(value)

@@ -6,7 +6,6 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from biotrain.autodiff import settle_updates
 from biotrain.cost import Cost, node_macs, training_cost
 from biotrain.errors import DoesNotFitError
 from biotrain.ir import Graph, Loop, Value
@@ -165,7 +164,7 @@ class Planner:
 
     def schedule(self, search: Search, score: Score) -> Schedule:
         """The graph and the placement of a choice."""
-        graph = settle_updates(realise(search, score))
+        graph = realise(search, score)
         return Schedule(graph, place(lifetimes(graph)))
 
     def within(self, search: Search, budget: int, starts: list[tuple[bool, ...]]) -> Schedule:

@@ -44,7 +44,9 @@ def reads(node: Node, call: Call, box: Span) -> list[tuple[int, Span]]:
         rows, times = rows_times(value.shape)
         r0, r1 = _clip(rule.rows(node, operand.index, box.r0, box.r1), rows)
         t0, t1 = _clip(rule.window(node, operand.index, box.t0, box.t1), times)
-        found.append((operand.index, Span(r0, r1, t0, t1)))
+        span = Span(r0, r1, t0, t1)
+        if not span.empty:
+            found.append((operand.index, span))
     return found
 
 
@@ -53,4 +55,4 @@ def by_view(node: Node, call: Call, value: Value) -> bool:
     given = {("in", i) for i, v in enumerate(node.inputs) if v == value}
     given |= {("out", i) for i, v in enumerate(node.outputs) if v == value}
     uses = [o for o in call.operands if (o.source, o.index) in given]
-    return bool(uses) and all(o.view for o in uses) and value.dtype == "f32"
+    return bool(uses) and all(o.view for o in uses)

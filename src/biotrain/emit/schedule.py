@@ -169,6 +169,7 @@ def view(operand: Operand, node: Node, places: Places, windows: Mapping[str, Win
     if not operand.view:
         return pointer
     kind = "bt_read" if operand.source == "in" else "bt_write"
+    kind += "8" if value.dtype == "u8" else ""
     window = windows.get(value.name)
     if window is None:
         return f"{kind}({pointer}, {rows_times(value.shape)[1]})"

@@ -42,19 +42,22 @@ typedef struct bt_fir {
 #endif
 
 /* Outputs and taps that one pass works on; more of them are taken in turn. With vectors, a phase of
- * a tile is 16 outputs, of 32 samples; without, it is as long as it must be. */
+ * a tile is 16 outputs, of 32 samples; without, it is as long as it must be. The scratch of a call is
+ * 2.8 kB without vectors and 12 kB with them; a larger tile adds less, but takes more of it. */
 #define BT_FIR_TAPS BT_LEAF
 #if BT_FIR_LANES > 1
 #define BT_FIR_TILE 512
 #define BT_FIR_SIGNAL 1024
 #define BT_FIR_OUTPUTS(levels) (64 << (levels))
-#define BT_FIR_M(m) 16
-#define BT_FIR_N(n) 32
+#define BT_FIR_APART 1
+#define BT_FIR_M(m) ((void)(m), 16)
+#define BT_FIR_N(n) ((void)(n), 32)
 typedef float bt_lanes __attribute__((vector_size(4 * BT_FIR_LANES)));
 #else
 #define BT_FIR_TILE 96
 #define BT_FIR_SIGNAL (BT_FIR_TILE + BT_FIR_TAPS)
 #define BT_FIR_OUTPUTS(levels) BT_FIR_TILE
+#define BT_FIR_APART 0
 #define BT_FIR_M(m) (m)
 #define BT_FIR_N(n) (n)
 typedef float bt_lanes;
@@ -87,12 +90,27 @@ BT_KERNEL bt_lanes bt_lanes_fma(float w, bt_lanes x, bt_lanes y)
 #endif
 }
 
+/* The samples k after those at p, which a and b hold: out of the registers, where a compiler knows how
+ * (a load that crosses a cache line costs more), or loaded. */
+#if BT_FIR_LANES == 16 && defined(__has_builtin)
+#if __has_builtin(__builtin_shufflevector)
+#define BT_FIR_SLIDE 1
+#define BT_FIR_AFTER(k, a, b, p)                                                                   \
+  __builtin_shufflevector(a, b, k, k + 1, k + 2, k + 3, k + 4, k + 5, k + 6, k + 7, k + 8, k + 9,  \
+                          k + 10, k + 11, k + 12, k + 13, k + 14, k + 15)
+#endif
+#endif
+#ifndef BT_FIR_SLIDE
+#define BT_FIR_SLIDE 0
+#define BT_FIR_AFTER(k, a, b, p) bt_lanes_at((p) + (k))
+#endif
+
 /* One sum to do: taps tap[j * tap_step], outputs y of `rows` phases of `m` samples each, and the
- * signal s in as many phases of n samples. Phase r of `rows` holds samples r, r + rows, ... */
+ * signal s in as many phases of n samples. span: taps with their zeros (bt_fir_apart). Phase r of `rows` holds samples r, r + rows, ... */
 typedef struct bt_fir_sum {
   int rows, m, n;
   const float *tap;
-  int tap_step, taps;
+  int tap_step, taps, span;
   const float *s;
   int s_step;
   float *y;
@@ -102,15 +120,19 @@ typedef struct bt_fir_sum {
 /* Scratch of a call: phases of a tile of samples and of outputs, and what each level derives. */
 typedef struct bt_fir_work {
   float s[BT_FIR_SIGNAL], s1[BT_FIR_SIGNAL / 2], s2[BT_FIR_SIGNAL / 4], s3[BT_FIR_SIGNAL / 4];
+#if BT_FIR_APART
+  float w[BT_FIR_TAPS];
+#endif
   float w1[BT_FIR_TAPS / 2], w2[BT_FIR_TAPS / 4], w3[BT_FIR_TAPS / 8];
-  float y[BT_FIR_TILE], p[BT_FIR_TILE / 4];
+  float y[BT_FIR_TILE], p[BT_FIR_TILE / 4], p3[BT_FIR_TILE / 8];
 } bt_fir_work;
 
 /* ---- the sum as written, for `rows` = 1, 2 or 4 phases: taps in order, samples loaded once ------- */
 
-/* A sum under way: the outputs, the samples that the next tap shares with the last, and where. */
+/* A sum under way: the outputs, the samples that the next tap shares with the last (and those 16
+ * later, to slide in), and where. */
 typedef struct bt_fir_run {
-  bt_lanes y0, y1, y2, y3, x0, x1, x2;
+  bt_lanes y0, y1, y2, y3, x0, x1, x2, z0, z1;
   const float *s, *w;
   int ss, ws;
 } bt_fir_run;
@@ -118,12 +140,16 @@ typedef struct bt_fir_run {
 BT_KERNEL bt_fir_run bt_fir_start(int rows, const float *s, int ss, const float *w, int ws)
 {
   const bt_lanes zero = {0.0f};
-  bt_fir_run q = {zero, zero, zero, zero, zero, zero, zero, s, w, ss, ws};
-  if (rows > 1)
+  bt_fir_run q = {zero, zero, zero, zero, zero, zero, zero, zero, zero, s, w, ss, ws};
+  if (rows > 1 || BT_FIR_SLIDE)
     q.x0 = bt_lanes_at(s);
-  if (rows > 2) {
+  if (rows > 2 || (rows > 1 && BT_FIR_SLIDE))
     q.x1 = bt_lanes_at(s + ss);
+  if (rows > 2)
     q.x2 = bt_lanes_at(s + 2 * ss);
+  else if (BT_FIR_SLIDE) {
+    q.z0 = bt_lanes_at(s + 16);
+    q.z1 = bt_lanes_at(s + (rows - 1) * ss + 16);
   }
   return q;
 }
@@ -159,8 +185,10 @@ BT_KERNEL void bt_fir_step(int rows, bt_fir_run *q)
     q->x1 = x5;
     q->x2 = x6;
   } else if (rows == 2) {
-    const bt_lanes x1 = bt_lanes_at(s + ss), x2 = bt_lanes_at(s + 1);
-    const bt_lanes x3 = bt_lanes_at(s + ss + 1), x4 = bt_lanes_at(s + 2);
+    const bt_lanes x1 = BT_FIR_SLIDE ? q->x1 : bt_lanes_at(s + ss);
+    const bt_lanes x2 = BT_FIR_AFTER(1, q->x0, q->z0, s);
+    const bt_lanes x3 = BT_FIR_AFTER(1, x1, q->z1, s + ss);
+    const bt_lanes x4 = BT_FIR_AFTER(2, q->x0, q->z0, s);
     q->y0 = bt_lanes_fma(w0, q->x0, q->y0);
     q->y1 = bt_lanes_fma(w0, x1, q->y1);
     q->y0 = bt_lanes_fma(w1, x1, q->y0);
@@ -170,11 +198,21 @@ BT_KERNEL void bt_fir_step(int rows, bt_fir_run *q)
     q->y0 = bt_lanes_fma(w3, x3, q->y0);
     q->y1 = bt_lanes_fma(w3, x4, q->y1);
     q->x0 = x4;
+#if BT_FIR_SLIDE
+    q->x1 = BT_FIR_AFTER(2, x1, q->z1, s);
+    q->z0 = BT_FIR_AFTER(2, q->z0, q->z0, s);
+    q->z1 = BT_FIR_AFTER(2, q->z1, q->z1, s);
+#endif
   } else {
-    q->y0 = bt_lanes_fma(w0, bt_lanes_at(s), q->y0);
-    q->y0 = bt_lanes_fma(w1, bt_lanes_at(s + 1), q->y0);
-    q->y0 = bt_lanes_fma(w2, bt_lanes_at(s + 2), q->y0);
-    q->y0 = bt_lanes_fma(w3, bt_lanes_at(s + 3), q->y0);
+    const bt_lanes x0 = BT_FIR_SLIDE ? q->x0 : bt_lanes_at(s);
+    q->y0 = bt_lanes_fma(w0, x0, q->y0);
+    q->y0 = bt_lanes_fma(w1, BT_FIR_AFTER(1, x0, q->z0, s), q->y0);
+    q->y0 = bt_lanes_fma(w2, BT_FIR_AFTER(2, x0, q->z0, s), q->y0);
+    q->y0 = bt_lanes_fma(w3, BT_FIR_AFTER(3, x0, q->z0, s), q->y0);
+#if BT_FIR_SLIDE
+    q->x0 = BT_FIR_AFTER(4, x0, q->z0, s);
+    q->z0 = BT_FIR_AFTER(4, q->z0, q->z0, s);
+#endif
   }
 }
 
@@ -249,59 +287,103 @@ BT_KERNEL void bt_fir_odd(bt_fir_sum c, float *s)
   }
 }
 
-/* f0 + f1 */
-BT_KERNEL void bt_fir_both(bt_fir_sum c, float *w)
+/* Where f1 begins and how far apart the taps of a half are: interleaved, or one half after the other
+ * where they were put so (bt_fir_apart). */
+BT_KERNEL const float *bt_fir_f1(bt_fir_sum c)
 {
-  const int less = c.taps / 2;
-  for (int j = 0; j < less; j++)
-    w[j] = c.tap[2 * j * c.tap_step] + c.tap[(2 * j + 1) * c.tap_step];
-  if (c.taps > 2 * less)
-    w[less] = c.tap[2 * less * c.tap_step];
+  return c.tap + (BT_FIR_APART ? c.span / 2 : c.tap_step);
+}
+
+BT_KERNEL int bt_fir_tap_step(bt_fir_sum c) { return BT_FIR_APART ? 1 : 2 * c.tap_step; }
+
+/* f0 + f1 */
+BT_KERNEL void bt_fir_both(bt_fir_sum c, float *restrict w)
+{
+  const int step = bt_fir_tap_step(c), n = BT_FIR_APART ? c.span / 2 : c.taps / 2;
+  const float *f0 = c.tap, *f1 = bt_fir_f1(c);
+  for (int j = 0; j < n; j++)
+    w[j] = f0[j * step] + f1[j * step];
+  if (!BT_FIR_APART && c.taps % 2)
+    w[n] = f0[n * step];
+}
+
+/* n taps as even ones, then odd ones, each half again so, `levels` times; zeros fill the halves. */
+BT_KERNEL void bt_fir_apart(int levels, const float *from, int step, int n, float *restrict w)
+{
+  const int phases = 1 << levels, each = (n + phases - 1) / phases;
+  for (int i = 0; i < n / phases; i++)
+    for (int k = 0; k < phases; k++) {
+      const int turned = levels == 2 ? k % 2 * 2 + k / 2 : k % 2 * 4 + k / 2 % 2 * 2 + k / 4;
+      w[turned * each + i] = from[(i * phases + k) * step];
+    }
+  if (each > n / phases)
+    for (int k = 0; k < phases; k++) {
+      const int turned = levels == 2 ? k % 2 * 2 + k / 2 : k % 2 * 4 + k / 2 % 2 * 2 + k / 4;
+      const int j = (each - 1) * phases + k;
+      w[turned * each + each - 1] = j < n ? from[j * step] : 0.0f;
+    }
 }
 
 /* The last level, for `rows` phases of each half; its three sums side by side, where there are
  * registers for them. */
-BT_KERNEL void bt_fir_three(int rows, bt_fir_sum c, bool add, float *w, float *even, float *odd)
+BT_KERNEL void bt_fir_three(int rows, bt_fir_sum c, bool add, float *w, float *even, float *odd,
+                             float *part)
 {
-  const int n = BT_FIR_N(c.n), ss = 2 * c.s_step, ws = 2 * c.tap_step, ys = 2 * c.y_step;
+  const int n = BT_FIR_N(c.n), ss = 2 * c.s_step, ws = bt_fir_tap_step(c), ys = 2 * c.y_step;
   const int more = (c.taps + 1) / 2, less = c.taps / 2, steps = less / 4;
   bt_fir_both(c, w);
   bt_fir_even(c, even);
   bt_fir_odd(c, odd);
+#if BT_FIR_LANES > 1
+  (void)part;
   for (int at = 0; at < BT_FIR_M(c.m); at += BT_FIR_LANES) {
     bt_fir_run p = bt_fir_start(rows, c.s + c.s_step + at, ss, w, 1);
     bt_fir_run q = bt_fir_start(rows, even + at, n, c.tap, ws);
-    bt_fir_run r = bt_fir_start(rows, odd + at, n, c.tap + c.tap_step, ws);
-#if BT_FIR_LANES > 1
+    bt_fir_run r = bt_fir_start(rows, odd + at, n, bt_fir_f1(c), ws);
     for (int j = 0; j < steps; j++) {
       bt_fir_step(rows, &p);
       bt_fir_step(rows, &q);
       bt_fir_step(rows, &r);
     }
-#else
-    for (int j = 0; j < steps; j++)
-      bt_fir_step(rows, &p);
-    for (int j = 0; j < steps; j++)
-      bt_fir_step(rows, &q);
-    for (int j = 0; j < steps; j++)
-      bt_fir_step(rows, &r);
-#endif
     bt_fir_rest(rows, &p, more - 4 * steps);
     bt_fir_rest(rows, &q, more - 4 * steps);
     bt_fir_rest(rows, &r, less - 4 * steps);
     bt_fir_end(rows, &p, &q, c.y + at, ys, add);
     bt_fir_end(rows, &p, &r, c.y + c.y_step + at, ys, add);
   }
+#else
+  for (int k = 0; k < 3; k++) {
+    const float *const s = k == 0 ? c.s + c.s_step : k == 1 ? even : odd;
+    const float *const tap = k == 0 ? w : k == 1 ? c.tap : bt_fir_f1(c);
+    const int s_step = k == 0 ? ss : n, tap_step = k == 0 ? 1 : ws;
+    const int rest = (k < 2 ? more : less) - 4 * steps;
+    float *const y = k == 2 ? c.y + c.y_step : c.y;
+    for (int at = 0; at < c.m; at++) {
+      bt_fir_run q = bt_fir_start(rows, s + at, s_step, tap, tap_step);
+      for (int j = 0; j < steps; j++)
+        bt_fir_step(rows, &q);
+      bt_fir_rest(rows, &q, rest);
+      float *const p = part + at * rows;
+      const float sums[4] = {q.y0, q.y1, q.y2, q.y3};
+      for (int i = 0; i < rows; i++)
+        if (k == 0)
+          p[i] = sums[i];
+        else
+          bt_fir_put(y + i * ys + at, p[i], sums[i], add);
+    }
+  }
+#endif
 }
 
-BT_FIR_PART void bt_fir_last(bt_fir_sum c, bool add, float *w, float *even, float *odd)
+BT_FIR_PART void bt_fir_last(bt_fir_sum c, bool add, float *w, float *even, float *odd,
+                             float *part)
 {
   if (c.rows == 8)
-    bt_fir_three(4, c, add, w, even, odd);
+    bt_fir_three(4, c, add, w, even, odd, part);
   else if (c.rows == 4)
-    bt_fir_three(2, c, add, w, even, odd);
+    bt_fir_three(2, c, add, w, even, odd, part);
   else
-    bt_fir_three(1, c, add, w, even, odd);
+    bt_fir_three(1, c, add, w, even, odd, part);
 }
 
 BT_FIR_PART void bt_fir_second(bt_fir_sum c, bool add, bt_fir_work *work);
@@ -312,9 +394,9 @@ BT_KERNEL void bt_fir_half(int depth, bool last, bt_fir_sum c, bool add, bt_fir_
   if (!last)
     bt_fir_second(c, add, work);
   else if (depth == 1)
-    bt_fir_last(c, add, work->w2, work->s2, work->s3);
+    bt_fir_last(c, add, work->w2, work->s2, work->s3, work->p);
   else
-    bt_fir_last(c, add, work->w3, work->s3, work->s3 + BT_FIR_SIGNAL / 8);
+    bt_fir_last(c, add, work->w3, work->s3, work->s3 + BT_FIR_SIGNAL / 8, work->p3);
 }
 
 /* y = or += the sum, by three of half the length. */
@@ -322,11 +404,12 @@ BT_KERNEL void bt_fir_split(int depth, bool last, bt_fir_sum c, bool add, bt_fir
 {
   float *const s = depth == 1 ? work->s1 : work->s2, *const w = depth == 1 ? work->w1 : work->w2;
   const int half = c.rows / 2, more = (c.taps + 1) / 2, less = c.taps / 2;
-  const int m = BT_FIR_M(c.m), n = BT_FIR_N(c.n), ys = c.y_step, ss = c.s_step, ws = c.tap_step;
-  const bt_fir_sum p = {half, m, n, w, 1, more, c.s + ss, 2 * ss, add ? work->p : c.y,
+  const int m = BT_FIR_M(c.m), n = BT_FIR_N(c.n), ys = c.y_step, ss = c.s_step;
+  const int ws = bt_fir_tap_step(c);
+  const bt_fir_sum p = {half, m, n, w, 1, more, c.span / 2, c.s + ss, 2 * ss, add ? work->p : c.y,
                         add ? m : 2 * ys};
-  const bt_fir_sum q = {half, m, n, c.tap, 2 * ws, more, s, n, c.y, 2 * ys};
-  const bt_fir_sum r = {half, m, n, c.tap + ws, 2 * ws, less, s, n, c.y + ys, 2 * ys};
+  const bt_fir_sum q = {half, m, n, c.tap, ws, more, c.span / 2, s, n, c.y, 2 * ys};
+  const bt_fir_sum r = {half, m, n, bt_fir_f1(c), ws, less, c.span / 2, s, n, c.y + ys, 2 * ys};
   bt_fir_both(c, w);
   bt_fir_half(depth, last, p, false, work);
   for (int k = 0; k < half; k++) {
@@ -364,11 +447,20 @@ typedef struct bt_fir_line {
   int at, lo, hi;
 } bt_fir_line;
 
+/* to[r * ts + i] = from[i * fs + r] for r < rows, i < columns; as squares that compilers see through
+ * where there are vectors. */
+BT_KERNEL void bt_fir_turn(int rows, int columns, const float *from, int fs, float *restrict to,
+                           int ts)
+{
+  for (int i = 0; i < columns; i++)
+    for (int r = 0; r < rows; r++)
+      to[r * ts + i] = from[i * fs + r];
+}
+
 /* Phases from samples: s[r][i] = x[start + i rows + r] for i < width. */
 BT_KERNEL void bt_fir_load(int rows, int width, int n, bt_fir_line x, int start, bt_fir_work *work)
 {
-  const int columns = BT_FIR_LANES > 1 ? 16 : 1, count = columns * rows, block = bt_min(rows, 16);
-  float *restrict const s = work->s;
+  const int columns = BT_FIR_LANES > 1 ? 16 : 1, count = columns * rows;
   for (int i = 0; i < width; i += columns) {
     const int from = start + i * rows;
     const float *column = work->y;
@@ -383,23 +475,30 @@ BT_KERNEL void bt_fir_load(int rows, int width, int n, bt_fir_line x, int start,
         work->y[k] = 0.0f;
     } else
       column = x.data + (from - x.at);
-    for (int top = 0; top < rows; top += block)
-      for (int l = 0; l < columns; l++)
-        for (int r = top; r < top + block; r++)
-          s[r * n + i + l] = column[l * rows + r];
+    if (BT_FIR_LANES > 1 && rows == 32)
+      for (int top = 0; top < rows; top += 16) {
+        for (int l = 0; l < 16; l++)
+          for (int r = 0; r < 16; r++)
+            work->s1[l * 16 + r] = column[l * 32 + top + r];
+        bt_fir_turn(16, 16, work->s1, 16, work->s + top * n + i, n);
+      }
+    else
+      bt_fir_turn(rows, columns, column, rows, work->s + i, n);
   }
 }
 
 /* Samples from phases: s[i rows + r] = y[r][i]. */
 BT_KERNEL void bt_fir_line_up(int rows, int m, bt_fir_work *work)
 {
-  const float *y = work->y;
-  float *restrict const s = work->s;
-  const int block = bt_min(rows, 16);
-  for (int top = 0; top < rows; top += block)
-    for (int i = 0; i < m; i++)
-      for (int r = top; r < top + block; r++)
-        s[i * rows + r] = y[r * m + i];
+  if (BT_FIR_LANES > 1 && rows == 32)
+    for (int top = 0; top < rows; top += 16) {
+      bt_fir_turn(16, 16, work->y + top * m, m, work->s1, 16);
+      for (int l = 0; l < 16; l++)
+        for (int r = 0; r < 16; r++)
+          work->s[l * 32 + top + r] = work->s1[l * 16 + r];
+    }
+  else
+    bt_fir_turn(m, rows, work->y, m, work->s, rows);
 }
 
 BT_KERNEL void bt_fir_phases(int rows, int levels, int outputs, const float *w, int ws, int taps,
@@ -407,7 +506,8 @@ BT_KERNEL void bt_fir_phases(int rows, int levels, int outputs, const float *w, 
 {
   const int m = BT_FIR_M((outputs + rows - 1) / rows);
   const int width = m + (taps + rows - 2) / rows, n = BT_FIR_N(width);
-  const bt_fir_sum all = {rows, m, n, w, ws, taps, work->s, n, work->y, m};
+  const int block = 1 << levels, span = (taps + block - 1) / block * block;
+  const bt_fir_sum all = {rows, m, n, w, ws, taps, span, work->s, n, work->y, m};
   bt_fir_load(rows, width, n, x, start, work);
   bt_fir_first(levels, all, work);
   bt_fir_line_up(rows, m, work);
@@ -439,15 +539,21 @@ BT_KERNEL void bt_fir_filter(int levels, int t0, int t1, const float *w, int ws,
                              bt_fir_work *work)
 {
   const int tile = BT_FIR_OUTPUTS(levels);
-  for (int t = (t0 >> levels) << levels; t < t1; t += tile) {
-    const int end = bt_min(t1, t + tile);
-    const int from = bt_max(t0, t);
-    for (int j = 0; j < taps; j += BT_FIR_TAPS) {
-      bt_fir_tile(levels, end - t, w + j * ws, ws, bt_min(BT_FIR_TAPS, taps - j), x,
-                  t + shift + j, work);
+  for (int j = 0; j < taps; j += BT_FIR_TAPS) {
+    const int n = bt_min(BT_FIR_TAPS, taps - j);
+    const float *tap = w + j * ws;
+    int step = ws;
+#if BT_FIR_APART
+    bt_fir_apart(levels, tap, ws, n, work->w);
+    tap = work->w;
+    step = 1;
+#endif
+    const bool sum = add || j > 0;
+    for (int t = (t0 >> levels) << levels; t < t1; t += tile) {
+      const int from = bt_max(t0, t), end = bt_min(t1, t + tile);
+      bt_fir_tile(levels, end - t, tap, step, n, x, t + shift + j, work);
       const float *y = work->s + (from - t);
       float *restrict const at = to + (from - t0);
-      const bool sum = add || j > 0;
       for (int i = 0; i < end - from; i++)
         at[i] = y[i] + (sum ? at[i] : start);
     }

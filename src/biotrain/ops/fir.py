@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fast FIR: depthwise convolutions of long taps along time by polyphase Karatsuba.
 
-`fir`, `fir_dx` and `fir_dw` take the place of `conv`, `conv_dx` and `conv_dw` (same operands, shapes
-and attributes, and `levels`). Each level splits a sum into three of half the length at half the
+`fir`, `fir_dx` and `fir_dw` take the place of `conv`, `conv_dx` and `conv_dw`: the same operands,
+shapes and attributes, and `levels`. Each level splits a sum into three of half the length at half the
 rate, so that `levels` levels do (3/4)^levels of the multiplies; see `fir.c` for the formula. The
 rounding is another than that of the direct convolution: it is a choice of the package.
 """
@@ -11,14 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import prod
-from typing import Any
+from typing import ClassVar
 
 from biotrain.errors import GraphError
 from biotrain.ir import Attr, Node, Shape, Value
 from biotrain.op import LEAF, NULL, Builder, Call, Sample, p_in, p_out, register, x_in, x_out
 from biotrain.ops.conv import Conv, ConvDw, ConvDx
 
-LEVELS = (1, 2, 3)
+LEVELS = (2, 3)
 
 TAPS = LEAF
 TILE = 96
@@ -40,7 +40,7 @@ def _check(attrs: Mapping[str, Attr], x: Shape, w: Shape) -> None:
     if not fits(attrs, x, w):
         raise GraphError(f"fir is depthwise along time, of stride and dilation 1: not x {x}, w {w}")
     if attrs["levels"] not in LEVELS:
-        raise GraphError(f"fir has 1, 2 or 3 levels, not {attrs['levels']}")
+        raise GraphError(f"fir has 2 or 3 levels, not {attrs['levels']}")
 
 
 def _geometry(x: Shape, w: Shape, y: Shape, attrs: Mapping[str, Attr]) -> dict[str, int]:
@@ -64,16 +64,18 @@ def _blocks(node: Node, t0: int, t1: int) -> tuple[int, int]:
 
 
 def split_ops(levels: int, rows: int, m: int, n: int, taps: int, add: bool) -> int:
-    """Multiplies and adds of `bt_fir_split`: outputs in `rows` phases of m, the signal of n."""
-    if levels == 0:
-        return 2 * rows * m * taps
+    """Multiplies and adds of one level and those below it (`bt_fir_split`, `bt_fir_three`).
+
+    The outputs are `rows` phases of m samples, the signal as many of n.
+    """
     half, more, less = rows // 2, (taps + 1) // 2, taps // 2
     around = less + 2 * half * n + (2 * half * m if add else 0)
-    inner = (
+    if levels == 1:
+        return around + 2 * half * m + 2 * half * m * (more + more + less)
+    return around + sum(
         split_ops(levels - 1, half, m, n, count, adds)
         for count, adds in ((more, False), (more, True), (less, True))
     )
-    return around + sum(inner)
 
 
 def tile_ops(levels: int, outputs: int, taps: int) -> int:
@@ -99,7 +101,7 @@ class Fir(Conv):
     """y = conv(x, w[, b]), depthwise."""
 
     name = "fir"
-    captures = ()
+    captures: ClassVar[tuple[str, ...]] = ()  # type: ignore[assignment]
 
     def infer(self, shapes: Sequence[Shape], attrs: Mapping[str, Attr]) -> tuple[Shape, ...]:
         _check(attrs, shapes[0], shapes[1])
@@ -167,7 +169,7 @@ class Fir(Conv):
             case(3, 2, 129, 16, (7, 8)),
             case(2, 1, 331, 17, (25, 30), height=3),
             case(3, 1, 301, 300, (150, 149)),
-            case(1, 2, 257, 33, (16, 16)),
+            case(2, 2, 257, 33, (16, 16)),
             case(3, 1, 23, 19, (0, 0)),
             case(2, 1, 129, 129, (1, 0)),
             case(3, 2, 9, 3, (1, 1)),

@@ -51,9 +51,9 @@ BT_KERNEL int bt_norm_active(bt_norm_row row, float hat)
   return !(bt_fma(hat, row.scale, row.shift) <= 0.0f);
 }
 
-/* s and n of every window of the box; samples in order of rows, then time. n is rows x out_times. */
+/* s and n of every window of the box; samples in order of rows, then time. */
 BT_KERNEL void bt_norm_relu_pool(bt_norm_pool g, bt_box box, bt_in x, const float *stats,
-                                 const float *gamma, const float *beta, bt_out s, uint8_t *n)
+                                 const float *gamma, const float *beta, bt_out s, bt_out8 n)
 {
   float part[BT_NORM_POOL_PART];
   int active[BT_NORM_POOL_PART];
@@ -62,7 +62,7 @@ BT_KERNEL void bt_norm_relu_pool(bt_norm_pool g, bt_box box, bt_in x, const floa
     const int c = r / g.out_rows;
     const bt_norm_row row = bt_norm_pool_row(g, c, stats, gamma, beta);
     float *sum = bt_to(s, r, box.t0);
-    uint8_t *count = n + (ptrdiff_t)r * g.out_times + box.t0;
+    uint8_t *count = bt_to8(n, r, box.t0);
     for (int t = 0; t < box.t1 - box.t0; t++) {
       sum[t] = 0.0f;
       count[t] = 0;
@@ -95,7 +95,7 @@ BT_KERNEL void bt_norm_relu_pool(bt_norm_pool g, bt_box box, bt_in x, const floa
 }
 
 /* p = (gamma s + beta n) / k; p may lie on s. */
-BT_KERNEL void bt_pooled_affine(bt_norm_pool g, bt_box box, bt_in s, const uint8_t *n,
+BT_KERNEL void bt_pooled_affine(bt_norm_pool g, bt_box box, bt_in s, bt_in8 n,
                                 const float *gamma, const float *beta, bt_out p)
 {
   const float share = 1.0f / (float)(g.kernel_rows * g.kernel);
@@ -103,7 +103,7 @@ BT_KERNEL void bt_pooled_affine(bt_norm_pool g, bt_box box, bt_in s, const uint8
     const float scale = gamma ? gamma[r / g.out_rows] : 1.0f;
     const float shift = beta ? beta[r / g.out_rows] : 0.0f;
     const float *from = bt_at(s, r, box.t0);
-    const uint8_t *count = n + (ptrdiff_t)r * g.out_times + box.t0;
+    const uint8_t *count = bt_at8(n, r, box.t0);
     float *to = bt_to(p, r, box.t0);
     for (int t = 0; t < box.t1 - box.t0; t++)
       to[t] = bt_fma(shift, (float)count[t], scale * from[t]) * share;
@@ -126,7 +126,7 @@ BT_KERNEL void bt_pooled_affine_dx(bt_norm_pool g, bt_box box, bt_in dp, const f
 
 /* sums[c] += share {sum of up n, sum of up s} over the windows of channel c, leaf by leaf, the rows
  * of a leaf in order. */
-BT_KERNEL void bt_pooled_sums(bt_norm_pool g, bt_box box, bt_in up, bt_in s, const uint8_t *n,
+BT_KERNEL void bt_pooled_sums(bt_norm_pool g, bt_box box, bt_in up, bt_in s, bt_in8 n,
                               float *sums, float share)
 {
   for (int c = box.r0 / g.out_rows; c * g.out_rows < box.r1; c++)
@@ -134,7 +134,7 @@ BT_KERNEL void bt_pooled_sums(bt_norm_pool g, bt_box box, bt_in up, bt_in s, con
       for (int r = c * g.out_rows; r < (c + 1) * g.out_rows; r++) {
         const int m = bt_leaf_end(t, box.t1) - t;
         const float *p = bt_at(s, r, t), *q = bt_at(up, r, t);
-        const uint8_t *count = n + (ptrdiff_t)r * g.out_times + t;
+        const uint8_t *count = bt_at8(n, r, t);
         float plain[BT_LANES] = {0.0f}, product[BT_LANES] = {0.0f};
         int i = 0;
         for (; i + BT_LANES <= m; i += BT_LANES)

@@ -175,7 +175,7 @@ class NormReluPool(_Pooled):
         return 7 * inside  # xhat 3, the sign 2, the sum and the number
 
     def call(self, node: Node) -> Call:
-        operands = (x_in(0), p_in(1), *self.affine(node, 2), x_out(0), p_out(1))
+        operands = (x_in(0), p_in(1), *self.affine(node, 2), x_out(0), x_out(1))
         return self.kernel_call(node, "bt_norm_relu_pool", *operands)
 
 
@@ -250,7 +250,7 @@ class PooledAffine(_Windows):
         return 4 * node.outputs[0].size
 
     def call(self, node: Node) -> Call:
-        operands = (x_in(0), p_in(1), *self.affine(node, 2), x_out())
+        operands = (x_in(0), x_in(1), *self.affine(node, 2), x_out())
         return self.kernel_call(node, "bt_pooled_affine", *operands)
 
 
@@ -292,7 +292,7 @@ class PooledSums(_Windows):
         return 4 * node.inputs[0].size
 
     def call(self, node: Node) -> Call:
-        operands = (x_in(0), x_in(1), p_in(2), p_out())
+        operands = (x_in(0), x_in(1), x_in(2), p_out())
         call = self.kernel_call(node, "bt_pooled_sums", *operands)
         share = 1.0 if node["scaled"] else 1.0 / prod(node.ints("kernel"))
         return replace(call, extra=(float_literal(share),))

@@ -2,14 +2,18 @@
 /* The weight gradient of y[o] = b[o] + sum_i w[o, i] x[i] under a norm of y, from one pass over the
  * gradient d of the normalised y, before its means are known.
  *
- *   raw[o, i] = sum of d_o (x_i - c_i)    raw[o, C] = sum of d_o = D_o    c_i: mean of x_i, rounded
+ *   z_0 = x_0 - c_0     z_i = (x_i - c_i) - (x_0 - c_0)     c_i: mean of x_i, rounded
+ *   raw[o, i] = sum of d_o z_i     raw[o, C] = sum of d_o = D_o
  *
- * With r_i = mean_i - c_i, S_ij from pair_moments, h_o = mean of yhat_o = (mean_o - mean) rstd, and
- * dy = rstd (gamma d - mean1 - yhat mean2), mean1 = sum of gamma D over the group / its samples:
+ * so that what all rows have in common stands in z_0 alone and cancels no digits. With r_i = mean_i
+ * - c_i, a_0 = raw_0 - r_0 D, a_i = raw_i - (r_i - r_0) D, S_ij from pair_moments, h_o = mean of
+ * yhat_o = (mean_o - mean) rstd, and dy = rstd (gamma d - mean1 - yhat mean2), where mean1 = sum of
+ * gamma D over the group / its samples:
  *
- *   sum of d yhat = rstd sum_i w_oi (raw_oi - r_i D_o) + D_o h_o
+ *   sum of d yhat = rstd (a_0 sum_i w_oi + sum_(i > 0) w_oi a_i) + D_o h_o
  *   sum of dy_o   = rstd (gamma D_o - sum of gamma D over the group / its rows - T mean2 h_o)
- *   dw_oi = rstd (gamma (raw_oi - r_i D_o) - mean2 rstd sum_j w_oj S_ij) + mean_i (sum of dy_o)
+ *   dw_oi = rstd (gamma (a_i + a_0) - mean2 rstd sum_j w_oj S_ij) + mean_i (sum of dy_o), a_0 once
+ *           for i = 0
  *   db_o  = sum of dy_o */
 #ifndef BT_ONE_PASS_H
 #define BT_ONE_PASS_H
@@ -20,20 +24,29 @@
 /* raw, added to the output over the times of the box, leaf by leaf; the box has the rows of d. */
 BT_KERNEL void bt_centred_dw(bt_pairs g, bt_box box, bt_in x, bt_in d, const float *pairs, float *raw)
 {
-  float part[BT_LEAF];
+  float first[BT_LEAF], part[BT_LEAF];
   for (int t = box.t0; t < box.t1; t = bt_leaf_end(t, box.t1)) {
     const int n = bt_leaf_end(t, box.t1) - t;
     for (int i = 0; i < g.rows; i++) {
-      const float *from = bt_at(x, i, t);
+      const float *from = bt_at(x, i, t), *z = i == 0 ? first : part;
       const float centre = bt_mean_of(pairs, i).hi;
-      for (int k = 0; k < n; k++)
-        part[k] = from[k] - centre;
+      for (int k = 0; k < n && i == 0; k++)
+        first[k] = from[k] - centre;
+      for (int k = 0; k < n && i > 0; k++)
+        part[k] = from[k] - centre - first[k];
       for (int o = box.r0; o < box.r1; o++)
-        raw[o * (g.rows + 1) + i] += bt_leaf_dot(part, bt_at(d, o, t), n);
+        raw[o * (g.rows + 1) + i] += bt_leaf_dot(z, bt_at(d, o, t), n);
     }
     for (int o = box.r0; o < box.r1; o++)
       raw[o * (g.rows + 1) + g.rows] += bt_leaf_sum(bt_at(d, o, t), n);
   }
+}
+
+/* a_i of a row of raw. */
+BT_KERNEL float bt_mix_raw(bt_pairs g, const float *raw, const float *pairs, int i)
+{
+  const float rest = bt_mean_of(pairs, i).lo - (i > 0 ? bt_mean_of(pairs, 0).lo : 0.0f);
+  return bt_fma(-rest, raw[g.rows], raw[i]);
 }
 
 BT_KERNEL const float *bt_mix_stat(bt_pairs g, const float *stats, int o)
@@ -55,9 +68,13 @@ BT_KERNEL void bt_mix_sums(bt_pairs g, bt_box box, const float *raw, const float
   for (int o = box.r0; o < box.r1; o++) {
     const float *from = raw + o * (g.rows + 1), *weight = w + o * g.rows;
     const float total = from[g.rows];
+    bt_twin all = {weight[0], 0.0f};
     float sum = 0.0f;
-    for (int i = 0; i < g.rows; i++)
-      sum = bt_fma(weight[i], bt_fma(-bt_mean_of(pairs, i).lo, total, from[i]), sum);
+    for (int i = 1; i < g.rows; i++) {
+      all = bt_twin_add(all, (bt_twin){weight[i], 0.0f});
+      sum = bt_fma(weight[i], bt_mix_raw(g, from, pairs, i), sum);
+    }
+    sum = bt_fma(all.hi, bt_mix_raw(g, from, pairs, 0), sum);
     sums[2 * o] = total;
     sums[2 * o + 1] = bt_fma(sum, bt_mix_stat(g, stats, o)[1], total * bt_mix_hat(g, of, stats, o));
   }
@@ -90,9 +107,10 @@ BT_KERNEL void bt_mix_dw(bt_pairs g, bt_box box, const float *raw, const float *
     const float rstd = bt_mix_stat(g, stats, o)[1], scale = gamma ? gamma[o] : 1.0f;
     const float product = rstd * means[2 * (o / (g.out_channels / g.groups)) + 1];
     const float total = bt_mix_total(g, raw, of, stats, means, gamma, o);
+    const float common = bt_mix_raw(g, from, pairs, 0);
     for (int i = 0; i < g.rows; i++) {
       const bt_twin mean = bt_mean_of(pairs, i);
-      const float up = scale * bt_fma(-mean.lo, from[g.rows], from[i]);
+      const float up = scale * (i > 0 ? bt_mix_raw(g, from, pairs, i) + common : common);
       const float drop = bt_mix_row(g, pairs, weight, i, g.rows - 1, 0).hi;
       const float inner = rstd * bt_fma(-product, drop, up);
       dw[o * g.rows + i] += bt_fma(mean.hi, total, bt_fma(mean.lo, total, inner));

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The weight gradient of a conv under a norm in one pass (made by `rewrite.one_pass`).
 
-`centred_dw` takes the gradient of the normalised y as it comes; `mix_sums`, `mix_dw` and `mix_db`
+`centred_dw` takes the gradient of the normalised y as it comes, times z, the rows of x less their
+means and all but the first less the first; `mix_sums`, `mix_dw` and `mix_db`
 make of its result what the norm's backward would have given with a second pass.
 """
 
@@ -23,7 +24,7 @@ def _shape(attrs: Mapping[str, Attr]) -> Shape:
 
 @register("one_pass.c")
 class CentredDw(Op):
-    """Inputs x, d, pair moments -> raw: sums of d (x - centre) and of d, (rows of d, rows + 1)."""
+    """Inputs x, d, pair moments -> raw: sums of d z and of d, (rows of d, rows of x + 1)."""
 
     name = "centred_dw"
     accumulates = True
@@ -45,7 +46,7 @@ class CentredDw(Op):
         return node.inputs[0].size * node.outputs[0].shape[0]
 
     def ops(self, node: Node) -> int:
-        return 2 * self.macs(node) + node.inputs[0].size + node.inputs[1].size
+        return 2 * self.macs(node) + 2 * node.inputs[0].size + node.inputs[1].size
 
     def call(self, node: Node) -> Call:
         rows, times = rows_times(node.inputs[0].shape)
@@ -75,7 +76,7 @@ class MixSums(_Mix):
 
     def ops(self, node: Node) -> int:
         rows, out = self.size(node)
-        return out * (4 * rows + 7)
+        return out * (16 * rows + 10)
 
     def call(self, node: Node) -> Call:
         operands = (*(p_in(i) for i in range(5)), p_out())
@@ -94,7 +95,7 @@ class MixDw(_Mix):
 
     def ops(self, node: Node) -> int:
         rows, out = self.size(node)
-        return out * rows * (TWIN * rows + 12) + mix_total_ops(node, out)
+        return out * rows * (TWIN * rows + 14) + mix_total_ops(node, out)
 
     def call(self, node: Node) -> Call:
         gamma = p_in(6) if len(node.inputs) > 6 else NULL

@@ -55,7 +55,7 @@ def _emit(b: Builder, conv: Node, result: Value | None, pairs: dict[str, Value])
     if x.name not in pairs:
         pairs[x.name] = emit_pairs(b, x)
     times = x.shape[-1]
-    b.emit("mix_moments", [pairs[x.name], *weights], result and [result], times=times)
+    b.emit("mix_moments", [pairs[x.name], *weights], [result] if result else None, times=times)
 
 
 def _worth(conv: Node, old: Node, pairs: dict[str, Value]) -> bool:

@@ -18,7 +18,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from biotrain.cost import node_ops
-from biotrain.ir import Graph, Node, Value
+from biotrain.ir import Attr, Graph, Node, Value
 from biotrain.op import Builder
 from biotrain.rewrite.match import Matcher
 from biotrain.rewrite.moments import emit_pairs, mixes_rows
@@ -95,7 +95,7 @@ def _rewrite(b: Builder, m: _Match, pairs: dict[str, Value]) -> dict[Node, list[
     x, w = m.conv.inputs[:2]
     y, stats, means, d, *affine = m.dx.inputs
     gamma = affine
-    sizes = {"times": y.shape[-1], "groups": stats.shape[0]}
+    sizes: dict[str, Attr] = {"times": y.shape[-1], "groups": stats.shape[0]}
     if x.name not in pairs:
         at(m.conv)
         pairs[x.name] = emit_pairs(b, x)
@@ -108,14 +108,14 @@ def _rewrite(b: Builder, m: _Match, pairs: dict[str, Value]) -> dict[Node, list[
         d, gamma = b.one("norm_relu_unpool", y, stats, d, *affine, hint=hint, **attrs), []
     raw = b.one("centred_dw", x, d, pair, hint=f"raw_{w.name}")
     if m.sums:
-        b.emit("mix_sums", [raw, pair, w, m.moments, stats], m.sums.outputs, **sizes)
+        b.emit("mix_sums", [raw, pair, w, m.moments, stats], m.sums.outputs, "", **sizes)
     for node in m.gradients:
         at(node)
         rest = [m.moments, stats, means, *gamma]
         if node.op == "conv_dw":
-            b.emit("mix_dw", [raw, pair, w, *rest], node.outputs, w_shape=w.shape, **sizes)
+            b.emit("mix_dw", [raw, pair, w, *rest], node.outputs, "", w_shape=w.shape, **sizes)
         else:
-            b.emit("mix_db", [raw, *rest], node.outputs, **sizes)
+            b.emit("mix_db", [raw, *rest], node.outputs, "", **sizes)
     return changed
 
 

@@ -41,8 +41,14 @@ def pooled_sums(graph: Graph, trained: Sequence[str]) -> Graph:
         b.origin = norm.origin
         b.emit("norm_relu_pool", norm.inputs, windows, kernel=kernel, groups=groups)
         b.origin = pool.origin
-        attrs = {"kernel": kernel, "groups": groups, "x_shape": x.shape}
-        b.emit("pooled_affine", [*windows, *affine], [p], **attrs)
+        b.emit(
+            "pooled_affine",
+            [*windows, *affine],
+            [p],
+            kernel=kernel,
+            groups=groups,
+            x_shape=x.shape,
+        )
     return replace(graph, nodes=tuple(b.nodes))
 
 

@@ -18,7 +18,7 @@ from itertools import accumulate, pairwise
 from math import gcd
 
 from biotrain.cost import area_ops
-from biotrain.ir import Graph, Loop, Node, Span, Step, Value, Window
+from biotrain.ir import ITEM_BYTES, Graph, Loop, Node, Span, Step, Value, Window
 from biotrain.memory import aligned
 from biotrain.op import LEAF, OPS, Call, rows_times
 from biotrain.regions import by_view, call_of, reads
@@ -93,6 +93,7 @@ class Stream:
             if not (OPS[node.op].alias and node.outputs[0].name in self.base)
         ]
         """Nodes without the views that stand with their source."""
+        self._item_bytes = [[ITEM_BYTES[v.dtype] for v in n.outputs] for n in self.nodes]
         self._updates = [any(v.kind == "param" for v in n.outputs) for n in self.nodes]
         self._states = [
             tuple(v.name for v in n.outputs if v.kind in ("state", "param")) for n in self.nodes
@@ -370,7 +371,7 @@ class Stream:
         for i in part.cone:
             rows = max(b[1] - b[0] for b in boxes[i])
             times = max(b[3] - b[2] for b in boxes[i])
-            size = aligned(4 * rows * times) * len(self.nodes[i].outputs)
+            size = sum(aligned(n * rows * times) for n in self._item_bytes[i])
             change[position[i]] += size
             change[last[i] + 1] -= size
         return max(accumulate(change))

@@ -30,6 +30,39 @@ typedef struct bt_out {
   int stride, r0, t0;
 } bt_out;
 
+/* The same of bytes: counts, and places of maxima. */
+typedef struct bt_in8 {
+  const uint8_t *data;
+  int stride, r0, t0;
+} bt_in8;
+
+typedef struct bt_out8 {
+  uint8_t *data;
+  int stride, r0, t0;
+} bt_out8;
+
+BT_KERNEL const uint8_t *bt_at8(bt_in8 v, int row, int time)
+{
+  return v.data + (ptrdiff_t)(row - v.r0) * v.stride + (time - v.t0);
+}
+
+BT_KERNEL uint8_t *bt_to8(bt_out8 v, int row, int time)
+{
+  return v.data + (ptrdiff_t)(row - v.r0) * v.stride + (time - v.t0);
+}
+
+BT_KERNEL bt_in8 bt_read8_at(const uint8_t *data, int stride, int r0, int t0)
+{
+  const bt_in8 v = {data, stride, r0, t0};
+  return v;
+}
+
+BT_KERNEL bt_out8 bt_write8_at(uint8_t *data, int stride, int r0, int t0)
+{
+  const bt_out8 v = {data, stride, r0, t0};
+  return v;
+}
+
 BT_KERNEL const float *bt_at(bt_in v, int row, int time)
 {
   return v.data + (ptrdiff_t)(row - v.r0) * v.stride + (time - v.t0);
@@ -58,6 +91,16 @@ BT_KERNEL bt_in bt_read_at(const float *data, int stride, int r0, int t0)
 {
   const bt_in v = {data, stride, r0, t0};
   return v;
+}
+
+BT_KERNEL bt_in8 bt_read8(const uint8_t *data, int times)
+{
+  return bt_read8_at(data, times, 0, 0);
+}
+
+BT_KERNEL bt_out8 bt_write8(uint8_t *data, int times)
+{
+  return bt_write8_at(data, times, 0, 0);
 }
 
 BT_KERNEL bt_out bt_write_at(float *data, int stride, int r0, int t0)

@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fast FIR against the direct convolution on this machine: depthwise, each of the three passes.
+
+Both kernels stand in one program with their shapes as constants, as in a package. Rounds alternate
+between them, so that a busy machine slows both; one thread, CPU time, medians of rounds.
+
+    python benchmarks/fir.py
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+
+from biotrain.emit import RUNTIME, kernel_file
+from biotrain.ir import Value
+from biotrain.op import OPS, Builder
+from biotrain.ops import SOURCES
+from biotrain.package import fused_on
+from biotrain.run.compiler import NUMERICS, STRICT, shared_library
+from biotrain.target import load_target
+
+ROUNDS = 31
+SHAPES = ((32, 1900, 128), (32, 1900, 64), (32, 1900, 32), (16, 500, 128), (22, 1000, 250))
+PASSES = ("forward", "input_gradient", "weight_gradient")
+KERNELS = ("conv", "fir2", "fir3")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A depthwise convolution of rows that keeps their length."""
+
+    rows: int
+    times: int
+    taps: int
+
+    def program(self) -> str:
+        """One C function per kernel and pass."""
+        r, t, k = self.rows, self.times, self.taps
+        p = (k - 1) // 2
+        conv = f"(bt_conv){{{r}, 1, {t}, {r}, 1, {t}, {r}, 1, {k}, 1, 1, 1, 1, 0, {p}}}"
+        box, ends = f"bt_all({r}, {t})", "const float *a, const float *b, float *to"
+        lines = []
+        for name in KERNELS:
+            kind = "conv" if name == "conv" else "fir"
+            g = conv if name == "conv" else f"(bt_fir){{1, 1, {t}, {t}, {k}, {p}, {name[-1]}}}"
+            calls = (
+                f"{g}, {box}, bt_read(a, {t}), b, NULL, bt_write(to, {t})",
+                f"{g}, {box}, bt_read(a, {t}), b, bt_write(to, {t})",
+                f"{g}, {box}, bt_read(a, {t}), bt_read(b, {t}), to",
+            )
+            for which, call in zip(PASSES, calls, strict=True):
+                lines += [f"void {name}_{which}({ends});", f"void {name}_{which}({ends})"]
+                lines += [f"{{ bt_{kind}_{which}({call}); }}"]
+        return "\n".join(lines)
+
+    def ops(self) -> dict[str, list[int]]:
+        """Multiplies and adds of each pass, by kernel."""
+        left = (self.taps - 1) // 2
+        attrs = {
+            "padding": (0, 0, left, self.taps - 1 - left),
+            "stride": (1, 1),
+            "dilation": (1, 1),
+            "groups": self.rows,
+        }
+        x = Value("x", (1, self.rows, self.times), kind="input")
+        w = Value("w", (self.rows, 1, self.taps), kind="input")
+        found = {}
+        for name in KERNELS:
+            b = Builder()
+            op = "conv" if name == "conv" else "fir"
+            more = {} if name == "conv" else {"levels": int(name[-1])}
+            b.one(op, x, w, **attrs, **more)
+            b.one(f"{op}_dx", x, w, x_shape=x.shape, **attrs, **more)
+            b.one(f"{op}_dw", x, x, w_shape=w.shape, **attrs, **more)
+            found[name] = [OPS[n.op].ops(n) for n in b.nodes]
+        return found
+
+
+def measure(shape: Shape, rounds: int) -> list[dict[str, object]]:
+    """One row per pass: median milliseconds, and the ratios to the direct kernel."""
+    stems = ("conv.c", "fir.c")
+    files = {name: (RUNTIME / name).read_text() for name in ("bt_math.h", "bt_kernel.h")}
+    files.update({kernel_file(s): (SOURCES / s).read_text() for s in stems})
+    head = [f"#define BT_FUSED {int(fused_on(load_target('host')))}"]
+    head += [f'#include "{kernel_file(s)}"' for s in stems]
+    files["bench.c"] = "\n".join([*head, shape.program(), ""])
+    flags = ("-O3", "-march=native", "-fPIC", *STRICT, *NUMERICS)
+    lib = ctypes.CDLL(str(shared_library(files, flags)))
+    rng = np.random.default_rng(0)
+    x, dy = rng.standard_normal((2, shape.rows, shape.times)).astype(np.float32)
+    w = rng.standard_normal((shape.rows, shape.taps)).astype(np.float32)
+    y, dw = np.zeros_like(x), np.zeros_like(w)
+    operands = ((x, w, y), (dy, w, y), (x, dy, dw))
+    rows = []
+    ops = shape.ops()
+    for i, which in enumerate(PASSES):
+        pointers = [a.ctypes.data_as(ctypes.c_void_p) for a in operands[i]]
+        times: dict[str, list[float]] = {name: [] for name in KERNELS}
+        for _ in range(rounds):
+            for name in KERNELS:
+                start = time.process_time_ns()
+                getattr(lib, f"{name}_{which}")(*pointers)
+                times[name].append(1e-6 * (time.process_time_ns() - start))
+        row: dict[str, object] = {"shape": [shape.rows, shape.times, shape.taps], "pass": which}
+        for name in KERNELS:
+            row[f"{name}_ms"] = round(median(times[name]), 4)
+            ratios = [a / b for a, b in zip(times["conv"], times[name], strict=True)]
+            row[f"{name}_speedup"] = round(median(ratios), 2)
+            row[f"{name}_ops"] = round(ops[name][i] / ops["conv"][i], 3)
+        rows.append(row)
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    rows = [row for shape in SHAPES for row in measure(Shape(*shape), args.rounds)]
+    print("rows x samples x taps; speed against the direct kernel (and its operations)")
+    print(f"{'shape':>16} {'pass':>16} {'direct ms':>10} {'2 levels':>16} {'3 levels':>16}")
+    for r in rows:
+        shape = "x".join(map(str, r["shape"]))  # type: ignore[call-overload]
+        two, three = (f"{r[f'fir{n}_speedup']}x ({r[f'fir{n}_ops']})" for n in (2, 3))
+        print(f"{shape:>16} {r['pass']:>16} {r['conv_ms']:>10} {two:>16} {three:>16}")
+    if args.json:
+        args.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
