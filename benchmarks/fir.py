@@ -19,7 +19,7 @@ from statistics import median
 
 import numpy as np
 
-from biotrain.emit import RUNTIME, kernel_file
+from biotrain.emit import RUNTIME, kernel_file, kernel_sources
 from biotrain.ir import Value
 from biotrain.op import OPS, Builder
 from biotrain.ops import SOURCES
@@ -86,7 +86,7 @@ class Shape:
 
 def measure(shape: Shape, rounds: int) -> list[dict[str, object]]:
     """One row per pass: median milliseconds, and the ratios to the direct kernel."""
-    stems = ("conv.c", "fir.c")
+    stems = kernel_sources(["conv.c", "fir.c"])
     files = {name: (RUNTIME / name).read_text() for name in ("bt_math.h", "bt_kernel.h")}
     files.update({kernel_file(s): (SOURCES / s).read_text() for s in stems})
     head = [f"#define BT_FUSED {int(fused_on(load_target('host')))}"]

@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import ctypes
+import tempfile
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ import biotrain as bt
 from biotrain.autodiff import differentiate, with_loss
 from biotrain.capture import capture
 from biotrain.cost import node_macs, node_ops
+from biotrain.emit import kernel_file, kernel_sources
 from biotrain.ir import Graph, Value, verify
 from biotrain.op import OPS, Builder
 from biotrain.ops import SOURCES
@@ -26,8 +29,8 @@ PASSES = ("forward", "input gradient", "weight gradient")
 
 TEXT = """
 #include "bt_kernel.h"
-#include "conv.c"
-#include "fir.c"
+#include "bt_conv.h"
+#include "bt_fir.h"
 #define PASSES(name, struct_name, kind, ...)                                                      \\
   void name##_all(int rows, int t, int k, int p, int levels, const float *x, const float *w,      \\
                   const float *dy, float *y, float *dx, float *dw)                                \\
@@ -47,10 +50,14 @@ PASSES(fir, bt_fir, fir, {1, 1, t, t, k, p, levels});
 Arrays = tuple[np.ndarray, ...]
 
 
+_folder = tempfile.TemporaryDirectory(prefix="biotrain-fir-")
+
+
 @cache
 def library(compiler: str, flags: tuple[str, ...]) -> ctypes.CDLL:
-    strict = (*flags, f"-I{SOURCES}", "-ffp-contract=off")
-    return shared_library(TEXT, strict, compiler)
+    for stem in kernel_sources(["conv.c", "fir.c"]):
+        Path(_folder.name, kernel_file(stem)).write_text((SOURCES / stem).read_text())
+    return shared_library(TEXT, (*flags, f"-I{_folder.name}", "-ffp-contract=off"), compiler)
 
 
 def host(*flags: str) -> ctypes.CDLL:
@@ -161,7 +168,7 @@ def depthwise(taps: int, **changes: object) -> Graph:
     return Graph(tuple(b.nodes), (x, w, dy), outs)
 
 
-@pytest.mark.parametrize(("taps", "left"), [(64, 0.64), (128, 0.63)])
+@pytest.mark.parametrize(("taps", "left"), [(64, 0.66), (128, 0.64)])
 def test_rewrite_saves_operations(taps: int, left: float) -> None:
     plain = depthwise(taps)
     fast = fastconv(plain)
@@ -183,7 +190,7 @@ def test_rewrite_leaves_other_convolutions_alone(changes: dict[str, object]) -> 
 
 
 def test_rewrite_leaves_short_convolutions_alone() -> None:
-    plain = depthwise(16)
+    plain = depthwise(33)
     assert fastconv(plain) == plain
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from biotrain.ir import Graph, Loop, Node, leaves
+from biotrain.ir import Graph, Loop, Node, Span, leaves
 from biotrain.op import OPS
 from biotrain.target import Target
 
@@ -37,7 +37,10 @@ def loop_ops(loop: Loop) -> int:
     for step in loop.body:
         rule = OPS[step.node.op]
         area = sum(box.size for box in step.boxes)
-        total += area_ops(rule.ops(step.node), area, rule.call(step.node).box)
+        size = rule.call(step.node).box
+        shared = rule.shared_ops(step.node, Span(0, size[0], 0, size[1]))
+        total += area_ops(rule.ops(step.node) - shared, area, size)
+        total += sum(rule.shared_ops(step.node, box) for box in step.boxes if not box.empty)
     return total
 
 
@@ -54,7 +57,12 @@ def node_ops(nodes: Sequence[Node]) -> int:
 def training_cost(graph: Graph, target: Target, accumulate: int) -> Cost:
     """Cost of one sample of a training graph."""
     ops = node_ops(graph.nodes) + node_ops(graph.updates) // max(accumulate, 1)
+    return cost_of(node_macs(graph.nodes), ops, target)
+
+
+def cost_of(macs: int, ops: int, target: Target) -> Cost:
+    """Cycles, time and energy of a number of operations."""
     cycles = ops * target.cycles_per_op
     ms = 1e3 * cycles / target.clock_hz if target.clock_hz else 0.0
     mj = ms * target.mw_per_mhz * target.clock_hz * 1e-6 * 1e-3
-    return Cost(node_macs(graph.nodes), ops, cycles, ms, mj)
+    return Cost(macs, ops, cycles, ms, mj)

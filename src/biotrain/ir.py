@@ -20,11 +20,11 @@ from typing import Literal, TypeAlias
 from biotrain.errors import GraphError
 
 Kind = Literal["input", "param", "state", "const", "temp"]
-DType = Literal["f32", "i32", "u8"]
+DType = Literal["f32", "i32", "i16", "u8"]
 Shape: TypeAlias = tuple[int, ...]
 Attr: TypeAlias = int | float | bool | str | tuple[int, ...]
 
-ITEM_BYTES: dict[str, int] = {"f32": 4, "i32": 4, "u8": 1}
+ITEM_BYTES: dict[str, int] = {"f32": 4, "i32": 4, "i16": 2, "u8": 1}
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +45,11 @@ class Value:
     def nbytes(self) -> int:
         """Bytes of the stored tensor."""
         return self.size * ITEM_BYTES[self.dtype]
+
+    @property
+    def resident(self) -> bool:
+        """Whether it is an input that lies in the arena; a label comes as an argument."""
+        return self.kind == "input" and self.dtype != "i32"
 
     def __str__(self) -> str:
         return f"%{self.name}"

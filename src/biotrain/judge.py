@@ -49,7 +49,7 @@ class _Memory:
         base = buffer.offset // WORD
         if buffer.offset % ALIGNMENT:
             raise GraphError(f"{value} is not aligned")
-        if value.dtype == "u8":  # judged as one piece
+        if value.dtype in ("u8", "i16"):  # judged as one piece
             size = window.nbytes if window else value.nbytes
             if size > buffer.size:
                 raise GraphError(f"{value} does not fit its buffer")

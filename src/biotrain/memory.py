@@ -95,7 +95,7 @@ def lifetimes(graph: Graph, inplace: bool = True) -> tuple[Buffer, ...]:
     spans = positions(graph)
     groups = _Groups()
     for v in graph.inputs:
-        if v.dtype == "f32":
+        if v.resident:
             groups.add(v.name, v.nbytes, 0, 0)
     for node, (first, last) in zip(graph.nodes, spans, strict=True):
         for v in (*node.inputs, *node.outputs):

@@ -20,7 +20,7 @@ from math import isinf, prod
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from biotrain.errors import GraphError
-from biotrain.ir import Attr, DType, Kind, Node, Shape, Value
+from biotrain.ir import Attr, DType, Kind, Node, Shape, Span, Value
 
 if TYPE_CHECKING:
     import torch
@@ -78,7 +78,8 @@ class Call:
 
     function: str
     struct: str
-    geometry: tuple[tuple[str, int | float], ...]
+    geometry: tuple[tuple[str, int | float | str], ...]
+    """Fields of the struct: constants, or C expressions of run-time values."""
     operands: tuple[Operand, ...]
     box: tuple[int, int]
     """Rows and times of the iteration space; the box of an untiled call."""
@@ -174,6 +175,13 @@ class Op:
         macs = self.macs(node)
         return 2 * macs if macs else sum(v.size for v in node.outputs)
 
+    def shared_ops(self, node: Node, box: Span) -> int:
+        """The part of `ops` that a call spends once for all rows of its box, whatever their number.
+
+        The rest of `ops` is in proportion to the box.
+        """
+        return 0
+
     def window(self, node: Node, index: int, t0: int, t1: int) -> tuple[int, int] | None:
         """Times `[lo, hi)` of input `index` that the box `[t0, t1)` reads; None: all of it.
 
@@ -239,7 +247,10 @@ _KEYWORDS = (
     "inline int long register restrict return short signed sizeof static struct switch typedef "
     "union unsigned void volatile while true false bool"
 )
-_LOCALS = "m status x_in logits loss_out target_in memcpy memset NULL i finite scale lr"
+_LOCALS = (
+    "m status x_in logits loss_out target_in memcpy memset NULL i finite scale lr sample n source "
+    "total label_in"
+)
 _PREFIXES = ("bt_", "BT_", "k_", "g_", "momentum_", "mean_", "square_", "_")
 """Starts of the names that the compiler gives itself."""
 RESERVED = tuple(f"{_KEYWORDS} {_LOCALS}".split())

@@ -22,7 +22,7 @@ from biotrain.errors import BioTrainError
 from biotrain.ir import Graph
 from biotrain.optim import SGD, Gradients, Optimizer, check_gradients
 from biotrain.plan import Plan, fit
-from biotrain.rewrite import NAMES, rewrite_forward, rewrite_training
+from biotrain.rewrite import NAMES, keep_int16, rewrite_forward, rewrite_training
 from biotrain.strategy import trainable
 from biotrain.target import Target, load_target, parse_bytes
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from biotrain.run.device import Device
 
 Loss = Literal["cross_entropy", "mse"]
+InputType = Literal["float", "int16"]
 
 
 @dataclass(frozen=True)
@@ -87,6 +88,24 @@ class Package:
         return start(self, on, **options)
 
 
+def check_input(kind: str, scale: float | None) -> float | None:
+    """The float32 that one unit of an int16 input stands for; None for a float input."""
+    if kind not in ("float", "int16"):
+        raise BioTrainError(f"the input type is float or int16, not '{kind}'")
+    if kind == "float":
+        if scale is not None:
+            raise BioTrainError("an input scale belongs to the input type int16")
+        return None
+    if scale is None:
+        raise BioTrainError(
+            "an int16 input needs a scale: what one unit of the converter stands for"
+        )
+    limits = np.finfo(np.float32)
+    if not limits.tiny <= scale <= float(limits.max) / 2**15:
+        raise BioTrainError(f"the input scale must be positive and a normal float32, not {scale}")
+    return float(np.float32(scale))
+
+
 def fused_on(target: Target) -> bool:
     """Whether the target's numeric mode is fused; `native` asks this machine."""
     if target.numerics != "native":
@@ -110,11 +129,14 @@ def compile_model(
     loss: Loss = "cross_entropy",
     gradients: Gradients = "separate",
     fused: bool | None = None,
+    input_type: InputType = "float",
+    input_scale: float | None = None,
     rewrites: Sequence[str] = NAMES,
     title: str | None = None,
     deadline_ms: float | None = None,
     max_mj: float | None = None,
     frontier: bool = False,
+    batch: int = 1,
 ) -> Package:
     """Compile a model into C that trains it.
 
@@ -133,6 +155,10 @@ def compile_model(
         used for the `update` as soon as they are complete (`accumulate=1`). The last two exclude
         `clip_norm` and cannot undo a group with a bad gradient (see docs/numerics.md).
     fused : numeric mode; default: the target's.
+    input_type, input_scale : `int16` keeps the window in RAM as the converter's integers, which
+        stand for q `input_scale`; the weights have the bits that a float package gets from those.
+    batch : windows over which BatchNorm takes its statistics, as torch does with a batch of that
+        size; 1: every window has its own. They are one group of the optimizer.
     deadline_ms, max_mj : bounds of the time and the energy of one sample (estimates).
     frontier : also find the plans from the fastest to the smallest (`plan.frontier`); seconds.
     rewrites : which rewrites of `biotrain.rewrite.NAMES` run; all by default.
@@ -150,6 +176,15 @@ def compile_model(
     if not isinstance(strategy, str):
         raise BioTrainError(f"the strategy is a name or a glob, not {strategy!r}")
     check_gradients(gradients, optimizer or SGD(), accumulate)
+    scale = check_input(input_type, input_scale)
+    if not isinstance(batch, int) or isinstance(batch, bool) or batch < 1:
+        raise BioTrainError(f"batch must be a whole number from 1, not {batch}")
+    if batch > 1 and (accumulate > 1 or gradients != "separate"):
+        raise BioTrainError(
+            "a batch is one group: batch works with accumulate=1 and gradients='separate'"
+        )
+    if batch > 1 and scale is not None:
+        raise BioTrainError("batch takes a float input: input_type='int16' works with batch=1")
     chosen = load_target(target)
     example = torch.as_tensor(example_input)
     if not example.numel():
@@ -165,11 +200,13 @@ def compile_model(
         loss=loss,
         gradients=gradients,
         fused=fused_on(chosen) if fused is None else fused,
+        input_scale=scale,
         rewrites=rewrites,
         title=title or f"{getattr(model, 'title', type(model).__name__)}, strategy {strategy}",
         deadline_ms=deadline_ms,
         max_mj=max_mj,
         frontier=frontier,
+        batch=batch,
     )
     module = model if isinstance(model, torch.nn.Module) else None
     return Package(source, chosen, strategy, module)
@@ -186,11 +223,13 @@ def lower(
     loss: str,
     gradients: Gradients,
     fused: bool,
+    input_scale: float | None,
     rewrites: Sequence[str],
     title: str,
     frontier: bool,
     deadline_ms: float | None,
     max_mj: float | None,
+    batch: int,
 ) -> Source:
     """Differentiate, add the optimizer, and plan."""
     logits = captured.train.outputs[0]
@@ -206,6 +245,8 @@ def lower(
     graph = differentiate(graph, value, trained, shared=gradients == "momentum")
     graph = rewrite_training(graph, rewrites)
     graph = with_updates(graph, trained, optimizer, gradients)
+    if input_scale is not None:
+        graph, predict = keep_int16(graph, input_scale), keep_int16(predict, input_scale)
     direct, value = with_loss(captured.train, loss)
     direct = with_updates(differentiate(direct, value, trained), trained, optimizer)
     fitted = fit(
@@ -219,12 +260,14 @@ def lower(
         frontier=frontier,
         deadline_ms=deadline_ms,
         max_mj=max_mj,
+        batch=batch,
     )
     return Source(
         train=fitted.train,
         predict=fitted.predict,
         network=predict,
         plan=fitted.plan,
+        batch=fitted.batch,
         tensors=captured.tensors,
         torch_names=captured.torch_names,
         trained=trained,
@@ -234,4 +277,5 @@ def lower(
         title=title,
         loss=loss,
         gradients=gradients,
+        input_scale=input_scale,
     )

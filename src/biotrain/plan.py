@@ -6,9 +6,11 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from biotrain.cost import Cost, node_macs, training_cost
-from biotrain.errors import DoesNotFitError
-from biotrain.ir import Graph, Loop, Value
+from biotrain.batch import Batch, BatchSchedule
+from biotrain.choices import in_words
+from biotrain.cost import Cost, cost_of, node_macs, node_ops, training_cost
+from biotrain.errors import BioTrainError, DoesNotFitError
+from biotrain.ir import Graph, Value
 from biotrain.judge import check
 from biotrain.memory import ALIGNMENT, Buffer, lifetimes, lower_bound, peak, place
 from biotrain.optim import Gradients
@@ -51,6 +53,8 @@ class Plan:
     optimizer_bytes: int
     state_bytes: int
     """Running statistics."""
+    input_bytes: int
+    """The resident window, a part of the arena."""
     stack_bytes: int
     """Reserve of the target."""
     ram_bytes: int
@@ -75,6 +79,19 @@ class Plan:
         data = asdict(self)
         data["buffers"] = [asdict(b) for b in self.buffers]
         return data
+
+    @property
+    def point(self) -> Point:
+        """This plan as a point of the frontier."""
+        work = (self.ops, self.cycles, self.ms_per_sample, self.mj_per_sample)
+        return Point(self.ram_bytes, self.peak_bytes, self.lower_bound_bytes, *work)
+
+    @property
+    def points(self) -> tuple[Point, ...]:
+        """The frontier with this plan among its points, from the largest to the smallest."""
+        own = self.point
+        others = [p for p in self.frontier if (p.ram_bytes, p.ops) != (own.ram_bytes, own.ops)]
+        return tuple(sorted([*others, own], key=lambda p: (-p.ram_bytes, p.ops)))
 
     @property
     def context_bytes(self) -> int:
@@ -209,6 +226,7 @@ class Fitted:
     plan: Plan
     train: Graph
     predict: Graph
+    batch: BatchSchedule | None = None
 
 
 def fit(
@@ -223,6 +241,7 @@ def fit(
     deadline_ms: float | None = None,
     max_mj: float | None = None,
     frontier: bool = False,
+    batch: int = 1,
 ) -> Fitted:
     """The plan with the lowest estimated cycles among those that stay within the limits.
 
@@ -235,6 +254,8 @@ def fit(
     DoesNotFitError
         naming the smallest RAM that would do and the three largest buffers, or the fastest plan.
     """
+    if batch > 1:
+        return _fit_batch(train, predict, target, memory, gradients, base_ops, frontier, batch)
     fixed = _fixed(train, target, gradients)
     planner = Planner(train, predict, target, accumulate)
     budget = memory if memory is not None else target.memory("ram").bytes or None
@@ -244,7 +265,11 @@ def fit(
         if limit is not None
     ]
     search = planner.train
-    if budget is not None:
+    _can_be_bounded(limits, target)
+    if memory is None and limits:
+        points = [s for _, s in planner.ladder() if _keeps(planner.cost(s), limits)]
+        chosen = min(points or [planner.ladder()[0][1]], key=lambda s: s.peak)
+    elif budget is not None:
         starts = [search.everything(), search.nothing()]
         chosen = planner.within(search, budget - fixed.total, starts)
         if chosen.peak + fixed.total > budget:
@@ -254,28 +279,21 @@ def fit(
                 if fitting
                 else min((s for _, s in planner.ladder()), key=lambda s: s.peak)
             )
-    elif limits:
-        points = [s for _, s in planner.ladder() if _keeps(planner.cost(s), limits)]
-        chosen = min(points or [planner.ladder()[0][1]], key=lambda s: s.peak)
     else:
         top = search.relax(search.score(search.everything(), 1 << 62), 1 << 62)
         chosen = planner.schedule(search, top)
     prediction = planner.prediction(chosen.peak)
     arena = max(chosen.peak, prediction.peak)
     ram = arena + fixed.total
-    if budget is not None and ram > budget:
-        largest = sorted(chosen.buffers, key=lambda b: -b.size)[:3]
-        names = ", ".join(f"{b.value} {b.size:,} B" for b in largest)
-        raise DoesNotFitError(
-            f"does not fit: {ram:,} B of RAM are needed, {budget:,} B are there "
-            f"(target {target.name}); the smallest plan needs {ram:,} B; largest buffers: {names}"
-        )
     cost = planner.cost(chosen)
     if not _keeps(cost, limits):
-        raise DoesNotFitError(_too_slow(cost, limits, target))
+        raise DoesNotFitError(_too_slow(cost, limits, target, ram))
+    if budget is not None and ram > budget:
+        raise DoesNotFitError(_too_large(ram, budget, target, chosen.buffers, limits))
     check(chosen.graph, chosen.buffers)
     check(prediction.graph, prediction.buffers)
     made = _points(planner, fixed) if frontier else ()
+    stored = planner.schedule(search, search.score(search.everything(), 1 << 62))
     plan = Plan(
         buffers=chosen.buffers,
         predict_buffers=prediction.buffers,
@@ -285,6 +303,7 @@ def fit(
         gradient_bytes=fixed.gradients,
         optimizer_bytes=fixed.optimizer,
         state_bytes=fixed.running,
+        input_bytes=train.inputs[0].nbytes,
         stack_bytes=target.stack_bytes,
         ram_bytes=ram,
         flash_bytes=_bytes(train.params) + _bytes(train.consts) + fixed.running,
@@ -297,14 +316,91 @@ def fit(
         ms_per_sample=cost.ms,
         mj_per_sample=cost.mj,
         choices=(
-            *_in_words(
-                chosen, planner.schedule(search, search.score(search.everything(), 1 << 62))
-            ),
+            *in_words(chosen.graph, chosen.buffers, stored.graph, stored.peak),
             *_where_gradients_go(gradients, fixed.params),
         ),
-        frontier=made or (_point(cost, chosen, ram),),
+        frontier=made or (_point(cost, chosen.peak, chosen.bound, ram),),
     )
     return Fitted(plan, chosen.graph, prediction.graph)
+
+
+def _fit_batch(
+    train: Graph,
+    predict: Graph,
+    target: Target,
+    memory: int | None,
+    gradients: Gradients,
+    base_ops: int | None,
+    frontier: bool,
+    size: int,
+) -> Fitted:
+    """The plan of a batch whose statistics batch norm shares (see `biotrain/batch.py`)."""
+    fixed = _fixed(train, target, gradients)
+    planner = Planner(train, predict, target, size)
+    budget = memory if memory is not None else target.memory("ram").bytes or None
+    made = Batch(train, size)
+    chosen = made.fit(None if budget is None else budget - fixed.total)
+    prediction = planner.prediction(chosen.peak)
+    check(prediction.graph, prediction.buffers)
+    arena = max(chosen.peak, prediction.peak)
+    ram = arena + fixed.total
+    if budget is not None and ram > budget:
+        raise DoesNotFitError(_too_large(ram, budget, target, chosen.buffers))
+    update = node_ops(train.updates) // size
+
+    def work(schedule: BatchSchedule) -> Cost:
+        return cost_of(node_macs(train.nodes), schedule.ops // size + update, target)
+
+    points: list[Point] = []
+    for kept in made.choices() if frontier else ():
+        free = made.schedule(kept, None)
+        for schedule in (free, made.schedule(kept, int(0.9 * free.peak)), made.schedule(kept, 0)):
+            all_bytes = max(schedule.peak, planner.prediction(schedule.peak).peak) + fixed.total
+            points.append(_point(work(schedule), schedule.peak, schedule.bound, all_bytes))
+    cost = work(chosen)
+    stored = [o for o in chosen.outers if o.copies > 1]
+    plan = Plan(
+        buffers=chosen.buffers,
+        predict_buffers=prediction.buffers,
+        peak_bytes=arena,
+        lower_bound_bytes=max(chosen.bound, prediction.bound),
+        param_bytes=fixed.params,
+        gradient_bytes=fixed.gradients,
+        optimizer_bytes=fixed.optimizer,
+        state_bytes=fixed.running,
+        input_bytes=train.inputs[0].nbytes,
+        stack_bytes=target.stack_bytes,
+        ram_bytes=ram,
+        flash_bytes=_bytes(train.params) + _bytes(train.consts) + fixed.running,
+        params=sum(v.size for v in train.params),
+        trained_params=fixed.trained,
+        macs=cost.macs,
+        ops=cost.ops,
+        base_ops=base_ops if base_ops is not None else cost.ops,
+        cycles=cost.cycles,
+        ms_per_sample=cost.ms,
+        mj_per_sample=cost.mj,
+        choices=(
+            f"batch of {size}: {len(chosen.phases)} loops over its samples",
+            *(
+                f"stored for every sample: {o.value.name}, {o.nbytes:,} B, phases {o.first} to "
+                f"{o.last}"
+                for o in stored
+                if o.nbytes > 4096
+            ),
+        ),
+        frontier=_pareto(points) or (_point(cost, chosen.peak, chosen.bound, ram),),
+    )
+    return Fitted(plan, train, prediction.graph, chosen)
+
+
+def _pareto(points: list[Point]) -> tuple[Point, ...]:
+    """The points that no other one beats, fastest first."""
+    kept: list[Point] = []
+    for point in sorted(points, key=lambda p: (p.ops, p.ram_bytes)):
+        if not kept or point.ram_bytes < kept[-1].ram_bytes:
+            kept.append(point)
+    return tuple(kept)
 
 
 def _keeps(cost: Cost, limits: list[tuple[str, float]]) -> bool:
@@ -312,53 +408,53 @@ def _keeps(cost: Cost, limits: list[tuple[str, float]]) -> bool:
     return all(values[name] <= limit for name, limit in limits)
 
 
-def _too_slow(cost: Cost, limits: list[tuple[str, float]], target: Target) -> str:
-    if not cost.ms:
-        return f"target {target.name} has no clock and power: a deadline cannot be checked on it"
-    asked = " and ".join(f"{limit:g} {name[:2]}" for name, limit in limits)
+def _can_be_bounded(limits: list[tuple[str, float]], target: Target) -> None:
+    """Raise where the target does not say what a bound is to be compared with."""
+    for name, _ in limits:
+        timed = target.cycles_per_op and target.clock_hz
+        if not timed or (name == "mj_per_sample" and not target.mw_per_mhz):
+            what = "clock" if not timed else "power"
+            raise BioTrainError(
+                f"target {target.name} has no {what}, so that {name} is not known: name a board "
+                "(biotrain list targets)"
+            )
+
+
+def _asked(limits: list[tuple[str, float]]) -> str:
+    return " and ".join(f"{limit:g} {name[:2].replace('mj', 'mJ')}" for name, limit in limits)
+
+
+def _too_slow(cost: Cost, limits: list[tuple[str, float]], target: Target, ram: int) -> str:
+    energy = f" and {cost.mj:,.2f} mJ" if target.mw_per_mhz else ""
     return (
-        f"does not fit: one sample takes {cost.ms:,.1f} ms and {cost.mj:,.2f} mJ on {target.name} "
-        f"(estimate), {asked} are allowed"
+        f"does not fit: the fastest plan takes {cost.ms:,.1f} ms{energy} for a sample on "
+        f"{target.name} (estimate) with {ram:,} B of RAM; {_asked(limits)} are allowed"
     )
 
 
-def _point(cost: Cost, schedule: Schedule, ram: int) -> Point:
-    return Point(ram, schedule.peak, schedule.bound, cost.ops, cost.cycles, cost.ms, cost.mj)
+def _too_large(
+    ram: int,
+    budget: int,
+    target: Target,
+    buffers: tuple[Buffer, ...],
+    limits: list[tuple[str, float]] | None = None,
+) -> str:
+    largest = sorted(buffers, key=lambda b: -b.size)[:3]
+    names = ", ".join(f"{b.value} {b.size:,} B" for b in largest)
+    within = f" that keeps {_asked(limits)}" if limits else ""
+    return (
+        f"does not fit: {budget:,} B of RAM are there (target {target.name}), the smallest plan"
+        f"{within} needs {ram:,} B; its largest buffers: {names}"
+    )
+
+
+def _point(cost: Cost, arena: int, bound: int, ram: int) -> Point:
+    return Point(ram, arena, bound, cost.ops, cost.cycles, cost.ms, cost.mj)
 
 
 def _points(planner: Planner, fixed: Fixed) -> tuple[Point, ...]:
     points: list[Point] = []
     for _, schedule in planner.ladder():
         arena = max(schedule.peak, planner.prediction(schedule.peak).peak)
-        points.append(_point(planner.cost(schedule), schedule, arena + fixed.total))
+        points.append(_point(planner.cost(schedule), arena, schedule.bound, arena + fixed.total))
     return tuple(points)
-
-
-def _in_words(chosen: Schedule, stored: Schedule) -> tuple[str, ...]:
-    """Each choice in words: the loops, what is made again, and what lies in place."""
-    lines: list[str] = []
-    made: dict[str, int] = {}
-    for node in chosen.graph.nodes:
-        if not isinstance(node, Loop):
-            continue
-        sinks = ", ".join(v.name for v in node.outputs)
-        chain = ", ".join(w.value.name for w in node.windows)
-        size = sum(w.value.nbytes for w in node.windows)
-        here = sum(w.nbytes for w in node.windows)
-        over = {"rows": "row", "time": "time"}[node.axis]
-        lines.append(
-            f"{over} fusion of {chain} into {sinks}: {node.count} parts, "
-            f"{here:,} B of windows instead of {size:,} B"
-        )
-    del made
-    shared = [b for b in chosen.buffers if len(b.members) > 1]
-    lines.append(
-        f"in place: {len(shared)} buffers hold {sum(len(b.members) for b in shared)} tensors"
-    )
-    if chosen.peak < stored.peak:
-        lines.insert(0, f"arena {chosen.peak:,} B instead of {stored.peak:,} B with all stored")
-    else:
-        lines.insert(
-            0, f"everything stored: {len(chosen.buffers)} buffers, arena {chosen.peak:,} B"
-        )
-    return tuple(lines)

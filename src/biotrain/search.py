@@ -54,7 +54,7 @@ class Search:
         self._io: dict[Pass, tuple[tuple[str, ...], tuple[str, ...]]] = {}
         self._pairs: dict[tuple[Pass, str, int, str, str], bool] = {}
         self._size: dict[str, int] = {}
-        self._inputs = [v.name for v in stream.graph.inputs if v.dtype == "f32"]
+        self._inputs = [v.name for v in stream.graph.inputs if v.resident]
         self._outputs = [stream.root(v).name for v in stream.graph.outputs]
         for v in stream.graph.values():
             if v.kind in ("temp", "input") and stream.root(v) is v:

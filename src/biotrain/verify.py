@@ -20,6 +20,7 @@ import numpy.typing as npt
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from biotrain.emit import Source
 from biotrain.errors import BioTrainError
 from biotrain.optim import SGD
 from biotrain.package import Package
@@ -158,7 +159,8 @@ def verify(
         for step in range(steps):
             x, y, near = samples.group(reference)
             kinks += near
-            want_grad, have_grad = reference.step(x, y), single.step(x, y)
+            values = _values(pkg, x)
+            want_grad, have_grad = reference.step(values, y), single.step(values, y)
             losses = device.accumulate(x, y)
             if step == 0:
                 _compare({"loss": reference.losses}, {"loss": losses}, worst_c, "")
@@ -174,13 +176,18 @@ def verify(
             _compare(want, have, worst_t, "")
             if progress:
                 progress(draw * steps + step + 1, total)
-        logits = {"logits": reference.predict(x)}
+        logits = {"logits": reference.predict(values)}
         _compare(logits, {"logits": device.predict(x)}, worst_c, "")
-        _compare(logits, {"logits": single.predict(x)}, worst_t, "")
+        _compare(logits, {"logits": single.predict(values)}, worst_t, "")
         if draw == 0:
             crc = device.crc32()
     tensors = tuple(TensorError(n, worst_c[n], worst_t[n]) for n in worst_c)
     return VerifyReport(steps, seeds, tensors, crc, kinks)
+
+
+def _group(source: Source) -> int:
+    """Windows of one optimizer step."""
+    return source.batch.size if source.batch else source.accumulate
 
 
 def _gradients(pkg: Package, device: Device) -> dict[str, Array]:
@@ -188,7 +195,7 @@ def _gradients(pkg: Package, device: Device) -> dict[str, Array]:
     optimizer's state, weight decay included. Plain SGD has none, and the weights must do."""
     source = pkg.source
     if source.gradients == "separate":
-        count = np.float32(source.accumulate)
+        count = np.float32(_group(source))
         return {k: g / count for k, g in device.gradients().items()}
     if not source.slots:
         return {}
@@ -200,6 +207,12 @@ def _gradients(pkg: Package, device: Device) -> dict[str, Array]:
         for v in source.train.params
         if v.name in source.trained
     }
+
+
+def _values(pkg: Package, x: Array) -> Array:
+    """What the samples stand for, in float32."""
+    scale = pkg.source.input_scale
+    return x if scale is None else x.astype(np.float32) * np.float32(scale)
 
 
 class _Samples:
@@ -215,18 +228,18 @@ class _Samples:
 
     def __init__(self, pkg: Package, seed: int) -> None:
         self._rng = np.random.default_rng([seed, 20240613])
-        self._source = pkg.source
+        self._pkg, self._source = pkg, pkg.source
         self._label = self._rng.integers(0, pkg.source.train.outputs[0].shape[-1])
 
     def group(self, reference: _Torch) -> tuple[Array, Array, int]:
         """Windows and targets of one step, and the kinks that could not be avoided."""
-        count, outputs = self._source.accumulate, self._source.train.outputs[0].shape
+        count, outputs = _group(self._source), self._source.train.outputs[0].shape
         windows, kinks = [], 0
         for _ in range(count):
             best: tuple[int, Array] | None = None
             for _ in range(self.TRIES):
                 x = self._window()
-                near = reference.kinks(x)
+                near = reference.kinks(_values(self._pkg, x))
                 if best is None or near < best[0]:
                     best = (near, x)
                 if near == 0:
@@ -244,7 +257,11 @@ class _Samples:
         shape = self._source.train.inputs[0].shape[1:]
         noise = self._rng.standard_normal(shape)
         drift = np.cumsum(self._rng.standard_normal(shape), axis=-1)
-        return (noise + 0.05 * drift).astype(np.float32)
+        window, scale = noise + 0.05 * drift, self._source.input_scale
+        if scale is None:
+            return window.astype(np.float32)
+        units = np.rint(window * min(max(1.0 / scale, 256.0), 4096.0))
+        return np.clip(units, -(2**15), 2**15 - 1).astype(np.int16)
 
 
 class _Torch:
@@ -268,15 +285,16 @@ class _Torch:
         targets = torch.as_tensor(y)
         if targets.is_floating_point():
             targets = targets.to(self.dtype)
-        for i in range(len(x)):
-            logits = self.module(torch.as_tensor(x[i : i + 1]).to(self.dtype))
+        size = len(x) if self.source.batch else 1
+        for i in range(0, len(x), size):
+            logits = self.module(torch.as_tensor(x[i : i + size]).to(self.dtype))
             if self.source.loss == "mse":
-                loss = torch.nn.functional.mse_loss(logits, targets[i : i + 1])
+                loss = torch.nn.functional.mse_loss(logits, targets[i : i + size])
             else:
-                loss = torch.nn.functional.cross_entropy(logits, targets[i : i + 1])
+                loss = torch.nn.functional.cross_entropy(logits, targets[i : i + size])
             losses.append(loss.item())
             if self.parameters:
-                loss.backward()
+                (loss * size).backward()
         self.losses = np.asarray(losses)
         for parameter in self.parameters:
             if parameter.grad is None:

@@ -192,6 +192,8 @@ def _from_folder(folder: Path, given: ModelOptions, train: TrainOptions, out: Ou
         optimizer=wanted.made_optimizer(),
         accumulate=wanted.accumulate,
         gradients=wanted.gradients,
+        input_type=wanted.input_type,
+        input_scale=wanted.input_scale,
         fused=fused,
         title=title,
     )

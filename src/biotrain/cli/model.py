@@ -124,6 +124,8 @@ class Model:
             optimizer=optimizer,
             accumulate=train.accumulate,
             gradients=train.gradients,
+            input_type=train.input_type,
+            input_scale=train.input_scale,
             title=title,
         )
 

@@ -124,6 +124,15 @@ class TrainOptions:
         ),
     ] = "separate"
 
+    input_type: Annotated[
+        Literal["float", "int16"],
+        _option("--input-type", "What a window is: float, or the converter's int16.", TRAINING),
+    ] = "float"
+    input_scale: Annotated[
+        float | None,
+        _option("--input-scale", "What one unit of an int16 input stands for.", TRAINING),
+    ] = None
+
     def made_optimizer(self) -> "Optimizer":
         """The optimizer that the options describe.
 

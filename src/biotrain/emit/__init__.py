@@ -58,8 +58,12 @@ def emit(source: Source) -> dict[str, str]:
 
 
 def _stems(source: Source) -> list[str]:
-    nodes = leaves((*source.train.nodes, *source.train.updates, *source.predict.nodes))
-    return kernel_sources([OPS[n.op].source for n in nodes if not OPS[n.op].alias])
+    nodes = [*source.train.nodes, *source.train.updates, *source.predict.nodes]
+    if source.batch:
+        for phase in source.batch.phases:
+            nodes += [*phase.before, *phase.graph.nodes]
+        nodes += source.batch.after
+    return kernel_sources([OPS[n.op].source for n in leaves(nodes) if not OPS[n.op].alias])
 
 
 def kernel_sources(stems: Iterable[str]) -> list[str]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from biotrain.emit.batch import batch_interface
 from biotrain.emit.source import CTYPE, Source, fingerprint, running_values, trained_values
 from biotrain.ir import Value
-from biotrain.op import rows_times
+from biotrain.op import float_literal, rows_times
 from biotrain.optim import Gradients
 
 
@@ -64,6 +65,13 @@ _DROP: dict[Gradients, str] = {
 }
 
 
+def _scale(source: Source) -> list[str]:
+    if source.input_scale is None:
+        return []
+    text = float_literal(source.input_scale)
+    return [f"#define BT_INPUT_SCALE {text} /* a sample q stands for (float)q * BT_INPUT_SCALE */"]
+
+
 def header(source: Source) -> str:
     x, logits, target = source.train.inputs[0], source.train.outputs[0], source.train.inputs[1]
     rows, times = rows_times(x.shape)
@@ -71,6 +79,7 @@ def header(source: Source) -> str:
     trained, running = trained_values(source), running_values(source)
     sums = trained and source.gradients == "separate"
     state = "momentum and gradients" if source.gradients == "momentum" else "state of the optimizer"
+    x_type = source.sample_type
     label = "int32_t label" if target.dtype == "i32" else "const float *target"
     lines = [
         "/* SPDX-License-Identifier: Apache-2.0 */",
@@ -91,11 +100,14 @@ def header(source: Source) -> str:
         "",
         f"#define BT_INPUT_ROWS {rows}   /* channels of one window */",
         f"#define BT_INPUT_TIMES {times} /* samples of one window */",
+        *_scale(source),
         f"#define BT_OUTPUTS {logits.size}",
         f"#define BT_GROUP {source.accumulate} /* windows whose mean gradient makes one step */",
         f"#define BT_FINGERPRINT {fingerprint(source):#010x}u /* of the model, in checkpoints */",
         "",
     ]
+    if source.batch:
+        lines += batch_interface(source.batch.size, target.dtype == "i32")
     if trained:
         lines += [
             "/* Trained parameters; gradients and optimizer state have the same layout. */",
@@ -141,9 +153,21 @@ def header(source: Source) -> str:
         "/* Announces the number of steps of a calibration; the cosine schedule spans them. */",
         "void bt_begin(bt_model *m, uint32_t steps, float lr);",
         "/* x: BT_INPUT_ROWS rows of BT_INPUT_TIMES samples; logits: BT_OUTPUTS. */",
-        "bt_status bt_predict(bt_model *m, const float *x, float *logits);",
-        _SAMPLE[source.gradients],
-        f"bt_status bt_train_sample(bt_model *m, const float *x, {label}, float *loss);",
+        f"bt_status bt_predict(bt_model *m, const {x_type} *x, float *logits);",
+        *(
+            [
+                "/* Adds the gradients of a batch of n windows to the group; loss: their mean. */",
+                (
+                    "bt_status bt_train_batch(bt_model *m, const bt_source *source, uint32_t n, "
+                    "float *loss);"
+                ),
+            ]
+            if source.batch
+            else [
+                _SAMPLE[source.gradients],
+                f"bt_status bt_train_sample(bt_model *m, const {x_type} *x, {label}, float *loss);",
+            ]
+        ),
         *_GROUP[source.gradients],
         _STEP[source.gradients],
         "bt_status bt_step(bt_model *m);",

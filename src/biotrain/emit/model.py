@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from biotrain.emit.batch import refuse_function, train_batch_function
 from biotrain.emit.schedule import Places, Shapes, node_text
 from biotrain.emit.source import Source, running_values, trained_values
 from biotrain.op import float_literal
@@ -40,16 +41,37 @@ def model(source: Source, stems: Sequence[str]) -> str:
     functions = [
         *_predict_function(source, shapes),
         *_window_functions(source),
-        *_train_function(source, shapes),
+        *(
+            [*refuse_function(), *train_batch_function(source, source.batch, shapes)]
+            if source.batch
+            else _train_function(source, shapes)
+        ),
         *_step_function(source, shapes),
         *_state_functions(source),
     ]
     lines += ["", "/* Dimensions of the kernels; all of them fold into the code. */"]
-    lines += [*shapes.lines(), "", *_input_function(), *functions]
+    lines += [*shapes.lines(), "", *_input_function(source), *functions]
     return "\n".join(lines) + "\n"
 
 
-def _input_function() -> list[str]:
+def _input_function(source: Source) -> list[str]:
+    if source.input_scale is not None:
+        return [
+            "/* Copies a window into the arena and refuses what no electrode should deliver. */",
+            "static bt_status bt_take(const bt_model *m, const int16_t *x, int16_t *to)",
+            "{",
+            "  for (int r = 0; r < BT_INPUT_ROWS; r++) {",
+            "    int flat = BT_INPUT_TIMES > 1;",
+            "    for (int t = 0; t < BT_INPUT_TIMES; t++)",
+            "      flat &= x[r * BT_INPUT_TIMES + t] == x[r * BT_INPUT_TIMES];",
+            "    if (flat && m->check_flat)",
+            "      return BT_ERR_INPUT_FLAT;",
+            "  }",
+            "  memcpy(to, x, BT_INPUT_ROWS * BT_INPUT_TIMES * sizeof *x);",
+            "  return BT_OK;",
+            "}",
+            "",
+        ]
     return [
         "/* Copies a window into the arena and refuses what no electrode should deliver. */",
         "static bt_status bt_take(const bt_model *m, const float *x, float *to)",
@@ -77,7 +99,7 @@ def _predict_function(source: Source, shapes: Shapes) -> list[str]:
     places = Places(source, source.plan.predict_buffers, shapes.tables)
     x, logits = graph.inputs[0], graph.outputs[0]
     lines = [
-        "bt_status bt_predict(bt_model *m, const float *x_in, float *logits)",
+        f"bt_status bt_predict(bt_model *m, const {source.sample_type} *x_in, float *logits)",
         "{",
         *places.declarations(graph.nodes, graph.inputs),
         "",
@@ -104,8 +126,9 @@ def _train_function(source: Source, shapes: Shapes) -> list[str]:
     classes = graph.outputs[0].size
     integer = target.dtype == "i32"
     argument = f"int32_t {target.name}" if integer else "const float *target_in"
+    window = f"const {source.sample_type} *x_in"
     lines = [
-        f"bt_status bt_train_sample(bt_model *m, const float *x_in, {argument}, float *loss_out)",
+        f"bt_status bt_train_sample(bt_model *m, {window}, {argument}, float *loss_out)",
         "{",
         *places.declarations(graph.nodes, graph.inputs),
         "",

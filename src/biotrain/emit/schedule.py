@@ -29,7 +29,7 @@ class Places:
     def pointer(self, value: Value) -> str:
         """The expression that points at the tensor."""
         name = value.name
-        if value.kind == "temp" or (value.kind == "input" and value.dtype == "f32"):
+        if value.kind == "temp" or value.resident:
             return name
         if value.kind == "input":
             return f"&{name}"
@@ -62,12 +62,17 @@ class Places:
 
     def declarations(self, nodes: Sequence[Node], inputs: Sequence[Value]) -> list[str]:
         """Pointers to the tensors of the arena that the nodes use, in order of offset."""
-        used = {v.name: v for v in inputs if v.dtype == "f32"}
+        used = {v.name: v for v in inputs if v.resident}
         used.update({v.name: v for n in nodes for v in n.outputs if v.kind == "temp"})
+        used = {name: v for name, v in used.items() if not self.outside(v)}
         return [
             self.declaration(v, "x".join(map(str, v.shape)).replace("x", " x "))
             for v in sorted(used.values(), key=lambda v: (self.offset(v), v.name))
         ]
+
+    def outside(self, value: Value) -> bool:
+        """Whether something else declares the value."""
+        return False
 
     def declaration(self, value: Value, shape: str) -> str:
         """A pointer to a tensor of the arena."""
@@ -108,14 +113,14 @@ class Shapes:
     """The geometry constants of a file: `static const bt_conv temporal_conv = {...};`."""
 
     def __init__(self) -> None:
-        self._names: dict[tuple[str, tuple[tuple[str, int | float], ...]], str] = {}
+        self._names: dict[tuple[str, tuple[tuple[str, int | float | str], ...]], str] = {}
         self._taken: dict[str, None] = {}
         self.tables: dict[tuple[int, ...], str] = {}
         """Numbers per iteration of a loop that are no simple expression, and their arrays."""
 
     def name(self, call: Call, hint: str) -> str:
         """The constant that holds the geometry of a call, or the geometry itself if short."""
-        if len(call.geometry) < 2:
+        if len(call.geometry) < 2 or any(isinstance(v, str) for _, v in call.geometry):
             return literal(call)
         key = (call.struct, call.geometry)
         if key not in self._names:
@@ -169,7 +174,7 @@ def view(operand: Operand, node: Node, places: Places, windows: Mapping[str, Win
     if not operand.view:
         return pointer
     kind = "bt_read" if operand.source == "in" else "bt_write"
-    kind += "8" if value.dtype == "u8" else ""
+    kind += {"u8": "8", "i16": "16"}.get(value.dtype, "")
     window = windows.get(value.name)
     if window is None:
         return f"{kind}({pointer}, {rows_times(value.shape)[1]})"

@@ -10,11 +10,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from biotrain.batch import BatchSchedule
 from biotrain.ir import Graph, Value
 from biotrain.optim import Gradients, Optimizer
 from biotrain.plan import Plan
 
-CTYPE = {"f32": "float", "u8": "uint8_t", "i32": "int32_t"}
+CTYPE = {"f32": "float", "u8": "uint8_t", "i16": "int16_t", "i32": "int32_t"}
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,15 @@ class Source:
     title: str
     loss: str
     gradients: Gradients = "separate"
+    batch: BatchSchedule | None = None
+    """The training step where batch norm takes statistics over a batch."""
+    input_scale: float | None = None
+    """What one unit of an int16 input stands for; None: the input is float."""
+
+    @property
+    def sample_type(self) -> str:
+        """The C type of an input sample."""
+        return CTYPE[self.train.inputs[0].dtype]
 
     @property
     def slots(self) -> tuple[str, ...]:
@@ -59,7 +69,8 @@ def fingerprint(source: Source) -> int:
     """Identifies the model of a checkpoint: architecture, optimizer layout and frozen weights."""
     parts = [str(n) for n in source.network.nodes]
     parts += [*source.trained, repr(replace(source.optimizer, lr=0.0)), f"fused {source.fused}"]
-    parts += [f"gradients {source.gradients}"]
+    parts += [f"gradients {source.gradients}", f"batch {source.batch.size if source.batch else 1}"]
+    parts += [f"int16 {source.input_scale}"] if source.input_scale is not None else []
     crc = zlib.crc32("\n".join(parts).encode())
     frozen = [*source.train.params, *source.train.consts]
     for v in frozen:

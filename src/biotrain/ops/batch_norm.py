@@ -171,7 +171,8 @@ class _ChannelNorm(Composite):
             stats = b.one("frozen_stats", *running, hint=f"{hint}_stats", eps=eps)
             y = b.one("norm_apply", x, stats, *affine, hint=hint, through_stats=False)
         else:
-            y, moments = normalise(b, x, channels, eps, affine)
+            batch = self.name == "batch_norm"
+            y, moments = normalise(b, x, channels, eps, affine, batch=batch)
             if running:
                 b.emit(
                     "running_update",

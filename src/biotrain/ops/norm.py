@@ -340,13 +340,24 @@ class NormDx(Op):
 
 
 def normalise(
-    b: Builder, x: Value, groups: int, eps: float, affine: Sequence[Value] = (), each: bool = False
+    b: Builder,
+    x: Value,
+    groups: int,
+    eps: float,
+    affine: Sequence[Value] = (),
+    each: bool = False,
+    batch: bool = False,
 ) -> tuple[Value, Value]:
-    """Normalise `x` over `groups` runs of rows; returns the result and the row moments."""
+    """Normalise `x` over `groups` runs of rows; returns the result and the row moments.
+
+    `batch` marks statistics that are taken over a whole batch where there is one.
+    """
     hint = b.stem("norm")
     moments = b.one("row_moments", x, hint=f"{hint}_moments")
     times = rows_times(x.shape)[1]
-    stats = b.one("group_stats", moments, hint=f"{hint}_stats", groups=groups, times=times, eps=eps)
+    marks: dict[str, Attr] = {"groups": groups, "times": times, "eps": eps}
+    marks |= {"batch": True} if batch else {}
+    stats = b.one("group_stats", moments, hint=f"{hint}_stats", **marks)
     attrs: dict[str, Attr] = {"each": True} if each else {}
     y = b.one("norm_apply", x, stats, *affine, hint=hint, through_stats=True, **attrs)
     return y, moments

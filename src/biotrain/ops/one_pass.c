@@ -21,22 +21,29 @@
 #include "bt_kernel.h"
 #include "bt_pair_moments.h"
 
+/* raw[o, i] for the n samples of row i at t, a part of a leaf; `first` keeps z_0 for the other rows. */
+BT_KERNEL void bt_centred_row(bt_pairs g, bt_box box, const float *from, int i, bt_in d, int t, int n,
+                              const float *pairs, float *first, float *raw)
+{
+  float part[BT_LEAF];
+  float *z = i == 0 ? first : part;
+  const float centre = bt_mean_of(pairs, i).hi;
+  for (int k = 0; k < n && i == 0; k++)
+    first[k] = from[k] - centre;
+  for (int k = 0; k < n && i > 0; k++)
+    part[k] = from[k] - centre - first[k];
+  for (int o = box.r0; o < box.r1; o++)
+    raw[o * (g.rows + 1) + i] += bt_leaf_dot(z, bt_at(d, o, t), n);
+}
+
 /* raw, added to the output over the times of the box, leaf by leaf; the box has the rows of d. */
 BT_KERNEL void bt_centred_dw(bt_pairs g, bt_box box, bt_in x, bt_in d, const float *pairs, float *raw)
 {
-  float first[BT_LEAF], part[BT_LEAF];
+  float first[BT_LEAF];
   for (int t = box.t0; t < box.t1; t = bt_leaf_end(t, box.t1)) {
     const int n = bt_leaf_end(t, box.t1) - t;
-    for (int i = 0; i < g.rows; i++) {
-      const float *from = bt_at(x, i, t), *z = i == 0 ? first : part;
-      const float centre = bt_mean_of(pairs, i).hi;
-      for (int k = 0; k < n && i == 0; k++)
-        first[k] = from[k] - centre;
-      for (int k = 0; k < n && i > 0; k++)
-        part[k] = from[k] - centre - first[k];
-      for (int o = box.r0; o < box.r1; o++)
-        raw[o * (g.rows + 1) + i] += bt_leaf_dot(z, bt_at(d, o, t), n);
-    }
+    for (int i = 0; i < g.rows; i++)
+      bt_centred_row(g, box, bt_at(x, i, t), i, d, t, n, pairs, first, raw);
     for (int o = box.r0; o < box.r1; o++)
       raw[o * (g.rows + 1) + g.rows] += bt_leaf_sum(bt_at(d, o, t), n);
   }
@@ -86,6 +93,12 @@ BT_KERNEL float bt_mix_total(bt_pairs g, const float *raw, const float *of, cons
 {
   const int rows = g.out_channels / g.groups, first = o / rows * rows;
   float group = 0.0f, own = 0.0f;
+  if (g.batch) { /* the group has other samples too: their part stands in means */
+    const float d = raw[o * (g.rows + 1) + g.rows];
+    const float plain = bt_fma((float)g.times, -means[2 * (o / rows)], gamma ? gamma[o] * d : d);
+    const float hat = (float)g.times * bt_mix_hat(g, of, stats, o);
+    return bt_mix_stat(g, stats, o)[1] * bt_fma(-means[2 * (o / rows) + 1], hat, plain);
+  }
   for (int k = first; k < first + rows; k++) {
     const float d = raw[k * (g.rows + 1) + g.rows];
     const float weighed = gamma ? gamma[k] * d : d;

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from biotrain.errors import GraphError
-from biotrain.ir import Attr, Node, Shape
+from biotrain.ir import Attr, Node, Shape, Span
 from biotrain.op import NULL, Call, Op, p_in, p_out, register, rows_times, x_in
 from biotrain.ops.pair_moments import TWIN, Mix, pairs_geometry, rows_of_moments
 
@@ -47,6 +47,9 @@ class CentredDw(Op):
 
     def ops(self, node: Node) -> int:
         return 2 * self.macs(node) + 2 * node.inputs[0].size + node.inputs[1].size
+
+    def shared_ops(self, node: Node, box: Span) -> int:
+        return 2 * rows_times(node.inputs[0].shape)[0] * (box.t1 - box.t0)
 
     def call(self, node: Node) -> Call:
         rows, times = rows_times(node.inputs[0].shape)

@@ -16,6 +16,7 @@ typedef struct bt_pairs {
   int rows, times;  /* of x */
   int out_channels; /* rows of y */
   int groups;       /* runs of out_channels / groups rows of y that share mean and variance */
+  int batch;        /* 1: mean, variance and means are those of a batch of samples */
 } bt_pairs;
 
 /* ---- a number as the sum of two floats ---------------------------------------------------- */

@@ -33,11 +33,11 @@ def rows_of_moments(size: int) -> int:
 
 
 def pairs_geometry(
-    rows: int, times: int, out_channels: int = 0, groups: int = 1
+    rows: int, times: int, out_channels: int = 0, groups: int = 1, batch: int = 0
 ) -> tuple[tuple[str, int], ...]:
     """Fields of `bt_pairs`."""
-    sizes = (rows, times, out_channels, groups)
-    return tuple(zip(("rows", "times", "out_channels", "groups"), sizes, strict=True))
+    sizes = (rows, times, out_channels, groups, batch)
+    return tuple(zip(("rows", "times", "out_channels", "groups", "batch"), sizes, strict=True))
 
 
 class Mix(Small):
@@ -50,7 +50,8 @@ class Mix(Small):
         """The call over `out` rows of y."""
         times, groups = node.int("times"), node.get("groups", 1)
         assert isinstance(groups, int)
-        geometry = pairs_geometry(rows, times, out, groups)
+        batch = int(bool(node.get("batch", False)))
+        geometry = pairs_geometry(rows, times, out, groups, batch)
         return Call(function, "bt_pairs", geometry, operands, (out, 1))
 
 

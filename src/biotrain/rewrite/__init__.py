@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from biotrain.errors import BioTrainError
 from biotrain.ir import Graph, verify
 from biotrain.rewrite.fuse import fuse
+from biotrain.rewrite.int16 import keep_int16
 from biotrain.rewrite.moments import moments
 from biotrain.rewrite.one_pass import one_pass
 from biotrain.rewrite.pooled_sums import pooled_sums
@@ -37,6 +38,7 @@ __all__ = [
     "NAMES",
     "REWRITES",
     "fuse",
+    "keep_int16",
     "rewrite_forward",
     "rewrite_training",
 ]

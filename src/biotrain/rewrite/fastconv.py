@@ -12,8 +12,9 @@ from biotrain.ops.fir import fits
 FAST: dict[str, str] = {"conv": "fir", "conv_dx": "fir_dx", "conv_dw": "fir_dw"}
 """An op and the one that does the same with fewer multiplies."""
 
-SAVING = 0.64
-"""A convolution is replaced where at most this part of its operations is left."""
+TAPS, SAVING = 64, 0.7
+"""A convolution of at least so many taps is replaced where at most this part of its operations is
+left. With fewer taps, what the additions and the moving of samples take eats the gain."""
 
 LEVELS = (2,)
 """Levels to choose from. A third level has fewer operations still, but its sums are so short that
@@ -33,7 +34,7 @@ def faster(node: Node, levels: tuple[int, ...]) -> Node:
     if node.op not in FAST:
         return node
     x, w, _ = OPS[node.op]._shapes(node)  # type: ignore[attr-defined]
-    if not fits(dict(node.attrs), x, w):
+    if w[-1] < TAPS or not fits(dict(node.attrs), x, w):
         return node
     found = [
         replace(node, op=FAST[node.op], attrs=tuple(sorted([*node.attrs, ("levels", n)])))

@@ -71,6 +71,7 @@ class Stream:
         self.maker: dict[str, int] = {}
         self.base: dict[str, Value] = {}
         self._whole_ops: list[int] = []
+        self._shared_ops: list[int] = []
         self._forms: dict[Pass, tuple[Form, ...]] = {}
         self._sources: dict[int, tuple[int, ...]] = {}
         self._piping: dict[int, bool] = {}
@@ -87,6 +88,8 @@ class Stream:
                 self.base[node.outputs[0].name] = self.base.get(source.name, source)
             self._whole_ops.append(0 if rule.alias else rule.ops(node))
             self._boxes.append((0, 0) if rule.alias else call_of(node, self.calls).box)
+            everything = Span(0, self._boxes[i][0], 0, self._boxes[i][1])
+            self._shared_ops.append(rule.shared_ops(node, everything))
         self._order = [
             i
             for i, node in enumerate(self.nodes)
@@ -353,7 +356,11 @@ class Stream:
         ops = 0
         for i in order:
             area = sum((b[1] - b[0]) * (b[3] - b[2]) for b in boxes[i])
-            ops += area_ops(self._whole_ops[i], area, self._boxes[i])
+            shared = self._shared_ops[i]
+            ops += area_ops(self._whole_ops[i] - shared, area, self._boxes[i])
+            if shared:
+                rule, node = OPS[self.nodes[i].op], self.nodes[i]
+                ops += sum(rule.shared_ops(node, Span(*b)) for b in boxes[i] if b is not NOTHING)
         final = {i: tuple(b) for i, b in boxes.items()}
         return Form(part, axis, ops, self._window_peak(part, order, final), final)
 

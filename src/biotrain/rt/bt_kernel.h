@@ -41,6 +41,32 @@ typedef struct bt_out8 {
   int stride, r0, t0;
 } bt_out8;
 
+/* The same of the converter's integers. They lie in memory of floats, where C allows only copies of
+ * bytes: read them with bt_sample16. */
+typedef struct bt_in16 {
+  const int16_t *data;
+  int stride, r0, t0;
+} bt_in16;
+
+BT_KERNEL const int16_t *bt_at16(bt_in16 v, int row, int time)
+{
+  return v.data + (ptrdiff_t)(row - v.r0) * v.stride + (time - v.t0);
+}
+
+BT_KERNEL bt_in16 bt_read16(const int16_t *data, int times)
+{
+  const bt_in16 v = {data, times, 0, 0};
+  return v;
+}
+
+/* The value of a sample: one multiply. */
+BT_KERNEL float bt_sample16(const int16_t *at, float scale)
+{
+  int16_t q;
+  memcpy(&q, at, sizeof q);
+  return (float)q * scale;
+}
+
 BT_KERNEL const uint8_t *bt_at8(bt_in8 v, int row, int time)
 {
   return v.data + (ptrdiff_t)(row - v.r0) * v.stride + (time - v.t0);

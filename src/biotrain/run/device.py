@@ -62,7 +62,7 @@ class Device(ABC):
         """
 
     @abstractmethod
-    def _train(self, x: Array, y: npt.NDArray[Any], drop_last: bool) -> Array:
+    def _train(self, x: npt.NDArray[Any], y: npt.NDArray[Any], drop_last: bool) -> Array:
         """Losses of the samples that were run, one per sample."""
 
     @abstractmethod
@@ -96,7 +96,8 @@ class Device(ABC):
 
         Parameters
         ----------
-        x : float `[batch, n_chans, n_times]`
+        x : float `[batch, n_chans, n_times]`, or the converter's integers; a package with an
+            int16 input takes floats too and rounds them to the nearest of its integers
         y : integer `[batch]`, or float `[batch, n_outputs]` with the `mse` loss
         drop_last : leave out the step over the rest that does not fill `accumulate` samples
             (with `gradients="momentum"` the rest itself, for its gradients could not be dropped)
@@ -213,7 +214,8 @@ class Device(ABC):
             )
         return np.ascontiguousarray(targets, np.float32)
 
-    def _windows(self, x: npt.ArrayLike) -> Array:
+    def _windows(self, x: npt.ArrayLike) -> npt.NDArray[Any]:
+        """float32, or int16 where the package keeps the converter's integers."""
         windows = np.asarray(x)
         shape = self.package.source.train.inputs[0].shape[1:]
         if windows.ndim != len(shape) + 1 or windows.shape[1:] != shape:
@@ -225,5 +227,23 @@ class Device(ABC):
             np.issubdtype(windows.dtype, np.floating) or np.issubdtype(windows.dtype, np.integer)
         ):
             raise BioTrainError(f"x must be numbers, not {windows.dtype}")
+        scale = self.package.source.input_scale
+        if scale is not None:
+            return _as_int16(windows, scale)
         with np.errstate(over="ignore"):
             return np.ascontiguousarray(windows, np.float32)
+
+
+def _as_int16(windows: npt.NDArray[Any], scale: float) -> npt.NDArray[np.int16]:
+    """Integers as they are; floats divided by the scale and rounded, halves to even."""
+    if np.issubdtype(windows.dtype, np.floating):
+        if not np.all(np.isfinite(windows)):
+            raise BioTrainError("x holds NaN or infinity, which no int16 stands for")
+        windows = np.rint(windows.astype(np.float64) / scale)
+    limits = np.iinfo(np.int16)
+    if windows.size and not (limits.min <= windows.min() and windows.max() <= limits.max):
+        raise BioTrainError(
+            f"x reaches from {windows.min():g} to {windows.max():g} units of the converter "
+            f"(one is {scale:g}); int16 holds {limits.min} to {limits.max}"
+        )
+    return np.ascontiguousarray(windows, np.int16)

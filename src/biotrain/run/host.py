@@ -27,9 +27,9 @@ _GLUE = """/* SPDX-License-Identifier: Apache-2.0 */
 
 size_t bt_host_bytes(void);
 const char *bt_host_status(int status);
-int bt_host_train(bt_model *m, const float *x, const {target} *y, int n, int drop_last,
+int bt_host_train(bt_model *m, const {sample} *x, const {target} *y, int n, int drop_last,
                   float *losses, int *at);
-int bt_host_predict(bt_model *m, const float *x, int n, float *logits, int *at);
+int bt_host_predict(bt_model *m, const {sample} *x, int n, float *logits, int *at);
 
 size_t bt_host_bytes(void)
 {{
@@ -41,7 +41,7 @@ const char *bt_host_status(int status)
   return bt_status_text((bt_status)status);
 }}
 
-int bt_host_train(bt_model *m, const float *x, const {target} *y, int n, int drop_last,
+int bt_host_train(bt_model *m, const {sample} *x, const {target} *y, int n, int drop_last,
                   float *losses, int *at)
 {{
   int i = 0;
@@ -65,7 +65,7 @@ int bt_host_train(bt_model *m, const float *x, const {target} *y, int n, int dro
   return BT_OK;
 }}
 
-int bt_host_predict(bt_model *m, const float *x, int n, float *logits, int *at)
+int bt_host_predict(bt_model *m, const {sample} *x, int n, float *logits, int *at)
 {{
   for (int i = 0; i < n; i++) {{
     *at = i;
@@ -79,6 +79,53 @@ int bt_host_predict(bt_model *m, const float *x, int n, float *logits, int *at)
 """
 
 
+_BATCHES = """
+typedef struct bt_host_batch {{
+  const float *x;
+  const {target} *y;
+}} bt_host_batch;
+
+static bt_status bt_host_window(void *context, uint32_t index, const float **x, {given})
+{{
+  const bt_host_batch *from = context;
+  *x = from->x + (size_t)index * BT_INPUT_ROWS * BT_INPUT_TIMES;
+  {give};
+  return BT_OK;
+}}
+
+int bt_host_batch_gradients(bt_model *m, const float *x, const {target} *y, int n, float *loss);
+
+int bt_host_batch_gradients(bt_model *m, const float *x, const {target} *y, int n, float *loss)
+{{
+  bt_host_batch from = {{x, y}};
+  const bt_source source = {{bt_host_window, &from}};
+  return (int)bt_train_batch(m, &source, (uint32_t)n, loss);
+}}
+
+int bt_host_train(bt_model *m, const float *x, const {target} *y, int n, int drop_last,
+                  float *losses, int *at)
+{{
+  int i = 0;
+  for (; i < n; i += BT_BATCH) {{
+    const int count = n - i < BT_BATCH ? n - i : BT_BATCH;
+    *at = i;
+    if (count < BT_BATCH && drop_last)
+      break;
+    float loss;
+    int status = bt_host_batch_gradients(m, x + (size_t)i * BT_INPUT_ROWS * BT_INPUT_TIMES,
+                                         y + (size_t)i * {stride}, count, &loss);
+    if (status == BT_OK && {trains})
+      status = (int)bt_step(m);
+    if (status != BT_OK)
+      return status;
+    for (int k = 0; k < count; k++)
+      losses[i + k] = loss;
+    *at = i + count;
+  }}
+  return BT_OK;
+}}
+"""
+
 _ANNOUNCE = """
     if (m->samples == 0 && (uint32_t)(n - i) < m->group) {
       if (drop_last)
@@ -91,9 +138,25 @@ def library_files(package: Package) -> dict[str, str]:
     """The package and the host's loops."""
     integer = package.source.loss == "cross_entropy"
     announced = package.source.gradients == "momentum"
-    glue = _GLUE.format(
+    text = _GLUE
+    if package.source.batch:
+        start, end = text.index("int bt_host_train(bt_model *m"), text.index("int bt_host_predict(")
+        body = text.index("int bt_host_train(bt_model *m", end)
+        text = (
+            text[:body]
+            + _BATCHES.lstrip()
+            + "\n"
+            + text[text.index("int bt_host_predict(", body) :]
+        )
+    glue = text.format(
+        given="int32_t *label" if integer else "const float **target",
+        give="*label = from->y[index]"
+        if integer
+        else "*target = from->y + (size_t)index * BT_OUTPUTS",
+        stride="1" if integer else "BT_OUTPUTS",
         announce=_ANNOUNCE if announced else "",
         group="m->group" if announced else "BT_GROUP",
+        sample=package.source.sample_type,
         target="int32_t" if integer else "float",
         label="y[i]" if integer else "y + (size_t)i * BT_OUTPUTS",
         trains=int(bool(package.source.trained)),
@@ -141,7 +204,7 @@ class HostDevice(Device):
         rate = self.package.source.optimizer.lr if lr is None else lr
         self._c.bt_begin(self._m, ctypes.c_uint32(total_steps), ctypes.c_float(rate))
 
-    def _train(self, x: Array, y: npt.NDArray[Any], drop_last: bool) -> Array:
+    def _train(self, x: npt.NDArray[Any], y: npt.NDArray[Any], drop_last: bool) -> Array:
         losses = np.zeros(len(x), np.float32)
         at = ctypes.c_int(0)
         if len(x):
@@ -181,6 +244,13 @@ class HostDevice(Device):
         """Gradients of a batch without a step; returns the losses."""
         windows = self._windows(x)
         targets = self._targets(y, len(windows))
+        if self.package.source.batch:
+            mean = ctypes.c_float(0.0)
+            status = self._c.bt_host_batch_gradients(
+                self._m, _pointer(windows), _pointer(targets), len(windows), ctypes.byref(mean)
+            )
+            self._check(status, -1)
+            return np.asarray([mean.value], np.float32)
         losses = np.zeros(len(windows), np.float32)
         for i, window in enumerate(windows):
             loss = ctypes.c_float(0.0)

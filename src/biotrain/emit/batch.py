@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`bt_train_batch`: the phases of a batch, one loop over the samples each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from biotrain.batch import BatchSchedule, Outer, Phase
+from biotrain.emit.schedule import Places, Shapes, node_text
+from biotrain.emit.source import CTYPE, Source
+from biotrain.ir import Value
+from biotrain.memory import Buffer, aligned
+
+
+class BatchPlaces(Places):
+    """Values that outlive a phase are variables of the function, or of the loop over samples."""
+
+    def __init__(
+        self,
+        source: Source,
+        buffers: Sequence[Buffer],
+        tables: dict[tuple[int, ...], str],
+        outers: Sequence[Outer],
+    ) -> None:
+        super().__init__(source, buffers, tables)
+        self._outers = {o.value.name: o for o in outers}
+        self._within = {
+            member: name
+            for b in buffers
+            for name in b.members
+            if name in self._outers and self._outers[name].copies > 1
+            for member in b.members
+            if member != name
+        }
+        """Values of a phase that lie in this sample's copy of a tensor that outlives it."""
+
+    def declaration(self, value: Value, shape: str) -> str:
+        if value.name in self._within:
+            ctype = CTYPE[value.dtype]
+            return f"  {ctype} *const {value.name} = {self._within[value.name]}; /* {shape} */"
+        return super().declaration(value, shape)
+
+    def pointer(self, value: Value) -> str:
+        return value.name if value.name in self._outers else super().pointer(value)
+
+    def outside(self, value: Value) -> bool:
+        """Whether a value outlives its phase."""
+        return value.name in self._outers
+
+    def shared(self, outer: Outer) -> str:
+        """The declaration of a value over the batch, or of this sample's tensor."""
+        value, ctype = outer.value, CTYPE[outer.value.dtype]
+        cast = "" if value.dtype == "f32" else f"({ctype} *)"
+        step = ""
+        if outer.copies > 1:
+            item = 4 if value.dtype == "f32" else 1
+            step = f" + sample * {aligned(value.nbytes) // item}"
+        shape = " x ".join(map(str, value.shape))
+        times = f"{outer.copies} times " if outer.copies > 1 else ""
+        return (
+            f"  {ctype} *const {value.name} = {cast}&m->arena[{self.offset(value) // 4}]{step}; "
+            f"/* {times}{shape}; phases {outer.first} to {outer.last} */"
+        )
+
+
+def train_batch_function(source: Source, schedule: BatchSchedule, shapes: Shapes) -> list[str]:
+    """The function, with the struct that says where the windows come from in `model.h`."""
+    _, target = source.train.inputs
+    integer = target.dtype == "i32"
+    everywhere = BatchPlaces(source, schedule.buffers, shapes.tables, schedule.outers)
+    lines = [
+        (
+            "bt_status bt_train_batch(bt_model *m, const bt_source *source, uint32_t n, "
+            "float *loss_out)"
+        ),
+        "{",
+        *[everywhere.shared(o) for o in schedule.outers if o.copies == 1],
+        "",
+        "  if (n == 0 || n > BT_BATCH)",
+        "    return BT_ERR_GROUP;",
+        "  float total = 0.0f;",
+    ]
+    for q, phase in enumerate(schedule.phases):
+        lines += _phase(source, schedule, q, phase, shapes, integer)
+    for i, node in enumerate(schedule.after):
+        lines += node_text(node, i, everywhere, shapes)
+    lines += ["  *loss_out = total / (float)n;", "  m->samples += n;", "  return BT_OK;", "}", ""]
+    return lines
+
+
+def _phase(
+    source: Source, schedule: BatchSchedule, q: int, phase: Phase, shapes: Shapes, integer: bool
+) -> list[str]:
+    places = BatchPlaces(source, phase.buffers, shapes.tables, schedule.outers)
+    everywhere = BatchPlaces(source, schedule.buffers, shapes.tables, schedule.outers)
+    x, target = source.train.inputs
+    classes = source.train.outputs[0].size
+    loss = source.train.outputs[1]
+    lines = ["", f"  /* phase {q} of {len(schedule.phases)} */"]
+    for i, node in enumerate(phase.before):
+        lines += node_text(node, i, everywhere, shapes)
+    for o in phase.outers:
+        if (
+            o.copies == 1
+            and o.first == q
+            and any(o.value.name == v.name for n in phase.graph.nodes for v in n.outputs)
+        ):
+            lines.append(f"  memset({o.value.name}, 0, {o.value.size} * sizeof *{o.value.name});")
+    lines += ["  for (uint32_t sample = 0; sample < n; sample++) {"]
+    body: list[str] = []
+    inner = [v for v in phase.graph.inputs if v.name == x.name]
+    body += [
+        everywhere.shared(o)
+        for o in phase.outers
+        if o.copies > 1
+        and any(o.value.name == v.name for n in phase.graph.nodes for v in (*n.inputs, *n.outputs))
+    ]
+    body += places.declarations(phase.graph.nodes, inner)
+    read = any(v.name == target.name for n in phase.graph.nodes for v in n.inputs)
+    if integer:
+        body += ["  const float *x_in;", f"  int32_t {target.name};"]
+        given = f"&x_in, &{target.name}"
+    else:
+        body += ["  const float *x_in, *target_in;"]
+        given = "&x_in, &target_in"
+    body += [f"  bt_status status = source->window(source->context, sample, {given});"]
+    if integer:
+        body += [
+            f"  if (status == BT_OK && ({target.name} < 0 || {target.name} >= {classes}))",
+            "    status = BT_ERR_LABEL;",
+        ]
+    if inner:
+        body += ["  if (status == BT_OK)", f"    status = bt_take(m, x_in, {x.name});"]
+    body += ["  if (status != BT_OK)", "    return bt_refuse(m, status);"]
+    if not integer and read:
+        body += [f"  memcpy({target.name}, target_in, {target.size} * sizeof *{target.name});"]
+    for i, node in enumerate(phase.graph.nodes):
+        body += node_text(node, i, places, shapes)
+        if loss in node.outputs:
+            body += [
+                f"  if (!bt_isfinite({loss.name}[0]))",
+                "    return bt_refuse(m, BT_ERR_LOSS_NONFINITE);",
+                f"  total += {loss.name}[0];",
+            ]
+    return [*lines, *("  " + line for line in body), "  }"]
+
+
+def refuse_function() -> list[str]:
+    """What happens to a batch with a window that is refused."""
+    return [
+        "/* A batch with a window that is refused is dropped whole. */",
+        "static bt_status bt_refuse(bt_model *m, bt_status status)",
+        "{",
+        "  bt_drop(m);",
+        "  m->rejected++;",
+        "  return status;",
+        "}",
+        "",
+    ]
+
+
+def batch_interface(size: int, integer: bool) -> list[str]:
+    """Lines of `model.h`."""
+    given = "int32_t *label" if integer else "const float **target"
+    return [
+        f"#define BT_BATCH {size} /* most windows of a batch */",
+        "",
+        "/* Where the windows of a batch come from. Each is asked for several times: `window` points *x",
+        " * at BT_INPUT_ROWS rows of BT_INPUT_TIMES samples, which need to stay until the next call. */",
+        "typedef struct bt_source {",
+        f"  bt_status (*window)(void *context, uint32_t index, const float **x, {given});",
+        "  void *context;",
+        "} bt_source;",
+        "",
+    ]

@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ops that read an input kept as the converter's int16 (made by `rewrite.int16`).
+
+The value of a sample q is q `scale`, one float32 multiply. `from_int16` makes floats of it, in
+parts where the plan streams it; the others convert a run of samples at a time on the stack, which
+serves a loop over rows that read every row of the input. All have the bits of the float ops.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from biotrain.ir import Attr, Node, Shape, Span, Value
+from biotrain.op import LEAF, Builder, Call, Op, float_literal, register, rows_times, x_in, x_out
+from biotrain.ops.conv import Conv, ConvDw
+from biotrain.ops.one_pass import CentredDw
+
+SAMPLES = 2 * LEAF
+"""Samples of a row that are converted at a time (`BT_INT16_SAMPLES`)."""
+
+BLOCK = 64
+"""Weights whose gradients one pass over a leaf keeps on the stack (`BT_CONV_SUMS`)."""
+
+
+@register("int16.c")
+class FromInt16(Op):
+    """y = q scale; no gradient, for it reads the input of the network."""
+
+    name = "from_int16"
+
+    def infer(self, shapes: Sequence[Shape], attrs: Mapping[str, Attr]) -> tuple[Shape, ...]:
+        return (shapes[0],)
+
+    def vjp(
+        self, b: Builder, node: Node, grads: Sequence[Value | None], wanted: Sequence[bool]
+    ) -> Sequence[Value | None]:
+        return (None,)
+
+    def window(self, node: Node, index: int, t0: int, t1: int) -> tuple[int, int] | None:
+        return t0, t1
+
+    def rows(self, node: Node, index: int, r0: int, r1: int) -> tuple[int, int] | None:
+        return r0, r1
+
+    def call(self, node: Node) -> Call:
+        box = rows_times(node.outputs[0].shape)
+        geometry = (("rows", box[0]), ("times", box[1]))
+        extra = (float_literal(node.float("scale")),)
+        return Call("bt_from_int16", "bt_int16", geometry, (x_in(0), x_out()), box, extra)
+
+    def reference(self, attrs: Mapping[str, Attr], *inputs: Any) -> Any:
+        return inputs[0] * attrs["scale"]
+
+
+def reading_int16(call: Call, node: Node) -> Call:
+    """The call of a float op, as the one that reads integers."""
+    extra = (*call.extra, float_literal(node.float("scale")))
+    return replace(call, function=f"{call.function}_int16", extra=extra)
+
+
+class _ConvRows(Op):
+    """Rows of x that a box of a conv converts."""
+
+    def converted(self, node: Node, box: Span) -> int:
+        """How many rows of x a box reads."""
+        rows = rows_times(node.inputs[0].shape)[0]
+        span = self.rows(node, 0, box.r0, box.r1) or (0, rows)
+        return max(0, min(span[1], rows) - max(span[0], 0))
+
+
+@register("conv_int16.c")
+class ConvInt16(_ConvRows, Conv):
+    """y = conv(q scale, w[, b])."""
+
+    name = "conv_int16"
+    captures = ()
+
+    def ops(self, node: Node) -> int:
+        rows, times = self.call(node).box
+        return 2 * self.macs(node) + self.shared_ops(node, Span(0, rows, 0, times))
+
+    def shared_ops(self, node: Node, box: Span) -> int:
+        stride, dilation = node.ints("stride")[1], node.ints("dilation")[1]
+        reach = (node.inputs[1].shape[-1] - 1) * dilation
+        n, length = box.t1 - box.t0, (SAMPLES - reach - 1) // stride + 1
+        chunks = -(-n // length)
+        return self.converted(node, box) * ((n - chunks) * stride + chunks * (reach + 1))
+
+    def call(self, node: Node) -> Call:
+        return reading_int16(super().call(node), node)
+
+    def samples(self) -> tuple[()]:
+        return ()
+
+
+@register("conv_int16.c")
+class ConvDwInt16(_ConvRows, ConvDw):
+    """dw += sum over time of dy q scale."""
+
+    name = "conv_dw_int16"
+
+    def ops(self, node: Node) -> int:
+        rows, times = self.call(node).box
+        return 2 * self.macs(node) + self.shared_ops(node, Span(0, rows, 0, times))
+
+    def shared_ops(self, node: Node, box: Span) -> int:
+        dilation, taps = node.ints("dilation")[1], node.outputs[0].shape[-1]
+        block = min(BLOCK, (SAMPLES - LEAF) // dilation + 1, taps)
+        n, leaves = box.t1 - box.t0, -(-box.t1 // LEAF) - box.t0 // LEAF
+        blocks = -(-taps // block)
+        return self.converted(node, box) * blocks * (n + leaves * (block - 1) * dilation)
+
+    def call(self, node: Node) -> Call:
+        return reading_int16(super().call(node), node)
+
+
+@register("one_pass_int16.c")
+class CentredDwInt16(CentredDw):
+    """`centred_dw` of q scale."""
+
+    name = "centred_dw_int16"
+
+    def ops(self, node: Node) -> int:
+        return super().ops(node) + node.inputs[0].size
+
+    def shared_ops(self, node: Node, box: Span) -> int:
+        return 3 * rows_times(node.inputs[0].shape)[0] * (box.t1 - box.t0)
+
+    def call(self, node: Node) -> Call:
+        return reading_int16(super().call(node), node)
+
+
+def reads_int16(node: Node) -> str | None:
+    """The op that does what `node` does and reads its input 0 as integers, if there is one."""
+    if node.op == "centred_dw":
+        return "centred_dw_int16"
+    if node.op == "conv":  # as far as the kernel reaches, in one run
+        reach = (node.inputs[1].shape[-1] - 1) * node.ints("dilation")[1]
+        return "conv_int16" if reach <= LEAF else None
+    if node.op == "conv_dw":
+        fits = node.ints("stride")[1] == 1 and node.ints("dilation")[1] <= LEAF
+        return "conv_dw_int16" if fits else None
+    return None

@@ -1,0 +1,24 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* bt_centred_dw that reads the converter's integers: x = q scale, the same bits. */
+#ifndef BT_ONE_PASS_INT16_H
+#define BT_ONE_PASS_INT16_H
+
+#include "bt_int16.h"
+#include "bt_one_pass.h"
+
+BT_KERNEL void bt_centred_dw_int16(bt_pairs g, bt_box box, bt_in16 x, bt_in d, const float *pairs,
+                                   float *raw, float scale)
+{
+  float first[BT_LEAF], samples[BT_LEAF];
+  for (int t = box.t0; t < box.t1; t = bt_leaf_end(t, box.t1)) {
+    const int n = bt_leaf_end(t, box.t1) - t;
+    for (int i = 0; i < g.rows; i++) {
+      bt_int16_take(x, i, t, t + n, scale, samples);
+      bt_centred_row(g, box, samples, i, d, t, n, pairs, first, raw);
+    }
+    for (int o = box.r0; o < box.r1; o++)
+      raw[o * (g.rows + 1) + g.rows] += bt_leaf_sum(bt_at(d, o, t), n);
+  }
+}
+
+#endif
