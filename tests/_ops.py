@@ -22,8 +22,10 @@ from biotrain.op import LEAF, OPS, Builder, Sample, rows_times
 from biotrain.ops import SOURCES
 
 RUNTIME = SOURCES.parent / "rt"
-CTYPE = {"f32": "float", "u8": "uint8_t", "i32": "int32_t"}
-DTYPE = {"f32": np.float32, "u8": np.uint8, "i32": np.int32}
+CTYPE = {"f32": "float", "u8": "uint8_t", "i16": "int16_t", "i32": "int32_t"}
+WIDTH = {"u8": "8", "i16": "16"}
+"""Of the views that are not of floats."""
+DTYPE = {"f32": np.float32, "u8": np.uint8, "i16": np.int16, "i32": np.int32}
 
 
 @dataclass(frozen=True)
@@ -193,7 +195,7 @@ def whole(node: Node, tiles: int, parts: int = 1) -> list[str]:
                 lo, hi = clip(window, n_times)
                 span = rule.rows(node, operand.index, r0, r1) if inward else (r0, r1)
                 top, end = clip(span, n_rows)
-            kind = ("bt_in" if inward else "bt_out") + ("8" if value.dtype == "u8" else "")
+            kind = ("bt_in" if inward else "bt_out") + WIDTH.get(value.dtype, "")
             ctype, item = CTYPE[value.dtype], ITEM_BYTES[value.dtype]
             if (lo, hi, top, end) == (0, n_times, 0, n_rows):
                 arguments.append(f"({kind}){{{value.name}, {n_times}, 0, 0}}")

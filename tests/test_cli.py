@@ -10,14 +10,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 import biotrain
 from biotrain.cli import main
-from biotrain.plots import phases, plan_figure, roles
-from biotrain.study.plots import save
 
 SMALL = ["mibminet", "--chans", "2", "--times", "64", "--classes", "3", "--sfreq", "125"]
+TWO = ["epidenet", "--chans", "2", "--times", "256", "--classes", "3", "--sfreq", "125"]
 SOURCE = Path(biotrain.__file__).parents[1]
 RUN = "import sys; from biotrain.cli import main; sys.exit(main())"
 
@@ -136,9 +134,71 @@ def test_plan(run: Any, tmp_path: Path) -> None:
     assert quiet.out == ""
     plan = json.loads(file.read_text())
     assert set(plan) >= PLAN_KEYS
-    assert set(plan["frontier"][0]) == {"ram_bytes", "ops", "cycles"}
+    assert set(plan["frontier"][0]) >= {"ram_bytes", "ops", "cycles"}
+    assert "done" in quiet.err
     last = run("plan", *SMALL, "--strategy", "last", "--optimizer", "adam", "--json", "-").json
     assert last["ram_bytes"] < plan["ram_bytes"]
+
+
+def test_frontier(run: Any) -> None:
+    """From the fastest plan to the smallest, this one marked; a budget picks one of them."""
+    board = [*TWO, "--target", "nrf52840"]
+    said = run("plan", *board)
+    assert said.out.count("<- this plan") == 1
+    for word in ("to direct", "above bound", "cycles", "mJ"):
+        assert word in said.out
+    assert "published" not in said.out  # another shape than the paper's
+    plan = run("plan", *board, "--json", "-").json
+    points = plan["frontier"]
+    assert len(points) >= 3
+    rams, ops = [p["ram_bytes"] for p in points], [p["ops"] for p in points]
+    assert rams == sorted(rams, reverse=True)
+    assert ops == sorted(ops)
+    assert rams[0] > rams[-1]
+    for point in points:
+        assert point["lower_bound_bytes"] <= point["arena_bytes"] < point["ram_bytes"]
+    small = run("plan", *board, "--memory", rams[-1], "--no-frontier", "--json", "-")
+    assert small.err == ""
+    assert small.json["ram_bytes"] <= rams[-1]
+    assert len(small.json["frontier"]) == 1
+    slowest = max(p["ms_per_sample"] for p in points)
+    fastest = min(p["ms_per_sample"] for p in points)
+    early = run("plan", *board, "--deadline", fastest, "--no-frontier", "--json", "-").json
+    late = run("plan", *board, "--deadline", slowest, "--no-frontier", "--json", "-").json
+    assert early["ms_per_sample"] <= fastest
+    assert late["ram_bytes"] == rams[-1]  # the smallest that keeps it
+
+
+def test_published_figures_stand_beside(run: Any) -> None:
+    said = run("plan", "epidenet", "--no-frontier")
+    assert "published: GroupNorm" in said.out
+    assert "280,000" in said.out
+    assert "peak of L2 on GAP9" in said.out
+    assert "110,000" in run("plan", "epidenet", "--strategy", "last", "--no-frontier").out
+
+
+def test_choices_in_words(run: Any) -> None:
+    stored = run("plan", *TWO, "--no-frontier", "--json", "-").json
+    smallest = run("plan", *TWO, "--json", "-").json["frontier"][-1]["ram_bytes"]
+    small = run("plan", *TWO, "--memory", smallest, "--no-frontier", "--json", "-").json
+    head = small["choices"][0]
+    assert f"arena {small['peak_bytes']:,} B instead of" in head
+    assert "operations +" in head
+    assert any("fusion" in line and "windows" in line for line in small["choices"])
+    assert any(line.startswith("made again: ") for line in small["choices"])
+    assert any(line.startswith("in place: ") for line in stored["choices"])
+    for line in (*stored["choices"], *small["choices"]):
+        assert len(line) < 300
+    assert len(small["choices"]) <= 12
+
+
+def test_show_loops(run: Any) -> None:
+    smallest = run("plan", *TWO, "--json", "-").json["frontier"][-1]["ram_bytes"]
+    shown = run("plan", *TWO, "--memory", smallest, "--show", "graph")
+    assert shown.err == ""  # the frontier is not shown, and not sought
+    loop = next(n for n in shown.out.splitlines() if n.startswith("loop over"))
+    assert "iterations" in loop
+    assert "<- this plan" in run("plan", *TWO, "--show", "plan").out
 
 
 def test_show(run: Any) -> None:
@@ -156,25 +216,6 @@ def test_plan_figure(run: Any, tmp_path: Path, suffix: str) -> None:
         assert run("plan", *SMALL, "--figure", file).code == 0
     assert files[0].read_bytes() == files[1].read_bytes()
     assert files[0].stat().st_size > 5000
-
-
-def test_figure_says_what_the_plan_says(tmp_path: Path) -> None:
-    net = biotrain.prepare(biotrain.models.build("epidenet", 2, 256, 4, 125.0), pool="avg")
-    pkg = biotrain.compile(net, torch.zeros(1, 2, 256), target="cortex-m4f")
-    figure = plan_figure(pkg)
-    axes = figure.axes[0]
-    assert f"{pkg.plan.ram_bytes:,} B" in figure.get_suptitle()
-    loss, backward = phases(pkg.graph)
-    assert pkg.graph.nodes[loss].op == "cross_entropy"
-    assert 0 < loss < backward < len(pkg.graph.nodes)
-    held = {b.value: roles(pkg.graph, b) for b in pkg.plan.buffers}
-    assert held["x"] == [(0, "input")]
-    assert held["temporal1"][0] == (1, "activation")
-    assert [kind for _, kind in held["norm1_stats"]] == ["statistics"]
-    assert any(kind == "gradient" and at >= backward for h in held.values() for at, kind in h)
-    rectangles = sum(map(len, held.values()))
-    assert len(axes.patches) == rectangles + 1  # and the line of bytes in use
-    save(figure, tmp_path / "plan.png")
 
 
 def test_compile_then_run_the_folder(run: Any, tmp_path: Path) -> None:
@@ -304,11 +345,26 @@ def test_wrong_names(refused: Any) -> None:
 
 
 def test_too_little_memory(refused: Any, run: Any) -> None:
-    needed = run("plan", *SMALL, "--json", "-").json
+    """The smallest RAM that would do, and what is largest in it."""
+    smallest = run("plan", *SMALL, "--json", "-").json["frontier"][-1]["ram_bytes"]
     line = refused("plan", *SMALL, "--memory", "4KiB", "--json", "-")
-    assert f"{needed['ram_bytes']:,} B" in line
-    for buffer in sorted(needed["buffers"], key=lambda b: -b["size"])[:3]:
-        assert f"{buffer['value']} {buffer['size']:,} B" in line
+    assert f"the smallest plan needs {smallest:,} B" in line
+    needed = run("plan", *SMALL, "--memory", smallest, "--json", "-").json
+    assert needed["ram_bytes"] <= smallest
+    assert line.count(" B,") + line.count(" B\n") >= 3
+    assert "largest buffers: " in line
+
+
+def test_too_little_time_or_energy(refused: Any, run: Any) -> None:
+    """The figures of the fastest plan; or that the target states no clock."""
+    board = [*SMALL, "--target", "nrf52840"]
+    fastest = run("plan", *board, "--json", "-").json["frontier"][0]
+    line = refused("plan", *board, "--deadline", "0.001")
+    assert f"the fastest plan takes {fastest['ms_per_sample']:,.1f} ms" in line
+    assert "0.001 ms are allowed" in line
+    assert "1e-06 mJ are allowed" in refused("plan", *board, "--max-mj", "1e-6")
+    assert "has no clock" in refused("plan", *SMALL, "--deadline", "5")
+    assert "has no clock" in refused("plan", *SMALL, "--max-mj", "5", "--target", "cortex-m7")
 
 
 def test_files_that_cannot_be_written(refused: Any, tmp_path: Path) -> None:

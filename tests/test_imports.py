@@ -16,7 +16,7 @@ import pytest
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "biotrain"
 
 # Lowest first. Modules of one line do not import each other, but for the leaves.
-LEAVES = ("frontend", "models", "optim", "rt", "target", "topology")
+LEAVES = ("frontend", "models", "optim", "published", "rt", "target", "topology")
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     LEAVES,
@@ -32,6 +32,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("emit",),
     ("package",),
     ("compile",),
+    ("timeline",),
     ("run", "plots"),
     ("verify",),
     ("__init__",),  # the facade, `import biotrain as bt`; modules below it name each other directly

@@ -70,10 +70,10 @@ def makings(nodes: Iterable[Node]) -> list[tuple[str, int]]:
     found: list[tuple[str, int]] = []
     for node in nodes:
         sources = tuple(same.get(v.name, v.name) for v in node.inputs)
-        if OPS[node.op].alias:
-            same[node.outputs[0].name] = sources[0]
         made = first.setdefault((node.op, node.attrs, sources), node.outputs)
         same.update((mine.name, one.name) for mine, one in zip(node.outputs, made, strict=True))
+        if OPS[node.op].alias:
+            same[node.outputs[0].name] = sources[0]
         found.append((made[0].name, count.get(made[0].name, 0)))
         count[made[0].name] = found[-1][1] + 1
     return found

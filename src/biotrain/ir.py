@@ -35,6 +35,8 @@ class Value:
     shape: Shape
     dtype: DType = "f32"
     kind: Kind = "temp"
+    kept: int = 0
+    """Where it is not 0, only so many of the first rows are stored."""
 
     @property
     def size(self) -> int:
@@ -44,7 +46,8 @@ class Value:
     @property
     def nbytes(self) -> int:
         """Bytes of the stored tensor."""
-        return self.size * ITEM_BYTES[self.dtype]
+        size = self.kept * self.shape[-1] if self.kept else self.size
+        return size * ITEM_BYTES[self.dtype]
 
     @property
     def resident(self) -> bool:
@@ -276,7 +279,8 @@ def verify(graph: Graph) -> None:
             _verify_body(node)
         for value in node.outputs:
             same(value, str(node))
-            if value.kind == "temp" and value.name in defined:
+            begun = isinstance(node, Loop) and node.get("continued", False)
+            if value.kind == "temp" and value.name in defined and not begun:
                 raise GraphError(f"{value} is written twice: {node}")
             if value.kind in ("input", "const"):
                 raise GraphError(f"{value} is read-only: {node}")

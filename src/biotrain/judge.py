@@ -10,6 +10,7 @@ their windows, so that halos, carried sums and values that are made again are ju
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -57,6 +58,8 @@ class _Memory:
             return base + np.arange(count), np.arange(count)
         times = rows_times(value.shape)[1]
         here = window.spans[k] if window else whole(value)
+        if value.kept and not window:
+            here = replace(here, r1=value.kept)
         stride = window.times if window else times
         inside = (
             here.r0 <= span.r0 and span.r1 <= here.r1 and here.t0 <= span.t0 and span.t1 <= here.t1
@@ -128,7 +131,7 @@ def check(graph: Graph, buffers: Sequence[Buffer]) -> None:
 
 def _replay(memory: _Memory, loop: Loop) -> None:
     windows = {w.value.name: w for w in loop.windows}
-    for step in loop.body:  # sums start at zero before the loop
+    for step in loop.body if not loop.get("continued", False) else ():  # sums start at zero
         if OPS[step.node.op].accumulates:
             for value in step.node.outputs:
                 if value.name in memory.at and value.kind == "temp":

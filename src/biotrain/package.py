@@ -101,7 +101,8 @@ def check_input(kind: str, scale: float | None) -> float | None:
             "an int16 input needs a scale: what one unit of the converter stands for"
         )
     limits = np.finfo(np.float32)
-    if not limits.tiny <= scale <= float(limits.max) / 2**15:
+    number = isinstance(scale, (int, float))
+    if not number or not limits.tiny <= scale <= float(limits.max) / 2**15:
         raise BioTrainError(f"the input scale must be positive and a normal float32, not {scale}")
     return float(np.float32(scale))
 
@@ -268,6 +269,7 @@ def lower(
         network=predict,
         plan=fitted.plan,
         batch=fitted.batch,
+        features=fitted.features,
         tensors=captured.tensors,
         torch_names=captured.torch_names,
         trained=trained,

@@ -10,11 +10,12 @@ from biotrain.batch import Batch, BatchSchedule
 from biotrain.choices import in_words
 from biotrain.cost import Cost, cost_of, node_macs, node_ops, training_cost
 from biotrain.errors import BioTrainError, DoesNotFitError
-from biotrain.ir import Graph, Value
+from biotrain.ir import ITEM_BYTES, Graph, Value
 from biotrain.judge import check
 from biotrain.memory import ALIGNMENT, Buffer, lifetimes, lower_bound, peak, place
 from biotrain.optim import Gradients
 from biotrain.rewrite.stream import Stream
+from biotrain.rewrite.trunk import cut
 from biotrain.search import Score, Search, realise
 from biotrain.target import Target
 
@@ -73,6 +74,12 @@ class Plan:
     choices: tuple[str, ...]
     frontier: tuple[Point, ...]
     """From the fastest plan to the smallest that was found; just this plan if not asked for."""
+    feature_bytes: int = 0
+    """What a window leaves for the trained layers, if they can train from that; else 0."""
+    trunk_ops: int = 0
+    """Operations from a window to its features: once for every window."""
+    head_ops: int = 0
+    """Operations of a training sample from its features, the update shared by its group."""
 
     def to_json(self) -> dict[str, Any]:
         """The contract's keys."""
@@ -220,6 +227,21 @@ class Planner:
 
 
 @dataclass(frozen=True, slots=True)
+class Features:
+    """The training step in two functions, cut behind the frozen trunk (`rewrite/trunk.py`)."""
+
+    values: tuple[Value, ...]
+    """What the first one hands to the second, in this order."""
+    trunk: Schedule
+    head: Schedule
+
+    @property
+    def size(self) -> int:
+        """Floats of the features of one window."""
+        return sum(v.size for v in self.values)
+
+
+@dataclass(frozen=True, slots=True)
 class Fitted:
     """A plan, and the graphs with the loops that it chose."""
 
@@ -227,6 +249,7 @@ class Fitted:
     train: Graph
     predict: Graph
     batch: BatchSchedule | None = None
+    features: Features | None = None
 
 
 def fit(
@@ -287,13 +310,14 @@ def fit(
     ram = arena + fixed.total
     cost = planner.cost(chosen)
     if not _keeps(cost, limits):
-        raise DoesNotFitError(_too_slow(cost, limits, target, ram))
+        raise DoesNotFitError(_too_slow(cost, limits, target, ram, memory))
     if budget is not None and ram > budget:
         raise DoesNotFitError(_too_large(ram, budget, target, chosen.buffers, limits))
     check(chosen.graph, chosen.buffers)
     check(prediction.graph, prediction.buffers)
     made = _points(planner, fixed) if frontier else ()
     stored = planner.schedule(search, search.score(search.everything(), 1 << 62))
+    features, about_features = _features(planner, train, arena, cost.ops)
     plan = Plan(
         buffers=chosen.buffers,
         predict_buffers=prediction.buffers,
@@ -318,10 +342,40 @@ def fit(
         choices=(
             *in_words(chosen.graph, chosen.buffers, stored.graph, stored.peak),
             *_where_gradients_go(gradients, fixed.params),
+            *about_features,
         ),
         frontier=made or (_point(cost, chosen.peak, chosen.bound, ram),),
+        feature_bytes=_bytes(features.values) if features else 0,
+        trunk_ops=node_ops(features.trunk.graph.nodes) if features else 0,
+        head_ops=planner.cost(features.head).ops if features else 0,
     )
-    return Fitted(plan, chosen.graph, prediction.graph)
+    return Fitted(plan, chosen.graph, prediction.graph, features=features)
+
+
+def _features(
+    planner: Planner, train: Graph, arena: int, ops: int
+) -> tuple[Features | None, tuple[str, ...]]:
+    """The step cut behind its frozen trunk, in the arena that is there anyway; and a choice."""
+    parts = cut(train)
+    if parts is None or not node_ops(parts.trunk.nodes):
+        return None, ()
+    x, values = parts.trunk.inputs[0], parts.trunk.outputs
+    size = _bytes(values)
+    if size >= x.size * ITEM_BYTES["f32"]:
+        return None, (f"features: none, the frozen layers make {size:,} B of a window",)
+    made: list[Schedule] = []
+    for graph in (parts.trunk, parts.head):
+        search = Search(Stream(graph))
+        made.append(planner.within(search, arena, [search.everything(), search.nothing()]))
+        if made[-1].peak > arena:
+            need = f"{made[-1].peak:,} B of the arena, which has {arena:,} B"
+            return None, (f"features: none, to make and to use them takes {need}",)
+        check(made[-1].graph, made[-1].buffers)
+    later = planner.cost(made[1]).ops
+    return Features(values, made[0], made[1]), (
+        f"features: {size:,} B per window instead of {x.nbytes:,} B; later epochs need {later:,} "
+        f"of {ops:,} operations",
+    )
 
 
 def _fit_batch(
@@ -415,8 +469,8 @@ def _can_be_bounded(limits: list[tuple[str, float]], target: Target) -> None:
         if not timed or (name == "mj_per_sample" and not target.mw_per_mhz):
             what = "clock" if not timed else "power"
             raise BioTrainError(
-                f"target {target.name} has no {what}, so that {name} is not known: name a board "
-                "(biotrain list targets)"
+                f"target {target.name} has no {what}, so that {name[:2].replace('mj', 'mJ')} per "
+                "sample are not known: name a board (biotrain list targets)"
             )
 
 
@@ -424,10 +478,13 @@ def _asked(limits: list[tuple[str, float]]) -> str:
     return " and ".join(f"{limit:g} {name[:2].replace('mj', 'mJ')}" for name, limit in limits)
 
 
-def _too_slow(cost: Cost, limits: list[tuple[str, float]], target: Target, ram: int) -> str:
+def _too_slow(
+    cost: Cost, limits: list[tuple[str, float]], target: Target, ram: int, memory: int | None
+) -> str:
+    within = f" in {memory:,} B" if memory is not None else ""
     energy = f" and {cost.mj:,.2f} mJ" if target.mw_per_mhz else ""
     return (
-        f"does not fit: the fastest plan takes {cost.ms:,.1f} ms{energy} for a sample on "
+        f"does not fit: the fastest plan{within} takes {cost.ms:,.1f} ms{energy} for a sample on "
         f"{target.name} (estimate) with {ram:,} B of RAM; {_asked(limits)} are allowed"
     )
 

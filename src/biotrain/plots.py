@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The plan as a picture: which buffer lies where in the arena, and from which node to which.
+"""The plan as a picture: which buffer lies where in the arena, and from when to when; the frontier.
 
 Nothing of pyplot's global state is used, and equal plans give equal figures.
 """
@@ -8,29 +8,35 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import groupby
-from typing import Literal
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
-from biotrain.ir import Graph
 from biotrain.memory import Buffer
 from biotrain.package import Package
-
-Role = Literal["input", "activation", "statistics", "gradient"]
+from biotrain.plan import Plan
+from biotrain.published import Reference
+from biotrain.timeline import Role, Timeline, timeline
 
 # Okabe and Ito's colours, which people who see colours differently can tell apart.
 COLOURS: dict[Role, str] = {
     "input": "#009E73",
     "activation": "#56B4E9",
+    "made again": "#0072B2",
     "statistics": "#CC79A7",
     "gradient": "#E69F00",
 }
 PARTS = ("parameters", "gradients", "optimizer", "running statistics", "arena", "stack, runtime")
 GREY, DASHED = "#BBBBBB", (0, (4, 3))
 PART_COLOURS = ("#0072B2", "#D55E00", "#F0E442", "#CC79A7", "#BBBBBB", "#555555")
+
+SHADES = {"rows": "#EDEDED", "time": "#FBEBD0"}
+"""Background of the loops, by axis."""
+TICKS = [m * 10**e for e in range(6) for m in (1, 2, 3, 5)]
+"""Kilobytes, along a logarithmic axis."""
 
 DPI = 120
 
@@ -40,72 +46,43 @@ CHAR = 0.58
 """Width of a character as a share of the font size: an upper estimate for lower case letters."""
 
 
-def phases(graph: Graph) -> tuple[int, int]:
-    """(first node of the loss, first node of the backward pass); both are the number of nodes where
-    there is neither."""
-    count = len(graph.nodes)
-    loss = graph.outputs[-1].name
-    at = next(
-        (i for i, n in enumerate(graph.nodes) if any(v.name == loss for v in n.outputs)), count
-    )
-    after = at
-    while after < count and graph.nodes[after].op.startswith(graph.nodes[at].op):
-        after += 1
-    return at, after
-
-
-def roles(graph: Graph, buffer: Buffer) -> list[tuple[int, Role]]:
-    """What a buffer holds from which node on: a gradient may take over an activation's bytes."""
-    loss, _ = phases(graph)
-    births = {v.name: i for i, node in enumerate(graph.nodes) for v in node.outputs}
-    inputs = [v.name for v in graph.inputs]
-    found: list[tuple[int, Role]] = []
-    for name in buffer.members:
-        at = births.get(name, 0)
-        kind: Role
-        if name in inputs:
-            kind = "input"
-        elif any(word in graph.nodes[at].op for word in ("moments", "stats", "sums")):
-            kind = "statistics"
-        else:
-            kind = "activation" if at <= loss else "gradient"
-        # What is made of the input in place, or is another view of it, stays its colour.
-        forward = found and found[-1][1] == "input" and kind == "activation"
-        if not found or (found[-1][1] != kind and not forward):
-            found.append((at, kind))
-    return found
-
-
-def plan_figure(pkg: Package) -> Figure:
-    """Left the arena over the schedule of one training sample: each buffer a rectangle, from the
-    node that first writes it to the one that last reads it, at its byte offset. Right the whole
-    RAM by part."""
-    graph, plan = pkg.graph, pkg.plan
-    count = len(graph.nodes)
-    width = min(18.0, 7.0 + 0.09 * count)
-    fig = Figure(figsize=(width, 6.0), dpi=DPI, layout="constrained")
-    left, right = fig.subplots(1, 2, width_ratios=(width - 1.5, 0.5))
+def plan_figure(pkg: Package, known: Sequence[Reference] = ()) -> Figure:
+    """Above the arena over the schedule of one training sample: each buffer a rectangle, from the
+    moment of its first writing to that of its last reading, at its byte offset; beside it the whole
+    RAM by part. Below, where the package knows a frontier, RAM against operations, with what others
+    report."""
+    plan, line = pkg.plan, timeline(pkg)
+    count = len(line.nodes)
+    several = len(plan.points) > 1
+    width = min(18.0, 7.5 + 0.09 * count)
+    fig = Figure(figsize=(width, 10.0 if several else 6.0), dpi=DPI, layout="constrained")
+    rows: Any = fig.subfigures(2, 1, height_ratios=(6, 4)) if several else (fig,)
+    upper = rows[0]
+    left, right = upper.subplots(1, 2, width_ratios=(width - 1.5, 0.5))
     unit, scale = ("kB", 1e3) if plan.peak_bytes >= 10_000 else ("B", 1.0)
     top = max(plan.peak_bytes, 1) / scale
     left.set_xlim(0, count + 1)
-    left.set_ylim(0, top * 1.09)
+    left.set_ylim(0, top * 1.13)
     for buffer in plan.buffers:
         low, high = buffer.offset / scale, buffer.size / scale
-        found = roles(graph, buffer)
+        edge = 0.5 if high > 0.01 * top else 0.15
+        found = line.held(buffer)
         ends = [*(at for at, _ in found[1:]), buffer.last + 1]
         for (at, kind), end in zip(found, ends, strict=True):
             left.add_patch(
-                Rectangle((at, low), end - at, high, fc=COLOURS[kind], ec="black", linewidth=0.5)
+                Rectangle((at, low), end - at, high, fc=COLOURS[kind], ec="black", linewidth=edge)
             )
     _in_use(left, plan.buffers, count, scale)
     left.axhline(plan.peak_bytes / scale, color=GREY, linewidth=3, zorder=0.5)
     left.axhline(plan.lower_bound_bytes / scale, color="black", linewidth=1.2, linestyle=DASHED)
-    _schedule(left, graph, (width - 2.9) / (count + 1))
+    _schedule(left, pkg, line, (width - 2.9) / (count + 1))
     left.set_ylabel(f"offset in the arena ({unit})")
     left.spines[["top", "right"]].set_visible(False)
-    fig.legend(
+    axes_of_loops = dict.fromkeys(loop.name for loop in line.loops)
+    upper.legend(
         handles=[
             *[Patch(facecolor=c, edgecolor="black", label=r) for r, c in COLOURS.items()],
+            *[Patch(facecolor=SHADES[a], label=f"loop over {a}") for a in axes_of_loops],
             Line2D([], [], color="#D00000", linewidth=1.4, label="bytes in use"),
             Line2D([], [], color=GREY, linewidth=3, label=f"arena {plan.peak_bytes:,} B"),
             Line2D(
@@ -113,11 +90,15 @@ def plan_figure(pkg: Package) -> Figure:
                 label=f"lower bound {plan.lower_bound_bytes:,} B",
             ),
         ],
-        loc="outside lower center", ncols=7, frameon=False, fontsize=8,
+        loc="outside lower center", ncols=10 if width > 11 else 5, frameon=False, fontsize=8,
     )  # fmt: skip
     _parts(right, pkg)
+    if several:
+        _frontier(rows[1].subplots(1, 1), plan, known)
+        rows[1].legend(loc="outside lower center", ncols=4, frameon=False, fontsize=8)
     fig.suptitle(
-        f"{pkg.source.title} on {pkg.target.name}: {plan.ram_bytes:,} B of RAM\n"
+        f"{pkg.source.title} on {pkg.target.name}: {plan.ram_bytes:,} B of RAM, "
+        f"{plan.ops:,} operations ({plan.ops / max(plan.base_ops, 1) - 1:+.1%} to direct)\n"
         f"arena {plan.peak_bytes:,} B ({len(plan.buffers)} buffers), "
         f"trained parameters {plan.param_bytes:,} B, gradients {plan.gradient_bytes:,} B, "
         f"optimizer {plan.optimizer_bytes:,} B, stack {plan.stack_bytes:,} B",
@@ -127,6 +108,56 @@ def plan_figure(pkg: Package) -> Figure:
     for buffer in plan.buffers:
         _name(left, buffer, scale)
     return fig
+
+
+def _frontier(axes: Axes, plan: Plan, known: Sequence[Reference]) -> None:
+    """RAM against operations of all plans, the chosen one marked, what others report beside."""
+    points, own = plan.points, plan.point
+    x = [p.ram_bytes / 1e3 for p in points]
+    y = [p.ops / 1e6 for p in points]
+    axes.step(x, y, where="pre", color=GREY, linewidth=1.2, zorder=1)
+    axes.plot(x, y, "o", color="#0072B2", markersize=5, label="plans", zorder=3)
+    axes.plot(
+        [own.ram_bytes / 1e3], [own.ops / 1e6], "o", color="#D00000", markersize=9, zorder=4,
+        label=f"this plan: {own.ram_bytes / 1e3:,.0f} kB",
+    )  # fmt: skip
+    axes.axhline(
+        plan.base_ops / 1e6, color="black", linewidth=0.9, linestyle=":", zorder=0,
+        label="direct algorithms, everything stored",
+    )  # fmt: skip
+    fixed = own.ram_bytes - own.arena_bytes
+    axes.axvline(
+        fixed / 1e3, color="#009E73", linewidth=1.2, linestyle=DASHED, zorder=0,
+        label=f"without any arena: {fixed / 1e3:,.0f} kB",
+    )  # fmt: skip
+    axes.set_xscale("log")
+    every = [*x, fixed / 1e3, *(r.ram_bytes / 1e3 for r in known)]
+    low, high = min(every) / 1.15, max(every) * 1.2
+    axes.set_xlim(low, high)
+    ticks = [t for t in TICKS if low <= t <= high]
+    axes.set_xticks(ticks, [f"{t:,}" for t in ticks])
+    axes.minorticks_off()
+    bottom, top = min(*y, plan.base_ops / 1e6), max(*y, plan.base_ops / 1e6)
+    room = max(top - bottom, 0.05 * top)
+    axes.set_ylim(bottom - 0.12 * room, top + 0.35 * room)
+    for one in known:
+        colour = "#D55E00" if one.ops else "#555555"
+        axes.axvline(one.ram_bytes / 1e3, color=colour, linewidth=1.2, zorder=0)
+        if one.ops:
+            axes.plot([one.ram_bytes / 1e3], [one.ops / 1e6], "D", color=colour, markersize=6)
+        axes.annotate(
+            f"{one.label}\n{one.ram_bytes / 1e3:,.0f} kB", (one.ram_bytes / 1e3, 1), (-3, -3),
+            xycoords=("data", "axes fraction"), textcoords="offset points", ha="right", va="top",
+            rotation=90, fontsize=8, color=colour,
+        )  # fmt: skip
+    axes.set_xlabel("whole RAM of the plan (kB)")
+    axes.set_ylabel("million operations per sample")
+    base = max(plan.base_ops / 1e6, 1e-9)
+    share = axes.twinx()
+    share.set_ylim(*(100 * (v / base - 1) for v in axes.get_ylim()))
+    share.set_ylabel("% to direct")
+    for one_side in (axes, share):
+        one_side.spines["top"].set_visible(False)
 
 
 def _name(axes: Axes, buffer: Buffer, scale: float) -> None:
@@ -153,21 +184,18 @@ def _in_use(axes: Axes, buffers: Sequence[Buffer], count: int, scale: float) -> 
     axes.stairs([u / scale for u in used], range(count + 2), color="#D00000", linewidth=1.4)
 
 
-def _schedule(axes: Axes, graph: Graph, per_x: float) -> None:
-    """Layer names under the nodes that stem from them, and the three parts of the schedule."""
-    loss, backward = phases(graph)
-    count = len(graph.nodes)
+def _schedule(axes: Axes, pkg: Package, line: Timeline, per_x: float) -> None:
+    """Layer names under the nodes that stem from them, the parts of the schedule, the loops."""
     ticks: list[float] = []
     names: list[str] = []
     at = 0
-
-    outer = {n.origin.partition(".")[0] for n in graph.nodes if "." in n.origin}
+    origins = [n.origin if n else "" for n in line.nodes]
+    for part in line.parts:
+        if part.name == "loss":
+            origins[part.first : part.stop] = ["loss"] * (part.stop - part.first)
+    outer = {o.partition(".")[0] for o in origins if "." in o}
     common = f"{outer.pop()}." if len(outer) == 1 else ""  # a wrapper of the whole network
-
-    def layer(pair: tuple[int, str]) -> str:
-        return "loss" if loss <= pair[0] < backward else pair[1].removeprefix(common)
-
-    for name, run in groupby(((i, n.origin) for i, n in enumerate(graph.nodes)), layer):
+    for name, run in groupby(o.removeprefix(common) for o in origins):
         length = len(list(run))
         middle = at + length / 2
         at += length
@@ -177,16 +205,29 @@ def _schedule(axes: Axes, graph: Graph, per_x: float) -> None:
             names.append(name)
     axes.set_xticks(ticks, names, rotation=90, fontsize=TEXT)
     axes.tick_params(axis="x", length=2)
-    for border in (loss, backward):
-        if 0 < border < count:
-            axes.axvline(border, color="black", linewidth=0.7, linestyle=":")
     high = axes.get_ylim()[1]
-    spans = (("forward", 0, loss), ("loss", loss, backward), ("backward", backward, count))
-    for name, first, last in spans:
-        if last > first:
-            axes.text(
-                (first + last) / 2, high, name, ha="center", va="bottom", fontsize=9, style="italic"
-            )
+    for part in line.parts:
+        if part.first > 0:
+            axes.axvline(part.first, color="black", linewidth=0.7, linestyle=":")
+        axes.text(
+            (part.first + part.stop) / 2, high, part.name, ha="center", va="bottom", fontsize=9,
+            style="italic",
+        )  # fmt: skip
+    for loop in line.loops:
+        axes.axvspan(loop.first, loop.stop, color=SHADES[loop.name], linewidth=0, zorder=0)
+        axes.plot(
+            [loop.first + 0.1, loop.stop - 0.1], [high * 0.93] * 2, color="#555555", linewidth=1.5,
+            solid_capstyle="butt",
+        )  # fmt: skip
+        room = (loop.stop - loop.first) * per_x * 72 / (TEXT * CHAR)
+        parts = "rows" if loop.name == "rows" else "tiles"
+        for text in (f"{loop.count} {parts}", f"x{loop.count}"):
+            if len(text) < room:
+                axes.text(
+                    (loop.first + loop.stop) / 2, high * 0.94, text, ha="center", va="bottom",
+                    fontsize=TEXT, clip_on=True, in_layout=False,
+                )  # fmt: skip
+                break
 
 
 def _parts(axes: Axes, pkg: Package) -> None:

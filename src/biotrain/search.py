@@ -17,10 +17,13 @@ from itertools import accumulate
 from biotrain.ir import Graph, Loop, Node, Step, Value, Window
 from biotrain.memory import ALIGNMENT, aligned, follows
 from biotrain.op import OPS, rows_times
-from biotrain.rewrite.stream import Form, Pass, Stream
+from biotrain.rewrite.stream import Form, Pass, Rows, Stream
 
 WORTH = 0.01
 """Share of the operations that a tensor must save to be worth a search of its own."""
+
+ROOM = (0.85, 0.7, 0.55)
+"""Shares of a budget that are tried for everything but the rows that fill it up."""
 
 BRANCHES = 4
 """How many such tensors are tried."""
@@ -44,6 +47,8 @@ class Score:
     ops: int
     passes: tuple[Pass, ...]
     forms: tuple[Form, ...]
+    rows: tuple[int, int] | None = None
+    """A passing node, and how many rows of its result are stored all the same."""
 
 
 class Search:
@@ -258,6 +263,61 @@ class Search:
                 return best
             best = found
 
+    def store_rows(self, best: Score, budget: int) -> Score:
+        """Fill what is left of the budget with rows of a tensor that is made more than once."""
+        if best.over:
+            return best
+        passes = best.passes
+        found = best
+        for node in self.stream.passable:
+            at = [p for p, part in enumerate(passes) if node in part.cone]
+            if not best.choice[node] or len(at) < 2 or len(self.stream.nodes[node].outputs) > 1:
+                continue
+            unit, most = self.stream.row_unit(passes[at[0]], node)
+            low, high = 0, most  # `low` units fit, `high` do not
+            while high - low > 1:
+                middle = (low + high) // 2
+                score = self._with_rows(best, budget, node, middle * unit, at)
+                if score is None or score.over:
+                    high = middle
+                    continue
+                low = middle
+                if score.ops < found.ops:
+                    found = score
+        return found
+
+    def _with_rows(
+        self, best: Score, budget: int, node: int, count: int, at: Sequence[int]
+    ) -> Score | None:
+        """A choice with some rows of a passing tensor stored; None where they cannot be."""
+        passes, alive, sparing = self._structure(best.choice)
+        made = self.stream.with_rows(passes[at[0]], Rows(node, count, True))
+        if made is None:
+            return None
+        result = self.stream.nodes[node].outputs[0]
+        size = aligned(replace(result, kept=count).nbytes)
+        using = {p: self.stream.with_rows(passes[p], Rows(node, count, False)) for p in at[1:]}
+        last = max((p for p, form in using.items() if form is not None), default=-1)
+        if last < 0:
+            return None
+        over, peak, ops = 0, 0, 0
+        forms: list[Form] = []
+        for p, part in enumerate(passes):
+            here = alive[p] + (size if at[0] <= p <= last else 0)
+            stored = made if p == at[0] else using.get(p)
+            options = self.stream.forms(part) if stored is None else (stored,)
+            for form in options:
+                used = here + form.window_bytes
+                if stored is None and sparing[p]:
+                    used -= self._saved(form, sparing[p])
+                if used <= budget:
+                    break
+            over += max(0, used - budget)
+            peak = max(peak, used)
+            ops += form.ops
+            forms.append(form)
+        return Score(best.choice, over, peak, ops, passes, tuple(forms), (node, count))
+
     def nothing(self) -> Choice:
         """Nothing kept that can be made again."""
         passable = dict.fromkeys(self.stream.passable)
@@ -265,8 +325,24 @@ class Search:
 
     def best(self, budget: int, starts: Sequence[Choice]) -> Score:
         """The best choice for a budget that is found from several starting points."""
+        best = self._descended(budget, starts)
+        if best.over or best.ops <= self.least() * (1 + WORTH):
+            return best
+        found = self.store_rows(best, budget)
+        for share in ROOM:  # leave room for rows of a tensor that is made more than once
+            leaner = self._descended(int(budget * share), starts)
+            score = self.store_rows(self.score(leaner.choice, budget), budget)
+            if (score.over, score.ops, score.peak) < (found.over, found.ops, found.peak):
+                found = score
+        return found
+
+    def _descended(self, budget: int, starts: Sequence[Choice]) -> Score:
         found = [self.descend(start, budget) for start in dict.fromkeys(starts)]
         return self.improve(min(found, key=lambda s: (s.over, s.ops, s.peak)), budget)
+
+    def least(self) -> int:
+        """Operations with everything stored."""
+        return self.score(self.everything(), 1 << 62).ops
 
     def ladder(self, factor: float = 0.9) -> list[Score]:
         """Choices for falling budgets, from everything kept to the smallest that was found."""

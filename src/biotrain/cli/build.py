@@ -4,19 +4,21 @@
 import json
 import shutil
 import warnings
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from biotrain.cli.console import Out, table, writable, writable_folder
+from biotrain.cli.console import Busy, Out, table, writable, writable_folder
 from biotrain.cli.options import Json, ModelName, ModelOptions, Show, TrainOptions, options
 from biotrain.errors import BioTrainError
 
 if TYPE_CHECKING:
     from biotrain.cli.model import Model
     from biotrain.package import Package
+    from biotrain.published import Reference
 
 What = Literal["models", "targets", "strategies", "ops", "data"]
 
@@ -184,8 +186,14 @@ def plan_verb(
     train: TrainOptions,
     figure: Annotated[
         Path | None,
-        typer.Option("--figure", metavar="FILE.png|svg", help="Draw buffers over time."),
+        typer.Option(
+            "--figure", metavar="FILE.png|svg", help="Draw buffers over time, and the frontier."
+        ),
     ] = None,
+    frontier: Annotated[
+        bool,
+        typer.Option(help="Also find the plans from the fastest to the smallest."),
+    ] = True,
     show: Show = None,
     to: Json = None,
 ) -> None:
@@ -197,14 +205,21 @@ def plan_verb(
         writable(figure)
     from biotrain.cli.model import Model
     from biotrain.cli.tables import plan_json, plan_tables
+    from biotrain.published import references
 
-    pkg = Model(model, given).compiled(train)
-    if show:
+    chosen = Model(model, given)
+    if frontier and (show in (None, "plan") or figure is not None):
+        with Busy(f"plans of {model}, the fastest to the smallest"):
+            pkg = chosen.compiled(train, frontier=True)
+    else:
+        pkg = chosen.compiled(train)
+    known = references(model, train.strategy) if chosen.as_published else ()
+    if show in ("graph", "c"):
         _show(out, pkg, show)
     else:
-        out.show(plan_tables(pkg))
+        out.show(plan_tables(pkg, known))
     if figure is not None:
-        draw_plan(pkg, figure)
+        draw_plan(pkg, figure, known)
         if not show:
             out.say(f"\nwrote {figure}")
     out.result(plan_json(pkg))
@@ -266,12 +281,12 @@ def _show(out: Out, pkg: "Package", what: str) -> None:
         out.show(plan_tables(pkg))
 
 
-def draw_plan(pkg: "Package", path: Path) -> None:
+def draw_plan(pkg: "Package", path: Path, known: "Sequence[Reference]" = ()) -> None:
     """Write the picture of a plan."""
     from biotrain.plots import plan_figure
     from biotrain.study.plots import save
 
-    save(plan_figure(pkg), path)
+    save(plan_figure(pkg, known), path)
 
 
 def _describe(chosen: "Model", pkg: "Package", train: TrainOptions, folder: Path) -> None:

@@ -5,6 +5,7 @@ import json
 import math
 import os
 import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.status import Status
 from rich.table import Table
 
 from biotrain.errors import BioTrainError
@@ -126,6 +128,51 @@ def table(*columns: str, title: str | None = None, numbers: Sequence[int] = ()) 
         right = index in numbers
         made.add_column(column, justify="right" if right else "left", no_wrap=right)
     return made
+
+
+class Busy:
+    """Long work without steps, on standard error: a spinner on a terminal, else one line when it is
+    done, and one every `Work.EVERY_S` seconds until then."""
+
+    def __init__(self, task: str) -> None:
+        self._task = task
+        self._console = console(stderr=True)
+        self._status: Status | None = None
+        self._over = threading.Event()
+        self._teller: threading.Thread | None = None
+        self._began = 0.0
+
+    def __enter__(self) -> "Busy":
+        self._began = time.monotonic()
+        if self._console.is_terminal:
+            self._status = self._console.status(self._task)
+            self._status.start()
+        else:
+            self._teller = threading.Thread(target=self._tell, daemon=True)
+            self._teller.start()
+        return self
+
+    def _tell(self) -> None:
+        while not self._over.wait(Work.EVERY_S):
+            self._line("still at it")
+
+    def _line(self, what: str) -> None:
+        passed = f"{time.monotonic() - self._began:.1f} s"
+        self._console.print(f"{self._task}: {what}, {passed}", markup=False, soft_wrap=True)
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self._over.set()
+        if self._status:
+            self._status.stop()
+        if self._teller:
+            self._teller.join()
+            if kind is None:
+                self._line("done")
 
 
 class Work:

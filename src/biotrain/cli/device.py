@@ -189,6 +189,8 @@ def _from_folder(folder: Path, given: ModelOptions, train: TrainOptions, out: Ou
         target=wanted.target,
         strategy=wanted.strategy,
         memory=wanted.memory,
+        deadline_ms=wanted.deadline,
+        max_mj=wanted.max_mj,
         optimizer=wanted.made_optimizer(),
         accumulate=wanted.accumulate,
         gradients=wanted.gradients,

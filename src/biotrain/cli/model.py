@@ -39,6 +39,11 @@ class Model:
         """Whether it is a `.pt2` file."""
         return self.name.endswith(".pt2")
 
+    @property
+    def as_published(self) -> bool:
+        """Whether it is a built-in network at its paper's shape, or may be for all we know."""
+        return self.name in models.PAPER and self.shape == models.PAPER[self.name]
+
     @cached_property
     def recordings(self) -> Recordings | None:
         """The recordings of `--data`."""
@@ -103,8 +108,8 @@ class Model:
             )
         return torch.zeros(1, self.shape["n_chans"], self.shape["n_times"])
 
-    def compiled(self, train: TrainOptions) -> Package:
-        """The package."""
+    def compiled(self, train: TrainOptions, frontier: bool = False) -> Package:
+        """The package; `frontier`: with the plans from the fastest to the smallest."""
         optimizer = train.made_optimizer()
         if self.exported:
             model: Any = Path(readable(self.name))
@@ -121,6 +126,9 @@ class Model:
             target=train.target,
             strategy=train.strategy,
             memory=train.memory,
+            deadline_ms=train.deadline,
+            max_mj=train.max_mj,
+            frontier=frontier,
             optimizer=optimizer,
             accumulate=train.accumulate,
             gradients=train.gradients,

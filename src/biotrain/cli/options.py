@@ -93,6 +93,14 @@ class TrainOptions:
         str | None,
         _option("--memory", "Whole RAM to stay within: 256KiB, 64kB; else the target's.", TRAINING),
     ] = None
+    deadline: Annotated[
+        float | None,
+        _option("--deadline", "Most ms per window (estimate; boards).", TRAINING, metavar="MS"),
+    ] = None
+    max_mj: Annotated[
+        float | None,
+        _option("--max-mj", "Most mJ per window (estimate; boards).", TRAINING, metavar="MJ"),
+    ] = None
     optimizer: Annotated[
         Literal["sgd", "adam"], _option("--optimizer", "Which optimizer.", TRAINING)
     ] = "sgd"

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A plan as tables and as JSON."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -10,6 +11,8 @@ from rich.text import Text
 
 from biotrain.cli.console import table
 from biotrain.package import Package
+from biotrain.published import Reference
+from biotrain.timeline import timeline
 
 LARGEST = 10
 """Buffers that the table names."""
@@ -71,41 +74,84 @@ def cost_table(pkg: Package) -> Table:
     if plan.mj_per_sample:
         made.add_row("mJ", f"{plan.mj_per_sample:.3g}", "")
     made.add_row("flash, bytes", f"{plan.flash_bytes:,}", "weights and constants, without code")
-    made.add_row("lower bound, bytes", f"{plan.lower_bound_bytes:,}", "of the arena")
+    above = plan.peak_bytes - plan.lower_bound_bytes
+    share = above / max(plan.lower_bound_bytes, 1)
+    gap = f"which lies {above:,} above it ({share:.1%})" if above else "which meets it"
+    made.add_row("lower bound, bytes", f"{plan.lower_bound_bytes:,}", f"of the arena, {gap}")
     return made
 
 
 def buffer_table(pkg: Package) -> Table:
     """The largest buffers and when they live."""
-    nodes = pkg.graph.nodes
+    nodes = timeline(pkg).nodes
 
     def when(index: int) -> str:
-        if index >= len(nodes):
-            return f"{index} (the end)"
-        return f"{index} {nodes[index].op}"
+        node = nodes[index] if index < len(nodes) else None
+        return f"{index} {node.op}" if node else f"{index} (the end)"
 
     made = table("largest buffers", "bytes", "offset", "from node", "to node", numbers=[1, 2])
     largest = sorted(pkg.plan.buffers, key=lambda b: (-b.size, b.first))[:LARGEST]
     for b in largest:
-        names = " = ".join(b.members)
+        names = " = ".join(b.members[:3]) + (" = ..." if len(b.members) > 3 else "")
         made.add_row(names, f"{b.size:,}", f"{b.offset:,}", when(b.first), when(b.last))
     return made
 
 
-def frontier_table(pkg: Package) -> Table:
-    """RAM against work over all plans that were found."""
-    made = table("RAM of plan", "operations", "cycles", numbers=[0, 1, 2])
-    for point in pkg.plan.to_json()["frontier"]:
-        cycles = f"{point['cycles']:,.0f}" if point["cycles"] else "-"
-        made.add_row(f"{point['ram_bytes']:,}", f"{point['ops']:,}", cycles)
+def frontier_table(pkg: Package, known: Sequence[Reference] = ()) -> Table:
+    """RAM against work over all plans that were found, what others report between them."""
+    plan, target = pkg.plan, pkg.target
+    timed, powered = target.cycles_per_op and target.clock_hz, target.mw_per_mhz
+    work = [name for name, there in (("ms", timed), ("mJ", powered)) if there]
+    if target.cycles_per_op:
+        work.insert(0, "cycles")
+    columns = ["whole RAM", "arena", "above bound", "operations", "to direct", *work]
+    made = table(*columns, "", numbers=range(len(columns)))
+
+    def against(ops: int) -> str:
+        return f"{ops / plan.base_ops - 1:+.1%}" if plan.base_ops and ops else "-"
+
+    rows: list[tuple[int, list[str], str | None]] = []
+    for point in plan.points:
+        values = {
+            "cycles": f"{point.cycles:,.0f}",
+            "ms": f"{point.ms_per_sample:,.1f}",
+            "mJ": f"{point.mj_per_sample:.3g}",
+        }
+        above = point.arena_bytes - point.lower_bound_bytes
+        cells = [f"{point.ram_bytes:,}", f"{point.arena_bytes:,}", f"{above:,}", f"{point.ops:,}"]
+        cells += [against(point.ops), *(values[name] for name in work)]
+        own = point == plan.point
+        cells.append("<- this plan" if own else "")
+        rows.append((point.ram_bytes, cells, "bold" if own else None))
+    for one in known:
+        cells = [f"{one.ram_bytes:,}", "-", "-", f"{one.ops:,}" if one.ops else "-"]
+        cells += [against(one.ops), *("-" for _ in work), one.label]
+        rows.append((one.ram_bytes, cells, "italic"))
+    for _, cells, style in sorted(rows, key=lambda row: -row[0]):
+        made.add_row(*cells, style=style)
     return made
 
 
-def plan_tables(pkg: Package) -> RenderableType:
+def frontier_notes(pkg: Package, known: Sequence[Reference] = ()) -> str:
+    """What the columns of the frontier mean, and where the figures of others come from."""
+    lines = [
+        "RAM against work, the fastest plan first",
+        f"  to direct: {pkg.plan.base_ops:,} operations, direct algorithms with everything stored",
+        "  above bound: bytes of the arena above what is alive at its fullest moment",
+    ]
+    sources: dict[str, list[str]] = {}
+    for one in known:
+        sources.setdefault(one.source, []).append(one.label)
+    lines += [f"  {', '.join(labels)}: {source}" for source, labels in sources.items()]
+    return "\n".join(lines)
+
+
+def plan_tables(pkg: Package, known: Sequence[Reference] = ()) -> RenderableType:
     """All that `biotrain plan` prints."""
     target = pkg.target
     head = Text(f"{pkg.source.title}, target {target.name} ({target.description})", style="bold")
     choices = Text("choices\n") + Text("\n".join(f"  {c}" for c in pkg.plan.choices))
     tables = (ram_table(pkg), cost_table(pkg), buffer_table(pkg))
-    blocks: list[Any] = [*tables, choices, frontier_table(pkg)]
-    return Group(head, *(Padding(block, (1, 0, 0, 0)) for block in blocks))
+    blocks: list[Any] = [*tables, choices, Text(frontier_notes(pkg, known))]
+    padded = (Padding(block, (1, 0, 0, 0)) for block in blocks)
+    return Group(head, *padded, frontier_table(pkg, known))

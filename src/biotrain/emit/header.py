@@ -72,6 +72,18 @@ def _scale(source: Source) -> list[str]:
     return [f"#define BT_INPUT_SCALE {text} /* a sample q stands for (float)q * BT_INPUT_SCALE */"]
 
 
+def _feature_interface(source: Source, label: str) -> list[str]:
+    if source.features is None:
+        return []
+    return [
+        f"#define BT_FEATURES {source.features.size} /* floats of the features of one window */",
+        "/* What the frozen layers make of a window. It never changes: compute it once, keep it. */",
+        f"bt_status bt_features(bt_model *m, const {source.sample_type} *x, float *features);",
+        "/* bt_train_sample, to the bit, from the features of its window. */",
+        f"bt_status bt_train_features(bt_model *m, const float *features, {label}, float *loss);",
+    ]
+
+
 def header(source: Source) -> str:
     x, logits, target = source.train.inputs[0], source.train.outputs[0], source.train.inputs[1]
     rows, times = rows_times(x.shape)
@@ -168,6 +180,7 @@ def header(source: Source) -> str:
                 f"bt_status bt_train_sample(bt_model *m, const {x_type} *x, {label}, float *loss);",
             ]
         ),
+        *_feature_interface(source, label),
         *_GROUP[source.gradients],
         _STEP[source.gradients],
         "bt_status bt_step(bt_model *m);",

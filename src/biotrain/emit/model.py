@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from biotrain.emit.batch import refuse_function, train_batch_function
 from biotrain.emit.schedule import Places, Shapes, node_text
 from biotrain.emit.source import Source, running_values, trained_values
+from biotrain.ir import Graph
 from biotrain.op import float_literal
 from biotrain.optim import SGD
 
@@ -46,6 +47,7 @@ def model(source: Source, stems: Sequence[str]) -> str:
             if source.batch
             else _train_function(source, shapes)
         ),
+        *_feature_functions(source, shapes),
         *_step_function(source, shapes),
         *_state_functions(source),
     ]
@@ -121,14 +123,27 @@ def _predict_function(source: Source, shapes: Shapes) -> list[str]:
 def _train_function(source: Source, shapes: Shapes) -> list[str]:
     graph = source.train
     places = Places(source, source.plan.buffers, shapes.tables)
-    x, target = graph.inputs
-    loss = graph.outputs[1]
+    window = f"const {source.sample_type} *x_in"
+    take = [
+        f"  const bt_status status = bt_take(m, x_in, {graph.inputs[0].name});",
+        "  if (status != BT_OK) {",
+        "    m->rejected++;",
+        "    return status;",
+        "  }",
+    ]
+    return _training(source, graph, places, shapes, f"bt_train_sample(bt_model *m, {window}", take)
+
+
+def _training(
+    source: Source, graph: Graph, places: Places, shapes: Shapes, start: str, take: list[str]
+) -> list[str]:
+    """A function that trains on one window, which the lines `take` bring into the arena."""
+    target, loss = graph.inputs[-1], graph.outputs[1]
     classes = graph.outputs[0].size
     integer = target.dtype == "i32"
     argument = f"int32_t {target.name}" if integer else "const float *target_in"
-    window = f"const {source.sample_type} *x_in"
     lines = [
-        f"bt_status bt_train_sample(bt_model *m, {window}, {argument}, float *loss_out)",
+        f"bt_status {start}, {argument}, float *loss_out)",
         "{",
         *places.declarations(graph.nodes, graph.inputs),
         "",
@@ -140,13 +155,7 @@ def _train_function(source: Source, shapes: Shapes) -> list[str]:
             "    return BT_ERR_LABEL;",
             "  }",
         ]
-    lines += [
-        f"  const bt_status status = bt_take(m, x_in, {x.name});",
-        "  if (status != BT_OK) {",
-        "    m->rejected++;",
-        "    return status;",
-        "  }",
-    ]
+    lines += take
     if not integer:
         lines += [f"  memcpy({target.name}, target_in, {target.size} * sizeof *{target.name});"]
     for i, node in enumerate(graph.nodes):
@@ -163,6 +172,47 @@ def _train_function(source: Source, shapes: Shapes) -> list[str]:
     if source.gradients == "update":
         return [*lines, "  return bt_close_step(m);", "}", ""]
     return [*lines, "  m->samples++;", "  return BT_OK;", "}", ""]
+
+
+def _feature_functions(source: Source, shapes: Shapes) -> list[str]:
+    """The training step in two: from the window to its features, and from those on."""
+    if source.features is None:
+        return []
+    graph = source.features.trunk.graph
+    places = Places(source, source.features.trunk.buffers, shapes.tables)
+    x = graph.inputs[0]
+    lines = [
+        f"bt_status bt_features(bt_model *m, const {source.sample_type} *x_in, float *features)",
+        "{",
+        *places.declarations(graph.nodes, graph.inputs),
+        "",
+        f"  const bt_status status = bt_take(m, x_in, {x.name});",
+        "  if (status != BT_OK) {",
+        "    m->rejected++;",
+        "    return status;",
+        "  }",
+    ]
+    for i, node in enumerate(graph.nodes):
+        lines += node_text(node, i, places, shapes)
+    take = [
+        "  for (int i = 0; i < BT_FEATURES; i++)",
+        "    if (!bt_isfinite(features_in[i])) {",
+        "      m->rejected++;",
+        "      return BT_ERR_INPUT_NONFINITE;",
+        "    }",
+    ]
+    at = 0
+    for v in source.features.values:
+        lines += [f"  memcpy(&features[{at}], {v.name}, {v.size} * sizeof *features);"]
+        take += [f"  memcpy({v.name}, &features_in[{at}], {v.size} * sizeof *{v.name});"]
+        at += v.size
+    head = source.features.head
+    places = Places(source, head.buffers, shapes.tables)
+    start = "bt_train_features(bt_model *m, const float *features_in"
+    return [
+        *[*lines, "  return BT_OK;", "}", ""],
+        *_training(source, head.graph, places, shapes, start, take),
+    ]
 
 
 def _window_functions(source: Source) -> list[str]:

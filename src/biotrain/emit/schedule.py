@@ -235,7 +235,7 @@ def _loop_text(loop: Loop, index: int, places: Places, shapes: Shapes) -> list[s
     over = {"rows": "rows", "time": "tiles of time"}[loop.axis]
     title = f"{over}, {loop.count} parts" if loop.count > 1 else "block"
     lines = wrap(f"/* {index}: {title}: {names} */", "  ", "   * ")
-    for step in loop.body:
+    for step in loop.body if not loop.get("continued", False) else ():
         lines += _cleared(step.node)
     lines += [f"  for (int i = 0; i < {loop.count}; i++) {{" if loop.count > 1 else "  {"]
     lines += [

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from biotrain.batch import BatchSchedule
 from biotrain.ir import Graph, Value
 from biotrain.optim import Gradients, Optimizer
-from biotrain.plan import Plan
+from biotrain.plan import Features, Plan
 
 CTYPE = {"f32": "float", "u8": "uint8_t", "i16": "int16_t", "i32": "int32_t"}
 
@@ -42,6 +42,8 @@ class Source:
     """The training step where batch norm takes statistics over a batch."""
     input_scale: float | None = None
     """What one unit of an int16 input stands for; None: the input is float."""
+    features: Features | None = None
+    """The training step in two functions, where a frozen trunk makes small features."""
 
     @property
     def sample_type(self) -> str:

@@ -31,7 +31,7 @@ BT_KERNEL void bt_conv_forward_int16(bt_conv g, bt_box box, bt_in16 x, const flo
   const int first = bt_conv_group(g, box.r0) * per_group * g.rows;
   const int last = (bt_conv_group(g, box.r1 - 1) + 1) * per_group * g.rows;
   const int length = (BT_INT16_SAMPLES - reach - 1) / g.stride + 1;
-  float samples[BT_INT16_SAMPLES];
+  float samples[BT_INT16_SAMPLES] = {0.0f};
   for (int t = box.t0; t < box.t1; t += length) {
     const int end = bt_min(t + length, box.t1);
     const int x0 = bt_max(0, t * g.stride - g.padding);
@@ -69,7 +69,7 @@ BT_KERNEL void bt_conv_weight_gradient_int16(bt_conv g, bt_box box, bt_in16 x, b
   const int first = bt_conv_group(g, box.r0) * per_group * g.rows;
   const int last = (bt_conv_group(g, box.r1 - 1) + 1) * per_group * g.rows;
   const int block = bt_min(BT_CONV_SUMS, (BT_INT16_SAMPLES - BT_LEAF) / g.dilation + 1);
-  float samples[BT_INT16_SAMPLES], sums[BT_CONV_SUMS];
+  float samples[BT_INT16_SAMPLES] = {0.0f}, sums[BT_CONV_SUMS];
   for (int t = box.t0; t < box.t1; t = bt_leaf_end(t, box.t1)) {
     const int end = bt_leaf_end(t, box.t1);
     for (int row = first; row < last; row++) {

@@ -14,29 +14,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate, pairwise
+from itertools import pairwise
 from math import gcd
 
 from biotrain.cost import area_ops
-from biotrain.ir import ITEM_BYTES, Graph, Loop, Node, Span, Step, Value, Window
+from biotrain.ir import ITEM_BYTES, Graph, Node, Span, Value
 from biotrain.memory import aligned
 from biotrain.op import LEAF, OPS, Call, rows_times
 from biotrain.regions import by_view, call_of, reads
+from biotrain.rewrite.loops import NOTHING, Box, Part, hull, make_loop, window_peak
 
 TILE = 32
 """Samples of the shortest tile of time."""
 
 SMALL = 256
 """Tensors of fewer bytes are always kept."""
-
-Box = tuple[int, int, int, int]
-"""A span as a plain tuple: the search makes millions of them."""
-
-NOTHING: Box = (0, 0, 0, 0)
-
-
-def _hull(a: Box, b: Box) -> Box:
-    return min(a[0], b[0]), max(a[1], b[1]), min(a[2], b[2]), max(a[3], b[3])
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +37,16 @@ class Pass:
 
     sinks: tuple[int, ...]
     cone: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """The first rows of the result of a passing node, stored by the first pass that makes them."""
+
+    node: int
+    count: int
+    makes: bool
+    """True for the pass that stores them; the others read them."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,10 @@ class Form:
     """Most bytes of windows that are alive at one time."""
     boxes: Mapping[int, tuple[Box, ...]]
     """Per node and iteration, what is computed; without entries for `whole`."""
+    rows: Rows | None = None
+    """Rows of a passing tensor that this pass stores, or finds stored."""
+    stored_until: int = 0
+    """Iterations from the first on that do."""
 
 
 class Stream:
@@ -73,6 +79,7 @@ class Stream:
         self._whole_ops: list[int] = []
         self._shared_ops: list[int] = []
         self._forms: dict[Pass, tuple[Form, ...]] = {}
+        self._with_rows: dict[tuple[Pass, Rows], Form | None] = {}
         self._sources: dict[int, tuple[int, ...]] = {}
         self._piping: dict[int, bool] = {}
         self._built: dict[int, tuple[Node, ...]] = {}
@@ -320,7 +327,22 @@ class Stream:
             self._needs[key] = tuple(found)
         return self._needs[key]
 
-    def _form(self, part: Pass, axis: str, count: int) -> Form | None:
+    def row_unit(self, part: Pass, node: int) -> tuple[int, int]:
+        """Rows of a node's result that one part of the finest cut of a pass makes; parts."""
+        counts = [n for axis, n in self._cuts(part) if axis == "rows"]
+        rows = self._boxes[node][0]
+        return (rows // counts[0], counts[0]) if counts and rows % counts[0] == 0 else (rows, 1)
+
+    def with_rows(self, part: Pass, rows: Rows) -> Form | None:
+        """The pass along rows, some of them stored; None where that is not possible."""
+        key = (part, rows)
+        if key not in self._with_rows:
+            counts = [n for axis, n in self._cuts(part) if axis == "rows"]
+            found = [self._form(part, "rows", n, rows) for n in counts]
+            self._with_rows[key] = next((f for f in found if f is not None), None)
+        return self._with_rows[key]
+
+    def _form(self, part: Pass, axis: str, count: int, rows: Rows | None = None) -> Form | None:
         """The pass cut along an axis; None where a part would be needed before it is made."""
         order = sorted((*part.sinks, *part.cone))
         if axis == "whole":
@@ -332,12 +354,14 @@ class Stream:
         boxes: dict[int, list[Box]] = {i: [] for i in order}
         done: dict[int, Box] = dict.fromkeys(part.sinks, NOTHING)
         results = {i: [v.name for v in self.nodes[i].outputs if v.name in inside] for i in order}
-        for k in range(len(parts[part.sinks[0]])):
+        iterations = len(parts[part.sinks[0]])
+        flags: list[bool] = []
+        for k in range(iterations):
             need: dict[str, Box] = {}
             for i in reversed(order):
                 if i in parts:
                     box = parts[i][k]
-                    done[i] = _hull(done[i], box)
+                    done[i] = hull(done[i], box)
                     for name in results[i]:
                         asked = need.get(name, NOTHING)
                         if asked[1] > done[i][1] or asked[3] > done[i][3]:
@@ -346,13 +370,17 @@ class Stream:
                     asked_of = [need[name] for name in results[i] if name in need]
                     box = asked_of[0] if asked_of else NOTHING
                     for other in asked_of[1:]:
-                        box = _hull(box, other)
+                        box = hull(box, other)
+                if rows and i == rows.node:
+                    flags.append(box is not NOTHING and box[1] <= rows.count)
+                    if flags[-1] and not rows.makes:
+                        box = NOTHING
                 boxes[i].append(box)
                 if box is NOTHING:
                     continue
                 for name, span in self._need(i, box):
                     if name in inside:
-                        need[name] = _hull(need[name], span) if name in need else span
+                        need[name] = hull(need[name], span) if name in need else span
         ops = 0
         for i in order:
             area = sum((b[1] - b[0]) * (b[3] - b[2]) for b in boxes[i])
@@ -362,34 +390,57 @@ class Stream:
                 rule, node = OPS[self.nodes[i].op], self.nodes[i]
                 ops += sum(rule.shared_ops(node, Span(*b)) for b in boxes[i] if b is not NOTHING)
         final = {i: tuple(b) for i, b in boxes.items()}
-        return Form(part, axis, ops, self._window_peak(part, order, final), final)
+        until = sum(flags)
+        if rows and (flags != sorted(flags, reverse=True) or not self._tiles(rows, final, until)):
+            return None
+        form = Form(part, axis, ops, 0, final, rows, until)
+        peaks = [
+            window_peak(self.nodes, p, self.sources, self._item_bytes, aligned)
+            for p in self._loops(form)
+        ]
+        return replace(form, window_bytes=max(peaks))
 
-    def _window_peak(
-        self, part: Pass, order: list[int], boxes: Mapping[int, tuple[Box, ...]]
-    ) -> int:
-        """Most bytes of windows that are alive at one moment of the body."""
-        position = {i: at for at, i in enumerate(order)}
-        last = {i: position[i] for i in part.cone}
-        for i in order:
-            for j in self.sources(i):
-                if j in last:
-                    last[j] = position[i]
-        change = [0] * (len(order) + 1)
-        for i in part.cone:
-            rows = max(b[1] - b[0] for b in boxes[i])
-            times = max(b[3] - b[2] for b in boxes[i])
-            size = sum(aligned(n * rows * times) for n in self._item_bytes[i])
-            change[position[i]] += size
-            change[last[i] + 1] -= size
-        return max(accumulate(change))
+    def _tiles(self, rows: Rows, boxes: Mapping[int, tuple[Box, ...]], until: int) -> bool:
+        """Whether the iterations before `until` make the stored rows, each once."""
+        if not rows.makes:
+            return until > 0
+        times = self._boxes[rows.node][1]
+        made = boxes[rows.node][:until]
+        ends = [0, *(b[1] for b in made)]
+        fits = all(
+            b[0] == end and (b[2], b[3]) == (0, times) for b, end in zip(made, ends, strict=False)
+        )
+        return until > 0 and fits and ends[-1] == rows.count
+
+    def _loops(self, form: Form) -> list[Part]:
+        """The loops of a form: one, or one with stored rows and one for the others."""
+        order = sorted((*form.part.sinks, *form.part.cone))
+        sinks = dict.fromkeys(form.part.sinks)
+        mark = f"~{form.part.sinks[0]}"
+        count = len(form.boxes[order[0]])
+        if form.rows is None:
+            return [Part(order, sinks, form.boxes, form.axis, mark)]
+        result = self.nodes[form.rows.node].outputs[0]
+        stored = replace(result, kept=form.rows.count)
+        loops = []
+        for a, b in ((0, form.stored_until), (form.stored_until, count)):
+            if b > a:
+                boxes = {i: form.boxes[i][a:b] for i in order}
+                runs = [i for i in order if any(x is not NOTHING for x in boxes[i])]
+                kept = stored if a == 0 else None
+                loops.append(Part(runs, sinks, boxes, form.axis, f"{mark}.{a}", kept, a > 0))
+        return loops
 
     def built(self, form: Form) -> tuple[Node, ...]:
         """The nodes of a form: a loop, or plain nodes."""
         key = id(form)
         if key not in self._built:
             order = sorted((*form.part.sinks, *form.part.cone))
-            whole = form.axis == "whole"
-            self._built[key] = self._block(form.part, order) if whole else self._loop(form, order)
+            if form.axis == "whole":
+                self._built[key] = self._block(form.part, order)
+            else:
+                loops = (make_loop(self.nodes, p, self.root) for p in self._loops(form))
+                self._built[key] = tuple(loops)
         return self._built[key]
 
     def _block(self, part: Pass, order: list[int]) -> tuple[Node, ...]:
@@ -415,53 +466,8 @@ class Stream:
 
     def _block_peak(self, part: Pass, order: list[int]) -> int:
         whole = {i: ((0, rows, 0, times),) for i, (rows, times) in enumerate(self._boxes)}
-        return self._window_peak(part, order, whole)
-
-    def _loop(self, form: Form, order: list[int]) -> tuple[Node, ...]:
-        part = form.part
-        sinks = dict.fromkeys(part.sinks)
-        mark = f"~{part.sinks[0]}"
-        local = dict.fromkeys(v.name for i in part.cone for v in self.nodes[i].outputs)
-        made = dict.fromkeys(
-            v.name for i in order for v in self.nodes[i].outputs if v.kind == "temp"
-        )
-
-        def here(value: Value) -> Value:
-            root = self.root(value)
-            if root.name in local:
-                return replace(value, name=root.name + mark)
-            return replace(value, name=root.name) if root.name in made else value
-
-        body: list[Step] = []
-        windows: list[Window] = []
-        inputs: dict[str, Value] = {}
-        outputs: dict[str, Value] = {}
-        for i in order:
-            node = self.nodes[i]
-            boxes = tuple(Span(*b) for b in form.boxes[i])
-            for v in node.inputs:
-                if self.root(v).name not in made:
-                    inputs[v.name] = v
-            new = tuple(here(v) for v in node.outputs)
-            if i in sinks:
-                outputs.update({v.name: v for v in new})
-            else:
-                windows += [Window(v, boxes) for v in new]
-            body.append(
-                Step(replace(node, inputs=tuple(map(here, node.inputs)), outputs=new), boxes)
-            )
-        for v in outputs.values():  # sums into buffers of the context read them too
-            if v.kind != "temp":
-                inputs.setdefault(v.name, v)
-        loop = Loop(
-            "loop",
-            tuple(inputs.values()),
-            tuple(outputs.values()),
-            axis="time" if form.axis == "time" else "rows",
-            body=tuple(body),
-            windows=tuple(windows),
-        )
-        return (loop,)
+        block = Part(order, dict.fromkeys(part.sinks), whole, "whole", "")
+        return window_peak(self.nodes, block, self.sources, self._item_bytes, aligned)
 
     # ---- the graph of a choice
 
@@ -473,10 +479,10 @@ class Stream:
             if self._alias(i) and node.outputs[0].name in self.base:
                 views.setdefault(self.root(node.inputs[0]).name, []).append(node)
         for v in self.graph.inputs:
-            nodes += views.get(v.name, [])
+            nodes += views.pop(v.name, [])
         for form in forms:
             for node in self.built(form):
                 nodes.append(node)
                 for v in node.outputs:
-                    nodes += views.get(v.name, [])
+                    nodes += views.pop(v.name, [])
         return self.graph.with_nodes(tuple(nodes))

@@ -66,6 +66,14 @@ class Device(ABC):
         """Losses of the samples that were run, one per sample."""
 
     @abstractmethod
+    def _features(self, x: npt.NDArray[Any]) -> Array:
+        """Features of windows."""
+
+    @abstractmethod
+    def _train_features(self, f: Array, y: npt.NDArray[Any], drop_last: bool) -> Array:
+        """`_train`, from features."""
+
+    @abstractmethod
     def predict(self, x: npt.ArrayLike) -> Array:
         """Logits `[batch, n_outputs]` of windows `[batch, n_chans, n_times]`."""
 
@@ -114,6 +122,42 @@ class Device(ABC):
         losses = self._train(windows, targets, drop_last)
         self.samples += len(losses)
         return float(np.mean(losses, dtype=np.float64)) if len(losses) else 0.0
+
+    def features(self, x: npt.ArrayLike) -> Array:
+        """What the frozen layers make of windows: float32 `[batch, n_features]`.
+
+        It never changes, so that later epochs can start from it (`train_features`). There are
+        features where a part of the network is frozen in front of all that trains, and what comes
+        out of it is smaller than the window (`plan.feature_bytes` is not 0).
+        """
+        self._needs_features()
+        return self._features(self._windows(x))
+
+    def train_features(self, f: npt.ArrayLike, y: npt.ArrayLike, drop_last: bool = False) -> float:
+        """`train`, to the bit, from the `features` of a batch."""
+        width = self._needs_features()
+        features = np.asarray(f)
+        if features.ndim != 2 or features.shape[1] != width:
+            raise BioTrainError(
+                f"f has shape {list(features.shape)}, the model takes [batch, {width}]"
+            )
+        if not np.issubdtype(features.dtype, np.floating):
+            raise BioTrainError(f"f must be floats, not {features.dtype}")
+        with np.errstate(over="ignore"):
+            features = np.ascontiguousarray(features, np.float32)
+        targets = self._targets(y, len(features))
+        losses = self._train_features(features, targets, drop_last)
+        self.samples += len(losses)
+        return float(np.mean(losses, dtype=np.float64)) if len(losses) else 0.0
+
+    def _needs_features(self) -> int:
+        """How many features a window has."""
+        if not self.package.plan.feature_bytes:
+            raise BioTrainError(
+                f"a package of strategy '{self.package.strategy}' has no features here: nothing "
+                "is frozen in front of what trains, or what comes out is no smaller than a window"
+            )
+        return self.package.plan.feature_bytes // 4
 
     def parameters(self) -> dict[str, Array]:
         """All parameters and running statistics by torch name, in torch's shapes."""

@@ -126,6 +126,22 @@ int bt_host_train(bt_model *m, const float *x, const {target} *y, int n, int dro
 }}
 """
 
+_FEATURES = """
+int bt_host_features(bt_model *m, const {sample} *x, int n, float *features, int *at);
+
+int bt_host_features(bt_model *m, const {sample} *x, int n, float *features, int *at)
+{{
+  for (int i = 0; i < n; i++) {{
+    *at = i;
+    const bt_status status = bt_features(m, x + (size_t)i * BT_INPUT_ROWS * BT_INPUT_TIMES,
+                                         features + (size_t)i * BT_FEATURES);
+    if (status != BT_OK)
+      return (int)status;
+  }}
+  return BT_OK;
+}}
+"""
+
 _ANNOUNCE = """
     if (m->samples == 0 && (uint32_t)(n - i) < m->group) {
       if (drop_last)
@@ -148,6 +164,8 @@ def library_files(package: Package) -> dict[str, str]:
             + "\n"
             + text[text.index("int bt_host_predict(", body) :]
         )
+    if package.source.features:
+        text += _FEATURES + _on_features(text)
     glue = text.format(
         given="int32_t *label" if integer else "const float **target",
         give="*label = from->y[index]"
@@ -162,6 +180,23 @@ def library_files(package: Package) -> dict[str, str]:
         trains=int(bool(package.source.trained)),
     )
     return {**package.files, "host.c": glue}
+
+
+def _on_features(text: str) -> str:
+    """The loop of `bt_host_train` over features in place of windows, with its prototype."""
+    name = "int bt_host_train(bt_model *m"
+    start = text.index(name)
+    end = text.index("int bt_host_predict(bt_model *m", text.index("bt_train_sample"))
+    prototype = text[start : text.index(";", start) + 1]
+    loop = prototype + "\n\n" + text[text.index(name, start + 1) : end].rstrip() + "\n"
+    for old, new in (
+        ("bt_host_train(", "bt_host_train_features("),
+        ("bt_train_sample(", "bt_train_features("),
+        ("const {sample} *x", "const float *x"),
+        ("BT_INPUT_ROWS * BT_INPUT_TIMES", "BT_FEATURES"),
+    ):
+        loop = loop.replace(old, new)
+    return "\n" + loop
 
 
 class HostDevice(Device):
@@ -205,10 +240,27 @@ class HostDevice(Device):
         self._c.bt_begin(self._m, ctypes.c_uint32(total_steps), ctypes.c_float(rate))
 
     def _train(self, x: npt.NDArray[Any], y: npt.NDArray[Any], drop_last: bool) -> Array:
+        return self._run("bt_host_train", x, y, drop_last)
+
+    def _train_features(self, f: Array, y: npt.NDArray[Any], drop_last: bool) -> Array:
+        return self._run("bt_host_train_features", f, y, drop_last)
+
+    def _features(self, x: npt.NDArray[Any]) -> Array:
+        features = np.zeros((len(x), self.package.plan.feature_bytes // 4), np.float32)
+        at = ctypes.c_int(0)
+        status = self._c.bt_host_features(
+            self._m, _pointer(x), len(x), _pointer(features), ctypes.byref(at)
+        )
+        self._check(status, at.value)
+        return features
+
+    def _run(
+        self, function: str, x: npt.NDArray[Any], y: npt.NDArray[Any], drop_last: bool
+    ) -> Array:
         losses = np.zeros(len(x), np.float32)
         at = ctypes.c_int(0)
         if len(x):
-            status = self._c.bt_host_train(
+            status = self._c[function](
                 self._m,
                 _pointer(x),
                 _pointer(y),

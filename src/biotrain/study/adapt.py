@@ -333,10 +333,15 @@ def _in_c(
     curve = [accuracy(logits.argmax(1), task.y_test)]
     if epochs:
         device.begin(total_steps=steps)
+    features: NDArray[np.float32] | None = None
     for epoch in range(epochs):
         order = shuffled(len(task.x), task.seed, epoch)
         try:
-            device.train(task.x[order], task.y[order])
+            if package.plan.feature_bytes:  # what is frozen runs once; the same bits, sooner
+                features = device.features(task.x) if features is None else features
+                device.train_features(features[order], task.y[order])
+            else:
+                device.train(task.x[order], task.y[order])
         except DeviceError as error:  # the weights are those before the refused sample or group
             task.note(f"{strategy} diverged in epoch {epoch + 1}: {error}")
             curve += [curve[-1]] * (epochs - epoch)
