@@ -35,8 +35,8 @@ class Network(NamedTuple):
     text: str
 
 
-def draw(seed: int) -> Network:
-    """The network that belongs to `seed`, in training mode.
+def draw(seed: int, blocks: int = 8) -> Network:
+    """The network that belongs to `seed`, in training mode, of two to `blocks` blocks.
 
     Its input is float32 [1, n_chans, n_times] with 1 to 16 channels and 128 to 2000 samples; its
     output [1, classes] with 2 to 11 classes. The state of torch's generator stays as it is.
@@ -45,7 +45,7 @@ def draw(seed: int) -> Network:
         for attempt in count():
             torch.manual_seed(seed + attempt)
             # A text, because Random takes an integer and its negative for the same seed.
-            drawn = _Draw(random.Random(f"{seed}/{attempt}")).network()
+            drawn = _Draw(random.Random(f"{seed}/{attempt}")).network(blocks)
             if drawn is not None:
                 return drawn
     raise AssertionError("unreachable")
@@ -426,7 +426,7 @@ class _Draw:
             yield self.activated()
         yield self.add(nn.Linear(self.shape[1], classes))
 
-    def network(self) -> Network | None:
+    def network(self, most: int) -> Network | None:
         """The network, or None where it would be too large, too small or of no use."""
         chans, times = self.rng.randint(1, 16), self.log_uniform(128, 2000)
         self.shape = (1, chans, times)
@@ -434,7 +434,7 @@ class _Draw:
         entry = self.pick({"rows": 5, "channels": 2, "flat": 2})
         if entry != "flat":
             layers.append(self.add(Axis(1 if entry == "rows" else 2)))
-        blocks = self.rng.randint(2, 8)
+        blocks = self.rng.randint(2, most)
         try:
             for i in range(blocks):
                 layers += self.next_block(last=i == blocks - 1)

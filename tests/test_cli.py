@@ -185,7 +185,7 @@ def test_choices_in_words(run: Any) -> None:
     assert f"arena {small['peak_bytes']:,} B instead of" in head
     assert "operations +" in head
     assert any("fusion" in line and "windows" in line for line in small["choices"])
-    assert any(line.startswith("made again: ") for line in small["choices"])
+    assert any(line.startswith("made again, ") for line in small["choices"])
     assert any(line.startswith("in place: ") for line in stored["choices"])
     for line in (*stored["choices"], *small["choices"]):
         assert len(line) < 300

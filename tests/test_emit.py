@@ -117,12 +117,14 @@ def test_what_a_strategy_does_not_need_is_not_there() -> None:
 
 
 def test_a_budget_that_is_too_small_says_what_would_do() -> None:
-    needed = package("eegnet", "full").plan.ram_bytes
-    with pytest.raises(bt.BioTrainError, match=f"{needed:,} B") as error:
-        package("eegnet", "full", memory=needed - 1)
+    with pytest.raises(bt.BioTrainError, match="the smallest plan needs") as error:
+        package("eegnet", "full", memory=2000)
     assert str(error.value).count("\n") == 0
     assert str(error.value).split("largest buffers: ")[1].count(" B") == 3
-    package("eegnet", "full", memory=needed)
+    needed = int(
+        str(error.value).split("the smallest plan needs ")[1].split(" B")[0].replace(",", "")
+    )
+    assert package("eegnet", "full", memory=needed).plan.ram_bytes <= needed
 
 
 def test_weights_survive_the_text() -> None:

@@ -68,7 +68,7 @@ def test_makings_find_what_is_computed_twice(small: Package, stored: Package) ->
     assert all(before == 0 for _, before in makings(leaves(stored.graph.nodes)))
     twice = [name for name, before in makings(leaves(small.graph.nodes)) if before]
     assert twice
-    words = next(c for c in small.plan.choices if c.startswith("made again: "))
+    words = next(c for c in small.plan.choices if c.startswith("made again, "))
     assert any(name in words for name in twice)
 
 

@@ -83,9 +83,9 @@ def _made_again(chosen: Graph, stored: Graph) -> list[str]:
     """Tensors that are computed more than once, and the operations that this adds."""
     before, now = _work(stored), _work(chosen)
     more = [
-        (ops - before[name][1], name, count - before[name][0])
-        for name, (count, ops) in now.items()
-        if name in before and ops > before[name][1]
+        (ops - before[name], name, ops / max(before[name], 1) - 1)
+        for name, ops in now.items()
+        if name in before and ops > before[name]
     ]
     if not more:
         return []
@@ -93,17 +93,17 @@ def _made_again(chosen: Graph, stored: Graph) -> list[str]:
     named = more[: NAMED if len(more) > NAMED + 1 else NAMED + 1]
     parts = []
     for ops, name, times in named:
-        often = "overlaps of its tiles" if not times else f"{times} more time{'s'[: times > 1]}"
+        often = "once" if abs(times - 1) < 0.005 else f"{times:.2g} times"
         parts.append(f"{name} {often} (+{_short(ops)})")
     if len(more) > len(named):
         rest = sum(m[0] for m in more[len(named) :])
         parts.append(f"{len(more) - len(named)} others (+{_short(rest)})")
-    return [f"made again: {', '.join(parts)} operations"]
+    return [f"made again, operations: {', '.join(parts)}"]
 
 
-def _work(graph: Graph) -> dict[str, tuple[int, int]]:
-    """Per tensor: how many nodes make it, and the operations of all of them."""
-    found: dict[str, tuple[int, int]] = {}
+def _work(graph: Graph) -> dict[str, int]:
+    """Per tensor: the operations of all nodes that make it, or parts of it."""
+    found: dict[str, int] = {}
     made = iter(makings(leaves(graph.nodes)))
     for node in graph.nodes:
         parts: list[Node] = [node]
@@ -111,8 +111,7 @@ def _work(graph: Graph) -> dict[str, tuple[int, int]]:
             parts = [replace(node, body=(step,)) for step in node.body]
         for part in parts:
             name, _ = next(made)
-            count, ops = found.get(name, (0, 0))
-            found[name] = (count + 1, ops + node_ops((part,)))
+            found[name] = found.get(name, 0) + node_ops((part,))
     return found
 
 

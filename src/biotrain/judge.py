@@ -18,7 +18,7 @@ import numpy.typing as npt
 from biotrain.errors import GraphError
 from biotrain.ir import Graph, Loop, Node, Span, Value, Window
 from biotrain.memory import ALIGNMENT, Buffer
-from biotrain.op import OPS, Call, rows_times
+from biotrain.op import LEAF, OPS, Call, rows_times
 from biotrain.regions import call_of, reads, whole
 
 WORD = 4
@@ -34,6 +34,7 @@ class _Memory:
         self.ids: dict[str, int] = {}
         self.alias: dict[str, str] = {}
         self.calls: dict[Node, Call] = {}
+        self.added: dict[tuple[str, str, int], tuple[Node, Words]] = {}
         for node in graph.nodes:
             if not isinstance(node, Loop) and OPS[node.op].alias:
                 source, out = node.inputs[0].name, node.outputs[0].name
@@ -109,6 +110,29 @@ class _Memory:
             self.write(value, address, element)
 
 
+    def add(self, key: tuple[str, str, int], node: Node, box: Span) -> None:
+        """One call of a sum in a loop. A sum takes every part once, along time in order, and is
+        parted only where the kernel parts it too: else its rounding is another one."""
+        rule, (rows, times) = OPS[node.op], call_of(node, self.calls).box
+        at = self.added.setdefault(key, (node, np.zeros(rows, np.int64)))[1]
+        step = rule.row_step(node) or rows
+        leaf = LEAF if rule.reduces_time else 1
+        whole_rows = not box.r0 % step and (box.r1 == rows or not box.r1 % step)
+        whole_leaves = not box.t0 % leaf and (box.t1 == times or not box.t1 % leaf)
+        if not whole_rows or not whole_leaves:
+            raise GraphError(f"the sum is parted at another place than {step} x {leaf}: {node}")
+        if (at[box.r0 : box.r1] != box.t0).any():
+            raise GraphError(f"the sum does not take its parts once and in order: {node} at {box}")
+        at[box.r0 : box.r1] = box.t1
+
+    def complete(self) -> None:
+        """Every sum that was begun has taken all of its parts."""
+        for node, at in self.added.values():
+            if (at != call_of(node, self.calls).box[1]).any():
+                raise GraphError(f"the sum leaves out a part: {node}")
+        self.added.clear()
+
+
 def check(graph: Graph, buffers: Sequence[Buffer]) -> None:
     """Raise `GraphError` where a placement, or a loop, would give a node something else to read."""
     memory = _Memory(graph, buffers)
@@ -121,6 +145,7 @@ def check(graph: Graph, buffers: Sequence[Buffer]) -> None:
         elif not OPS[node.op].alias:
             rows, times = call_of(node, memory.calls).box
             memory.run(node, Span(0, rows, 0, times), {}, 0)
+    memory.complete()
     for value in graph.outputs:
         if value.name in memory.at:
             address, element = memory.words(value, whole(value), None, 0)
@@ -131,12 +156,21 @@ def check(graph: Graph, buffers: Sequence[Buffer]) -> None:
 
 def _replay(memory: _Memory, loop: Loop) -> None:
     windows = {w.value.name: w for w in loop.windows}
+    sums: dict[int, tuple[str, str, int]] = {}
+    for i, step in enumerate(loop.body):
+        if OPS[step.node.op].accumulates:
+            name = (step.node.op, step.node.outputs[0].name)
+            sums[i] = (*name, sum(key[:2] == name for key in sums.values()))
+    if not loop.get("continued", False):
+        memory.complete()
     for step in loop.body if not loop.get("continued", False) else ():  # sums start at zero
         if OPS[step.node.op].accumulates:
             for value in step.node.outputs:
                 if value.name in memory.at and value.kind == "temp":
                     memory.write(value, *memory.words(value, whole(value), None, 0))
     for k in range(loop.count):
-        for step in loop.body:
+        for i, step in enumerate(loop.body):
             if not step.boxes[k].empty:
+                if i in sums:
+                    memory.add(sums[i], step.node, step.boxes[k])
                 memory.run(step.node, step.boxes[k], windows, k)

@@ -22,7 +22,7 @@ from biotrain.errors import BioTrainError
 from biotrain.ir import Graph
 from biotrain.optim import SGD, Gradients, Optimizer, check_gradients
 from biotrain.plan import Plan, fit
-from biotrain.rewrite import NAMES, keep_int16, rewrite_forward, rewrite_training
+from biotrain.rewrite import DEFAULT, keep_int16, rewrite_forward, rewrite_training
 from biotrain.strategy import trainable
 from biotrain.target import Target, load_target, parse_bytes
 
@@ -132,7 +132,7 @@ def compile_model(
     fused: bool | None = None,
     input_type: InputType = "float",
     input_scale: float | None = None,
-    rewrites: Sequence[str] = NAMES,
+    rewrites: Sequence[str] = DEFAULT,
     title: str | None = None,
     deadline_ms: float | None = None,
     max_mj: float | None = None,
@@ -162,7 +162,7 @@ def compile_model(
         size; 1: every window has its own. They are one group of the optimizer.
     deadline_ms, max_mj : bounds of the time and the energy of one sample (estimates).
     frontier : also find the plans from the fastest to the smallest (`plan.frontier`); seconds.
-    rewrites : which rewrites of `biotrain.rewrite.NAMES` run; all by default.
+    rewrites : which rewrites of `biotrain.rewrite.NAMES` run; all but `fastconv` by default.
 
     Raises
     ------

@@ -69,7 +69,8 @@ def run_verb(
         raise BioTrainError("--subject needs --data")
     x, y = _windows(pkg, rec, subject, samples, given.seed)
     device = pkg.run(on)
-    group = pkg.source.accumulate
+    batch = pkg.source.batch
+    group = batch.size if batch else pkg.source.accumulate
     chunk = group * max(1, 32 // group)  # whole groups, so that the cut changes no step
     device.begin(total_steps=epochs * -(-len(x) // group))
     rng = np.random.default_rng(given.seed)
@@ -192,7 +193,8 @@ def _from_folder(folder: Path, given: ModelOptions, train: TrainOptions, out: Ou
         deadline_ms=wanted.deadline,
         max_mj=wanted.max_mj,
         optimizer=wanted.made_optimizer(),
-        accumulate=wanted.accumulate,
+        accumulate=wanted.group,
+        batch=wanted.batch,
         gradients=wanted.gradients,
         input_type=wanted.input_type,
         input_scale=wanted.input_scale,
@@ -238,7 +240,7 @@ def verify_verb(
     kinks = f"; {report.kinks} activations within rounding of a kink" if report.kinks else ""
     out.say(
         f"{verdict}: {pkg.source.title}, {len(report.tensors)} tensors, {steps} steps of "
-        f"{train.accumulate} samples, {seeds} seeds, against float64{kinks}; "
+        f"{max(train.group, train.batch)} samples, {seeds} seeds, against float64{kinks}; "
         f"CRC-32 {report.crc32:08x}"
     )
     out.result(report.to_json())

@@ -123,6 +123,15 @@ class TrainOptions:
     accumulate: Annotated[
         int, _option("--accumulate", "Samples whose mean gradient makes a step.", TRAINING, min=1)
     ] = 8
+    batch: Annotated[
+        int,
+        _option(
+            "--batch",
+            "Windows that share BatchNorm's statistics, as torch's batch (--norm batch); a group.",
+            TRAINING,
+            min=1,
+        ),
+    ] = 1
     gradients: Annotated[
         Literal["separate", "momentum", "update"],
         _option(
@@ -140,6 +149,11 @@ class TrainOptions:
         float | None,
         _option("--input-scale", "What one unit of an int16 input stands for.", TRAINING),
     ] = None
+
+    @property
+    def group(self) -> int:
+        """Samples that are accumulated; a batch is a group of its own."""
+        return self.accumulate if self.batch == 1 else 1
 
     def made_optimizer(self) -> "Optimizer":
         """The optimizer that the options describe.

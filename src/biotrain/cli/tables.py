@@ -25,6 +25,7 @@ def plan_json(pkg: Package) -> dict[str, Any]:
         "target": pkg.target.name,
         "strategy": pkg.strategy,
         "accumulate": pkg.source.accumulate,
+        "batch": pkg.source.batch.size if pkg.source.batch else 1,
         "gradients": pkg.source.gradients,
         **pkg.plan.to_json(),
     }
@@ -32,7 +33,9 @@ def plan_json(pkg: Package) -> dict[str, Any]:
 
 def _gradients(pkg: Package) -> str:
     places = {"momentum": "in the momentum", "update": "in the arena, until the update"}
-    return places.get(pkg.source.gradients, f"sums over {pkg.source.accumulate} samples")
+    batch = pkg.source.batch
+    count = batch.size if batch else pkg.source.accumulate
+    return places.get(pkg.source.gradients, f"sums over {count} samples")
 
 
 def parts(pkg: Package) -> list[tuple[str, int, str]]:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 from biotrain.errors import BioTrainError
 from biotrain.ir import Graph, verify
+from biotrain.rewrite.fastconv import fastconv
 from biotrain.rewrite.fuse import fuse
 from biotrain.rewrite.int16 import keep_int16
 from biotrain.rewrite.moments import moments
@@ -20,6 +21,7 @@ from biotrain.rewrite.pooled_sums import pooled_sums
 FORWARD: dict[str, Callable[[Graph, Sequence[str]], Graph]] = {
     "moments": moments,
     "pooled_sums": pooled_sums,
+    "fastconv": lambda graph, trained: fastconv(graph),
 }
 """Algebraic, on forward graphs; they are told what trains (nothing, for predictions)."""
 
@@ -32,11 +34,17 @@ REWRITES: dict[str, Callable[[Graph], Graph]] = {"fuse": fuse}
 NAMES = (*FORWARD, *GRADIENT, *REWRITES)
 """What `bt.compile(rewrites=...)` takes, in the order in which they run."""
 
+DEFAULT = tuple(name for name in NAMES if name != "fastconv")
+"""Those that run unless told otherwise. Fast convolutions save operations and time on the host, but
+not yet instructions of small cores: they are asked for."""
+
 __all__ = [
+    "DEFAULT",
     "FORWARD",
     "GRADIENT",
     "NAMES",
     "REWRITES",
+    "fastconv",
     "fuse",
     "keep_int16",
     "rewrite_forward",

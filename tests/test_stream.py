@@ -1,0 +1,463 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Plans under a budget: they fit, the judge agrees, and every plan trains to the same bits.
+
+Networks and budgets are new in every run, and a failure names its seed (see test_networks.py).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import random
+import re
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from _networks import Network, draw
+from test_networks import FLAGS, a_seed, prepared, said, train_graph
+from torch import nn
+
+import biotrain as bt
+from biotrain.cost import node_ops
+from biotrain.errors import DoesNotFitError, GraphError
+from biotrain.ir import Graph, Loop, Node, Span, Step, Window, leaves, verify
+from biotrain.judge import check
+from biotrain.memory import Buffer, lifetimes, lower_bound, peak, place
+from biotrain.op import OPS
+from biotrain.package import Package
+from biotrain.rewrite.stream import Stream
+from biotrain.run.host import HostDevice
+from biotrain.search import Search, realise
+
+CASES = int(os.environ.get("BIOTRAIN_NETWORKS", "4"))
+CHANS, TIMES, CLASSES = 3, 300, 4
+MODES = ["separate", "momentum", "update"]
+
+
+def small(seed: int) -> Network:
+    """Few layers: a budget is met in a second or two."""
+    return draw(seed, blocks=2)
+
+
+def schedule(search: Search, budget: int) -> tuple[Graph, tuple[Buffer, ...], int]:
+    """The graph for a budget, where everything lies, and the operations that the search counted."""
+    score = search.best(budget, [search.everything(), search.nothing()])
+    graph = realise(search, score)
+    return graph, place(lifetimes(graph)), score.ops
+
+
+@pytest.mark.parametrize("index", range(CASES))
+def test_schedules_of_drawn_networks(index: int) -> None:
+    """Judged, at or above the bound, counted rightly, the same twice, and never more operations
+    for more room than were found for less."""
+    seed = a_seed(index)
+    network = small(seed)
+    again = said(seed, network)
+    print(again)
+    graph = train_graph(prepared(network), network.example)
+    search = Search(Stream(graph))
+    top = search.score(search.everything(), 1 << 62)
+    chance = random.Random(seed)
+    for budget in (int(top.peak * chance.uniform(0.2, 1)), 0):
+        planned, buffers, ops = schedule(search, budget)
+        verify(planned)
+        check(planned, buffers)
+        assert peak(buffers) >= lower_bound(buffers), again
+        assert node_ops(planned.nodes) == ops, again
+        assert {n.op for n in leaves(planned.nodes)} == {n.op for n in graph.nodes}, again
+        once_more = schedule(Search(Stream(graph)), budget)
+        assert once_more == (planned, buffers, ops), again
+
+
+@pytest.mark.parametrize("index", range(CASES))
+def test_budgets_are_kept(index: int) -> None:
+    """A plan fits, or the smallest RAM that would do is named, and that is enough."""
+    seed = a_seed(index)
+    network = small(seed)
+    again = said(seed, network)
+    print(again)
+    net = prepared(network)
+    free = bt.compile(net, network.example).plan
+    fixed = free.ram_bytes - free.peak_bytes
+    chance = random.Random(seed)
+    budget = fixed + int(free.peak_bytes * chance.uniform(0.1, 1))
+    try:
+        plan = bt.compile(net, network.example, memory=budget).plan
+    except DoesNotFitError as error:
+        smallest = named(error)
+        assert smallest > budget, again
+        plan = bt.compile(net, network.example, memory=smallest).plan
+        budget = smallest
+    assert plan.lower_bound_bytes <= plan.peak_bytes, again
+    assert plan.ram_bytes <= budget, again
+    assert plan.ops >= free.ops, again
+
+
+def named(error: DoesNotFitError) -> int:
+    """The smallest RAM that an error names."""
+    found = re.search(r"smallest plan\D* needs ([\d,]+) B", str(error))
+    assert found, error
+    return int(found[1].replace(",", ""))
+
+
+class Mixed(nn.Module):
+    """Dense and depthwise filters, a skip, ways side by side, pools of both kinds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Conv1d(CHANS, 8, 9, padding=4)
+        self.norm = nn.GroupNorm(2, 8)
+        self.pool = nn.MaxPool1d(2)
+        self.deep = nn.Conv1d(8, 8, 7, padding="same", groups=8)
+        self.mix = nn.Conv1d(8, 8, 1)
+        self.second = nn.GroupNorm(1, 8)
+        self.left = nn.Conv1d(8, 4, 5, padding="same")
+        self.right = nn.Conv1d(8, 4, 3, padding="same")
+        self.shrink = nn.AvgPool1d(5)
+        self.head = nn.Linear(8 * 30, CLASSES)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.pool(torch.relu(self.norm(self.first(x))))
+        x = torch.nn.functional.elu(self.second(self.mix(self.deep(x))) + x)
+        x = self.shrink(torch.cat([self.left(x), self.right(x)], dim=1).tanh())
+        return self.head(x.flatten(1))
+
+
+def mixed() -> nn.Module:
+    torch.manual_seed(0)
+    return Mixed().train()
+
+
+def eegnet() -> nn.Module:
+    torch.manual_seed(0)
+    return bt.prepare(bt.models.build("eegnet", CHANS, TIMES, CLASSES, 64.0, norm="group")).train()
+
+
+NETS: dict[str, Callable[[], nn.Module]] = {"mixed": mixed, "eegnet": eegnet}
+SHARES = (0.75, 0.5, 0.35)
+"""Budgets of the arena, as shares of what storing everything takes."""
+
+
+def plans(net: nn.Module, **options: object) -> list[Package]:
+    """From everything stored to the smallest."""
+    example = torch.zeros(1, CHANS, TIMES)
+    free = bt.compile(net, example, **options)
+    fixed = free.plan.ram_bytes - free.plan.peak_bytes
+    with pytest.raises(DoesNotFitError) as least:
+        bt.compile(net, example, memory=fixed + 1, **options)
+    smallest = named(least.value)
+    rams = [fixed + int(share * free.plan.peak_bytes) for share in SHARES]
+    wanted = [*(r for r in rams if r > smallest), smallest]
+    found = [free, *(bt.compile(net, example, memory=r, **options) for r in wanted)]
+    assert all(p.plan.ram_bytes <= r for p, r in zip(found[1:], wanted, strict=True))
+    assert found[-1].plan.ram_bytes == smallest
+    return found
+
+
+def windows(count: int = 20) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(1)
+    x = rng.standard_normal((count, CHANS, TIMES)).astype(np.float32)
+    return x, rng.integers(0, CLASSES, count)
+
+
+def outcome(pkg: Package) -> tuple[int, bytes]:
+    """Twenty steps: the weights' CRC, and the bits of some predictions."""
+    device = HostDevice(pkg, flags=FLAGS)
+    x, y = windows()
+    device.train(x, y)
+    return device.crc32(), device.predict(x[:4]).tobytes()
+
+
+@pytest.mark.parametrize("gradients", MODES)
+@pytest.mark.parametrize("name", NETS)
+def test_all_plans_train_to_the_same_bits(name: str, gradients: str) -> None:
+    found = plans(NETS[name](), gradients=gradients)
+    peaks = [p.plan.peak_bytes for p in found]
+    assert len(found) >= 4
+    assert peaks == sorted(peaks, reverse=True)
+    assert peaks[-1] < 0.5 * peaks[0]
+    assert all(any(isinstance(n, Loop) for n in p.graph.nodes) for p in found[2:])
+    assert len(dict.fromkeys(map(outcome, found))) == 1
+
+
+_TWICE = """
+import hashlib, torch, biotrain as bt
+torch.manual_seed(0)
+net = bt.prepare(bt.models.build("eegnet", 3, 300, 4, 64.0, norm="group")).train()
+pkg = bt.compile(net, torch.zeros(1, 3, 300), memory={memory})
+print(hashlib.sha256("".join(pkg.files[k] for k in sorted(pkg.files)).encode()).hexdigest())
+"""
+
+
+def test_a_plan_does_not_depend_on_the_hash_seed() -> None:
+    free = bt.compile(eegnet(), torch.zeros(1, CHANS, TIMES)).plan
+    memory = free.ram_bytes - free.peak_bytes // 2
+    seen = [
+        subprocess.run(
+            [sys.executable, "-c", _TWICE.format(memory=memory)],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    ]
+    assert seen[0] == seen[1] != ""
+
+
+# What a broken loop gets.
+
+
+@pytest.fixture(scope="module")
+def streamed() -> Graph:
+    """A graph with loops over rows and over tiles of time."""
+    net = mixed()
+    search = Search(Stream(train_graph(net, torch.zeros(1, CHANS, TIMES))))
+    graph = realise(search, search.score(search.nothing(), 0))
+    axes = dict.fromkeys(n.axis for n in graph.nodes if isinstance(n, Loop))
+    assert sorted(axes) == ["rows", "time"]
+    return graph
+
+
+def refused(graph: Graph, old: Loop, new: Loop) -> bool:
+    """Whether a graph with `new` in place of `old` is found out."""
+    broken = graph.with_nodes(tuple(new if n is old else n for n in graph.nodes))
+    try:
+        verify(broken)
+        check(broken, place(lifetimes(broken), effort=0))
+    except GraphError:
+        return True
+    return False
+
+
+def loops(graph: Graph) -> list[Loop]:
+    return [n for n in graph.nodes if isinstance(n, Loop)]
+
+
+def changed(step: Step, k: int, box: Span) -> Step:
+    return Step(step.node, (*step.boxes[:k], box, *step.boxes[k + 1 :]))
+
+
+def with_step(loop: Loop, i: int, step: Step) -> Loop:
+    return replace(loop, body=(*loop.body[:i], step, *loop.body[i + 1 :]))
+
+
+def judged(node: Node) -> bool:
+    """Bytes are judged as one piece: parts of them are not told apart."""
+    return all(v.dtype == "f32" for v in node.outputs)
+
+
+def shrunk_windows(loop: Loop) -> Iterator[Loop]:
+    for i, w in enumerate(loop.windows):
+        if w.value.dtype != "f32":
+            continue
+        for r, t in ((1, 0), (0, 1)):
+            spans = tuple(replace(s, r1=s.r1 - r, t1=s.t1 - t) for s in w.spans)
+            if not all(s.empty for s in spans):
+                new = (*loop.windows[:i], Window(w.value, spans), *loop.windows[i + 1 :])
+                yield replace(loop, windows=new)
+
+
+def shifted_boxes(loop: Loop) -> Iterator[Loop]:
+    """A box, alone or together with its window."""
+    for i, step in enumerate(loop.body):
+        if not judged(step.node):
+            continue
+        k = next(k for k, b in enumerate(step.boxes) if not b.empty)
+        b = step.boxes[k]
+        for r, t in ((1, 0), (0, 1)):
+            there = Span(b.r0 + r, b.r1 + r, b.t0 + t, b.t1 + t)
+            new = with_step(loop, i, changed(step, k, there))
+            yield new
+            names = [v.name for v in step.node.outputs]
+            moved = tuple(
+                Window(w.value, (*w.spans[:k], there, *w.spans[k + 1 :]))
+                if w.value.name in names
+                else w
+                for w in loop.windows
+            )
+            yield replace(new, windows=moved)
+
+
+def dropped_steps(loop: Loop) -> Iterator[Loop]:
+    """A step, altogether or in one iteration."""
+    for i, step in enumerate(loop.body):
+        yield replace(loop, body=(*loop.body[:i], *loop.body[i + 1 :]))
+        if judged(step.node):
+            for k in (0, len(step.boxes) - 1):
+                if not step.boxes[k].empty and not all(
+                    b.empty for j, b in enumerate(step.boxes) if j != k
+                ):
+                    yield with_step(loop, i, changed(step, k, Span(0, 0, 0, 0)))
+
+
+def swapped_steps(loop: Loop) -> Iterator[Loop]:
+    for i, (a, b) in enumerate(zip(loop.body, loop.body[1:], strict=False)):
+        if any(v in b.node.inputs for v in a.node.outputs):
+            yield replace(loop, body=(*loop.body[:i], b, a, *loop.body[i + 2 :]))
+
+
+def disordered(loop: Loop) -> Iterator[Loop]:
+    """One step or one window runs backwards, or sums over time do."""
+    for i, step in enumerate(loop.body):
+        if judged(step.node) and len(dict.fromkeys(step.boxes)) > 1:
+            yield with_step(loop, i, Step(step.node, step.boxes[::-1]))
+    for i, w in enumerate(loop.windows):
+        if w.value.dtype == "f32" and len(dict.fromkeys(w.spans)) > 1:
+            turned = Window(w.value, w.spans[::-1])
+            yield replace(loop, windows=(*loop.windows[:i], turned, *loop.windows[i + 1 :]))
+    if loop.axis == "time" and any(OPS[s.node.op].accumulates for s in loop.body):
+        yield replace(
+            loop,
+            body=tuple(Step(s.node, s.boxes[::-1]) for s in loop.body),
+            windows=tuple(Window(w.value, w.spans[::-1]) for w in loop.windows),
+        )
+
+
+def uneven_sums(loop: Loop) -> Iterator[Loop]:
+    """A sum that takes a part twice, or is cut where its kernel does not cut it."""
+    for i, step in enumerate(loop.body):
+        if OPS[step.node.op].accumulates and loop.count > 1:
+            yield with_step(loop, i, changed(step, 1, step.boxes[0]))
+            if loop.axis == "time" and OPS[step.node.op].reduces_time:
+                a, b = step.boxes[:2]
+                if not b.empty:
+                    early = changed(step, 0, replace(a, t1=a.t1 - 1))
+                    yield with_step(loop, i, changed(early, 1, replace(b, t0=b.t0 - 1)))
+
+
+@pytest.mark.parametrize(
+    "breaks",
+    [shrunk_windows, shifted_boxes, dropped_steps, swapped_steps, disordered, uneven_sums],
+)
+def test_the_judge_refuses_broken_loops(
+    streamed: Graph, breaks: Callable[[Loop], Iterator[Loop]]
+) -> None:
+    assert not any(refused(streamed, loop, loop) for loop in loops(streamed))
+    count = 0
+    for loop in loops(streamed):
+        for new in breaks(loop):
+            count += 1
+            assert refused(streamed, loop, new), f"{loop}\n\nbecame\n\n{new}"
+    assert count >= 5
+
+
+# The comparison of bits must be able to fail.
+
+
+def a_plan(name: str = "mixed", share: float = 0.45) -> Package:
+    net, example = NETS[name](), torch.zeros(1, CHANS, TIMES)
+    free = bt.compile(net, example).plan
+    ram = free.ram_bytes - int((1 - share) * free.peak_bytes)
+    return bt.compile(net, example, memory=ram)
+
+
+def test_a_wrong_kernel_or_schedule_changes_the_crc(monkeypatch: pytest.MonkeyPatch) -> None:
+    pkg = a_plan()
+    good = outcome(pkg)
+    loop = next(n for n in pkg.graph.nodes if isinstance(n, Loop) and n.count > 1)
+    sink = next(i for i, s in enumerate(loop.body) if s.node.outputs[0] in loop.outputs)
+    last = next(k for k in reversed(range(loop.count)) if not loop.body[sink].boxes[k].empty)
+    short = with_step(loop, sink, changed(loop.body[sink], last, Span(0, 0, 0, 0)))
+    nodes = tuple(short if n is loop else n for n in pkg.graph.nodes)
+    broken = replace(pkg, source=replace(pkg.source, train=pkg.graph.with_nodes(nodes)))
+    assert outcome(broken) != good
+    files = dict(pkg.files)
+    assert "to[j] += sums[j];" in files["bt_conv.h"]
+    files["bt_conv.h"] = files["bt_conv.h"].replace(
+        "to[j] += sums[j];", "to[j] += sums[j] * (1.0f + 0x1p-22f);"
+    )
+    monkeypatch.setitem(pkg.__dict__, "files", files)
+    assert outcome(pkg) != good
+
+
+# What is counted is what is executed.
+
+_COUNTER = """
+__attribute__((weak)) long long bt_count;
+static inline float bt_counted(float a, float b, float c)
+{
+  bt_count++;
+  return bt_fma(a, b, c);
+}
+"""
+
+
+class Convs(nn.Module):
+    """Nothing is padded: every multiply-add of the formula happens, but for borders in conv_dx."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one = nn.Conv1d(CHANS, 8, 17)
+        self.two = nn.Conv1d(8, 8, 11, groups=8)
+        self.three = nn.Conv1d(8, 6, 9)
+        self.head = nn.Linear(6, CLASSES)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.three(self.two(self.one(x).relu()).relu()).relu()
+        return self.head(x.mean(-1))
+
+
+def conv_ops(graph: Graph) -> int:
+    """Multiply-adds of convolutions, as the plan counts them."""
+    total = 0
+    for node in graph.nodes:
+        steps = node.body if isinstance(node, Loop) else ()
+        inner = [s for s in steps if s.node.op in ("conv", "conv_dx", "conv_dw")]
+        if inner:
+            total += node_ops([replace(node, body=tuple(inner))])
+        elif node.op in ("conv", "conv_dx", "conv_dw"):
+            total += node_ops([node])
+    return total // 2
+
+
+def executed(pkg: Package, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Multiply-adds that the convolutions of one training sample execute."""
+    files = dict(pkg.files)
+    text = files["bt_conv.h"]
+    include = '#include "bt_kernel.h"\n'
+    assert include in text
+    head, _, rest = text.partition(include)
+    files["bt_conv.h"] = head + include + _COUNTER + rest.replace("bt_fma(", "bt_counted(")
+    monkeypatch.setitem(pkg.__dict__, "files", files)
+    device = HostDevice(pkg, flags=FLAGS)
+    counter = ctypes.c_longlong.in_dll(device._c, "bt_count")
+    x, y = windows(1)
+    before = counter.value
+    device.train(x, y)
+    return counter.value - before
+
+
+def test_executed_multiply_adds_are_those_of_the_plan(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The formula of conv_dx counts taps beyond the borders, which the kernel skips; everything
+    else is exact, so the share that is missing is small and that of the borders."""
+    torch.manual_seed(0)
+    net, example = Convs().train(), torch.zeros(1, CHANS, TIMES)
+    free = bt.compile(net, example)
+    fixed = free.plan.ram_bytes - free.plan.peak_bytes
+    tight = bt.compile(net, example, memory=fixed + int(0.6 * free.plan.peak_bytes))
+    counted = [conv_ops(p.graph) for p in (free, tight)]
+    ran = [executed(p, monkeypatch) for p in (free, tight)]
+    assert counted[1] > 1.1 * counted[0], "something is made again"
+    for want, have in zip(counted, ran, strict=True):
+        assert 0.97 * want <= have <= want
+    again = [counted[1] - counted[0], ran[1] - ran[0]]
+    assert 0.95 * again[0] <= again[1] <= again[0]
+
+
+def test_the_frontier_of_a_package() -> None:
+    """Falling RAM, rising operations, and the JSON says the same."""
+    plan = bt.compile(eegnet(), torch.zeros(1, CHANS, TIMES), frontier=True).plan
+    points = plan.frontier
+    assert len(points) >= 5
+    assert [p.arena_bytes for p in points] == sorted((p.arena_bytes for p in points), reverse=True)
+    assert [p.ops for p in points] == sorted(p.ops for p in points)
+    assert all(p.arena_bytes >= p.lower_bound_bytes for p in points)
+    data = json.loads(json.dumps(plan.to_json()))
+    assert [p["ram_bytes"] for p in data["frontier"]] == [p.ram_bytes for p in points]
