@@ -27,7 +27,7 @@ CHANS, TIMES, CLASSES = 3, 128, 4
 
 
 class Skipping(torch.nn.Module):
-    """Two values cross from the frozen layers, one of them as two views."""
+    """Several values cross from the frozen layers to the others."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -57,7 +57,9 @@ class Running(torch.nn.Module):
         return self.out(torch.tanh(self.norm(self.conv(x))).flatten(1))
 
 
-def package(net: str | torch.nn.Module = "eegnet", strategy: str = "last", **how: object) -> Package:
+def package(
+    net: str | torch.nn.Module = "eegnet", strategy: str = "last", **how: object
+) -> Package:
     torch.manual_seed(2)
     if isinstance(net, str):
         net = bt.prepare(bt.models.build(net, CHANS, TIMES, CLASSES, 128.0, norm="group"))
@@ -130,18 +132,18 @@ def test_a_network_drawn_at_random() -> None:
 
 
 def test_what_crosses_is_what_the_rest_reads() -> None:
-    """The view is made by whoever reads it; the label and the weights do not cross."""
+    """Not the label, nor weights; a view is made by whoever reads it."""
     pkg = package(Skipping(), "late*")
     features = pkg.source.features
     assert features
-    assert [v.shape[1:] for v in features.values][-1][-1] == 15
-    assert sum(v.size for v in features.values) * 4 == pkg.plan.feature_bytes
+    assert [v.size for v in features.values] == [4 * 31, 4 * 15, CLASSES]
+    assert pkg.plan.feature_bytes == 4 * features.size == 4 * (4 * 31 + 4 * 15 + CLASSES)
     plain = package(Skipping(), "[ob]*").source.features
     assert plain
     assert [v.size for v in plain.values] == [4 * 15] * 2
-    for part in (plain.trunk.graph, plain.head.graph):
-        assert part.nodes
-    assert not any(n.op == "conv" for n in leaves(plain.head.graph.nodes))
+    trunk, head = ([n.op for n in leaves(g.graph.nodes)] for g in (plain.trunk, plain.head))
+    assert "reshape" not in trunk
+    assert "conv" not in head
 
 
 def test_the_plan_says_what_it_saves() -> None:
@@ -264,23 +266,25 @@ def test_no_warning_from_two_compilers(how: dict[str, object], tmp_path: Path) -
 
 def test_adaptation_uses_them_and_finds_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     rec = generate("emg", subjects=2, sessions=1, trials=8)
-    run = Package.run
+    compiled, run = bt.compile, Package.run
     devices: list[Device] = []
 
     def watched(self: Package, on: str = "host", **options: object) -> Device:
         devices.append(run(self, on, **options))
         return devices[-1]
 
-    def without(self: Package, on: str = "host", **options: object) -> Device:
-        plan = replace(self.plan, feature_bytes=0)
-        bare = replace(self, source=replace(self.source, plan=plan, features=None))
-        return watched(bare, on, **options)
+    def without(*args: object, **options: object) -> Package:
+        made = compiled(*args, **options)
+        plan = replace(made.plan, feature_bytes=0)
+        return replace(made, source=replace(made.source, plan=plan, features=None))
 
+    monkeypatch.setattr(Package, "run", watched)
     results = []
-    for start in (watched, without):
-        monkeypatch.setattr(Package, "run", start)
+    for compile_model in (compiled, without):
+        monkeypatch.setattr(bt, "compile", compile_model)
         results.append(adapt(rec, "epidenet", 1, ("last",), epochs=4, pretrain_epochs=2))
     assert devices[0].package.plan.feature_bytes > 0 == devices[1].package.plan.feature_bytes
     assert devices[0].crc32() == devices[1].crc32()
+    assert devices[0].samples == devices[1].samples > 0
     assert results[0].rows == results[1].rows
     assert results[0].curves == results[1].curves

@@ -371,11 +371,9 @@ def _features(
             need = f"{made[-1].peak:,} B of the arena, which has {arena:,} B"
             return None, (f"features: none, to make and to use them takes {need}",)
         check(made[-1].graph, made[-1].buffers)
-    later = planner.cost(made[1]).ops
-    return Features(values, made[0], made[1]), (
-        f"features: {size:,} B per window instead of {x.nbytes:,} B; later epochs need {later:,} "
-        f"of {ops:,} operations",
-    )
+    later = f"later epochs need {planner.cost(made[1]).ops:,} of {ops:,} operations"
+    words = f"features: {size:,} B per window instead of {x.nbytes:,} B; {later}"
+    return Features(values, made[0], made[1]), (words,)
 
 
 def _fit_batch(

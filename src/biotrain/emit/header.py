@@ -77,7 +77,7 @@ def _feature_interface(source: Source, label: str) -> list[str]:
         return []
     return [
         f"#define BT_FEATURES {source.features.size} /* floats of the features of one window */",
-        "/* What the frozen layers make of a window. It never changes: compute it once, keep it. */",
+        "/* What the frozen layers make of a window. It stays the same: compute it once. */",
         f"bt_status bt_features(bt_model *m, const {source.sample_type} *x, float *features);",
         "/* bt_train_sample, to the bit, from the features of its window. */",
         f"bt_status bt_train_features(bt_model *m, const float *features, {label}, float *loss);",

@@ -86,6 +86,37 @@ BT_KERNEL void bt_conv_row(bt_conv g, int t0, int t1, const float *x, int x0, co
   }
 }
 
+/* y[t] += sum_j w[j] x_j[t] for n samples of up to BT_CONV_TAPS rows, in order: what a kernel of one
+ * tap makes of its rows. */
+BT_KERNEL void bt_conv_mix(int count, const float *const *x, const float *w, float *restrict y, int n)
+{
+  if (count == BT_CONV_TAPS) {
+    const float *restrict x0 = x[0], *restrict x1 = x[1], *restrict x2 = x[2], *restrict x3 = x[3];
+    const float *restrict x4 = x[4], *restrict x5 = x[5], *restrict x6 = x[6], *restrict x7 = x[7];
+    const float w0 = w[0], w1 = w[1], w2 = w[2], w3 = w[3];
+    const float w4 = w[4], w5 = w[5], w6 = w[6], w7 = w[7];
+    for (int t = 0; t < n; t++) {
+      float sum = y[t];
+      sum = bt_fma(w0, x0[t], sum);
+      sum = bt_fma(w1, x1[t], sum);
+      sum = bt_fma(w2, x2[t], sum);
+      sum = bt_fma(w3, x3[t], sum);
+      sum = bt_fma(w4, x4[t], sum);
+      sum = bt_fma(w5, x5[t], sum);
+      sum = bt_fma(w6, x6[t], sum);
+      sum = bt_fma(w7, x7[t], sum);
+      y[t] = sum;
+    }
+    return;
+  }
+  for (int j = 0; j < count; j++) {
+    const float *restrict from = x[j];
+    const float wj = w[j];
+    for (int t = 0; t < n; t++)
+      y[t] = bt_fma(wj, from[t], y[t]);
+  }
+}
+
 BT_KERNEL void bt_conv_forward(bt_conv g, bt_box box, bt_in x, const float *w, const float *b,
                                bt_out y)
 {
@@ -96,15 +127,29 @@ BT_KERNEL void bt_conv_forward(bt_conv g, bt_box box, bt_in x, const float *w, c
     const float start = b ? b[o] : 0.0f;
     for (int t = 0; t < box.t1 - box.t0; t++)
       to[t] = start;
+    const int time_local = g.taps == 1 && g.stride == 1 && g.padding == 0;
+    const float *rows[BT_CONV_TAPS];
+    float weights[BT_CONV_TAPS];
+    int count = 0;
     for (int i = 0; i < per_group; i++)
       for (int kh = 0; kh < g.kernel_rows; kh++) {
         const int from = h * g.row_stride + kh * g.row_dilation - g.row_padding;
         if (from < 0 || from >= g.rows)
           continue;
         const int row = (o / outs * per_group + i) * g.rows + from;
+        if (time_local) {
+          rows[count] = bt_at(x, row, box.t0);
+          weights[count++] = w[(o * per_group + i) * g.kernel_rows + kh];
+          if (count == BT_CONV_TAPS) {
+            bt_conv_mix(count, rows, weights, to, box.t1 - box.t0);
+            count = 0;
+          }
+          continue;
+        }
         bt_conv_row(g, box.t0, box.t1, bt_at(x, row, x.t0), x.t0,
                     w + ((o * per_group + i) * g.kernel_rows + kh) * g.taps, to);
       }
+    bt_conv_mix(count, rows, weights, to, box.t1 - box.t0);
   }
 }
 
@@ -175,15 +220,29 @@ BT_KERNEL void bt_conv_input_gradient(bt_conv g, bt_box box, bt_in dy, const flo
     float *to = bt_to(dx, r, box.t0);
     for (int t = 0; t < box.t1 - box.t0; t++)
       to[t] = 0.0f;
+    const int time_local = g.taps == 1 && g.stride == 1 && g.padding == 0 && g.times == g.out_times;
+    const float *rows[BT_CONV_TAPS];
+    float weights[BT_CONV_TAPS];
+    int count = 0;
     for (int o = group * outs; o < (group + 1) * outs; o++)
       for (int kh = 0; kh < g.kernel_rows; kh++) {
         const int up = at + g.row_padding - kh * g.row_dilation;
         if (up < 0 || up % g.row_stride != 0 || up / g.row_stride >= g.out_rows)
           continue;
+        if (time_local) {
+          rows[count] = bt_at(dy, o * g.out_rows + up / g.row_stride, box.t0);
+          weights[count++] = w[(o * per_group + i) * g.kernel_rows + kh];
+          if (count == BT_CONV_TAPS) {
+            bt_conv_mix(count, rows, weights, to, box.t1 - box.t0);
+            count = 0;
+          }
+          continue;
+        }
         bt_conv_row_transposed(g, box.t0, box.t1,
                                bt_at(dy, o * g.out_rows + up / g.row_stride, dy.t0), dy.t0,
                                w + ((o * per_group + i) * g.kernel_rows + kh) * g.taps, to);
       }
+    bt_conv_mix(count, rows, weights, to, box.t1 - box.t0);
   }
 }
 
@@ -262,6 +321,31 @@ BT_KERNEL void bt_conv_weight_gradient(bt_conv g, bt_box box, bt_in x, bt_in dy,
           }
     }
   }
+}
+
+/* The same with boxes over the rows of x, for one group: what a row of x takes part in. */
+BT_KERNEL void bt_conv_weight_gradient_by_input(bt_conv g, bt_box box, bt_in x, bt_in dy, float *dw)
+{
+  float sums[BT_CONV_SUMS];
+  for (int o = 0; o < g.out_channels; o++)
+    for (int t = box.t0; t < box.t1; t = bt_leaf_end(t, box.t1)) {
+      const int end = bt_leaf_end(t, box.t1);
+      for (int i = box.r0 / g.rows; i * g.rows < box.r1; i++)
+        for (int kh = 0; kh < g.kernel_rows; kh++)
+          for (int k = 0; k < g.taps; k += BT_CONV_SUMS) {
+            const int n = bt_min(BT_CONV_SUMS, g.taps - k);
+            float *to = dw + ((o * g.channels + i) * g.kernel_rows + kh) * g.taps + k;
+            for (int h = 0; h < g.out_rows; h++) {
+              const int from = h * g.row_stride + kh * g.row_dilation - g.row_padding;
+              if (from < 0 || from >= g.rows)
+                continue;
+              bt_conv_leaf(g, t, end, k, n, bt_at(x, i * g.rows + from, x.t0), x.t0,
+                           bt_at(dy, o * g.out_rows + h, t), sums);
+              for (int j = 0; j < n; j++)
+                to[j] += sums[j];
+            }
+          }
+    }
 }
 
 BT_KERNEL void bt_conv_bias_gradient(bt_channels g, bt_box box, bt_in dy, float *db)

@@ -203,7 +203,8 @@ class Conv(_Conv):
         attrs = dict(node.attrs)
         dx = dw = db = None
         if wanted[1]:
-            dw = b.one("conv_dw", x, dy, hint=f"d_{w.name}", w_shape=w.shape, **attrs)
+            by: dict[str, Attr] = {"by_input": True} if wanted[0] and attrs["groups"] == 1 else {}
+            dw = b.one("conv_dw", x, dy, hint=f"d_{w.name}", w_shape=w.shape, **attrs, **by)
         if len(wanted) > 2 and wanted[2]:
             db = b.one("conv_db", dy, hint=f"d_{node.inputs[2].name}")
         if wanted[0]:
@@ -305,7 +306,11 @@ class ConvDx(_Conv):
 
 @register("conv.c")
 class ConvDw(_Conv):
-    """Gradient of the weight, added to the output: dw += sum over time of dy x."""
+    """Gradient of the weight, added to the output: dw += sum over time of dy x.
+
+    `by_input` says that boxes run over the rows of x instead of those of dy: where the gradient of
+    x is wanted too, all rows of dy are there anyway, and x may come row by row.
+    """
 
     name = "conv_dw"
     accumulates = True
@@ -329,15 +334,20 @@ class ConvDw(_Conv):
         return t0 * s - p, (t1 - 1) * s - p + (taps - 1) * d + 1
 
     def rows(self, node: Node, index: int, r0: int, r1: int) -> tuple[int, int] | None:
+        if node.get("by_input", False):
+            return (r0, r1) if index == 0 else None
         return (r0, r1) if index == 1 else _rows_of_x(self._geometry(node), r0, r1)
 
     def row_step(self, node: Node) -> int:
-        return self._geometry(node)["out_rows"]
+        return self._geometry(node)["rows" if node.get("by_input", False) else "out_rows"]
 
     def call(self, node: Node) -> Call:
-        y = node.inputs[1].shape
-        box = (prod(y[:-1]), y[-1])
         operands = (x_in(0), x_in(1), p_out())
+        x, y = node.inputs[0].shape, node.inputs[1].shape
+        if node.get("by_input", False):
+            box = (prod(x[:-1]), y[-1])
+            return self._call(node, "bt_conv_weight_gradient_by_input", *operands, box=box)
+        box = (prod(y[:-1]), y[-1])
         return self._call(node, "bt_conv_weight_gradient", *operands, box=box)
 
 

@@ -24,7 +24,7 @@ from biotrain.op import LEAF, OPS, Call, rows_times
 from biotrain.regions import by_view, call_of, reads
 from biotrain.rewrite.loops import NOTHING, Box, Part, hull, make_loop, window_peak
 
-TILE = 32
+TILE = 16
 """Samples of the shortest tile of time."""
 
 SMALL = 256

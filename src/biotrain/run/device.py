@@ -154,8 +154,8 @@ class Device(ABC):
         """How many features a window has."""
         if not self.package.plan.feature_bytes:
             raise BioTrainError(
-                f"a package of strategy '{self.package.strategy}' has no features here: nothing "
-                "is frozen in front of what trains, or what comes out is no smaller than a window"
+                f"a package of strategy '{self.package.strategy}' has no features here: nothing is "
+                "frozen in front of what trains, or too much comes out of it (plan.choices)"
             )
         return self.package.plan.feature_bytes // 4
 
