@@ -109,7 +109,6 @@ class _Memory:
         for value, address, element in written:
             self.write(value, address, element)
 
-
     def add(self, key: tuple[str, str, int], node: Node, box: Span) -> None:
         """One call of a sum in a loop. A sum takes every part once, along time in order, and is
         parted only where the kernel parts it too: else its rounding is another one."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 from biotrain.ir import Attr, Node, Shape, Span, Value
 from biotrain.op import LEAF, Builder, Call, Op, float_literal, register, rows_times, x_in, x_out
@@ -75,7 +75,7 @@ class ConvInt16(_ConvRows, Conv):
     """y = conv(q scale, w[, b])."""
 
     name = "conv_int16"
-    captures = ()
+    captures: ClassVar[tuple[str, ...]] = ()  # type: ignore[assignment]
 
     def ops(self, node: Node) -> int:
         rows, times = self.call(node).box
@@ -141,5 +141,6 @@ def reads_int16(node: Node) -> str | None:
         return "conv_int16" if reach <= LEAF else None
     if node.op == "conv_dw":
         fits = node.ints("stride")[1] == 1 and node.ints("dilation")[1] <= LEAF
+        fits = fits and not node.get("by_input", False)
         return "conv_dw_int16" if fits else None
     return None
