@@ -10,7 +10,7 @@ and then takes back what turned out not to be needed. Deterministic.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
 
@@ -28,11 +28,28 @@ ROOM = (0.85, 0.7, 0.55)
 BRANCHES = 4
 """How many such tensors are tried."""
 
+EFFORT = 8000
+"""Most choices that are looked at for one budget."""
+
+AT_ONCE = 4
+"""Steps down that are tried together."""
+
+SWEEPS = 4
+"""Most rounds of taking back."""
+
 Choice = tuple[bool, ...]
 """Per node: True where its result passes, False where it is kept."""
 
 
-Structure = tuple[tuple[Pass, ...], tuple[int, ...], tuple[tuple[tuple[str, str], ...], ...]]
+Structure = tuple[
+    tuple[Pass, ...],
+    tuple[int, ...],
+    tuple[tuple[tuple[str, str], ...], ...],
+    dict[str, int],
+    dict[str, int],
+]
+"""Passes, bytes of stored tensors alive in each, what may overwrite what there; and the first and
+last pass of each stored tensor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +83,7 @@ class Search:
                 self._size[v.name] = aligned(v.nbytes)
         self._scores: dict[tuple[Choice, int], Score] = {}
         self._structures: dict[Choice, Structure] = {}
+        self._effort = EFFORT
         passable = dict.fromkeys(stream.passable)
         self._edges = [(i, j) for j in passable for i in stream.sources(j) if i in passable]
 
@@ -81,13 +99,13 @@ class Search:
         return self._scores[key]
 
     def _score(self, choice: Choice, budget: int) -> Score:
-        passes, alive, sparing = self._structure(choice)
+        passes, alive, sparing, _, _ = self._structure(choice)
         over, peak, ops = 0, 0, 0
         forms: list[Form] = []
         for p, part in enumerate(passes):
             options = self.stream.forms(part)
             here, spared = alive[p], sparing[p]
-            for form in options:  # noqa: B007 (the last one stays if none fits)
+            for form in options:
                 used = here + form.window_bytes
                 if spared:
                     used -= self._saved(form, spared)
@@ -131,7 +149,8 @@ class Search:
                     if last[source] == p and self._size[source] == self._size[target]
                 )
             )
-        self._structures[choice] = (passes, tuple(accumulate(change)), tuple(sparing))
+        self._effort -= 1
+        self._structures[choice] = (passes, tuple(accumulate(change)), tuple(sparing), first, last)
         return self._structures[choice]
 
     def _ports(self, part: Pass) -> tuple[tuple[str, ...], tuple[str, ...]]:
@@ -188,74 +207,103 @@ class Search:
 
     # ---- the way down
 
-    def neighbours(self, choice: Choice, passing: bool) -> list[Choice]:
-        """Choices that differ in one node, which passes (or is kept) then."""
-        return [
-            (*choice[:i], passing, *choice[i + 1 :])
-            for i in self.stream.passable
-            if choice[i] is not passing
-        ]
-
     def descend(self, start: Choice, budget: int, locked: int = -1) -> Score:
         """From a choice to one that stays within the budget, or as near as it gets.
 
         Node `locked` keeps its state.
         """
         best = self.score(start, budget)
-        while best.over:
-            found: Score | None = None
-            rate = 0.0
-            for choice in self._steps(best.choice):
+        while best.over and self._effort > 0:
+            rated: list[tuple[float, int, Choice]] = []
+            for choice in self._steps(best.choice, self._crowded(best, budget)):
                 if locked >= 0 and choice[locked] is not start[locked]:
                     continue
                 score = self.score(choice, budget)
                 gain = best.over - score.over
-                if gain <= 0:
-                    continue
-                price = max(score.ops - best.ops, 0) + 1.0
-                if gain / price > rate:
-                    found, rate = score, gain / price
-            if found is None:
+                if gain > 0:
+                    price = max(score.ops - best.ops, 0) + 1.0
+                    rated.append((-gain / price, len(rated), choice))
+            if not rated:
                 break
-            best = found
+            rated.sort()
+            before, best = best, self.score(rated[0][2], budget)
+            for rate, _, choice in rated[1:AT_ONCE]:  # the next best, if they go together
+                both = tuple(
+                    c if c is not old else now
+                    for c, old, now in zip(choice, before.choice, best.choice, strict=True)
+                )
+                score = self.score(both, budget)
+                gain, price = best.over - score.over, max(score.ops - best.ops, 0) + 1.0
+                if gain > 0 and gain / price >= -rate / 2:
+                    best = score
         return self.relax(best, budget)
 
-    def _steps(self, choice: Choice) -> list[Choice]:
-        found = [*self.neighbours(choice, True), *self.neighbours(choice, False)]
+    def _crowded(self, score: Score, budget: int) -> dict[int, None]:
+        """Nodes whose results, or windows, are there in a pass that is above the budget."""
+        _, alive, _, first, last = self._structure(score.choice)
+        found: dict[int, None] = {}
+        full = [p for p, form in enumerate(score.forms) if alive[p] + form.window_bytes > budget]
+        for i in self.stream.passable:
+            name = self.stream.nodes[i].outputs[0].name
+            if score.choice[i]:
+                if any(i in score.passes[p].cone for p in full):
+                    found[i] = None
+            elif any(first[name] <= p <= last[name] for p in full):
+                found[i] = None
+        return found
+
+    def _steps(self, choice: Choice, among: Mapping[int, None]) -> list[Choice]:
+        """Choices that differ in one node, or in two that follow one another."""
+        found = [(*choice[:i], not choice[i], *choice[i + 1 :]) for i in among]
         for i, j in self._edges:
-            if not (choice[i] and choice[j]):
-                both = list(choice)
-                both[i] = both[j] = True
-                found.append(tuple(both))
-            if choice[i] is not choice[j]:  # keep the other one of the two
-                other = list(choice)
-                other[i], other[j] = choice[j], choice[i]
-                found.append(tuple(other))
+            if i in among or j in among:
+                found += self._pair(choice, i, j)
         return list(dict.fromkeys(found))
+
+    def _pair(self, choice: Choice, i: int, j: int) -> list[Choice]:
+        """Both pass; or the other one of the two is kept."""
+        both, other = list(choice), list(choice)
+        both[i] = both[j] = True
+        other[i], other[j] = choice[j], choice[i]
+        wanted = [(not (choice[i] and choice[j]), both), (choice[i] is not choice[j], other)]
+        return [tuple(c) for use, c in wanted if use]
 
     def relax(self, best: Score, budget: int) -> Score:
         """Take back what is not needed: steps that cost no overflow and fewer operations."""
-        while True:
-            found = best
-            for choice in self._steps(best.choice):
-                score = self.score(choice, budget)
-                if (score.over, score.ops, score.peak) < (found.over, found.ops, found.peak):
-                    found = score
-            if found is best:
-                return best
-            best = found
+        for _ in range(SWEEPS):
+            before = best
+            for i in self.stream.passable:
+                choice = (*best.choice[:i], not best.choice[i], *best.choice[i + 1 :])
+                best = self._better(best, choice, budget)
+            for i, j in self._edges:
+                for choice in self._pair(best.choice, i, j):
+                    best = self._better(best, choice, budget)
+            if best is before or self._effort <= 0:
+                break
+        return best
+
+    def _better(self, best: Score, choice: Choice, budget: int) -> Score:
+        if self._effort <= 0:
+            return best
+        score = self.score(choice, budget)
+        fewer = (score.over, score.ops, score.peak) < (best.over, best.ops, best.peak)
+        return score if fewer else best
 
     def improve(self, best: Score, budget: int) -> Score:
         """Keep one tensor that saves many operations, and find the room elsewhere."""
         while True:
             worth = []
-            for choice in self.neighbours(best.choice, False):
+            for node in self.stream.passable:
+                if not best.choice[node] or self._effort <= 0:
+                    continue
+                choice = (*best.choice[:node], False, *best.choice[node + 1 :])
                 score = self.score(choice, budget)
                 if score.ops < best.ops * (1 - WORTH):
-                    node = next(i for i, c in enumerate(choice) if c is not best.choice[i])
                     worth.append((score.ops, node, choice))
             found = best
             for _, node, choice in sorted(worth)[:BRANCHES]:
+                if self._effort <= 0:
+                    break
                 score = self.descend(choice, budget, locked=node)
                 if (score.over, score.ops, score.peak) < (found.over, found.ops, found.peak):
                     found = score
@@ -290,7 +338,7 @@ class Search:
         self, best: Score, budget: int, node: int, count: int, at: Sequence[int]
     ) -> Score | None:
         """A choice with some rows of a passing tensor stored; None where they cannot be."""
-        passes, alive, sparing = self._structure(best.choice)
+        passes, alive, sparing, _, _ = self._structure(best.choice)
         made = self.stream.with_rows(passes[at[0]], Rows(node, count, True))
         if made is None:
             return None
@@ -325,6 +373,7 @@ class Search:
 
     def best(self, budget: int, starts: Sequence[Choice]) -> Score:
         """The best choice for a budget that is found from several starting points."""
+        self._effort = EFFORT
         best = self._descended(budget, starts)
         if best.over or best.ops <= self.least() * (1 + WORTH):
             return best
@@ -346,11 +395,14 @@ class Search:
 
     def ladder(self, factor: float = 0.9) -> list[Score]:
         """Choices for falling budgets, from everything kept to the smallest that was found."""
+        self._effort = EFFORT
         top = self.score(self.everything(), 1 << 62)
         found = [self.relax(top, 1 << 62)]
         while True:
+            self._effort = EFFORT // 4
             budget = int(found[-1].peak * factor) // ALIGNMENT * ALIGNMENT
-            score = self.best(budget, [found[-1].choice, self.nothing()])
+            score = self._descended(budget, [found[-1].choice, self.nothing()])
+            score = self.store_rows(score, budget)
             if score.peak >= found[-1].peak:
                 return found
             found.append(score)
