@@ -192,6 +192,11 @@ class Loop(Node):
         """Number of iterations."""
         return len(self.body[0].boxes)
 
+    @property
+    def parallel(self) -> bool:
+        """Whether iterations may run at the same time: no sum goes from one to the next."""
+        return self.axis == "rows"
+
     def __str__(self) -> str:
         head = f"loop over {self.axis}, {self.count} iterations"
         parts = {w.value.name: f"{w.rows}x{w.times}" for w in self.windows}
@@ -297,6 +302,8 @@ def _verify_body(loop: Loop) -> None:
     made = dict.fromkeys(v.name for v in loop.inputs)
     local = dict.fromkeys(w.value.name for w in loop.windows)
     outside = dict.fromkeys(v.name for v in loop.outputs)
+    written = {w.value.name: None for w in loop.windows if all(s.empty for s in w.spans)}
+    made.update(written)  # nothing of these is read
     for step in loop.body:
         if len(step.boxes) != loop.count:
             raise GraphError(f"{step.node} does not say what it does in each iteration")
@@ -306,7 +313,7 @@ def _verify_body(loop: Loop) -> None:
         for value in step.node.outputs:
             if value.name not in local and value.name not in outside:
                 raise GraphError(f"{value} is neither a window nor an output of its loop")
-            made[value.name] = None
+            made[value.name] = written[value.name] = None
     for name in (*local, *outside):
-        if name not in made:
+        if name not in written:
             raise GraphError(f"%{name} is never written in its loop")

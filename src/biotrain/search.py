@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 from biotrain.ir import Graph, Loop, Node, Step, Value, Window
 from biotrain.memory import ALIGNMENT, aligned, follows
@@ -30,6 +30,12 @@ BRANCHES = 4
 
 EFFORT = 8000
 """Most choices that are looked at for one budget."""
+
+FEW = 6
+"""A frontier of fewer points is searched in finer steps."""
+
+GAP = 0.2
+"""A step of the frontier that saves more than this share gets steps between."""
 
 AT_ONCE = 4
 """Steps down that are tried together."""
@@ -393,19 +399,42 @@ class Search:
         """Operations with everything stored."""
         return self.score(self.everything(), 1 << 62).ops
 
-    def ladder(self, factor: float = 0.9) -> list[Score]:
+    def ladder(self) -> list[Score]:
         """Choices for falling budgets, from everything kept to the smallest that was found."""
+        found = self._rungs(0.9)
+        return found if len(found) >= FEW else self._rungs(0.97)
+
+    def _rungs(self, factor: float) -> list[Score]:
         self._effort = EFFORT
         top = self.score(self.everything(), 1 << 62)
         found = [self.relax(top, 1 << 62)]
         while True:
-            self._effort = EFFORT // 4
+            self._effort = EFFORT // 6
             budget = int(found[-1].peak * factor) // ALIGNMENT * ALIGNMENT
-            score = self._descended(budget, [found[-1].choice, self.nothing()])
+            score = self._descended(budget, [found[-1].choice])
+            if score.over:
+                score = self._descended(budget, [found[-1].choice, self.nothing()])
             score = self.store_rows(score, budget)
             if score.peak >= found[-1].peak:
-                return found
+                self._effort = EFFORT // 3
+                score = self._descended(budget, [self.nothing(), found[-1].choice])
+            if score.peak >= found[-1].peak:
+                return self._between(found)
             found.append(score)
+
+    def _between(self, found: list[Score]) -> list[Score]:
+        """Where the next choice is much smaller, the same with some rows stored stand between."""
+        filled = found[:1]
+        for above, below in pairwise(found):
+            room = above.peak - below.peak
+            for part in (3, 2, 1) if room > GAP * above.peak else ():
+                budget = (below.peak + room * part // 4) // ALIGNMENT * ALIGNMENT
+                score = self.store_rows(self.score(below.choice, budget), budget)
+                fewer = score.ops < below.ops and score.ops != filled[-1].ops
+                if fewer and score.peak < filled[-1].peak and not score.over:
+                    filled.append(score)
+            filled.append(below)
+        return filled
 
 
 def realise(search: Search, score: Score) -> Graph:

@@ -196,6 +196,7 @@ def _from_folder(folder: Path, given: ModelOptions, train: TrainOptions, out: Ou
         accumulate=wanted.group,
         batch=wanted.batch,
         gradients=wanted.gradients,
+        rewrites=wanted.rewrites,
         input_type=wanted.input_type,
         input_scale=wanted.input_scale,
         fused=fused,

@@ -133,6 +133,7 @@ class Model:
             accumulate=train.group,
             batch=train.batch,
             gradients=train.gradients,
+            rewrites=train.rewrites,
             input_type=train.input_type,
             input_scale=train.input_scale,
             title=title,

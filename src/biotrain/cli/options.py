@@ -150,10 +150,26 @@ class TrainOptions:
         _option("--input-scale", "What one unit of an int16 input stands for.", TRAINING),
     ] = None
 
+    fast_conv: Annotated[
+        bool,
+        _option(
+            "--fast-conv",
+            "Long depthwise convolutions by fast FIR: fewer operations, other rounding.",
+            TRAINING,
+        ),
+    ] = False
+
     @property
     def group(self) -> int:
         """Samples that are accumulated; a batch is a group of its own."""
         return self.accumulate if self.batch == 1 else 1
+
+    @property
+    def rewrites(self) -> tuple[str, ...]:
+        """Those that run."""
+        from biotrain.rewrite import DEFAULT, NAMES
+
+        return NAMES if self.fast_conv else DEFAULT
 
     def made_optimizer(self) -> "Optimizer":
         """The optimizer that the options describe.

@@ -39,11 +39,21 @@ def make_loop(nodes: Sequence[Node], part: Part, root: Callable[[Value], Value])
     """The loop of some iterations of a pass."""
     order = [i for i in part.order if any(b is not NOTHING for b in part.boxes[i])]
     made = {v.name: i for i in order for v in nodes[i].outputs if v.kind == "temp"}
+    unread = dict.fromkeys(
+        v.name
+        for i in part.order
+        if i not in part.sinks
+        for v in nodes[i].outputs
+        if v.name not in made
+    )
+    """What no iteration needs a part of, though a node that runs names it (an input of a cat)."""
 
     def here(value: Value) -> Value:
         base = root(value)
         if part.stored is not None and base.name == part.stored.name:
             return replace(part.stored, shape=value.shape)
+        if base.name in unread:
+            return replace(value, name=base.name + part.mark)
         if base.name not in made:
             return value
         name = base.name if made[base.name] in part.sinks else base.name + part.mark
@@ -58,7 +68,10 @@ def make_loop(nodes: Sequence[Node], part: Part, root: Callable[[Value], Value])
         ins = tuple(map(here, nodes[i].inputs))
         outs = tuple(map(here, nodes[i].outputs))
         for old, new in zip(nodes[i].inputs, ins, strict=True):
-            if root(old).name not in made:
+            if root(old).name in unread and new != part.stored:
+                empty = Window(new, (Span(0, 0, 0, 0),) * len(boxes))
+                windows += [] if empty in windows else [empty]
+            elif root(old).name not in made:
                 inputs[new.name] = new
         for v in outs:
             if i in part.sinks or v == part.stored:
