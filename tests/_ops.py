@@ -259,7 +259,8 @@ def program(all_cases: Sequence[Case], fused: bool) -> dict[str, str]:
         "                   int from_stride, int item)",
         "{",
         "  for (int r = 0; r < rows && n > 0; r++)",
-        "    memcpy((char *)to + r * to_stride * item, (const char *)from + r * from_stride * item,",
+        "    memcpy((char *)to + r * to_stride * item,",
+        "           (const char *)from + r * from_stride * item,",
         "           (size_t)(n * item));",
         "}",
     ]

@@ -26,11 +26,12 @@ from torch import nn
 import biotrain as bt
 from biotrain.cost import node_ops
 from biotrain.errors import DoesNotFitError, GraphError
-from biotrain.ir import Graph, Loop, Node, Span, Step, Window, leaves, verify
+from biotrain.ir import Graph, Loop, Node, Span, Step, Value, Window, leaves, verify
 from biotrain.judge import check
 from biotrain.memory import Buffer, lifetimes, lower_bound, peak, place
 from biotrain.op import OPS
 from biotrain.package import Package
+from biotrain.plan import Planner, Schedule
 from biotrain.rewrite.stream import Stream
 from biotrain.run.host import HostDevice
 from biotrain.search import Score, Search, realise
@@ -72,8 +73,11 @@ def test_schedules_of_drawn_networks(index: int) -> None:
     scores = [top, search.descend(search.everything(), budget), smallest(search)]
     for score in (*scores, search.store_rows(scores[1], budget)):
         planned, buffers = schedule(search, score)
-        verify(planned)
-        check(planned, buffers)
+        try:
+            verify(planned)
+            check(planned, buffers)
+        except GraphError as error:
+            raise AssertionError(again) from error
         assert peak(buffers) >= lower_bound(buffers), again
         assert node_ops(planned.nodes) == score.ops, again
         kinds = {n.op for n in leaves(graph.nodes)}
@@ -93,15 +97,45 @@ def test_budgets_are_kept(index: int) -> None:
     free = bt.compile(net, network.example).plan
     fixed = free.ram_bytes - free.peak_bytes
     budget = fixed + int(free.peak_bytes * random.Random(seed).uniform(0.35, 1))
+    short = None
     try:
         plan = bt.compile(net, network.example, memory=budget).plan
     except DoesNotFitError as error:
-        assert named(error) > budget, again
-        budget = named(error)
+        short = error
+    if short is not None:
+        assert named(short) > budget, again
+        budget = named(short)
         plan = bt.compile(net, network.example, memory=budget).plan
     assert plan.lower_bound_bytes <= plan.peak_bytes, again
     assert plan.ram_bytes <= budget, again
     assert plan.ops >= free.ops, again
+
+
+@pytest.mark.parametrize("index", range(CASES))
+def test_drawn_networks_train_to_the_same_bits(index: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With everything stored, and with little of it, in C."""
+    seed = a_seed(index)
+    network = small(seed)
+    again = said(seed, network)
+    print(again)
+    net = prepared(network)
+    stored = bt.compile(net, network.example)
+
+    def least(self: Planner, search: Search, *_: object) -> Schedule:
+        return self.schedule(search, smallest(search))
+
+    monkeypatch.setattr(Planner, "within", least)
+    streamed = bt.compile(net, network.example, memory=1 << 30)
+    assert streamed.graph.nodes != stored.graph.nodes, again
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((6, *network.example.shape[1:])).astype(np.float32)
+    y = rng.integers(0, 2, len(x))
+    crcs = []
+    for pkg in (stored, streamed):
+        device = HostDevice(pkg, flags=FLAGS)
+        device.train(x, y)
+        crcs.append((device.crc32(), device.predict(x).tobytes()))
+    assert crcs[0] == crcs[1], again
 
 
 def named(error: DoesNotFitError) -> int:
@@ -215,6 +249,29 @@ def test_a_plan_does_not_depend_on_the_hash_seed() -> None:
         for seed in ("1", "2")
     ]
     assert seen[0] == seen[1] != ""
+
+
+def test_an_input_of_a_cat_that_no_part_needs() -> None:
+    """It has a window of nothing, and may not be read."""
+    x = Value("x", (1, 4, 64), kind="input")
+    ways = [Value(n, (1, 4, 64)) for n in ("a", "b")]
+    both, part, out = Value("both", (1, 8, 64)), Value("part", (1, 4, 64)), Value("out", (1, 4, 64))
+    attrs = (("sizes", (1, 4, 64)), ("starts", (0, 4, 0)), ("steps", (1, 1, 1)))
+    nodes = (
+        *(Node("relu", (x,), (w,)) for w in ways),
+        Node("cat", tuple(ways), (both,), (("axis", 1),)),
+        Node("slice", (both,), (part,), attrs),
+        Node("relu", (part,), (out,)),
+    )
+    search = Search(Stream(Graph(nodes, (x,), (out,))))
+    graph, buffers = schedule(search, search.score(search.nothing(), 0))
+    (loop,) = graph.nodes
+    assert isinstance(loop, Loop)
+    assert [(w.value.name, w.nbytes) for w in loop.windows if not w.nbytes] == [("a", 0)]
+    verify(graph)
+    check(graph, buffers)
+    reading = replace(loop.body[0], boxes=tuple(replace(b, r0=0) for b in loop.body[0].boxes))
+    assert refused(graph, loop, with_step(loop, 0, reading))
 
 
 # What a broken loop gets.

@@ -110,9 +110,9 @@ def lifetimes(graph: Graph, inplace: bool = True) -> tuple[Buffer, ...]:
         if v.name in groups.birth:
             groups.last[v.name] = end
     for node in graph.nodes:
-        if not isinstance(node, Loop) and OPS[node.op].alias:
-            if node.inputs[0].name in groups.birth:
-                groups.join(node.inputs[0].name, node.outputs[0].name)
+        view = not isinstance(node, Loop) and OPS[node.op].alias
+        if view and node.inputs[0].name in groups.birth:
+            groups.join(node.inputs[0].name, node.outputs[0].name)
     for node, (first, last) in zip(graph.nodes, spans, strict=True) if inplace else ():
         if isinstance(node, Loop):
             _share_in_loop(groups, node, first, last)
@@ -162,10 +162,10 @@ def _share_in_loop(groups: _Groups, loop: Loop, first: int, last: int) -> None:
     for v in loop.outputs:
         for source in loop.inputs:
             same = rows_times(v.shape) == rows_times(source.shape) and v.dtype == source.dtype
-            if same and groups.may_join(source.name, v.name, first, last, ()):
-                if all(follows(loop, a, v.name) for a in groups.members[source.name]):
-                    groups.join(source.name, v.name)
-                    break
+            may = same and groups.may_join(source.name, v.name, first, last, ())
+            if may and all(follows(loop, a, v.name) for a in groups.members[source.name]):
+                groups.join(source.name, v.name)
+                break
 
 
 def follows(loop: Loop, source: str, target: str) -> bool:

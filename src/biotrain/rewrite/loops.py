@@ -68,7 +68,8 @@ def make_loop(nodes: Sequence[Node], part: Part, root: Callable[[Value], Value])
         ins = tuple(map(here, nodes[i].inputs))
         outs = tuple(map(here, nodes[i].outputs))
         for old, new in zip(nodes[i].inputs, ins, strict=True):
-            if root(old).name in unread and new != part.stored:
+            stored = part.stored is not None and new.name == part.stored.name
+            if root(old).name in unread and not stored:
                 empty = Window(new, (Span(0, 0, 0, 0),) * len(boxes))
                 windows += [] if empty in windows else [empty]
             elif root(old).name not in made:

@@ -156,7 +156,7 @@ def library_files(package: Package) -> dict[str, str]:
     announced = package.source.gradients == "momentum"
     text = _GLUE
     if package.source.batch:
-        start, end = text.index("int bt_host_train(bt_model *m"), text.index("int bt_host_predict(")
+        end = text.index("int bt_host_predict(")
         body = text.index("int bt_host_train(bt_model *m", end)
         text = (
             text[:body]
