@@ -22,7 +22,7 @@ ROWS: tuple[tuple[str, str], ...] = (
     ("mibminet", "670"),
     ("mibminet --memory 466kB", "670"),
     ("mibminet --memory 256KiB", "670"),
-    ("mibminet --memory 231kB", "670"),
+    ("mibminet --memory 231.5kB", "670"),
     (f"mibminet {INT16} --memory 436kB", "670"),
     (f"mibminet {INT16} --memory 256KiB", "670"),
     (f"mibminet {INT16} --memory 201kB", "670"),

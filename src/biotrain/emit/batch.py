@@ -165,7 +165,7 @@ def batch_interface(size: int, integer: bool) -> list[str]:
     return [
         f"#define BT_BATCH {size} /* most windows of a batch */",
         "",
-        "/* Where the windows of a batch come from. Each is asked for several times: `window` points",
+        "/* Where the windows of a batch come from. Each is asked for several times: window points",
         " * *x at BT_INPUT_ROWS rows of BT_INPUT_TIMES samples; they stay until the next. */",
         "typedef struct bt_source {",
         f"  bt_status (*window)(void *context, uint32_t index, const float **x, {given});",
