@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import biotrain.ops  # noqa: F401 (fills the table of ops)
 from biotrain.errors import GraphError
 from biotrain.ir import Graph, Node, Value
 from biotrain.judge import check

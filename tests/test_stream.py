@@ -531,3 +531,21 @@ def test_the_frontier_of_a_package() -> None:
     assert all(p.arena_bytes >= p.lower_bound_bytes for p in points)
     data = json.loads(json.dumps(plan.to_json()))
     assert [p["ram_bytes"] for p in data["frontier"]] == [p.ram_bytes for p in points]
+
+
+@pytest.mark.parametrize("name", ["eegnet", "epidenet"])
+def test_points_of_the_frontier_are_verified(name: str) -> None:
+    """The smallest and one drawn at random; BIOTRAIN_POINTS=99 takes them all."""
+    torch.manual_seed(0)
+    net = bt.prepare(bt.models.build(name, CHANS, TIMES, CLASSES, 64.0, norm="group")).train()
+    example = torch.zeros(1, CHANS, TIMES)
+    points = bt.compile(net, example, frontier=True).plan.frontier
+    seed = a_seed(0)
+    count = min(len(points) - 1, int(os.environ.get("BIOTRAIN_POINTS", "1")))
+    for point in (points[-1], *random.Random(seed).sample(points[:-1], count)):
+        pkg = bt.compile(net, example, memory=point.ram_bytes)
+        assert pkg.plan.ram_bytes <= point.ram_bytes, seed
+        report = bt.verify(pkg, steps=2, seeds=1, seed=seed, flags=FLAGS)
+        if not report.ok:  # a sample within rounding of a kink has two gradients
+            report = bt.verify(pkg, steps=2, seeds=5, seed=seed + 1, flags=FLAGS)
+        assert report.ok, (seed, point.ram_bytes, [t for t in report.tensors if not t.ok])

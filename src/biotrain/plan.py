@@ -194,16 +194,23 @@ class Planner:
     def within(self, search: Search, budget: int, starts: list[tuple[bool, ...]]) -> Schedule:
         """The fastest schedule found whose arena stays within the budget, else a small one."""
         wanted = budget // ALIGNMENT * ALIGNMENT
-        best: Schedule | None = None
+        smallest: Schedule | None = None
+        fitting: list[tuple[int, int, Schedule]] = []
         for _ in range(6):
-            found = self.schedule(search, search.best(wanted, starts))
-            if best is None or found.peak < best.peak:
-                best = found
+            score = search.best(wanted, starts)
+            found = self.schedule(search, score)
+            if smallest is None or found.peak < smallest.peak:
+                smallest = found
             if found.peak <= budget:
-                return found
+                fitting.append((score.ops, len(fitting), found))
+                break
             wanted -= max(found.peak - budget, ALIGNMENT)
-        assert best is not None
-        return best
+        for score in search.passed(budget):  # placement may have turned a better one away
+            found = self.schedule(search, score)
+            if found.peak <= budget:
+                fitting.append((score.ops, len(fitting), found))
+        assert smallest is not None
+        return min(fitting)[2] if fitting else smallest
 
     def cost(self, schedule: Schedule) -> Cost:
         """Work of one training sample."""
@@ -277,18 +284,19 @@ def fit(
     DoesNotFitError
         naming the smallest RAM that would do and the three largest buffers, or the fastest plan.
     """
-    if batch > 1:
-        return _fit_batch(train, predict, target, memory, gradients, base_ops, frontier, batch)
-    fixed = _fixed(train, target, gradients)
-    planner = Planner(train, predict, target, accumulate)
-    budget = memory if memory is not None else target.memory("ram").bytes or None
     limits = [
         (name, limit)
         for name, limit in (("ms_per_sample", deadline_ms), ("mj_per_sample", max_mj))
         if limit is not None
     ]
-    search = planner.train
     _can_be_bounded(limits, target)
+    if batch > 1:
+        size = (memory, gradients, base_ops, frontier, batch)
+        return _fit_batch(train, predict, target, *size, limits)
+    fixed = _fixed(train, target, gradients)
+    planner = Planner(train, predict, target, accumulate)
+    budget = memory if memory is not None else target.memory("ram").bytes or None
+    search = planner.train
     if memory is None and limits:
         points = [s for _, s in planner.ladder() if _keeps(planner.cost(s), limits)]
         chosen = min(points or [planner.ladder()[0][1]], key=lambda s: s.peak)
@@ -385,6 +393,7 @@ def _fit_batch(
     base_ops: int | None,
     frontier: bool,
     size: int,
+    limits: list[tuple[str, float]],
 ) -> Fitted:
     """The plan of a batch whose statistics batch norm shares (see `biotrain/batch.py`)."""
     fixed = _fixed(train, target, gradients)
@@ -410,6 +419,8 @@ def _fit_batch(
             all_bytes = max(schedule.peak, planner.prediction(schedule.peak).peak) + fixed.total
             points.append(_point(work(schedule), schedule.peak, schedule.bound, all_bytes))
     cost = work(chosen)
+    if not _keeps(cost, limits):
+        raise DoesNotFitError(_too_slow(cost, limits, target, ram, memory))
     stored = [o for o in chosen.outers if o.copies > 1]
     plan = Plan(
         buffers=chosen.buffers,

@@ -89,6 +89,7 @@ class Search:
                 self._size[v.name] = aligned(v.nbytes)
         self._scores: dict[tuple[Choice, int], Score] = {}
         self._structures: dict[Choice, Structure] = {}
+        self._passed: dict[tuple[Choice, tuple[int, int] | None], Score] = {}
         self._effort = EFFORT
         passable = dict.fromkeys(stream.passable)
         self._edges = [(i, j) for j in passable for i in stream.sources(j) if i in passable]
@@ -379,17 +380,27 @@ class Search:
 
     def best(self, budget: int, starts: Sequence[Choice]) -> Score:
         """The best choice for a budget that is found from several starting points."""
+        down = self._rungs(0.9, budget)[-2:] if self.everything() in starts else []
+        down += [self.store_rows(self.score(rung.choice, budget), budget) for rung in down]
+        self._passed.update({(rung.choice, rung.rows): rung for rung in down})
         self._effort = EFFORT
-        best = self._descended(budget, starts)
+        best = self._descended(budget, [*starts, *(rung.choice for rung in down)])
+        for rung in down:
+            if rung.peak <= budget and (best.over or rung.ops < best.ops):
+                best = replace(rung, over=0)
         if best.over or best.ops <= self.least() * (1 + WORTH):
             return best
-        found = self.store_rows(best, budget)
+        found = best if best.rows else self.store_rows(best, budget)
         for share in ROOM:  # leave room for rows of a tensor that is made more than once
             leaner = self._descended(int(budget * share), starts)
             score = self.store_rows(self.score(leaner.choice, budget), budget)
             if (score.over, score.ops, score.peak) < (found.over, found.ops, found.peak):
                 found = score
         return found
+
+    def passed(self, budget: int) -> list[Score]:
+        """What was come by on the way to such a budget, and may fit: scores err upwards."""
+        return [s for s in self._passed.values() if s.peak * (1 - GAP) <= budget]
 
     def _descended(self, budget: int, starts: Sequence[Choice]) -> Score:
         found = [self.descend(start, budget) for start in dict.fromkeys(starts)]
@@ -404,11 +415,12 @@ class Search:
         found = self._rungs(0.9)
         return found if len(found) >= FEW else self._rungs(0.97)
 
-    def _rungs(self, factor: float) -> list[Score]:
+    def _rungs(self, factor: float, least: int = 0) -> list[Score]:
+        """Down in small steps, to the smallest or to the first that needs no more than `least`."""
         self._effort = EFFORT
         top = self.score(self.everything(), 1 << 62)
         found = [self.relax(top, 1 << 62)]
-        while True:
+        while found[-1].peak > least:
             self._effort = EFFORT // 6
             budget = int(found[-1].peak * factor) // ALIGNMENT * ALIGNMENT
             score = self._descended(budget, [found[-1].choice])
@@ -419,8 +431,9 @@ class Search:
                 self._effort = EFFORT // 3
                 score = self._descended(budget, [self.nothing(), found[-1].choice])
             if score.peak >= found[-1].peak:
-                return self._between(found)
+                break
             found.append(score)
+        return found if least else self._between(found)
 
     def _between(self, found: list[Score]) -> list[Score]:
         """Where the next choice is much smaller, the same with some rows stored stand between."""
