@@ -232,7 +232,7 @@ class Variant:
 VARIANTS = (
     Variant(),
     Variant(tiles=2, parts=3),
-    Variant(tiles=5, parts=100),
+    Variant(tiles=5, parts=2),
     Variant(inplace=True),
 )
 

@@ -170,7 +170,7 @@ def test_shuffles_differ_by_epoch_and_seed() -> None:
 
 def test_errors(rec: study.Recordings, others: np.ndarray, start: nn.Module) -> None:
     with pytest.raises(BioTrainError, match="no network for it: no built-in model"):
-        study.pretrain(rec, "resnet", others)
+        study.pretrain(rec, "resnet50", others)
     short = study.Recordings(**{**vars(rec), "x": rec.x[:, :, :4]})
     with pytest.raises(BioTrainError, match="too short"):
         study.pretrain(short, "epidenet", others)
@@ -223,7 +223,7 @@ def calls(rec: study.Recordings, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
         assert not any(isinstance(m, nn.Dropout) for m in net.modules())
         made.append(("compile", options["strategy"], options["optimizer"], options["accumulate"]))
         return SimpleNamespace(
-            plan=SimpleNamespace(ram_bytes=1000, ops=2000),
+            plan=SimpleNamespace(ram_bytes=1000, ops=2000, feature_bytes=0),
             run=lambda on: PaperDevice(made, truth),
             save=lambda folder: made.append(("save", folder.name)),
         )
