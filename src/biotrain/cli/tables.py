@@ -100,15 +100,19 @@ def buffer_table(pkg: Package) -> Table:
     return made
 
 
+THIS = "<- this plan"
+
+
 def frontier_table(pkg: Package, known: Sequence[Reference] = ()) -> Table:
     """RAM against work over all plans that were found, what others report between them."""
     plan, target = pkg.plan, pkg.target
     timed, powered = target.cycles_per_op and target.clock_hz, target.mw_per_mhz
     work = [name for name, there in (("ms", timed), ("mJ", powered)) if there]
-    if target.cycles_per_op:
+    if target.cycles_per_op and not timed:
         work.insert(0, "cycles")
-    columns = ["whole RAM", "arena", "above bound", "operations", "to direct", *work]
+    columns = ["whole RAM", "gap", "operations", "to direct", *work]
     made = table(*columns, "", numbers=range(len(columns)))
+    made.columns[-1].min_width = len(THIS)  # whole, on 80 columns too
 
     def against(ops: int) -> str:
         return f"{ops / plan.base_ops - 1:+.1%}" if plan.base_ops and ops else "-"
@@ -121,13 +125,13 @@ def frontier_table(pkg: Package, known: Sequence[Reference] = ()) -> Table:
             "mJ": f"{point.mj_per_sample:.3g}",
         }
         above = point.arena_bytes - point.lower_bound_bytes
-        cells = [f"{point.ram_bytes:,}", f"{point.arena_bytes:,}", f"{above:,}", f"{point.ops:,}"]
+        cells = [f"{point.ram_bytes:,}", f"{above:,}", f"{point.ops:,}"]
         cells += [against(point.ops), *(values[name] for name in work)]
         own = point == plan.point
-        cells.append("<- this plan" if own else "")
+        cells.append(THIS if own else "")
         rows.append((point.ram_bytes, cells, "bold" if own else None))
     for one in known:
-        cells = [f"{one.ram_bytes:,}", "-", "-", f"{one.ops:,}" if one.ops else "-"]
+        cells = [f"{one.ram_bytes:,}", "-", f"{one.ops:,}" if one.ops else "-"]
         cells += [against(one.ops), *("-" for _ in work), one.label]
         rows.append((one.ram_bytes, cells, "italic"))
     for _, cells, style in sorted(rows, key=lambda row: -row[0]):
@@ -140,7 +144,7 @@ def frontier_notes(pkg: Package, known: Sequence[Reference] = ()) -> str:
     lines = [
         "RAM against work, the fastest plan first",
         f"  to direct: {pkg.plan.base_ops:,} operations, direct algorithms with everything stored",
-        "  above bound: bytes of the arena above what is alive at its fullest moment",
+        "  gap: bytes of the arena above bound, which is what is alive at its fullest moment",
     ]
     sources: dict[str, list[str]] = {}
     for one in known:
