@@ -22,11 +22,11 @@ from biotrain.rewrite.stream import Form, Pass, Rows, Stream
 WORTH = 0.01
 """Share of the operations that a tensor must save to be worth a search of its own."""
 
-ROOM = (0.85, 0.7, 0.55)
-"""Shares of a budget that are tried for everything but the rows that fill it up."""
-
 BRANCHES = 4
 """How many such tensors are tried."""
+
+ROOM = (0.85, 0.7, 0.55)
+"""Shares of a budget that are tried for everything but the rows that fill it up."""
 
 EFFORT = 8000
 """Most choices that are looked at for one budget."""
@@ -73,6 +73,11 @@ class Score:
     rows: tuple[int, int] | None = None
     """A passing node, and how many rows of its result are stored all the same."""
 
+    @property
+    def rank(self) -> tuple[int, int, int]:
+        """What is less is better: bytes above the budget, then operations, then the peak."""
+        return self.over, self.ops, self.peak
+
 
 class Search:
     """Weighs the choices of one graph."""
@@ -106,12 +111,23 @@ class Search:
         return self._scores[key]
 
     def _score(self, choice: Choice, budget: int) -> Score:
+        return self._weigh(choice, budget, 0, {}, range(0))
+
+    def _weigh(
+        self, choice: Choice, budget: int, more: int, fixed: Mapping[int, Form], during: range
+    ) -> Score:
+        """The fastest form that fits for each pass, but for those whose form is `fixed`.
+
+        In the passes `during`, `more` bytes are stored beside the kept tensors.
+        """
         passes, alive, sparing, _, _ = self._structure(choice)
         over, peak, ops = 0, 0, 0
         forms: list[Form] = []
         for p, part in enumerate(passes):
+            here, spared = alive[p] + (more if p in during else 0), sparing[p]
             options = self.stream.forms(part)
-            here, spared = alive[p], sparing[p]
+            if p in fixed:
+                options, spared = (fixed[p],), ()
             for form in options:
                 used = here + form.window_bytes
                 if spared:
@@ -293,8 +309,7 @@ class Search:
         if self._effort <= 0:
             return best
         score = self.score(choice, budget)
-        fewer = (score.over, score.ops, score.peak) < (best.over, best.ops, best.peak)
-        return score if fewer else best
+        return score if score.rank < best.rank else best
 
     def improve(self, best: Score, budget: int) -> Score:
         """Keep one tensor that saves many operations, and find the room elsewhere."""
@@ -312,7 +327,7 @@ class Search:
                 if self._effort <= 0:
                     break
                 score = self.descend(choice, budget, locked=node)
-                if (score.over, score.ops, score.peak) < (found.over, found.ops, found.peak):
+                if score.rank < found.rank:
                     found = score
             if found is best:
                 return best
@@ -345,33 +360,20 @@ class Search:
         self, best: Score, budget: int, node: int, count: int, at: Sequence[int]
     ) -> Score | None:
         """A choice with some rows of a passing tensor stored; None where they cannot be."""
-        passes, alive, sparing, _, _ = self._structure(best.choice)
+        passes = best.passes
         made = self.stream.with_rows(passes[at[0]], Rows(node, count, True))
         if made is None:
             return None
-        result = self.stream.nodes[node].outputs[0]
-        size = aligned(replace(result, kept=count).nbytes)
-        using = {p: self.stream.with_rows(passes[p], Rows(node, count, False)) for p in at[1:]}
-        last = max((p for p, form in using.items() if form is not None), default=-1)
-        if last < 0:
+        forms = {at[0]: made}
+        for p in at[1:]:
+            form = self.stream.with_rows(passes[p], Rows(node, count, False))
+            if form is not None:
+                forms[p] = form
+        if len(forms) == 1:
             return None
-        over, peak, ops = 0, 0, 0
-        forms: list[Form] = []
-        for p, part in enumerate(passes):
-            here = alive[p] + (size if at[0] <= p <= last else 0)
-            stored = made if p == at[0] else using.get(p)
-            options = self.stream.forms(part) if stored is None else (stored,)
-            for form in options:
-                used = here + form.window_bytes
-                if stored is None and sparing[p]:
-                    used -= self._saved(form, sparing[p])
-                if used <= budget:
-                    break
-            over += max(0, used - budget)
-            peak = max(peak, used)
-            ops += form.ops
-            forms.append(form)
-        return Score(best.choice, over, peak, ops, passes, tuple(forms), (node, count))
+        size = aligned(replace(self.stream.nodes[node].outputs[0], kept=count).nbytes)
+        score = self._weigh(best.choice, budget, size, forms, range(at[0], max(forms) + 1))
+        return replace(score, rows=(node, count))
 
     def nothing(self) -> Choice:
         """Nothing kept that can be made again."""
@@ -394,7 +396,7 @@ class Search:
         for share in ROOM:  # leave room for rows of a tensor that is made more than once
             leaner = self._descended(int(budget * share), starts)
             score = self.store_rows(self.score(leaner.choice, budget), budget)
-            if (score.over, score.ops, score.peak) < (found.over, found.ops, found.peak):
+            if score.rank < found.rank:
                 found = score
         return found
 
@@ -404,7 +406,7 @@ class Search:
 
     def _descended(self, budget: int, starts: Sequence[Choice]) -> Score:
         found = [self.descend(start, budget) for start in dict.fromkeys(starts)]
-        return self.improve(min(found, key=lambda s: (s.over, s.ops, s.peak)), budget)
+        return self.improve(min(found, key=lambda s: s.rank), budget)
 
     def least(self) -> int:
         """Operations with everything stored."""

@@ -338,7 +338,7 @@ class Stream:
         key = (part, rows)
         if key not in self._with_rows:
             counts = [n for axis, n in self._cuts(part) if axis == "rows"]
-            found = [self._form(part, "rows", n, rows) for n in counts]
+            found = (self._form(part, "rows", n, rows) for n in counts)
             self._with_rows[key] = next((f for f in found if f is not None), None)
         return self._with_rows[key]
 
@@ -354,9 +354,8 @@ class Stream:
         boxes: dict[int, list[Box]] = {i: [] for i in order}
         done: dict[int, Box] = dict.fromkeys(part.sinks, NOTHING)
         results = {i: [v.name for v in self.nodes[i].outputs if v.name in inside] for i in order}
-        iterations = len(parts[part.sinks[0]])
         flags: list[bool] = []
-        for k in range(iterations):
+        for k in range(len(parts[part.sinks[0]])):
             need: dict[str, Box] = {}
             for i in reversed(order):
                 if i in parts:
