@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from biotrain.batch import Batch, BatchSchedule
@@ -326,10 +326,37 @@ def fit(
     made = _points(planner, fixed) if frontier else ()
     stored = planner.schedule(search, search.score(search.everything(), 1 << 62))
     features, about_features = _features(planner, train, arena, cost.ops)
-    plan = Plan(
+    plan = replace(
+        _plan(chosen, prediction, fixed, train, target, ram, cost, base_ops),
+        choices=(
+            *in_words(chosen.graph, chosen.buffers, stored.graph, stored.peak),
+            *_where_gradients_go(gradients, fixed.params),
+            *about_features,
+        ),
+        feature_bytes=_bytes(features.values) if features else 0,
+        trunk_ops=node_ops(features.trunk.graph.nodes) if features else 0,
+        head_ops=planner.cost(features.head).ops if features else 0,
+    )
+    if made:
+        plan = replace(plan, frontier=made)
+    return Fitted(plan, chosen.graph, prediction.graph, features=features)
+
+
+def _plan(
+    chosen: Schedule | BatchSchedule,
+    prediction: Schedule,
+    fixed: Fixed,
+    train: Graph,
+    target: Target,
+    ram: int,
+    cost: Cost,
+    base_ops: int | None,
+) -> Plan:
+    """The figures of a schedule, without words; a frontier of the one point."""
+    return Plan(
         buffers=chosen.buffers,
         predict_buffers=prediction.buffers,
-        peak_bytes=arena,
+        peak_bytes=max(chosen.peak, prediction.peak),
         lower_bound_bytes=max(chosen.bound, prediction.bound),
         param_bytes=fixed.params,
         gradient_bytes=fixed.gradients,
@@ -347,17 +374,9 @@ def fit(
         cycles=cost.cycles,
         ms_per_sample=cost.ms,
         mj_per_sample=cost.mj,
-        choices=(
-            *in_words(chosen.graph, chosen.buffers, stored.graph, stored.peak),
-            *_where_gradients_go(gradients, fixed.params),
-            *about_features,
-        ),
-        frontier=made or (_point(cost, chosen.peak, chosen.bound, ram),),
-        feature_bytes=_bytes(features.values) if features else 0,
-        trunk_ops=node_ops(features.trunk.graph.nodes) if features else 0,
-        head_ops=planner.cost(features.head).ops if features else 0,
+        choices=(),
+        frontier=(_point(cost, chosen.peak, chosen.bound, ram),),
     )
-    return Fitted(plan, chosen.graph, prediction.graph, features=features)
 
 
 def _features(
@@ -422,27 +441,8 @@ def _fit_batch(
     if not _keeps(cost, limits):
         raise DoesNotFitError(_too_slow(cost, limits, target, ram, memory))
     stored = [o for o in chosen.outers if o.copies > 1]
-    plan = Plan(
-        buffers=chosen.buffers,
-        predict_buffers=prediction.buffers,
-        peak_bytes=arena,
-        lower_bound_bytes=max(chosen.bound, prediction.bound),
-        param_bytes=fixed.params,
-        gradient_bytes=fixed.gradients,
-        optimizer_bytes=fixed.optimizer,
-        state_bytes=fixed.running,
-        input_bytes=train.inputs[0].nbytes,
-        stack_bytes=target.stack_bytes,
-        ram_bytes=ram,
-        flash_bytes=_bytes(train.params) + _bytes(train.consts) + fixed.running,
-        params=sum(v.size for v in train.params),
-        trained_params=fixed.trained,
-        macs=cost.macs,
-        ops=cost.ops,
-        base_ops=base_ops if base_ops is not None else cost.ops,
-        cycles=cost.cycles,
-        ms_per_sample=cost.ms,
-        mj_per_sample=cost.mj,
+    plan = replace(
+        _plan(chosen, prediction, fixed, train, target, ram, cost, base_ops),
         choices=(
             f"batch of {size}: {len(chosen.phases)} loops over its samples",
             *(
@@ -452,8 +452,9 @@ def _fit_batch(
                 if o.nbytes > 4096
             ),
         ),
-        frontier=_pareto(points) or (_point(cost, chosen.peak, chosen.bound, ram),),
     )
+    if points:
+        plan = replace(plan, frontier=_pareto(points))
     return Fitted(plan, train, prediction.graph, chosen)
 
 
