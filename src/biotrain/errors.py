@@ -34,5 +34,9 @@ class DeviceError(BioTrainError):
         self.status = status
 
 
+class EmulatorError(BioTrainError):
+    """Emulated firmware faulted, left its memories, or did not come to an end."""
+
+
 class CheckpointError(BioTrainError):
     """A checkpoint is truncated, corrupt, or belongs to another model; nothing was loaded."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from biotrain.errors import BioTrainError
 
@@ -19,6 +20,30 @@ class Memory:
 
     name: str
     bytes: int
+    origin: int = 0
+    """Address of its first byte."""
+
+
+@dataclass(frozen=True, slots=True)
+class Core:
+    """How firmware for a core is built and emulated; the tables of a target that is a core."""
+
+    family: str
+    """Folder of the start-up and of the linker script: `arm` or `riscv`."""
+    gcc: tuple[str, ...] = ()
+    """The cross compiler and its flags, as Debian's packages have it."""
+    zig: tuple[str, ...] = ()
+    """Flags of `python -m ziglang cc`."""
+    unicorn: str = ""
+    """Name of the CPU model in unicorn; empty: it has none."""
+    qemu: tuple[str, ...] = ()
+    """QEMU's program and machine."""
+    qemu_memories: tuple[Memory, ...] = ()
+    """Flash and RAM of that machine."""
+    rtl: str = ""
+    """Name of the register-transfer description, where there is one."""
+    emulated_as: str = ""
+    """What is run where no emulator has this core's vector unit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +61,8 @@ class Target:
     memories: tuple[Memory, ...]
     clock_hz: int = 0
     mw_per_mhz: float = 0.0
+    build: Core | None = None
+    """None where no firmware can be built (the host, or a core that is only described)."""
 
     def memory(self, name: str) -> Memory:
         """The memory called `name`, without limit where the target does not state one."""
@@ -57,14 +84,25 @@ def load_target(name: str | Target) -> Target:
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
         memories = tuple(Memory(**m) for m in data.pop("memories", []))
-        found = Target(**data, memories=memories)
-    except (tomllib.TOMLDecodeError, TypeError) as error:
+        build = _core(data.pop("build", None))
+        if build is None and data["core"] not in (name, "host"):
+            build = load_target(data["core"]).build
+        found = Target(**data, memories=memories, build=build)
+    except (tomllib.TOMLDecodeError, TypeError, KeyError) as error:
         raise BioTrainError(f"target '{name}', target.toml: {error}") from error
     if found.numerics not in NUMERICS:
         raise BioTrainError(
             f"target '{name}': numerics '{found.numerics}' is not one of {', '.join(NUMERICS)}"
         )
     return found
+
+
+def _core(data: dict[str, Any] | None) -> Core | None:
+    if data is None:
+        return None
+    memories = tuple(Memory(**m) for m in data.pop("qemu_memories", ()))
+    lists: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
+    return Core(**lists, qemu_memories=memories)
 
 
 def parse_bytes(text: str | int | None) -> int | None:

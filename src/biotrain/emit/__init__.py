@@ -13,7 +13,7 @@ from pathlib import Path
 from textwrap import fill
 
 from biotrain.emit.header import header
-from biotrain.emit.model import kernel_file, model
+from biotrain.emit.model import kernel_file, model, window_offset
 from biotrain.emit.schedule import Places, Shapes, call_text, literal, node_text
 from biotrain.emit.source import (
     Source,
@@ -26,7 +26,14 @@ from biotrain.op import OPS, float_literal
 from biotrain.ops import SOURCES
 
 RUNTIME = Path(__file__).parent.parent / "rt"
-RUNTIME_FILES = ("bt_math.h", "bt_kernel.h", "bt_status.h", "bt_crc.h", "bt_checkpoint.h")
+RUNTIME_FILES = (
+    "bt_math.h",
+    "bt_kernel.h",
+    "bt_string.h",
+    "bt_status.h",
+    "bt_crc.h",
+    "bt_checkpoint.h",
+)
 
 __all__ = [
     "RUNTIME_FILES",
@@ -42,6 +49,7 @@ __all__ = [
     "node_text",
     "running_values",
     "trained_values",
+    "window_offset",
 ]
 
 

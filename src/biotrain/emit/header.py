@@ -115,6 +115,8 @@ def header(source: Source) -> str:
         *_scale(source),
         f"#define BT_OUTPUTS {logits.size}",
         f"#define BT_GROUP {source.accumulate} /* windows whose mean gradient makes one step */",
+        *([] if target.dtype == "i32" else [f"#define BT_TARGETS {target.size} /* of a window */"]),
+        *(["#define BT_GROUPED 1 /* bt_group is there */"] if _GROUP[source.gradients] else []),
         f"#define BT_FINGERPRINT {fingerprint(source):#010x}u /* of the model, in checkpoints */",
         "",
     ]
@@ -164,6 +166,8 @@ def header(source: Source) -> str:
         "void bt_init(bt_model *m);",
         "/* Announces the number of steps of a calibration; the cosine schedule spans them. */",
         "void bt_begin(bt_model *m, uint32_t steps, float lr);",
+        "/* Where a window may be written: a call that is given this pointer copies nothing. */",
+        f"{x_type} *bt_window(bt_model *m);",
         "/* x: BT_INPUT_ROWS rows of BT_INPUT_TIMES samples; logits: BT_OUTPUTS. */",
         f"bt_status bt_predict(bt_model *m, const {x_type} *x, float *logits);",
         *(

@@ -27,10 +27,9 @@ def model(source: Source, stems: Sequence[str]) -> str:
         "",
         '#include "model.h"',
         "",
-        "#include <string.h>",
-        "",
         '#include "bt_checkpoint.h"',
         '#include "bt_kernel.h"',
+        '#include "bt_string.h"',
         *[f'#include "{kernel_file(s)}"' for s in stems],
         "",
     ]
@@ -57,43 +56,53 @@ def model(source: Source, stems: Sequence[str]) -> str:
 
 
 def _input_function(source: Source) -> list[str]:
-    if source.input_scale is not None:
-        return [
-            "/* Copies a window into the arena and refuses what no electrode should deliver. */",
-            "static bt_status bt_take(const bt_model *m, const int16_t *x, int16_t *to)",
-            "{",
-            "  for (int r = 0; r < BT_INPUT_ROWS; r++) {",
-            "    int flat = BT_INPUT_TIMES > 1;",
-            "    for (int t = 0; t < BT_INPUT_TIMES; t++)",
-            "      flat &= x[r * BT_INPUT_TIMES + t] == x[r * BT_INPUT_TIMES];",
-            "    if (flat && m->check_flat)",
-            "      return BT_ERR_INPUT_FLAT;",
-            "  }",
-            "  memcpy(to, x, BT_INPUT_ROWS * BT_INPUT_TIMES * sizeof *x);",
-            "  return BT_OK;",
-            "}",
-            "",
+    check = (
+        ["      flat &= x[r * BT_INPUT_TIMES + t] == x[r * BT_INPUT_TIMES];"]
+        if source.input_scale is not None
+        else [
+            "      const float sample = x[r * BT_INPUT_TIMES + t];",
+            "      if (!bt_isfinite(sample))",
+            "        return BT_ERR_INPUT_NONFINITE;",
+            "      flat &= !(sample < x[r * BT_INPUT_TIMES] || sample > x[r * BT_INPUT_TIMES]);",
         ]
+    )
+    braces = len(check) > 1
+    kind = source.sample_type
+    cast = "" if kind == "float" else f"({kind} *)"
     return [
-        "/* Copies a window into the arena and refuses what no electrode should deliver. */",
-        "static bt_status bt_take(const bt_model *m, const float *x, float *to)",
+        f"{kind} *bt_window(bt_model *m)",
+        "{",
+        f"  return {cast}&m->arena[{window_offset(source) // 4}];",
+        "}",
+        "",
+        "/* Moves a window to its place and refuses what no electrode should deliver. */",
+        f"static bt_status bt_take(const bt_model *m, const {kind} *x, {kind} *to)",
         "{",
         "  for (int r = 0; r < BT_INPUT_ROWS; r++) {",
         "    int flat = BT_INPUT_TIMES > 1;",
-        "    for (int t = 0; t < BT_INPUT_TIMES; t++) {",
-        "      const float sample = x[r * BT_INPUT_TIMES + t];",
-        "      if (!bt_isfinite(sample))",
-        "        return BT_ERR_INPUT_NONFINITE;",
-        "      flat &= !(sample < x[r * BT_INPUT_TIMES] || sample > x[r * BT_INPUT_TIMES]);",
-        "      to[r * BT_INPUT_TIMES + t] = sample;",
-        "    }",
+        f"    for (int t = 0; t < BT_INPUT_TIMES; t++){' {' if braces else ''}",
+        *check,
+        *(["    }"] if braces else []),
         "    if (flat && m->check_flat)",
         "      return BT_ERR_INPUT_FLAT;",
         "  }",
+        "  if (to != x)",
+        "    memmove(to, x, BT_INPUT_ROWS * BT_INPUT_TIMES * sizeof *x);",
         "  return BT_OK;",
         "}",
         "",
     ]
+
+
+def window_offset(source: Source) -> int:
+    """Byte offset in the arena from where training reads its window: what `bt_window` returns."""
+    x = source.train.inputs[0]
+    buffers = source.plan.buffers
+    if source.batch:
+        buffers = next(
+            p.buffers for p in source.batch.phases for b in p.buffers if x.name in b.members
+        )
+    return Places(source, buffers).offset(x)
 
 
 def _predict_function(source: Source, shapes: Shapes) -> list[str]:

@@ -5,7 +5,7 @@
 
 #include <stddef.h>
 #include <stdint.h>
-#include <string.h>
+#include "bt_string.h"
 
 #include "bt_math.h"
 

@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from biotrain.errors import BioTrainError
 from biotrain.run.device import Device
+from biotrain.run.emulator import EmulatorDevice
 from biotrain.run.host import HostDevice
 
 if TYPE_CHECKING:
     from biotrain.package import Package
 
-PLACES: dict[str, Callable[..., Device]] = {"host": HostDevice}
+PLACES: dict[str, Callable[..., Device]] = {"host": HostDevice, "emulator": EmulatorDevice}
 """Where packages run, by the name that `--on` takes."""
 
 

@@ -87,11 +87,11 @@ def shared_library(
     key = _key(command, flags, machine, "shared", *[o.stem for o in objects])
     library = cache_folder() / f"{key}.so"
     if not library.exists():
-        temporary = _temporary(library)
+        unfinished = temporary(library)
         run_compiler(
-            [*command, "-shared", "-o", str(temporary), *[str(o) for o in objects]], library.parent
+            [*command, "-shared", "-o", str(unfinished), *[str(o) for o in objects]], library.parent
         )
-        temporary.replace(library)
+        unfinished.replace(library)
     return library
 
 
@@ -101,17 +101,17 @@ def _object(
     target = cache_folder() / f"{key}.o"
     if target.exists():
         return target
-    temporary = _temporary(target)
+    unfinished = temporary(target)
     with tempfile.TemporaryDirectory(prefix="biotrain-") as folder:
         for other, text in files.items():
             if other.endswith(".h") or other == name:
                 Path(folder, other).write_text(text, encoding="utf-8")
-        run_compiler([*command, *flags, "-c", "-o", str(temporary), name], Path(folder))
-    temporary.replace(target)
+        run_compiler([*command, *flags, "-c", "-o", str(unfinished), name], Path(folder))
+    unfinished.replace(target)
     return target
 
 
-def _temporary(target: Path) -> Path:
+def temporary(target: Path) -> Path:
     """A name in the same folder, so that the finished file appears whole or not at all."""
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -123,16 +123,22 @@ def _temporary(target: Path) -> Path:
 
 
 @lru_cache
-def _machine(command: tuple[str, ...]) -> str:
-    """Stands for the compiler's version and this CPU's instruction set."""
+def version(command: tuple[str, ...]) -> str:
+    """What a compiler says of its version."""
     try:
-        version = subprocess.run([*command, "--version"], capture_output=True, check=False).stdout
+        done = subprocess.run([*command, "--version"], capture_output=True, check=False)
     except OSError as error:
         raise CompilerError(f"cannot run '{command[0]}': {error.strerror}") from error
+    return done.stdout.decode(errors="replace")
+
+
+@lru_cache
+def _machine(command: tuple[str, ...]) -> str:
+    """Stands for the compiler's version and this CPU's instruction set."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
     flags = next((s for s in lines if s.startswith(("flags", "Features"))), platform.machine())
-    return hashlib.sha256(version + flags.encode()).hexdigest()
+    return hashlib.sha256((version(command) + flags).encode()).hexdigest()
 
 
 def _key(*parts: object) -> str:

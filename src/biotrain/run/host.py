@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from biotrain.errors import BioTrainError, CheckpointError, DeviceError
 from biotrain.run.compiler import NUMERICS, find_compiler, shared_library
-from biotrain.run.device import Array, Device
+from biotrain.run.device import Array, Device, layout
 
 if TYPE_CHECKING:
     from biotrain.package import Package
@@ -227,7 +227,7 @@ class HostDevice(Device):
         start = -memory.ctypes.data % 64
         self._context = memory[start : start + size]
         self._m = ctypes.c_void_p(self._context.ctypes.data)
-        self._layout = _layout(package)
+        self._layout = layout(package)
         self.reset()
 
     def reset(self) -> None:
@@ -377,22 +377,3 @@ def build(
 
 def _pointer(array: npt.NDArray[Any]) -> ctypes.c_void_p:
     return ctypes.c_void_p(array.ctypes.data)
-
-
-def _layout(package: Package) -> dict[str, tuple[int, int]]:
-    """Value name -> (offset, bytes) in the context, as `model.h` declares it."""
-    from biotrain.emit import running_values, trained_values
-
-    source = package.source
-    trained = trained_values(source)
-    layout: dict[str, tuple[int, int]] = {}
-    at = 0
-    sums = ["g_"] if source.gradients == "separate" else []
-    for prefix in ("", *sums, *[f"{s}_" for s in source.slots]) if trained else ():
-        for value in trained:
-            layout[f"{prefix}{value.name}"] = (at, value.nbytes)
-            at += value.nbytes
-    for value in running_values(source):
-        layout[value.name] = (at, value.nbytes)
-        at += value.nbytes
-    return layout

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Firmware in unicorn: the instructions of the core, without a board, QEMU or gcc."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from biotrain.errors import BioTrainError, EmulatorError
+from biotrain.run.elf import Elf
+from biotrain.run.firmware import (
+    Compiler,
+    build,
+    core_of,
+    linker_script,
+    memories,
+    session_files,
+)
+from biotrain.run.machine import Machine
+from biotrain.run.session import SLOT_BYTES, SessionDevice
+from biotrain.target import Memory, Target
+
+if TYPE_CHECKING:
+    from biotrain.package import Package
+
+PAGE = 4096
+SLOT = 0x60000000
+"""Where the emulated machine has memory that the firmware does not link into."""
+
+
+class EmulatorMachine(Machine):
+    """A core in unicorn with the memories of a target, and nothing else."""
+
+    name = "emulator"
+
+    def __init__(self, elf: Path, target: Target, regions: tuple[Memory, ...]) -> None:
+        try:
+            import unicorn
+        except ImportError:
+            raise BioTrainError(
+                "the emulator needs unicorn: pip install 'biotrain[emulator]'"
+            ) from None
+        core = core_of(target)
+        if not core.unicorn:
+            raise BioTrainError(
+                f"unicorn has no {target.core}; run it on qemu, or compile for a core that "
+                "it has (cortex-m4f, cortex-m7, cortex-m33, rv32imfc)"
+            )
+        self._unicorn: Any = unicorn
+        self.uc: Any
+        image = Elf(elf)
+        self._idle = image.symbol("bt_idle")[0]
+        self._thumb = int(core.family == "arm")
+        if self._thumb:
+            self.uc = unicorn.Uc(
+                unicorn.UC_ARCH_ARM, unicorn.UC_MODE_THUMB | unicorn.UC_MODE_MCLASS
+            )
+            models = unicorn.arm_const
+            name = "UC_CPU_ARM_" + core.unicorn.replace("-", "_").upper()
+            self.uc.ctl_set_cpu_model(getattr(models, name))
+            self._pc, self._link = models.UC_ARM_REG_PC, models.UC_ARM_REG_LR
+        else:
+            self.uc = self._unicorn.Uc(unicorn.UC_ARCH_RISCV, unicorn.UC_MODE_RISCV32)
+            self._pc, self._link = (
+                unicorn.riscv_const.UC_RISCV_REG_PC,
+                unicorn.riscv_const.UC_RISCV_REG_RA,
+            )
+        for region in regions:
+            size = -(-region.bytes // PAGE) * PAGE
+            writable = region.name != "flash"
+            rights = unicorn.UC_PROT_READ | (
+                unicorn.UC_PROT_WRITE if writable else unicorn.UC_PROT_EXEC
+            )
+            self.uc.mem_map(region.origin, size, rights)
+        if self._thumb:
+            self.uc.mem_map(0xE000E000, PAGE)  # system control space: CPACR is written at the start
+            self._enable_fpu()
+        for segment in image.segments:
+            self.uc.mem_write(segment.address, segment.data)
+        self._next = image.symbol("Reset_Handler")[0]
+
+    def _enable_fpu(self) -> None:
+        models = self._unicorn.arm_const
+        value = self.uc.reg_read(models.UC_ARM_REG_C1_C0_2)
+        self.uc.reg_write(models.UC_ARM_REG_C1_C0_2, value | 0xF00000)
+        self.uc.reg_write(models.UC_ARM_REG_FPEXC, 0x40000000)
+
+    def read(self, address: int, count: int) -> bytes:
+        return bytes(self.uc.mem_read(address, count))
+
+    def write(self, address: int, data: bytes) -> None:
+        self.uc.mem_write(address, data)
+
+    def run(self) -> None:
+        try:
+            self.uc.emu_start(self._next | self._thumb, self._idle)
+        except self._unicorn.UcError as error:
+            pc = self.uc.reg_read(self._pc)
+            raise EmulatorError(f"the firmware stopped at {pc:#010x}: {error}") from error
+        at = self.uc.reg_read(self._pc)
+        if at != self._idle:
+            raise EmulatorError(f"the firmware stopped at {at:#010x}")
+        self._next = self.uc.reg_read(self._link)  # bt_idle is empty: go on where it returns to
+
+    def close(self) -> None:
+        self.uc = None
+
+
+class EmulatorDevice(SessionDevice):
+    """The package as firmware of its target, in unicorn."""
+
+    on = "emulator"
+
+    def __init__(self, package: Package, *, compiler: Compiler | None = None) -> None:
+        target = package.target
+        flash, ram = memories(target)
+        script = linker_script(target, flash, ram)
+        elf = build(session_files(package, target), target, script, compiler)
+        regions = (flash, ram, Memory("slot", SLOT_BYTES, SLOT))
+        super().__init__(package, EmulatorMachine(elf, target, regions), elf, SLOT)

@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Firmware of a package: its C with start-up and linker script, built for a core into an ELF."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from biotrain.emit import RUNTIME
+from biotrain.errors import BioTrainError, CompilerError
+from biotrain.run.compiler import NUMERICS, cache_folder, run_compiler, temporary, version
+from biotrain.target import FOLDER, Core, Memory, Target
+
+if TYPE_CHECKING:
+    from biotrain.package import Package
+
+Compiler = Literal["zig", "gcc"]
+
+OPTIMISED = ("-O2", "-g", "-std=c99", *NUMERICS)
+FREESTANDING = ("-ffunction-sections", "-fdata-sections")
+LINKED = ("-Wl,--gc-sections", "-Wl,-e,Reset_Handler", "-Wl,-T,link.ld")
+"""zig ignores ENTRY of the script, hence `-e`."""
+ZIG = ("-fno-sanitize=all", "-fno-unwind-tables", "-fno-asynchronous-unwind-tables")
+UNBOUNDED = 16 << 20
+"""Bytes of a memory that a target without a board does not state."""
+
+
+def core_of(target: Target) -> Core:
+    """How firmware for the target is built."""
+    if target.build is None:
+        raise BioTrainError(
+            f"no firmware is built for '{target.name}': "
+            + (
+                "it is this machine"
+                if target.core == "host"
+                else f"its core {target.core} is only described"
+            )
+        )
+    return target.build
+
+
+def memories(target: Target) -> tuple[Memory, Memory]:
+    """Flash and RAM of a target."""
+    found = []
+    for name in ("flash", "ram"):
+        memory = target.memory(name)
+        found.append(Memory(name, memory.bytes or UNBOUNDED, memory.origin))
+    return found[0], found[1]
+
+
+def linker_script(target: Target, flash: Memory, ram: Memory) -> str:
+    """`link.ld`: the memories, and the sections of the family."""
+    sections = (FOLDER / core_of(target).family / "sections.ld").read_text(encoding="utf-8")
+    spdx, _, rest = sections.partition("\n")
+    return (
+        f"{spdx}\n/* Memories of {target.name}; the stack's reserve. */\n"
+        "MEMORY\n{\n"
+        f"  FLASH (rx) : ORIGIN = {flash.origin:#010x}, LENGTH = {flash.bytes}\n"
+        f"  RAM (rwx) : ORIGIN = {ram.origin:#010x}, LENGTH = {ram.bytes}\n"
+        "}\n"
+        f"BT_STACK_BYTES = {target.stack_bytes};\n\n{rest}"
+    )
+
+
+def find_cross_compiler(core: Core, compiler: Compiler | None = None) -> Compiler:
+    """`zig` where the `ziglang` package is there, else the core's gcc; or the one asked for."""
+    there: list[Compiler] = []
+    if core.zig and find_spec("ziglang"):
+        there.append("zig")
+    if core.gcc and shutil.which(core.gcc[0]):
+        there.append("gcc")
+    if compiler in there or (compiler is None and there):
+        return compiler or there[0]
+    wanted = core.gcc[0] if compiler == "gcc" else "ziglang"
+    raise CompilerError(
+        f"no compiler for this core ({wanted} is missing): pip install 'biotrain[emulator]'"
+        + (f", or install {core.gcc[0]}" if core.gcc else "")
+    )
+
+
+def command(core: Core, compiler: Compiler) -> tuple[str, ...]:
+    """The compiler with the flags of the core and of bare metal."""
+    if compiler == "zig":
+        return (sys.executable, "-m", "ziglang", "cc", *core.zig, *ZIG, *FREESTANDING)
+    return (*core.gcc, *FREESTANDING)
+
+
+def session_files(package: Package, target: Target) -> dict[str, str]:
+    """The C of a package with start-up and mailbox."""
+    files = {name: text for name, text in package.files.items() if name.endswith((".c", ".h"))}
+    for name in ("session.c", "session.h"):
+        files[name] = (RUNTIME / name).read_text(encoding="utf-8")
+    start = FOLDER / core_of(target).family / "start.c"
+    return {**files, "start.c": start.read_text(encoding="utf-8")}
+
+
+def build(
+    files: Mapping[str, str],
+    target: Target,
+    script: str,
+    compiler: Compiler | None = None,
+    flags: Sequence[str] = OPTIMISED,
+) -> Path:
+    """The ELF of a firmware, built or from the cache.
+
+    Raises
+    ------
+    CompilerError
+        where no compiler is there, or it refuses, or the firmware does not fit the memories.
+    """
+    core = core_of(target)
+    which = find_cross_compiler(core, compiler)
+    start = command(core, which)
+    linked = LINKED if which == "zig" else ("-nostartfiles", *LINKED)
+    sources = sorted(name for name in files if name.endswith(".c"))
+    parts = (start, flags, linked, version(start[:1] if which == "gcc" else start[:4]))
+    texts = [(name, files[name]) for name in sorted(files)]
+    key = hashlib.sha256(repr((parts, script, texts)).encode()).hexdigest()[:32]
+    elf = cache_folder() / f"{key}.elf"
+    if elf.exists():
+        return elf
+    unfinished = temporary(elf)
+    with tempfile.TemporaryDirectory(prefix="biotrain-") as folder:
+        for name, text in {**files, "link.ld": script}.items():
+            Path(folder, name).write_text(text, encoding="utf-8")
+        run_compiler([*start, *flags, *linked, "-o", str(unfinished), *sources], Path(folder))
+    unfinished.replace(elf)
+    return elf

@@ -1,0 +1,289 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A device behind the mailbox of `rt/session.h`, whatever machine runs it."""
+
+from __future__ import annotations
+
+import struct
+from enum import IntEnum
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from biotrain.emit import window_offset
+from biotrain.errors import BioTrainError, CheckpointError, DeviceError
+from biotrain.run.device import Array, Device, layout
+from biotrain.run.elf import Elf
+from biotrain.run.machine import Machine
+from biotrain.run.status import status_text
+
+if TYPE_CHECKING:
+    from biotrain.package import Package
+
+
+class Do(IntEnum):
+    """`bt_command`."""
+
+    INIT = 1
+    BEGIN = 2
+    TRAIN = 3
+    STEP = 4
+    DROP = 5
+    PREDICT = 6
+    CRC32 = 7
+    GROUP = 8
+    SAVE = 9
+    LOAD = 10
+    FEATURES = 11
+    TRAIN_FEATURES = 12
+    TRAIN_BATCH = 13
+    WINDOW = 14
+
+
+COMMAND, ASKED, STATUS, INDEX, COUNT, LABEL, VALUE, SLOT, VALUES = range(0, 36, 4)
+"""Offsets in `bt_session`."""
+
+SLOT_BYTES = 1 << 20
+"""Memory for a checkpoint or for features, outside the firmware's own."""
+
+
+class SessionDevice(Device):
+    """Firmware with the mailbox on a machine."""
+
+    def __init__(self, package: Package, machine: Machine, elf: Path, slot: int) -> None:
+        """`slot`: an address outside the firmware's memories, for checkpoints and features."""
+        super().__init__(package)
+        self.machine = machine
+        self.elf = Elf(elf)
+        self._slot = slot
+        self._at, size = self.elf.symbol("session")
+        self._outputs = package.source.train.outputs[0].size
+        self._model = self._at + VALUES + 4 * self._outputs
+        held = size - (self._model - self._at)
+        if held != package.plan.context_bytes:
+            raise BioTrainError(
+                f"the context has {held} bytes, the plan says {package.plan.context_bytes}"
+            )
+        arena = self._model + held - package.plan.peak_bytes
+        self._window = arena + window_offset(package.source)
+        self._layout = layout(package)
+        machine.run()
+
+    def close(self) -> None:
+        """Stop the machine."""
+        self.machine.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    # ------------------------------------------------------------ what a device does
+
+    def reset(self) -> None:
+        self._do(Do.INIT)
+        self.samples = 0
+
+    def begin(self, total_steps: int = 0, lr: float | None = None) -> None:
+        rate = self.package.source.optimizer.lr if lr is None else lr
+        self._put(COUNT, "<I", total_steps)
+        self._put(VALUE, "<f", rate)
+        self._do(Do.BEGIN)
+
+    def group(self, windows: int) -> None:
+        if windows < 1:
+            raise BioTrainError(f"a group has at least one window, not {windows}")
+        if self.package.source.gradients == "momentum":
+            self._announce(windows)
+
+    def step(self) -> None:
+        self._do(Do.STEP)
+
+    def accumulate(self, x: npt.ArrayLike, y: npt.ArrayLike) -> Array:
+        windows = self._windows(x)
+        targets = self._targets(y, len(windows))
+        if self.package.source.batch:
+            return np.asarray([self._batch(windows, targets)], np.float32)
+        losses = [self._sample(windows[i], targets[i], i) for i in range(len(windows))]
+        return np.asarray(losses, np.float32)
+
+    def predict(self, x: npt.ArrayLike) -> Array:
+        windows = self._windows(x)
+        logits = np.zeros((len(windows), self._outputs), np.float32)
+        for i, window in enumerate(windows):
+            self.machine.write(self._window, window.tobytes())
+            self._do(Do.PREDICT, i)
+            logits[i] = np.frombuffer(
+                self.machine.read(self._at + VALUES, 4 * self._outputs), "<f4"
+            )
+        return logits
+
+    def crc32(self) -> int:
+        self._do(Do.CRC32)
+        return int(self._get(COUNT, "<I"))
+
+    def read(self, name: str) -> Array:
+        offset, size = self._layout[name]
+        return np.frombuffer(self.machine.read(self._model + offset, size), "<f4").copy()
+
+    def write(self, name: str, values: Array) -> None:
+        offset, _ = self._layout[name]
+        data = np.ascontiguousarray(values, "<f4").tobytes()
+        self.machine.write(self._model + offset, data)
+
+    def save_state(self) -> bytes:
+        self._put(SLOT, "<I", self._slot)
+        self._put(COUNT, "<I", SLOT_BYTES)
+        self._do(Do.SAVE)
+        return self.machine.read(self._slot, self._get(COUNT, "<I"))
+
+    def load_state(self, checkpoint: bytes) -> None:
+        if not isinstance(checkpoint, (bytes, bytearray, memoryview)):
+            raise CheckpointError(f"a checkpoint is bytes, not {type(checkpoint).__name__}")
+        if not checkpoint:
+            raise CheckpointError("the checkpoint is empty")
+        self.machine.write(self._slot, bytes(checkpoint))
+        self._put(SLOT, "<I", self._slot)
+        self._put(COUNT, "<I", len(checkpoint))
+        try:
+            self._do(Do.LOAD)
+        except DeviceError as error:
+            raise CheckpointError(str(error)) from None
+
+    @property
+    def rejected(self) -> int:
+        """Windows and groups refused since the start."""
+        return int.from_bytes(self.machine.read(self._runtime(8), 4), "little")
+
+    def check_flat(self, on: bool = True) -> None:
+        """Refuse windows that hold a constant channel."""
+        self.machine.write(self._runtime(12), struct.pack("<I", on))
+
+    # ------------------------------------------------------------ training
+
+    def _train(self, x: npt.NDArray[Any], y: npt.NDArray[Any], drop_last: bool) -> Array:
+        if self.package.source.batch:
+            return self._train_batches(x, y, drop_last)
+        return self._train_each(x, y, drop_last, self._sample)
+
+    def _train_features(self, f: Array, y: npt.NDArray[Any], drop_last: bool) -> Array:
+        return self._train_each(f, y, drop_last, self._from_features)
+
+    def _train_each(
+        self, x: npt.NDArray[Any], y: npt.NDArray[Any], drop_last: bool, sample: Any
+    ) -> Array:
+        source = self.package.source
+        losses: list[float] = []
+        announced, size = source.gradients == "momentum", source.accumulate
+        in_group = int.from_bytes(self.machine.read(self._runtime(16), 4), "little")
+        group = size
+        for i in range(len(x)):
+            rest = len(x) - i
+            if announced and in_group == 0:
+                group = min(size, rest)
+                if group < size:
+                    if drop_last:
+                        break
+                    self._announce(group)
+            try:
+                losses.append(sample(x[i], y[i], i))
+            except DeviceError:
+                self._do(Do.DROP)
+                raise
+            in_group += 1
+            if source.trained and (in_group >= group or (rest == 1 and not drop_last)):
+                self._do(Do.STEP)
+                in_group = 0
+        if drop_last and len(x):
+            self._do(Do.DROP)
+        return np.asarray(losses, np.float32)
+
+    def _train_batches(self, x: npt.NDArray[Any], y: npt.NDArray[Any], drop_last: bool) -> Array:
+        batch = self.package.source.batch
+        assert batch is not None
+        losses: list[float] = []
+        for i in range(0, len(x), batch.size):
+            windows, targets = x[i : i + batch.size], y[i : i + batch.size]
+            if len(windows) < batch.size and drop_last:
+                break
+            loss = self._batch(windows, targets)
+            if self.package.source.trained:
+                self._do(Do.STEP)
+            losses += [loss] * len(windows)
+        return np.asarray(losses, np.float32)
+
+    def _sample(self, window: npt.NDArray[Any], target: Any, at: int) -> float:
+        self.machine.write(self._window, window.tobytes())
+        self._target(target)
+        self._do(Do.TRAIN, at)
+        return float(self._get(VALUE, "<f"))
+
+    def _batch(self, windows: npt.NDArray[Any], targets: npt.NDArray[Any]) -> float:
+        self._put(COUNT, "<I", len(windows))
+        self._put(COMMAND, "<I", Do.TRAIN_BATCH)
+        self.machine.run()
+        while self._get(ASKED, "<I"):
+            at = self._get(INDEX, "<I")
+            self.machine.write(self._window, windows[at].tobytes())
+            self._target(targets[at])
+            self._put(COMMAND, "<I", Do.WINDOW)
+            self.machine.run()
+        self._check(-1)
+        return float(self._get(VALUE, "<f"))
+
+    def _features(self, x: npt.NDArray[Any]) -> Array:
+        features = np.zeros((len(x), self.package.plan.feature_bytes // 4), np.float32)
+        self._put(SLOT, "<I", self._slot)
+        for i, window in enumerate(x):
+            self.machine.write(self._window, window.tobytes())
+            self._do(Do.FEATURES, i)
+            features[i] = np.frombuffer(self.machine.read(self._slot, features[i].nbytes), "<f4")
+        return features
+
+    def _from_features(self, features: Array, target: Any, at: int) -> float:
+        self.machine.write(self._slot, features.tobytes())
+        self._put(SLOT, "<I", self._slot)
+        self._target(target)
+        self._do(Do.TRAIN_FEATURES, at)
+        return float(self._get(VALUE, "<f"))
+
+    # ------------------------------------------------------------ the mailbox
+
+    def _announce(self, windows: int) -> None:
+        self._put(COUNT, "<I", windows)
+        self._do(Do.GROUP)
+
+    def _target(self, target: Any) -> None:
+        if np.ndim(target):
+            self.machine.write(self._at + VALUES, np.ascontiguousarray(target, "<f4").tobytes())
+        else:
+            self._put(LABEL, "<i", int(target))
+
+    def _do(self, command: Do, at: int = -1) -> None:
+        self._put(COMMAND, "<I", command)
+        self.machine.run()
+        self._check(at)
+
+    def _check(self, at: int) -> None:
+        if status := self._get(STATUS, "<I"):
+            where = f"sample {at}: " if at >= 0 else ""
+            raise DeviceError(f"{where}{status_text(status)}", status)
+
+    def _put(self, offset: int, form: str, value: float) -> None:
+        self.machine.write(self._at + offset, struct.pack(form, value))
+
+    def _get(self, offset: int, form: str) -> Any:
+        return struct.unpack(form, self.machine.read(self._at + offset, 4))[0]
+
+    def _runtime(self, before_arena: int) -> int:
+        """Address of a counter that lies so many bytes before the arena."""
+        plan = self.package.plan
+        return self._model + plan.context_bytes - plan.peak_bytes - before_arena

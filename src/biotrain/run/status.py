@@ -1,0 +1,23 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The statuses of the C by number, read from the header that defines them."""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+
+from biotrain.emit import RUNTIME
+
+
+@lru_cache
+def _statuses() -> tuple[tuple[str, str], ...]:
+    header = (RUNTIME / "bt_status.h").read_text(encoding="utf-8")
+    names = re.findall(r"^    (BT_(?:OK|ERR_\w+))", header, re.MULTILINE)
+    texts = dict(re.findall(r'case (BT_\w+): return "([^"]+)"', header))
+    return tuple((name, texts[name]) for name in names)
+
+
+def status_text(status: int) -> str:
+    """One line for a person: what `bt_status_text` returns."""
+    known = _statuses()
+    return known[status][1] if 0 <= status < len(known) else "unknown status"
