@@ -12,6 +12,8 @@ from biotrain.errors import BioTrainError
 
 NUMERICS = ("fused", "separate", "native")
 FOLDER = Path(__file__).parent / "targets"
+INHERITED = ("numerics", "stack_bytes", "cycles_per_op", "build")
+"""What a board has from its core, unless it says otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,23 +80,32 @@ def load_target(name: str | Target) -> Target:
     """The target of that name (or the object itself)."""
     if isinstance(name, Target):
         return name
-    path = FOLDER / name / "target.toml"
-    if not path.is_file():
+    data = _read(name)
+    if data is None:
         raise BioTrainError(f"no target is called '{name}'; there are: {', '.join(targets())}")
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        if data["core"] != name and (core := _read(data["core"])):
+            data = {key: core[key] for key in INHERITED} | data
         memories = tuple(Memory(**m) for m in data.pop("memories", []))
         build = _core(data.pop("build", None))
-        if build is None and data["core"] not in (name, "host"):
-            build = load_target(data["core"]).build
         found = Target(**data, memories=memories, build=build)
-    except (tomllib.TOMLDecodeError, TypeError, KeyError) as error:
+    except (TypeError, KeyError) as error:
         raise BioTrainError(f"target '{name}', target.toml: {error}") from error
     if found.numerics not in NUMERICS:
         raise BioTrainError(
             f"target '{name}': numerics '{found.numerics}' is not one of {', '.join(NUMERICS)}"
         )
     return found
+
+
+def _read(name: str) -> dict[str, Any] | None:
+    path = FOLDER / name / "target.toml"
+    if not path.is_file():
+        return None
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise BioTrainError(f"target '{name}', target.toml: {error}") from error
 
 
 def _core(data: dict[str, Any] | None) -> Core | None:
