@@ -13,7 +13,7 @@ from biotrain.study.adapt import REFERENCE, AdaptResult
 
 KEYS = [
     "dataset", "scenario", "model", "norm", "strategy", "subject", "session", "seed",
-    "accuracy", "balanced_accuracy", "chance", "ram_bytes", "ops", "steps",
+    "accuracy", "balanced_accuracy", "chance", "ram_bytes", "ops", "steps", "crc32",
 ]  # fmt: skip
 
 

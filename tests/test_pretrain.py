@@ -21,7 +21,7 @@ from biotrain.study.pretrain import shuffled, trainable
 
 ROW = [
     "dataset", "scenario", "model", "norm", "strategy", "subject", "session", "seed", "accuracy",
-    "balanced_accuracy", "chance", "ram_bytes", "ops", "steps",
+    "balanced_accuracy", "chance", "ram_bytes", "ops", "steps", "crc32",
 ]  # fmt: skip
 
 

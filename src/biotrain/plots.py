@@ -6,8 +6,9 @@ Nothing of pyplot's global state is used, and equal plans give equal figures.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import groupby
+from types import MappingProxyType
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -17,7 +18,7 @@ from matplotlib.patches import Patch, Rectangle
 
 from biotrain.memory import Buffer
 from biotrain.package import Package
-from biotrain.plan import Plan
+from biotrain.plan import Plan, Point
 from biotrain.published import Reference
 from biotrain.timeline import Role, Timeline, timeline
 
@@ -33,6 +34,8 @@ PARTS = ("parameters", "gradients", "optimizer", "running statistics", "arena", 
 GREY, DASHED = "#BBBBBB", (0, (4, 3))
 PART_COLOURS = ("#0072B2", "#D55E00", "#F0E442", "#CC79A7", "#BBBBBB", "#555555")
 
+OTHERS = ("#CC79A7", "#E69F00")
+"""Colours of the frontiers of other packages."""
 SHADES = {"rows": "#EDEDED", "time": "#FBEBD0"}
 """Background of the loops, by axis."""
 TICKS = [m * 10**e for e in range(6) for m in (1, 2, 3, 5)]
@@ -46,11 +49,15 @@ CHAR = 0.58
 """Width of a character as a share of the font size: an upper estimate for lower case letters."""
 
 
-def plan_figure(pkg: Package, known: Sequence[Reference] = ()) -> Figure:
+def plan_figure(
+    pkg: Package,
+    known: Sequence[Reference] = (),
+    beside: Mapping[str, Sequence[Point]] = MappingProxyType({}),
+) -> Figure:
     """Above the arena over the schedule of one training sample: each buffer a rectangle, from the
     moment of its first writing to that of its last reading, at its byte offset; beside it the whole
     RAM by part. Below, where the package knows a frontier, RAM against operations, with what others
-    report."""
+    report, and the frontiers of other packages by name."""
     plan, line = pkg.plan, timeline(pkg)
     count = len(line.nodes)
     several = len(plan.points) > 1
@@ -94,7 +101,7 @@ def plan_figure(pkg: Package, known: Sequence[Reference] = ()) -> Figure:
     )  # fmt: skip
     _parts(right, pkg)
     if several:
-        _frontier(rows[1].subplots(1, 1), plan, known)
+        _frontier(rows[1].subplots(1, 1), plan, known, beside)
         rows[1].legend(loc="outside lower center", ncols=4, frameon=False, fontsize=8)
     fig.suptitle(
         f"{pkg.source.title} on {pkg.target.name}: {plan.ram_bytes:,} B of RAM, "
@@ -110,11 +117,22 @@ def plan_figure(pkg: Package, known: Sequence[Reference] = ()) -> Figure:
     return fig
 
 
-def _frontier(axes: Axes, plan: Plan, known: Sequence[Reference]) -> None:
+def _frontier(
+    axes: Axes,
+    plan: Plan,
+    known: Sequence[Reference],
+    beside: Mapping[str, Sequence[Point]],
+) -> None:
     """RAM against operations of all plans, the chosen one marked, what others report beside."""
     points, own = plan.points, plan.point
     x = [p.ram_bytes / 1e3 for p in points]
     y = [p.ops / 1e6 for p in points]
+    others = [p for other in beside.values() for p in other]
+    for (name, other), colour in zip(beside.items(), OTHERS, strict=False):
+        axes.plot(
+            [p.ram_bytes / 1e3 for p in other], [p.ops / 1e6 for p in other], "s-", color=colour,
+            markersize=4, linewidth=1.0, drawstyle="steps-pre", label=name, zorder=2,
+        )  # fmt: skip
     axes.step(x, y, where="pre", color=GREY, linewidth=1.2, zorder=1)
     axes.plot(x, y, "o", color="#0072B2", markersize=5, label="plans", zorder=3)
     axes.plot(
@@ -132,12 +150,14 @@ def _frontier(axes: Axes, plan: Plan, known: Sequence[Reference]) -> None:
     )  # fmt: skip
     axes.set_xscale("log")
     every = [*x, fixed / 1e3, *(r.ram_bytes / 1e3 for r in known)]
+    every += [p.ram_bytes / 1e3 for p in others]
     low, high = min(every) / 1.15, max(every) * 1.2
     axes.set_xlim(low, high)
     ticks = [t for t in TICKS if low <= t <= high]
     axes.set_xticks(ticks, [f"{t:,}" for t in ticks])
     axes.minorticks_off()
-    bottom, top = min(*y, plan.base_ops / 1e6), max(*y, plan.base_ops / 1e6)
+    work = [*y, plan.base_ops / 1e6, *(p.ops / 1e6 for p in others)]
+    bottom, top = min(work), max(work)
     room = max(top - bottom, 0.05 * top)
     axes.set_ylim(bottom - 0.12 * room, top + 0.35 * room)
     for one in known:

@@ -98,6 +98,15 @@ def load_target(name: str | Target) -> Target:
     return found
 
 
+def places(target: Target) -> tuple[str, ...]:
+    """Where packages for a target run."""
+    core = target.build
+    if core is None:
+        return ("host",) if target.core == "host" else ()
+    found = (("emulator", core.unicorn), ("qemu", core.qemu), ("rtl", core.rtl))
+    return tuple(name for name, there in found if there)
+
+
 def _read(name: str) -> dict[str, Any] | None:
     path = FOLDER / name / "target.toml"
     if not path.is_file():

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from biotrain.cli.build import draw_plan
 from biotrain.cli.console import Out, Work, table, writable_folder
-from biotrain.cli.options import Json, options
+from biotrain.cli.options import Json, On, options
 from biotrain.errors import BioTrainError
 
 if TYPE_CHECKING:
@@ -89,6 +89,7 @@ def adapt_verb(
     memory: Annotated[
         str | None, typer.Option("--memory", help="Whole RAM to stay within: 256KiB.")
     ] = None,
+    on: On = "host",
     folder: Annotated[
         Path | None,
         typer.Option("--out", metavar="DIR", help="Figure, JSON and C go there; made if missing."),
@@ -114,6 +115,7 @@ def adapt_verb(
         lr_per_strategy=_rates(lr_for or []),
         target=target,
         memory=memory,
+        on=on,
         epochs=epochs,
         lr=lr,
         momentum=momentum,

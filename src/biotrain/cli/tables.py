@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """A plan as tables and as JSON."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from types import MappingProxyType
 from typing import Any
 
 from rich.console import Group, RenderableType
@@ -9,8 +11,10 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from biotrain.calibration import BATTERY_MAH, BATTERY_VOLTS, WINDOWS, calibration
 from biotrain.cli.console import table
 from biotrain.package import Package
+from biotrain.plan import Point
 from biotrain.published import Reference
 from biotrain.timeline import timeline
 
@@ -28,6 +32,7 @@ def plan_json(pkg: Package) -> dict[str, Any]:
         "batch": pkg.source.batch.size if pkg.source.batch else 1,
         "gradients": pkg.source.gradients,
         **pkg.plan.to_json(),
+        "calibration": None if (one := calibration(pkg)) is None else asdict(one),
     }
 
 
@@ -84,6 +89,29 @@ def cost_table(pkg: Package) -> Table:
     return made
 
 
+def calibration_table(pkg: Package) -> Table | None:
+    """One calibration on the board, where its time is known."""
+    one = calibration(pkg)
+    if one is None:
+        return None
+    made = table("one calibration (estimate)", "", "", numbers=[1])
+    if one.windows_that_fit is not None:
+        flash = pkg.target.memory("flash").bytes
+        made.add_row(
+            "windows that fit", f"{one.windows_that_fit:,}", f"int16, in {flash:,} of flash"
+        )
+    made.add_row(
+        "minutes", f"{one.minutes:,.1f}", f"{one.epochs} epochs over {one.windows} windows"
+    )
+    if one.joules:
+        text = f"one a day, nothing else, {BATTERY_MAH:g} mAh at {BATTERY_VOLTS:g} V"
+        made.add_row("joules", f"{one.joules:,.3g}", "of the core")
+        made.add_row("months of battery", f"{one.battery_months:,.1f}", text)
+    if one.windows < WINDOWS:
+        made.add_row("", "", f"fewer than {WINDOWS} windows: a shorter window, or memory outside")
+    return made
+
+
 def buffer_table(pkg: Package) -> Table:
     """The largest buffers and when they live."""
     nodes = timeline(pkg).nodes
@@ -103,8 +131,13 @@ def buffer_table(pkg: Package) -> Table:
 THIS = "<- this plan"
 
 
-def frontier_table(pkg: Package, known: Sequence[Reference] = ()) -> Table:
-    """RAM against work over all plans that were found, what others report between them."""
+def frontier_table(
+    pkg: Package,
+    known: Sequence[Reference] = (),
+    beside: Mapping[str, Sequence[Point]] = MappingProxyType({}),
+) -> Table:
+    """RAM against work over all plans that were found; between them what others report, and the
+    plans of other packages by name."""
     plan, target = pkg.plan, pkg.target
     timed, powered = target.cycles_per_op and target.clock_hz, target.mw_per_mhz
     work = [name for name, there in (("ms", timed), ("mJ", powered)) if there]
@@ -118,7 +151,8 @@ def frontier_table(pkg: Package, known: Sequence[Reference] = ()) -> Table:
         return f"{ops / plan.base_ops - 1:+.1%}" if plan.base_ops and ops else "-"
 
     rows: list[tuple[int, list[str], str | None]] = []
-    for point in plan.points:
+    named = [(name, point) for name, points in beside.items() for point in points]
+    for name, point in [*(("", point) for point in plan.points), *named]:
         values = {
             "cycles": f"{point.cycles:,.0f}",
             "ms": f"{point.ms_per_sample:,.1f}",
@@ -127,9 +161,9 @@ def frontier_table(pkg: Package, known: Sequence[Reference] = ()) -> Table:
         above = point.arena_bytes - point.lower_bound_bytes
         cells = [f"{point.ram_bytes:,}", f"{above:,}", f"{point.ops:,}"]
         cells += [against(point.ops), *(values[name] for name in work)]
-        own = point == plan.point
-        cells.append(THIS if own else "")
-        rows.append((point.ram_bytes, cells, "bold" if own else None))
+        own = not name and point == plan.point
+        cells.append(THIS if own else name)
+        rows.append((point.ram_bytes, cells, "bold" if own else "italic" if name else None))
     for one in known:
         cells = [f"{one.ram_bytes:,}", "-", f"{one.ops:,}" if one.ops else "-"]
         cells += [against(one.ops), *("-" for _ in work), one.label]
@@ -153,12 +187,17 @@ def frontier_notes(pkg: Package, known: Sequence[Reference] = ()) -> str:
     return "\n".join(lines)
 
 
-def plan_tables(pkg: Package, known: Sequence[Reference] = ()) -> RenderableType:
+def plan_tables(
+    pkg: Package,
+    known: Sequence[Reference] = (),
+    beside: Mapping[str, Sequence[Point]] = MappingProxyType({}),
+) -> RenderableType:
     """All that `biotrain plan` prints."""
     target = pkg.target
     head = Text(f"{pkg.source.title}, target {target.name} ({target.description})", style="bold")
     choices = Text("choices\n") + Text("\n".join(f"  {c}" for c in pkg.plan.choices))
-    tables = (ram_table(pkg), cost_table(pkg), buffer_table(pkg))
+    made = (ram_table(pkg), cost_table(pkg), calibration_table(pkg), buffer_table(pkg))
+    tables = [one for one in made if one is not None]
     blocks: list[Any] = [*tables, choices, Text(frontier_notes(pkg, known))]
     padded = (Padding(block, (1, 0, 0, 0)) for block in blocks)
-    return Group(head, *padded, frontier_table(pkg, known))
+    return Group(head, *padded, frontier_table(pkg, known, beside))

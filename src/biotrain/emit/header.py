@@ -115,11 +115,13 @@ def header(source: Source) -> str:
         *_scale(source),
         f"#define BT_OUTPUTS {logits.size}",
         f"#define BT_GROUP {source.accumulate} /* windows whose mean gradient makes one step */",
+        f"#define BT_TRAINED {sum(v.size for v in trained)} /* parameters that train */",
         *([] if target.dtype == "i32" else [f"#define BT_TARGETS {target.size} /* of a window */"]),
         *(["#define BT_GROUPED 1 /* bt_group is there */"] if _GROUP[source.gradients] else []),
         f"#define BT_FINGERPRINT {fingerprint(source):#010x}u /* of the model, in checkpoints */",
         "",
     ]
+    lines += [f"typedef {x_type} bt_sample; /* of a window */", ""]
     if source.batch:
         lines += batch_interface(source.batch.size, target.dtype == "i32")
     if trained:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,17 @@ if TYPE_CHECKING:
     from biotrain.package import Package
 
 Array = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Executed:
+    """What a device has executed."""
+
+    instructions: int
+    cycles: int
+    cycles_source: str
+    estimate: bool
+    """Whether the cycles are an estimate (core tables), not counted by the core."""
 
 
 class Device(ABC):
@@ -96,6 +108,19 @@ class Device(ABC):
     @abstractmethod
     def load_state(self, checkpoint: bytes) -> None:
         """Continue from a checkpoint; one that is foreign or corrupt changes nothing."""
+
+    def executed(self) -> Executed | None:
+        """Instructions and cycles since the start, or since `restart_count`; None where nobody
+        counts them."""
+        return None
+
+    def restart_count(self) -> None:
+        """Count instructions and cycles from here."""
+        return
+
+    def close(self) -> None:
+        """Release what the device holds."""
+        return
 
     # ------------------------------------------------------------ what they share
 

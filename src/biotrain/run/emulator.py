@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from biotrain.errors import BioTrainError, EmulatorError
+from biotrain.run.device import Executed
 from biotrain.run.elf import Elf
 from biotrain.run.firmware import (
+    OPTIMISED,
     Compiler,
     build,
     core_of,
@@ -16,12 +19,15 @@ from biotrain.run.firmware import (
     memories,
     session_files,
 )
+from biotrain.run.histogram import Histogram
 from biotrain.run.machine import Machine
 from biotrain.run.session import SLOT_BYTES, SessionDevice
 from biotrain.target import Memory, Target
 
 if TYPE_CHECKING:
     from biotrain.package import Package
+    from biotrain.run.cycles import Cycles
+    from biotrain.run.profile import Profile
 
 PAGE = 4096
 SLOT = 0x60000000
@@ -77,6 +83,9 @@ class EmulatorMachine(Machine):
             self._enable_fpu()
         for segment in image.segments:
             self.uc.mem_write(segment.address, segment.data)
+        self.histogram = Histogram()
+        flash = next(r for r in regions if r.name == "flash")
+        self.histogram.attach(self.uc, flash.origin, flash.origin + flash.bytes)
         self._next = image.symbol("Reset_Handler")[0]
 
     def _enable_fpu(self) -> None:
@@ -96,8 +105,10 @@ class EmulatorMachine(Machine):
             self.uc.emu_start(self._next | self._thumb, self._idle)
         except self._unicorn.UcError as error:
             pc = self.uc.reg_read(self._pc)
+            self.histogram.cut(pc)
             raise EmulatorError(f"the firmware stopped at {pc:#010x}: {error}") from error
         at = self.uc.reg_read(self._pc)
+        self.histogram.cut(at)
         if at != self._idle:
             raise EmulatorError(f"the firmware stopped at {at:#010x}")
         self._next = self.uc.reg_read(self._link)  # bt_idle is empty: go on where it returns to
@@ -105,16 +116,47 @@ class EmulatorMachine(Machine):
     def close(self) -> None:
         self.uc = None
 
+    @property
+    def instructions(self) -> int:
+        return self.histogram.instructions
+
 
 class EmulatorDevice(SessionDevice):
     """The package as firmware of its target, in unicorn."""
 
     on = "emulator"
 
-    def __init__(self, package: Package, *, compiler: Compiler | None = None) -> None:
+    def __init__(
+        self,
+        package: Package,
+        *,
+        compiler: Compiler | None = None,
+        flags: Sequence[str] = OPTIMISED,
+    ) -> None:
         target = package.target
         flash, ram = memories(target)
         script = linker_script(target, flash, ram)
-        elf = build(session_files(package, target), target, script, compiler)
+        elf = build(session_files(package, target), target, script, compiler, flags)
         regions = (flash, ram, Memory("slot", SLOT_BYTES, SLOT))
-        super().__init__(package, EmulatorMachine(elf, target, regions), elf, SLOT)
+        self._machine = EmulatorMachine(elf, target, regions)
+        super().__init__(package, self._machine, elf, SLOT)
+
+    def restart_count(self) -> None:
+        self._machine.histogram.reset()
+
+    def cycles(self) -> Cycles:
+        """Instructions and cycles by address and function, since `restart_count`."""
+        from biotrain.run.cycles import cycles
+
+        counted = self._machine.histogram
+        return cycles(self.package.target.core, self.elf.path, counted.blocks(), counted.taken())
+
+    def executed(self) -> Executed:
+        found = self.cycles()
+        return Executed(found.instructions, found.total, found.source, found.estimate)
+
+    def profile(self) -> Profile:
+        """Where the instructions and cycles went, since `restart_count`."""
+        from biotrain.run.profile import profile
+
+        return profile(self.cycles(), self.elf.path, self.package.files["model.c"])

@@ -85,6 +85,7 @@ def adapt(
     *,
     target: str = "host",
     memory: int | str | None = None,
+    on: str = "host",
     epochs: int = 30,
     lr: float = 5e-3,
     lr_per_strategy: Mapping[str, float] | None = None,
@@ -108,7 +109,8 @@ def adapt(
     `pretrain_every`-th of them); cut the subject's first session by `split`; then, for each
     strategy, start from the pretrained weights, train `epochs` times over the calibration part in
     the generated C, one sample after the other, stepping every `accumulate` samples, and test.
-    The C runs on the host, whatever `target` it is planned for.
+    The C runs on the host, whatever `target` it is planned for, or where `on` says: the bits are
+    the same everywhere.
 
     model: name of a built-in network, or a callable that takes n_chans, n_times, n_outputs, sfreq
         and norm and returns a torch module.
@@ -116,6 +118,7 @@ def adapt(
     strategies: "none", "last", "bias", "norm", "full", a glob of parameter names (all of them in
         C), or REFERENCE (in torch, BatchNorm, batches of `accumulate`).
     memory: whole RAM, in bytes or as "256KiB"; by default what the target has.
+    on: "host", or "emulator", "qemu", "rtl" for the firmware of the target.
     lr: learning rate, and `lr_per_strategy` where one differs; `last` bears more than `full`.
     split: one of biotrain.study.splits.SPLITS; by default what fits the recordings.
     norm: "group" pretrains with GroupNorm (and average pooling, for built-in networks); "convert"
@@ -153,6 +156,7 @@ def adapt(
         "strategies": list(strategies),
         "target": target,
         "memory": memory,
+        "on": on,
         "epochs": epochs,
         "lr": rates,
         "momentum": momentum,
@@ -326,7 +330,7 @@ def _in_c(
     )
     if folder is not None:
         package.save(folder / strategy.replace("*", "_"))
-    device = package.run("host")
+    device = package.run(settings["on"])
     epochs = 0 if strategy == "none" else settings["epochs"]
     steps = 0 if strategy == "none" else task.steps(settings, settings["accumulate"])
     logits = device.predict(task.x_test)
@@ -351,7 +355,9 @@ def _in_c(
         done(epoch + 1, epochs)
     if not epochs:
         done(1, 1)
-    cost = {"ram_bytes": package.plan.ram_bytes, "ops": package.plan.ops, "steps": steps}
+    plan = package.plan
+    cost = {"ram_bytes": plan.ram_bytes, "ops": plan.ops, "steps": steps, "crc32": device.crc32()}
+    device.close()
     return logits, curve, cost
 
 
@@ -372,7 +378,7 @@ def _in_torch(task: _Task, start: nn.Module, settings: Row) -> Measured:
         task.note(f"{REFERENCE} diverged in epoch {len(curve)}: {error}")
         curve += [curve[-1]] * (settings["epochs"] + last - len(curve))
     steps = task.steps(settings, settings["accumulate"])
-    cost = {"ram_bytes": None, "ops": None, "steps": steps}
+    cost = {"ram_bytes": None, "ops": None, "steps": steps, "crc32": None}
     return predict(module, task.x_test), curve, cost
 
 

@@ -1,0 +1,60 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The package as firmware on the RTL of its core: slow, and exact to the cycle."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from biotrain.errors import BioTrainError
+from biotrain.run.device import Executed
+from biotrain.run.elf import Elf
+from biotrain.run.emulator import SLOT
+from biotrain.run.firmware import (
+    Compiler,
+    build,
+    core_of,
+    linker_script,
+    memories,
+    session_files,
+)
+from biotrain.run.rtl import RtlMachine
+from biotrain.run.session import COMMAND, SLOT_BYTES, SessionDevice
+
+if TYPE_CHECKING:
+    from biotrain.package import Package
+
+
+class RtlDevice(SessionDevice):
+    """Firmware on CV32E40P, clock by clock: some 0.4 million cycles a second."""
+
+    on = "rtl"
+
+    def __init__(self, package: Package, *, compiler: Compiler | None = None) -> None:
+        target = package.target
+        core = core_of(target)
+        if core.rtl != "cv32e40p":
+            raise BioTrainError(
+                f"there is no RTL of {target.core}; compile for cv32e40p to run on rtl"
+            )
+        flash, ram = memories(target)
+        script = linker_script(target, flash, ram)
+        elf = build(session_files(package, target), target, script, compiler)
+        image = Elf(elf)
+        regions = [(m.origin, m.bytes) for m in (flash, ram)] + [(SLOT, SLOT_BYTES)]
+        command = image.symbol("session")[0] + COMMAND
+        machine = RtlMachine(elf, command, image.symbol("bt_idle")[0], regions)
+        super().__init__(package, machine, elf, SLOT)
+        self._from = (0, 0)
+
+    def restart_count(self) -> None:
+        self._from = self._now()
+
+    def executed(self) -> Executed:
+        now = self._now()
+        instructions, cycles = (
+            after - before for after, before in zip(now, self._from, strict=True)
+        )
+        return Executed(instructions, cycles, "counted in the RTL of CV32E40P", False)
+
+    def _now(self) -> tuple[int, int]:
+        return self.machine.instructions or 0, self.machine.cycles or 0
