@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -22,7 +22,8 @@ from biotrain.errors import BioTrainError
 from biotrain.ir import Graph
 from biotrain.optim import SGD, Gradients, Optimizer, check_gradients
 from biotrain.plan import Plan, fit
-from biotrain.rewrite import DEFAULT, keep_int16, rewrite_forward, rewrite_training
+from biotrain.rewrite import DEFAULT, keep_half, keep_int16, rewrite_forward, rewrite_training
+from biotrain.rewrite.precision import in_words, parse_store
 from biotrain.strategy import trainable
 from biotrain.target import Target, load_target, parse_bytes
 
@@ -68,12 +69,19 @@ class Package:
         """Whether a multiply-add rounds once."""
         return self.source.fused
 
-    def save(self, folder: str | Path) -> Path:
-        """Write all files and `plan.json` into a folder (made where missing)."""
+    def save(self, folder: str | Path, project: Mapping[str, str] | None = None) -> Path:
+        """Write all files and `plan.json` into a folder (made where missing).
+
+        `project`: the files around the C (firmware, build systems, README) by their path in the
+        folder; by default those of `biotrain.run.project.project_files`, with planned figures.
+        """
+        from biotrain.run.project import project_files
+
         path = Path(folder)
         try:
-            path.mkdir(parents=True, exist_ok=True)
-            for name, text in self.files.items():
+            around = project_files(self) if project is None else project
+            for name, text in {**self.files, **around}.items():
+                (path / name).parent.mkdir(parents=True, exist_ok=True)
                 (path / name).write_text(text, encoding="utf-8")
             plan = json.dumps(self.plan.to_json(), indent=1) + "\n"
             (path / "plan.json").write_text(plan, encoding="utf-8")
@@ -132,6 +140,7 @@ def compile_model(
     fused: bool | None = None,
     input_type: InputType = "float",
     input_scale: float | None = None,
+    store: str = "float32",
     rewrites: Sequence[str] = DEFAULT,
     title: str | None = None,
     deadline_ms: float | None = None,
@@ -158,6 +167,8 @@ def compile_model(
     fused : numeric mode; default: the target's.
     input_type, input_scale : `int16` keeps the window in RAM as the converter's integers, which
         stand for q `input_scale`; the weights have the bits that a float package gets from those.
+    store : `fp16` or `bf16` keeps activations for the backward pass in 16 bits (see
+        docs/memory.md); `fp16:GLOB` only those of the torch modules whose path matches.
     batch : windows over which BatchNorm takes its statistics, as torch does with a batch of that
         size; 1: every window has its own. They are one group of the optimizer.
     deadline_ms, max_mj : bounds of the time and the energy of one sample (estimates).
@@ -202,6 +213,7 @@ def compile_model(
         gradients=gradients,
         fused=fused_on(chosen) if fused is None else fused,
         input_scale=scale,
+        store=store,
         rewrites=rewrites,
         title=title or f"{getattr(model, 'title', type(model).__name__)}, strategy {strategy}",
         deadline_ms=deadline_ms,
@@ -225,6 +237,7 @@ def lower(
     gradients: Gradients,
     fused: bool,
     input_scale: float | None,
+    store: str,
     rewrites: Sequence[str],
     title: str,
     frontier: bool,
@@ -233,7 +246,7 @@ def lower(
     batch: int,
 ) -> Source:
     """Differentiate, add the optimizer, and plan."""
-    logits = captured.train.outputs[0]
+    half, logits = parse_store(store), captured.train.outputs[0]
     if loss == "cross_entropy" and len(logits.shape) != 2:
         raise BioTrainError(
             f"cross-entropy needs logits [batch, classes]; the model returns {list(logits.shape)}"
@@ -245,6 +258,8 @@ def lower(
     graph, value = with_loss(forward, loss)
     graph = differentiate(graph, value, trained, shared=gradients == "momentum")
     graph = rewrite_training(graph, rewrites)
+    if half:
+        graph = keep_half(graph, value, half)
     graph = with_updates(graph, trained, optimizer, gradients)
     if input_scale is not None:
         graph, predict = keep_int16(graph, input_scale), keep_int16(predict, input_scale)
@@ -263,11 +278,17 @@ def lower(
         max_mj=max_mj,
         batch=batch,
     )
+    plan = fitted.plan
+    if half:
+        kept = {v.name: v.nbytes for n in fitted.train.nodes for v in n.outputs}
+        if fitted.batch:
+            kept = {o.value.name: o.nbytes for o in fitted.batch.outers}
+        plan = replace(plan, choices=(*plan.choices, in_words(fitted.train, half, kept)))
     return Source(
         train=fitted.train,
         predict=fitted.predict,
         network=predict,
-        plan=fitted.plan,
+        plan=plan,
         batch=fitted.batch,
         features=fitted.features,
         tensors=captured.tensors,
@@ -280,4 +301,5 @@ def lower(
         loss=loss,
         gradients=gradients,
         input_scale=input_scale,
+        store=store,
     )

@@ -6,13 +6,17 @@ largest tensor of its kind where ref is zero, a running mean against the standar
 bar is four times the largest error of torch in float32 over the seeds, and not below 16 eps:
 losses and gradients of every tensor at step 1, weights and running statistics after every step,
 logits of a prediction after the last.
+
+A package that stores activations in 16 bits has a bar of its own: four times the largest error of
+torch in float32 with the results of the same modules rounded to that format, and not below four of
+its roundings.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -22,8 +26,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from biotrain.emit import Source
 from biotrain.errors import BioTrainError
+from biotrain.ops.half import EPS as HALF_EPS
+from biotrain.ops.half import torch_dtype
 from biotrain.optim import SGD
 from biotrain.package import Package
+from biotrain.rewrite.precision import modules_of, parse_store
 from biotrain.run.device import Device
 
 Array = npt.NDArray[Any]
@@ -31,6 +38,8 @@ EPS = float(np.finfo(np.float32).eps)
 FLOOR = 16 * EPS
 """A bar below this would ask more than float32 can give."""
 FACTOR = 4.0
+HALF_FLOOR = 4.0
+"""Roundings of a 16-bit format that no bar is below."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,11 +50,16 @@ class TensorError:
     max_rel_error: float
     """Of the generated C."""
     torch_fp32_error: float
+    torch_stored_error: float | None = None
+    """Of torch with the same tensors rounded to 16 bits, where the package stores them so."""
+    floor: float = FLOOR
+    """What no bar is below."""
 
     @property
     def bar(self) -> float:
         """What `max_rel_error` must not exceed."""
-        return max(FACTOR * self.torch_fp32_error, FLOOR)
+        stored = self.torch_stored_error
+        return max(FACTOR * (self.torch_fp32_error if stored is None else stored), self.floor)
 
     @property
     def ok(self) -> bool:
@@ -65,6 +79,8 @@ class VerifyReport:
     kinks: int
     """Activations of the reference within 16 eps of a kink (ReLU at 0, ties in max pooling) that no
     other draw avoided: where one falls on the other side, an error above the bar is not its."""
+    store: str = "float32"
+    """In which format the package stores activations for the backward pass."""
 
     @property
     def ok(self) -> bool:
@@ -78,14 +94,28 @@ class VerifyReport:
 
     def to_json(self) -> dict[str, Any]:
         """The contract's keys."""
+        rounded = self.store != "float32"
         return {
             "ok": self.ok,
             "steps": self.steps,
             "seeds": self.seeds,
-            "tensors": [asdict(t) | {"bar": t.bar, "ok": t.ok} for t in self.tensors],
+            "tensors": [_tensor_json(t, rounded) for t in self.tensors],
             "crc32": self.crc32,
             "kinks": self.kinks,
+            **({"store": self.store} if rounded else {}),
         }
+
+
+def _tensor_json(t: TensorError, rounded: bool) -> dict[str, Any]:
+    extra = {"torch_stored_error": t.torch_stored_error} if rounded else {}
+    return {
+        "name": t.name,
+        "max_rel_error": t.max_rel_error,
+        "torch_fp32_error": t.torch_fp32_error,
+        **extra,
+        "bar": t.bar,
+        "ok": t.ok,
+    }
 
 
 class _Kinks(TorchDispatchMode):
@@ -148,41 +178,53 @@ def verify(
     device = pkg.run(on, **options)
     worst_c: dict[str, float] = {}
     worst_t: dict[str, float] = {}
+    worst_s: dict[str, float] = {}
+    half = parse_store(pkg.source.store)
+    rounded = modules_of(pkg.graph) if half else ()
     kinks = crc = 0
     total = seeds * steps
     for draw in range(seeds):
         samples = _Samples(pkg, seed + draw)
         reference = _Torch(pkg, torch.float64, steps)
-        single = _Torch(pkg, torch.float32, steps)
+        others = [(_Torch(pkg, torch.float32, steps), worst_t)]
+        if half:
+            stored = _Torch(pkg, torch.float32, steps)
+            stored.round_results(rounded, torch_dtype(half.half))
+            others.append((stored, worst_s))
         device.reset()
         device.begin(steps)
         for step in range(steps):
             x, y, near = samples.group(reference)
             kinks += near
             values = _values(pkg, x)
-            want_grad, have_grad = reference.step(values, y), single.step(values, y)
+            want_grad = reference.step(values, y)
+            have_grads = [other.step(values, y) for other, _ in others]
             losses = device.accumulate(x, y)
             if step == 0:
                 _compare({"loss": reference.losses}, {"loss": losses}, worst_c, "")
-                _compare({"loss": reference.losses}, {"loss": single.losses}, worst_t, "")
                 c_grad = _gradients(pkg, device)
                 want_grad = {n: g for n, g in want_grad.items() if n in c_grad}
                 _compare(want_grad, c_grad, worst_c, ".grad")
-                _compare(want_grad, have_grad, worst_t, ".grad")
+                for (other, errors), have_grad in zip(others, have_grads, strict=True):
+                    _compare({"loss": reference.losses}, {"loss": other.losses}, errors, "")
+                    _compare(want_grad, have_grad, errors, ".grad")
             if pkg.source.trained:
                 device.step()
-            want, have = reference.tensors(), single.tensors()
+            want = reference.tensors()
             _compare(want, {k: v for k, v in device.parameters().items() if k in want}, worst_c, "")
-            _compare(want, have, worst_t, "")
+            for other, errors in others:
+                _compare(want, other.tensors(), errors, "")
             if progress:
                 progress(draw * steps + step + 1, total)
         logits = {"logits": reference.predict(values)}
         _compare(logits, {"logits": device.predict(x)}, worst_c, "")
-        _compare(logits, {"logits": single.predict(values)}, worst_t, "")
+        for other, errors in others:
+            _compare(logits, {"logits": other.predict(values)}, errors, "")
         if draw == 0:
             crc = device.crc32()
-    tensors = tuple(TensorError(n, worst_c[n], worst_t[n]) for n in worst_c)
-    return VerifyReport(steps, seeds, tensors, crc, kinks)
+    floor = HALF_FLOOR * HALF_EPS[half.half] if half else FLOOR
+    tensors = tuple(TensorError(n, worst_c[n], worst_t[n], worst_s.get(n), floor) for n in worst_c)
+    return VerifyReport(steps, seeds, tensors, crc, kinks, pkg.source.store)
 
 
 def _group(source: Source) -> int:
@@ -314,6 +356,21 @@ class _Torch:
         self.optimizer.step()
         self.schedule.step()
         return grads
+
+    def round_results(self, modules: Sequence[str], to: torch.dtype) -> None:
+        """Round what these modules return to a format; gradients pass as they are.
+
+        What a module computes between its parts is no module's result: there it is its parts' (a
+        ReLU of them has the same rounding), and its own unless that is the logits.
+        """
+
+        def rounded(module: torch.nn.Module, inputs: Any, y: torch.Tensor) -> torch.Tensor:
+            return y + (y.detach().to(to).to(y.dtype) - y.detach()) if module.training else y
+
+        for name, module in self.module.named_modules():
+            parts = name.rpartition(".")[0] in modules and name
+            if (name and name in modules) or parts:
+                module.register_forward_hook(rounded)
 
     def kinks(self, x: Array) -> int:
         """Activations of one window that lie within rounding of a kink."""

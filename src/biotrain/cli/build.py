@@ -4,9 +4,10 @@
 import json
 import shutil
 import warnings
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -18,6 +19,7 @@ from biotrain.errors import BioTrainError
 if TYPE_CHECKING:
     from biotrain.cli.model import Model
     from biotrain.package import Package
+    from biotrain.plan import Point
     from biotrain.published import Reference
 
 What = Literal["models", "targets", "strategies", "ops", "data"]
@@ -74,17 +76,21 @@ def _models(out: Out) -> list[dict[str, Any]]:
 
 
 def _targets(out: Out) -> list[dict[str, Any]]:
-    from biotrain.target import load_target, targets
+    from biotrain.target import load_target, places, targets
 
-    shown = table("target", "core", "RAM, bytes", "MHz", "numerics", "", numbers=[2, 3])
+    names = ("target", "core", "RAM, kB", "flash, kB", "MHz", "mW/MHz", "runs on")
+    shown = table(*names, numbers=[2, 3, 4, 5])
     rows = []
     for name in targets():
         target = load_target(name)
         ram = target.memory("ram").bytes
         rows.append(asdict(target) | {"ram_bytes": ram or None})
         clock = f"{target.clock_hz / 1e6:g}" if target.clock_hz else "-"
-        limit = f"{ram:,}" if ram else "-"
-        shown.add_row(name, target.core, limit, clock, target.numerics, target.description)
+        sizes = (target.memory(m).bytes for m in ("ram", "flash"))
+        limits = [f"{size / 1e3:,.0f}" if size else "-" for size in sizes]
+        power = f"{target.mw_per_mhz:g}" if target.mw_per_mhz else "-"
+        on = ", ".join(places(target)) or "-"
+        shown.add_row(name, target.core, *limits, clock, power, on)
     out.show(shown)
     return rows
 
@@ -214,15 +220,30 @@ def plan_verb(
     else:
         pkg = chosen.compiled(train)
     known = references(model, train.strategy) if chosen.as_published else ()
+    beside = _with_group_norm(chosen, train) if pkg.plan.points[1:] and train.batch > 1 else {}
     if show in ("graph", "c"):
         _show(out, pkg, show)
     else:
-        out.show(plan_tables(pkg, known))
+        out.show(plan_tables(pkg, known, beside))
     if figure is not None:
-        draw_plan(pkg, figure, known)
+        draw_plan(pkg, figure, known, beside)
         if not show:
             out.say(f"\nwrote {figure}")
-    out.result(plan_json(pkg))
+    points = {name: [asdict(p) for p in found] for name, found in beside.items()}
+    out.result(plan_json(pkg) | ({"beside": points} if points else {}))
+
+
+def _with_group_norm(chosen: "Model", train: TrainOptions) -> "dict[str, Sequence[Point]]":
+    """The frontier of the same network with GroupNorm, the batch accumulated window by window."""
+    if chosen.exported or chosen.options.norm != "batch":
+        return {}
+    from biotrain.cli.model import Model
+
+    other = Model(chosen.name, replace(chosen.options, norm="group"))
+    one_by_one = replace(train, batch=1, accumulate=train.batch, memory=None)
+    with Busy(f"plans of {chosen.name} with GroupNorm"):
+        pkg = other.compiled(one_by_one, frontier=True)
+    return {"with GroupNorm": pkg.plan.points}
 
 
 @options
@@ -250,9 +271,13 @@ def compile_verb(
     pkg = chosen.compiled(train)
     files = []
     if output is not None:
-        pkg.save(output)
+        from biotrain.run.project import project_files
+
+        with Busy("linking the firmware" if pkg.target.build else "writing"):
+            project = project_files(pkg, measure=True)
+        pkg.save(output, project)
         _describe(chosen, pkg, train, output)
-        names = [*pkg.files, "plan.json", SETTINGS_FILE, MODULE_FILE]
+        names = [*pkg.files, *project, "plan.json", SETTINGS_FILE, MODULE_FILE]
         files = [{"name": n, "bytes": (output / n).stat().st_size} for n in names]
     if show:
         _show(out, pkg, show)
@@ -260,6 +285,7 @@ def compile_verb(
         out.show(ram_table(pkg), "", cost_table(pkg), "")
         own = sum(name.endswith((".c", ".h")) for name in pkg.files)
         out.say(f"wrote {own} C files to {output}; model.h is the interface")
+        out.say("README.md tells how to build it, and what it takes of the target")
         out.say(f"next: biotrain run {output}")
     out.result({"folder": output and str(output), "files": files, "plan": plan_json(pkg)})
 
@@ -281,12 +307,17 @@ def _show(out: Out, pkg: "Package", what: str) -> None:
         out.show(plan_tables(pkg))
 
 
-def draw_plan(pkg: "Package", path: Path, known: "Sequence[Reference]" = ()) -> None:
+def draw_plan(
+    pkg: "Package",
+    path: Path,
+    known: "Sequence[Reference]" = (),
+    beside: "Mapping[str, Sequence[Point]]" = MappingProxyType({}),
+) -> None:
     """Write the picture of a plan."""
     from biotrain.plots import plan_figure
     from biotrain.study.plots import save
 
-    save(plan_figure(pkg, known), path)
+    save(plan_figure(pkg, known, beside), path)
 
 
 def _describe(chosen: "Model", pkg: "Package", train: TrainOptions, folder: Path) -> None:

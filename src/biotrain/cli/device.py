@@ -11,12 +11,15 @@ import typer
 
 from biotrain.cli.build import MODULE_FILE, SETTINGS_FILE
 from biotrain.cli.console import Out, Work, table, writable
-from biotrain.cli.options import Json, ModelName, ModelOptions, TrainOptions, options
+from biotrain.cli.options import Json, ModelName, ModelOptions, On, TrainOptions, options
 from biotrain.errors import BioTrainError
 
 if TYPE_CHECKING:
     from biotrain.package import Package
+    from biotrain.run.device import Executed
     from biotrain.study.recordings import Recordings
+    from biotrain.target import Target
+    from biotrain.verify import VerifyReport
 
 RANDOM_WINDOWS = 64
 """Windows of a run without data."""
@@ -34,7 +37,7 @@ def run_verb(
     ],
     given: ModelOptions,
     train: TrainOptions,
-    on: Annotated[str, typer.Option("--on", help="Where the C runs: host.")] = "host",
+    on: On = "host",
     subject: Annotated[
         int | None, typer.Option("--subject", help="Only the windows of this subject.")
     ] = None,
@@ -73,6 +76,7 @@ def run_verb(
     group = batch.size if batch else pkg.source.accumulate
     chunk = group * max(1, 32 // group)  # whole groups, so that the cut changes no step
     device.begin(total_steps=epochs * -(-len(x) // group))
+    device.restart_count()
     rng = np.random.default_rng(given.seed)
     losses: list[float] = []
     seconds = 0.0
@@ -86,19 +90,16 @@ def run_verb(
                 seconds += time.perf_counter() - start
                 work("training", epoch * len(x) + min(first + chunk, len(x)), epochs * len(x))
             losses.append(loss / len(x))
+    counted = device.executed()
+    count = epochs * len(x)
     accuracy = float(np.mean(device.predict(x).argmax(1) == y))
     if save is not None:
         device.save(save)
     plan = pkg.plan
-    count = epochs * len(x)
     result: dict[str, Any] = {
         "on": on,
         "samples": count,
-        "instructions": None,
-        "cycles": None,
-        "cycles_source": None,
-        "ms_per_sample": 1e3 * seconds / count,
-        "mj_per_sample": None,
+        **_work(pkg.target, counted, count),
         "ram_bytes": plan.ram_bytes,
         "stack_bytes": plan.stack_bytes,
         "flash_bytes": plan.flash_bytes,
@@ -107,6 +108,7 @@ def run_verb(
         "target": pkg.target.name,
         "data": "random windows" if rec is None else dataset_name(rec),
         "epochs": epochs,
+        "seconds": seconds,
         "losses": losses,
         "training_accuracy": accuracy,
         "estimate": {
@@ -116,19 +118,51 @@ def run_verb(
             "mj_per_sample": plan.mj_per_sample or None,
         },
     }
+    if on == "host":
+        result["ms_per_sample"] = 1e3 * seconds / count
     out.show(_run_table(result))
     if save is not None:
         out.say(f"wrote {save}")
     out.result(result)
 
 
+def _work(target: "Target", work: "Executed | None", samples: int) -> dict[str, Any]:
+    """Instructions, cycles, time and energy of a run on an emulated core."""
+    if work is None:
+        return dict.fromkeys(
+            ("instructions", "cycles", "cycles_source", "ms_per_sample", "mj_per_sample")
+        )
+    ms = 1e3 * work.cycles / target.clock_hz / samples if target.clock_hz else None
+    power = target.mw_per_mhz * target.clock_hz * 1e-6
+    return {
+        "instructions": work.instructions,
+        "cycles": work.cycles,
+        "cycles_source": work.cycles_source + (" (estimate)" if work.estimate else ""),
+        "ms_per_sample": ms,
+        "mj_per_sample": ms * power * 1e-3 if ms and power else None,
+    }
+
+
 def _run_table(result: dict[str, Any]) -> Any:
     losses = result["losses"]
     shown = table(f"{result['title']}, on {result['on']}", "", "", numbers=[1])
     shown.add_row("samples trained", f"{result['samples']:,}", result["data"])
-    shown.add_row("ms per sample", f"{result['ms_per_sample']:.3f}", f"clock of the {result['on']}")
-    estimate = result["estimate"]
-    if estimate["ms_per_sample"]:
+    count, estimate = result["samples"], result["estimate"]
+    if result["instructions"]:
+        per = (f"{result[key] / count:,.0f}" for key in ("instructions", "cycles"))
+        shown.add_row("instructions per sample", next(per), "counted")
+        shown.add_row("cycles per sample", next(per), result["cycles_source"])
+    if result["on"] != "host":
+        seconds = f"{1e3 * result['seconds'] / count:,.1f}"
+        shown.add_row("ms per sample, here", seconds, f"clock of this machine, {result['on']}")
+        board = f"of the {estimate['target']}"
+        if result["ms_per_sample"]:
+            shown.add_row("ms per sample, there", f"{result['ms_per_sample']:,.1f}", board)
+        if result["mj_per_sample"]:
+            shown.add_row("mJ per sample, there", f"{result['mj_per_sample']:.3g}", board)
+    else:
+        shown.add_row("ms per sample", f"{result['ms_per_sample']:.3f}", "clock of the host")
+    if estimate["ms_per_sample"] and not result["cycles"]:
         text = f"estimate for {estimate['target']}"
         shown.add_row("ms per sample", f"{estimate['ms_per_sample']:,.1f}", text)
         shown.add_row("mJ per sample", f"{estimate['mj_per_sample']:.3g}", text)
@@ -199,6 +233,7 @@ def _from_folder(folder: Path, given: ModelOptions, train: TrainOptions, out: Ou
         rewrites=wanted.rewrites,
         input_type=wanted.input_type,
         input_scale=wanted.input_scale,
+        store=wanted.store,
         fused=fused,
         title=title,
     )
@@ -216,7 +251,7 @@ def verify_verb(
     model: ModelName,
     given: ModelOptions,
     train: TrainOptions,
-    on: Annotated[str, typer.Option("--on", help="Where the C runs: host.")] = "host",
+    on: On = "host",
     steps: Annotated[int, typer.Option("--steps", min=1, help="Optimizer steps.")] = 10,
     seeds: Annotated[int, typer.Option("--seeds", min=1, help="Draws of the samples.")] = 5,
     to: Json = None,
@@ -231,11 +266,18 @@ def verify_verb(
         report = verify(
             pkg, steps, seeds, on=on, seed=given.seed, progress=work.on("optimizer steps")
         )
-    shown = table("tensor", "error of the C", "of torch float32", "bar", "", numbers=[1, 2, 3])
+    rounded = train.store != "float32"
+    columns = ["tensor", "error of the C", "of torch float32", "bar", ""]
+    if rounded:
+        columns.insert(3, "with the same rounding")
+    shown = table(*columns, numbers=range(1, len(columns) - 1))
     for t in report.tensors:
-        errors = (t.max_rel_error, t.torch_fp32_error, t.bar)
+        stored = () if t.torch_stored_error is None else (t.torch_stored_error,)
+        errors = (t.max_rel_error, t.torch_fp32_error, *stored, t.bar)
         shown.add_row(t.name, *(f"{e:.1e}" for e in errors), "" if t.ok else "above the bar")
     out.show(shown, "")
+    if rounded:
+        _about_rounding(out, report)
     failed = [t.name for t in report.tensors if not t.ok]
     verdict = f"not ok: {', '.join(failed)} above the bar" if failed else "ok"
     kinks = f"; {report.kinks} activations within rounding of a kink" if report.kinks else ""
@@ -247,3 +289,21 @@ def verify_verb(
     out.result(report.to_json())
     if not report.ok:
         raise typer.Exit(1)
+
+
+def _about_rounding(out: Out, report: "VerifyReport") -> None:
+    """What 16-bit storage costs, and by which bar it is judged."""
+    worst = max(
+        (t for t in report.tensors if t.name.endswith(".grad")),
+        key=lambda t: t.max_rel_error,
+        default=None,
+    )
+    out.say(
+        f"activations wait for the backward pass in 16 bits ({report.store}): not held to the bar "
+        "of float32, but to that of torch with the same tensors rounded"
+    )
+    if worst:
+        out.say(
+            f"largest gradient error: {worst.max_rel_error:.1e} ({worst.name}); of torch float32 "
+            f"{worst.torch_fp32_error:.1e}, with the same rounding {worst.torch_stored_error:.1e}"
+        )

@@ -136,6 +136,7 @@ class Model:
             rewrites=train.rewrites,
             input_type=train.input_type,
             input_scale=train.input_scale,
+            store=train.store,
             title=title,
         )
 

@@ -31,6 +31,12 @@ Json = Annotated[
         help="Write the result as JSON; nothing else is then on standard output.",
     ),
 ]
+On = Annotated[
+    str,
+    typer.Option(
+        "--on", metavar="PLACE", help="Where the C runs: host, or the target's emulator, qemu, rtl."
+    ),
+]
 Show = Annotated[
     Literal["graph", "plan", "c"] | None,
     typer.Option(
@@ -149,6 +155,16 @@ class TrainOptions:
         float | None,
         _option("--input-scale", "What one unit of an int16 input stands for.", TRAINING),
     ] = None
+
+    store: Annotated[
+        str,
+        _option(
+            "--store",
+            "Activations for the backward pass: float32, fp16 or bf16; fp16:GLOB of modules.",
+            TRAINING,
+            metavar="FORMAT",
+        ),
+    ] = "float32"
 
     fast_conv: Annotated[
         bool,

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from biotrain.batch import BatchSchedule, Outer, Phase
 from biotrain.emit.schedule import Places, Shapes, node_text
 from biotrain.emit.source import CTYPE, Source
-from biotrain.ir import Value
+from biotrain.ir import ITEM_BYTES, Value
 from biotrain.memory import Buffer, aligned
 
 
@@ -53,8 +53,7 @@ class BatchPlaces(Places):
         cast = "" if value.dtype == "f32" else f"({ctype} *)"
         step = ""
         if outer.copies > 1:
-            item = 4 if value.dtype == "f32" else 1
-            step = f" + sample * {aligned(value.nbytes) // item}"
+            step = f" + sample * {aligned(value.nbytes) // ITEM_BYTES[value.dtype]}"
         shape = " x ".join(map(str, value.shape))
         times = f"{outer.copies} times " if outer.copies > 1 else ""
         return (

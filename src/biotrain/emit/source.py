@@ -42,6 +42,8 @@ class Source:
     """The training step where batch norm takes statistics over a batch."""
     input_scale: float | None = None
     """What one unit of an int16 input stands for; None: the input is float."""
+    store: str = "float32"
+    """In which format activations wait for the backward pass."""
     features: Features | None = None
     """The training step in two functions, where a frozen trunk makes small features."""
 
@@ -73,6 +75,7 @@ def fingerprint(source: Source) -> int:
     parts += [*source.trained, repr(replace(source.optimizer, lr=0.0)), f"fused {source.fused}"]
     parts += [f"gradients {source.gradients}", f"batch {source.batch.size if source.batch else 1}"]
     parts += [f"int16 {source.input_scale}"] if source.input_scale is not None else []
+    parts += [f"store {source.store}"] if source.store != "float32" else []
     crc = zlib.crc32("\n".join(parts).encode())
     frozen = [*source.train.params, *source.train.consts]
     for v in frozen:

@@ -17,6 +17,7 @@ from biotrain.rewrite.int16 import keep_int16
 from biotrain.rewrite.moments import moments
 from biotrain.rewrite.one_pass import one_pass
 from biotrain.rewrite.pooled_sums import pooled_sums
+from biotrain.rewrite.precision import keep_half
 
 FORWARD: dict[str, Callable[[Graph, Sequence[str]], Graph]] = {
     "moments": moments,
@@ -46,6 +47,7 @@ __all__ = [
     "REWRITES",
     "fastconv",
     "fuse",
+    "keep_half",
     "keep_int16",
     "rewrite_forward",
     "rewrite_training",
