@@ -59,12 +59,19 @@ class Target:
     """`fused`, `separate`, or `native`: fused where this machine has FMA in hardware."""
     stack_bytes: int
     cycles_per_op: float
-    """Estimated cycles per executed multiply or add; 0: not modelled."""
+    """Estimated cycles per executed multiply or add of an op without a figure of its own; 0: time
+    is not modelled."""
     memories: tuple[Memory, ...]
     clock_hz: int = 0
     mw_per_mhz: float = 0.0
     build: Core | None = None
     """None where no firmware can be built (the host, or a core that is only described)."""
+    op_cycles: tuple[tuple[str, float], ...] = ()
+    """Cycles per operation of kernels as measured on the core, by op, in order of their names."""
+
+    def price(self, op: str) -> float:
+        """Estimated cycles per operation of an op; 0 where time is not modelled."""
+        return dict(self.op_cycles).get(op, self.cycles_per_op)
 
     def memory(self, name: str) -> Memory:
         """The memory called `name`, without limit where the target does not state one."""
@@ -85,10 +92,14 @@ def load_target(name: str | Target) -> Target:
         raise BioTrainError(f"no target is called '{name}'; there are: {', '.join(targets())}")
     try:
         if data["core"] != name and (core := _read(data["core"])):
-            data = {key: core[key] for key in INHERITED} | data
+            data = {key: core[key] for key in INHERITED if key in core} | data
         memories = tuple(Memory(**m) for m in data.pop("memories", []))
         build = _core(data.pop("build", None))
-        found = Target(**data, memories=memories, build=build)
+        measured = _op_cycles(data["core"])
+        if default := measured.pop("default", None):
+            data.setdefault("cycles_per_op", default)
+        prices = tuple(sorted(measured.items()))
+        found = Target(**data, memories=memories, build=build, op_cycles=prices)
     except (TypeError, KeyError) as error:
         raise BioTrainError(f"target '{name}', target.toml: {error}") from error
     if found.numerics not in NUMERICS:
@@ -105,6 +116,15 @@ def places(target: Target) -> tuple[str, ...]:
         return ("host",) if target.core == "host" else ()
     found = (("emulator", core.unicorn), ("qemu", core.qemu), ("rtl", core.rtl))
     return tuple(name for name, there in found if there)
+
+
+def _op_cycles(core: str) -> dict[str, float]:
+    """`[ops]` of the core's `cycles.toml`, or of the core that it is like."""
+    path = FOLDER / core / "cycles.toml"
+    if not path.is_file():
+        return {}
+    data = tomllib.loads(path.read_text(encoding="utf-8"))
+    return data["ops"] if "ops" in data else _op_cycles(data["like"]) if "like" in data else {}
 
 
 def _read(name: str) -> dict[str, Any] | None:

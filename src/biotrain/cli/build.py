@@ -270,6 +270,7 @@ def compile_verb(
     chosen = Model(model, given)
     pkg = chosen.compiled(train)
     files = []
+    project: dict[str, str] = {}
     if output is not None:
         from biotrain.run.project import project_files
 
@@ -286,6 +287,9 @@ def compile_verb(
         own = sum(name.endswith((".c", ".h")) for name in pkg.files)
         out.say(f"wrote {own} C files to {output}; model.h is the interface")
         out.say("README.md tells how to build it, and what it takes of the target")
+        for line in project.get("README.md", "").splitlines():
+            if line.startswith("**The reserve"):
+                out.say(line.replace("*", "").replace("`", ""))
         out.say(f"next: biotrain run {output}")
     out.result({"folder": output and str(output), "files": files, "plan": plan_json(pkg)})
 

@@ -107,15 +107,16 @@ def _phase(
             lines.append(f"  memset({o.value.name}, 0, {o.value.size} * sizeof *{o.value.name});")
     lines += ["  for (uint32_t sample = 0; sample < n; sample++) {"]
     body: list[str] = []
+    read = any(v.name == target.name for n in phase.graph.nodes for v in n.inputs)
     inner = [v for v in phase.graph.inputs if v.name == x.name]
+    vector = [v for v in phase.graph.inputs if v.name == target.name and read and not integer]
     body += [
         everywhere.shared(o)
         for o in phase.outers
         if o.copies > 1
         and any(o.value.name == v.name for n in phase.graph.nodes for v in (*n.inputs, *n.outputs))
     ]
-    body += places.declarations(phase.graph.nodes, inner)
-    read = any(v.name == target.name for n in phase.graph.nodes for v in n.inputs)
+    body += places.declarations(phase.graph.nodes, [*inner, *vector])
     if integer:
         body += ["  const float *x_in;", f"  int32_t {target.name};"]
         given = f"&x_in, &{target.name}"

@@ -96,8 +96,13 @@ def session_files(package: Package, target: Target) -> dict[str, str]:
     files = {name: text for name, text in package.files.items() if name.endswith((".c", ".h"))}
     for name in ("session.c", "session.h"):
         files[name] = (RUNTIME / name).read_text(encoding="utf-8")
-    start = FOLDER / core_of(target).family / "start.c"
-    return {**files, "start.c": start.read_text(encoding="utf-8")}
+    return {**files, **start_files(target)}
+
+
+def start_files(target: Target) -> dict[str, str]:
+    """The C of a family: the start-up, and what compilers for it come without."""
+    folder = FOLDER / core_of(target).family
+    return {path.name: path.read_text(encoding="utf-8") for path in sorted(folder.glob("*.c"))}
 
 
 def build(
@@ -118,8 +123,9 @@ def build(
     which = find_cross_compiler(core, compiler)
     start = command(core, which)
     linked = LINKED if which == "zig" else ("-nostartfiles", *LINKED)
+    libraries = () if which == "zig" else ("-lgcc",)  # -nostdlib leaves it out
     sources = sorted(name for name in files if name.endswith(".c"))
-    parts = (start, flags, linked, version(start[:1] if which == "gcc" else start[:4]))
+    parts = (start, flags, linked, libraries, version(start[:1] if which == "gcc" else start[:4]))
     texts = [(name, files[name]) for name in sorted(files)]
     key = hashlib.sha256(repr((parts, script, texts)).encode()).hexdigest()[:32]
     elf = cache_folder() / f"{key}.elf"
@@ -129,6 +135,8 @@ def build(
     with tempfile.TemporaryDirectory(prefix="biotrain-") as folder:
         for name, text in {**files, "link.ld": script}.items():
             Path(folder, name).write_text(text, encoding="utf-8")
-        run_compiler([*start, *flags, *linked, "-o", str(unfinished), *sources], Path(folder))
+        run_compiler(
+            [*start, *flags, *linked, "-o", str(unfinished), *sources, *libraries], Path(folder)
+        )
     unfinished.replace(elf)
     return elf

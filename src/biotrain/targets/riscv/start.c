@@ -9,11 +9,10 @@ int main(void);
 void Reset_Handler(void);
 void bt_fault(void);
 
-/* A trap, or an interrupt that nobody handles, stops here. */
-__attribute__((aligned(256))) void bt_fault(void)
+/* A trap, or an interrupt that nobody handles, stops here, and leaves the stack alone. */
+__attribute__((naked, aligned(256))) void bt_fault(void)
 {
-  for (;;)
-    __asm__ volatile("");
+  __asm__ volatile("j .\n");
 }
 
 __attribute__((naked, noreturn, section(".vectors"))) void Reset_Handler(void)

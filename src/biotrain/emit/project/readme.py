@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`README.md` of a package's folder."""
+
+from __future__ import annotations
+
+from biotrain.emit.project.footprint import Footprint
+from biotrain.emit.project.template import filled
+from biotrain.emit.source import Source
+from biotrain.target import Target
+
+Row = tuple[str, str, str]
+
+
+def readme(source: Source, target: Target, footprint: Footprint | None) -> str:
+    """The page; with the figures of a linked firmware where there is one, else the plan's."""
+    core = target.build
+    run = ["biotrain run .                  # this C, on this computer"]
+    if core is not None and core.unicorn:
+        run.append(f"biotrain run . --on emulator    # as firmware, on an emulated {target.core}")
+    values = {
+        "TITLE": source.title,
+        "DESCRIPTION": target.description,
+        "ORIGIN": _origin(target, footprint),
+        "RAM": _table(("RAM", "bytes", ""), _ram(source, target, footprint)),
+        "ELSE": _table(("else", "", ""), _else(source, target, footprint)),
+        "NOTES": "".join(f"\n{note}\n" for note in _notes(target, footprint)),
+        "CALL": _call(source),
+        "BUILD": "\n\n".join(_build(target, footprint)),
+        "TRY": "\n".join(run),
+        "FILES": "\n".join(_folders(target)),
+    }
+    return filled("README.md", values)
+
+
+def _build(target: Target, footprint: Footprint | None) -> list[str]:
+    core = target.build
+    blocks: list[str] = []
+    if core is not None:
+        blocks.append(filled("build.md", {"GCC": core.gcc[0] if core.gcc else "gcc"}).rstrip())
+    else:
+        blocks.append("A program for this machine:\n\n```\nmake -C example && example/main\n```")
+    if target.core != "host":
+        stack = footprint.stack_bytes if footprint is not None else target.stack_bytes
+        blocks.append(filled("libraries.md", {"STACK": f"{stack:,}"}).rstrip())
+    return blocks
+
+
+def _folders(target: Target) -> list[str]:
+    rows = ["| `example/` | a program for this machine |"]
+    if target.build is not None:
+        rows = ["| `firmware/` | start-up, linker script, `main.c`, `board.c`, Makefile, CMake |"]
+    if target.core != "host":
+        rows.append("| `zephyr/`, `library.*` | Zephyr, Arduino and PlatformIO |")
+    return rows
+
+
+def _table(head: Row, rows: list[Row]) -> str:
+    lines = [f"| {' | '.join(head)} |", "|---|---:|---|"]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
+
+
+def _origin(target: Target, footprint: Footprint | None) -> str:
+    if footprint is not None:
+        return (
+            f"RAM, flash and stack as {footprint.compiler} links them at `-O2` (the `main.elf` of "
+            "`firmware/Makefile`); time and energy are estimates."
+        )
+    if target.core == "host":
+        return "As planned; the code comes on top, and the stack is the operating system's."
+    if target.build is None:
+        return (
+            "As planned: for this core the C is a library, and no firmware was linked, so the "
+            "flash of the code and the deepest stack are missing. Time and energy are estimates."
+        )
+    return (
+        "As planned: no firmware was linked, so the flash of the code and the deepest "
+        "stack are missing (`make -C firmware size` tells). Time and energy are estimates."
+    )
+
+
+def _ram(source: Source, target: Target, footprint: Footprint | None) -> list[Row]:
+    plan = source.plan
+    parts = [
+        ("parameters", plan.param_bytes, f"{plan.trained_params:,} of {plan.params:,} train"),
+        ("gradients", plan.gradient_bytes, ""),
+        ("optimizer", plan.optimizer_bytes, ", ".join(source.slots)),
+        ("running statistics", plan.state_bytes, ""),
+        ("arena", plan.peak_bytes, f"activations; the window's {plan.input_bytes:,} among them"),
+    ]
+    counters = plan.context_bytes - sum(size for _, size, _ in parts)
+    parts += [("counters", counters, "fields of `bt_model`")]
+    rows = [(name, f"{size:,}", note) for name, size, note in parts if size]
+    rows.append(("**`bt_model`**", f"**{plan.context_bytes:,}**", ""))
+    if plan.stack_bytes:
+        where = "reserved in `link.ld`" if target.build else "reserve"
+        rows.append(("stack", f"{plan.stack_bytes:,}", where))
+    rest = 0
+    if footprint is not None:
+        rest = footprint.rest_bytes
+        named = ", ".join(f"`{name}` {size}" for name, size in footprint.rest)
+        rows.append(("rest of `.data` and `.bss`", f"{rest:,}", named))
+    whole = plan.ram_bytes + rest
+    limit = target.memory("ram").bytes
+    share = f"{whole / limit:.0%} of {limit:,}" if limit else ""
+    return [*rows, ("**whole RAM**", f"**{whole:,}**", share)]
+
+
+def _else(source: Source, target: Target, footprint: Footprint | None) -> list[Row]:
+    plan = source.plan
+    rows: list[Row] = []
+    if footprint is not None:
+        limit = target.memory("flash").bytes
+        share = f"; {footprint.flash_bytes / limit:.0%} of {limit:,}" if limit else ""
+        parts = f"code {footprint.code_bytes:,}, constants {footprint.constant_bytes:,}"
+        rows.append(("flash, bytes", f"{footprint.flash_bytes:,}", parts + share))
+        path = " > ".join(f"`{name}`" for name in footprint.stack_path)
+        rows.append(("deepest stack, bytes", f"{footprint.stack_bytes:,}", path))
+    else:
+        rows.append(("flash, bytes", f"{plan.flash_bytes:,}", "weights and constants alone"))
+    rows.append(("operations per window", f"{plan.ops:,}", "multiplies and adds of one training"))
+    if plan.cycles:
+        each = f"estimate: {plan.cycles / max(plan.ops, 1):.2g} for each operation"
+        rows.append(("cycles per window", f"{plan.cycles:,.0f}", each))
+    if plan.ms_per_sample:
+        clock = f"estimate: those cycles at {target.clock_hz / 1e6:g} MHz"
+        rows.append(("time per window, ms", f"{plan.ms_per_sample:,.1f}", clock))
+    if plan.mj_per_sample:
+        power = f"estimate: that time at {target.mw_per_mhz:g} mW per MHz, the core alone"
+        rows.append(("energy per window, mJ", f"{plan.mj_per_sample:.3g}", power))
+    return rows
+
+
+def _notes(target: Target, footprint: Footprint | None) -> list[str]:
+    if target.build is None:
+        return []
+    exception = " (an exception with FPU registers is 104 bytes)" if _arm(target) else ""
+    notes = [f"Interrupt handlers of yours need stack too{exception}: add it to the reserve."]
+    if footprint is not None and footprint.stack_bytes > target.stack_bytes:
+        notes.insert(
+            0,
+            f"**The reserve of {target.stack_bytes:,} bytes is too small**: raise `BT_STACK_BYTES` "
+            "in `firmware/link.ld`.",
+        )
+    if not target.memory("ram").bytes:
+        notes.append(
+            f"{target.name} is a core without a board: put the memories of yours into "
+            "`firmware/link.ld`."
+        )
+    return notes
+
+
+def _arm(target: Target) -> bool:
+    return target.build is not None and target.build.family == "arm"
+
+
+def _call(source: Source) -> str:
+    by_class = source.train.inputs[-1].dtype == "i32"
+    lines = ["static bt_model model;", "float loss, logits[BT_OUTPUTS];", "bt_init(&model);"]
+    label = "label" if by_class else "target"
+    if source.trained and source.batch:
+        lines += [
+            "bt_begin(&model, steps, lr);                     /* of the whole calibration */",
+            "const bt_source source = {window, context};      /* window() gives one of them */",
+            "bt_train_batch(&model, &source, BT_BATCH, &loss);",
+            "bt_step(&model);",
+        ]
+    elif source.trained:
+        announce = "  bt_group(&model, n);                           /* if n < BT_GROUP windows */"
+        lines += [
+            "bt_begin(&model, steps, lr);                     /* of the whole calibration */",
+            "for (each group of BT_GROUP windows) {",
+            *([announce] if source.gradients == "momentum" else []),
+            "  for (each window of the group)",
+            f"    bt_train_sample(&model, x, {label}, &loss);",
+            "  bt_step(&model);",
+            "}",
+            "bt_save(&model, slot, slot_bytes);               /* bt_load() after the next start */",
+        ]
+    lines += ["bt_predict(&model, x, logits);"]
+    return "\n".join(["```c", *lines, "```"])

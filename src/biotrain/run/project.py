@@ -1,0 +1,94 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The folder of a package around its C: `biotrain.emit.project` with what only a build knows."""
+
+from __future__ import annotations
+
+import re
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from biotrain.emit import RUNTIME
+from biotrain.emit.project import (
+    Footprint,
+    filled,
+    firmware_files,
+    library_files,
+    main_files,
+    readme,
+)
+from biotrain.errors import CompilerError
+from biotrain.run.compiler import version
+from biotrain.run.firmware import (
+    ZIG,
+    Compiler,
+    build,
+    command,
+    find_cross_compiler,
+    linker_script,
+    memories,
+    start_files,
+)
+from biotrain.run.memory import footprint
+
+if TYPE_CHECKING:
+    from biotrain.package import Package
+
+
+def project_files(package: Package, *, measure: bool = False) -> dict[str, str]:
+    """Files beside `package.files`, by their path in the folder.
+
+    `measure`: link the firmware, where a compiler for its core is there, and say in the README
+    what it takes; else the README has the plan's figures.
+    """
+    source, target = package.source, package.target
+    if target.build is None:
+        files = {f"example/{name}": text for name, text in main_files(source).items()}
+        files["example/Makefile"] = filled("host.mk", {})
+        if target.core != "host":
+            files |= library_files(source, target.stack_bytes)
+        return {**files, "README.md": readme(source, target, None)}
+    flash, ram = memories(target)
+    start = start_files(target)
+    start["link.ld"] = linker_script(target, flash, ram)
+    for name in ("session.c", "session.h"):
+        start[name] = (RUNTIME / name).read_text(encoding="utf-8")
+    files = firmware_files(source, target, start, ZIG)
+    found = measured(package, files) if measure else None
+    stack = found.stack_bytes if found else target.stack_bytes
+    files |= library_files(source, stack)
+    return {**files, "README.md": readme(source, target, found)}
+
+
+def measured(
+    package: Package, files: dict[str, str], compiler: Compiler | None = None
+) -> Footprint | None:
+    """What `main.elf` takes; None where no compiler (or no reader of ELF files) is there."""
+    core = package.target.build
+    if core is None or not find_spec("elftools"):
+        return None
+    try:
+        which = compiler or find_cross_compiler(core, "gcc")
+    except CompilerError:
+        try:
+            which = find_cross_compiler(core)
+        except CompilerError:
+            return None
+    flat = {name: text for name, text in package.files.items() if name.endswith((".c", ".h"))}
+    flat |= {
+        Path(name).name: text
+        for name, text in files.items()
+        if name.endswith((".c", ".h")) and Path(name).stem != "session"
+    }
+    elf = build(flat, package.target, files["firmware/link.ld"], which)
+    return footprint(elf, package.plan.context_bytes, compiler_name(package, which))
+
+
+def compiler_name(package: Package, which: Compiler) -> str:
+    """Name and version of a cross compiler."""
+    assert package.target.build is not None
+    start = command(package.target.build, which)
+    text = version(start[:1] if which == "gcc" else start[:4])
+    number = re.search(r"\d+\.\d+\.\d+", text)
+    name = start[0] if which == "gcc" else "clang (ziglang)"
+    return f"{name} {number[0]}" if number else name
