@@ -30,8 +30,9 @@ PYTEST_ARGS ?=
 WORKERS ?= auto
 DEMO_OUT ?= build/demo
 DEMO_ARGS ?=
+MATRIX_ARGS ?=
 
-.PHONY: help demo test quick lint static format bench clean
+.PHONY: help demo test quick lint static format bench matrix clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):.*## */  make \1\t/' | expand -t 16
@@ -58,8 +59,11 @@ format: $(VENV)/.installed-test  ## let ruff format the code and mend what it ca
 	$(PY) -m ruff format
 
 bench: $(VENV)/.installed-test  ## speed and memory against PyTorch, as ratios in one run
-	@for program in $(sort $(filter-out benchmarks/_%,$(wildcard benchmarks/*.py))); do \
+	@for program in $(sort $(filter-out benchmarks/_% benchmarks/matrix.py,$(wildcard benchmarks/*.py))); do \
 		echo "== $$program"; OMP_NUM_THREADS=1 $(PY) "$$program"; done
+
+matrix: $(VENV)/.installed-test  ## one CRC-32 on every core, compiler and emulator that is installed, at the published shapes
+	OMP_NUM_THREADS=1 $(PY) benchmarks/matrix.py $(MATRIX_ARGS)
 
 clean:  ## remove the environment, caches and build output
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

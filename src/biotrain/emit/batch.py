@@ -123,7 +123,8 @@ def _phase(
     else:
         body += ["  const float *x_in, *target_in;"]
         given = "&x_in, &target_in"
-    body += [f"  bt_status status = source->window(source->context, sample, {given});"]
+    place = x.name if inner else "0"
+    body += [f"  bt_status status = source->window(source->context, sample, {place}, {given});"]
     if integer:
         body += [
             f"  if (status == BT_OK && ({target.name} < 0 || {target.name} >= {classes}))",
@@ -165,10 +166,14 @@ def batch_interface(size: int, integer: bool) -> list[str]:
     return [
         f"#define BT_BATCH {size} /* most windows of a batch */",
         "",
-        "/* Where the windows of a batch come from. Each is asked for several times: window points",
-        " * *x at BT_INPUT_ROWS rows of BT_INPUT_TIMES samples; they stay until the next. */",
+        "/* Where the windows of a batch come from. Each is asked for several times. window writes",
+        " * BT_INPUT_ROWS rows of BT_INPUT_TIMES samples at place and points *x there, or points",
+        " * *x at samples that stay until the next call. Where place is 0, *x is not read. */",
         "typedef struct bt_source {",
-        f"  bt_status (*window)(void *context, uint32_t index, const float **x, {given});",
+        (
+            "  bt_status (*window)(void *context, uint32_t index, float *place, const float **x, "
+            f"{given});"
+        ),
         "  void *context;",
         "} bt_source;",
         "",

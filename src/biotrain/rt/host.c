@@ -50,12 +50,15 @@ typedef struct bt_host_batch {
 } bt_host_batch;
 
 #ifdef BT_TARGETS
-static bt_status bt_host_window(void *context, uint32_t index, const float **x, const float **y)
+static bt_status bt_host_window(void *context, uint32_t index, float *place, const float **x,
+                                const float **y)
 #else
-static bt_status bt_host_window(void *context, uint32_t index, const float **x, int32_t *y)
+static bt_status bt_host_window(void *context, uint32_t index, float *place, const float **x,
+                                int32_t *y)
 #endif
 {
   const bt_host_batch *from = context;
+  (void)place;
   *x = from->x + (size_t)index * BT_WINDOW;
   *y = BT_TARGET(from->y, index);
   return BT_OK;

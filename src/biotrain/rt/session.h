@@ -21,7 +21,7 @@ typedef enum bt_command {
   BT_DO_FEATURES,       /* the window at bt_window(); slot: where its features go */
   BT_DO_TRAIN_FEATURES, /* slot: where they are; label or target; value: the loss */
   BT_DO_TRAIN_BATCH,    /* count: windows; value: their mean loss */
-  BT_DO_WINDOW          /* a window that was asked for is at bt_window(), its label here */
+  BT_DO_WINDOW          /* the window asked for is at slot (where that is not 0), its label here */
 } bt_command;
 
 typedef struct bt_session {
@@ -32,7 +32,7 @@ typedef struct bt_session {
   uint32_t count;
   int32_t label;
   float value;
-  void *slot;                /* memory outside this struct */
+  void *slot;                /* where a command's data lies */
   float values[BT_OUTPUTS];  /* logits, or the target of a window */
   bt_model model;
 } bt_session;

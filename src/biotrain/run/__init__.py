@@ -10,11 +10,18 @@ from biotrain.errors import BioTrainError
 from biotrain.run.device import Device
 from biotrain.run.emulator import EmulatorDevice
 from biotrain.run.host import HostDevice
+from biotrain.run.qemu import QemuDevice
+from biotrain.run.rtl_device import RtlDevice
 
 if TYPE_CHECKING:
     from biotrain.package import Package
 
-PLACES: dict[str, Callable[..., Device]] = {"host": HostDevice, "emulator": EmulatorDevice}
+PLACES: dict[str, Callable[..., Device]] = {
+    "host": HostDevice,
+    "emulator": EmulatorDevice,
+    "qemu": QemuDevice,
+    "rtl": RtlDevice,
+}
 """Where packages run, by the name that `--on` takes."""
 
 

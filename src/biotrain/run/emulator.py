@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from biotrain.run.profile import Profile
 
 PAGE = 4096
+LONGEST_S = 3600
+"""Of one command, on the clock of this machine."""
 SLOT = 0x60000000
 """Where the emulated machine has memory that the firmware does not link into."""
 
@@ -102,7 +104,7 @@ class EmulatorMachine(Machine):
 
     def run(self) -> None:
         try:
-            self.uc.emu_start(self._next | self._thumb, self._idle)
+            self.uc.emu_start(self._next | self._thumb, self._idle, timeout=LONGEST_S * 1_000_000)
         except self._unicorn.UcError as error:
             pc = self.uc.reg_read(self._pc)
             self.histogram.cut(pc)
@@ -110,7 +112,7 @@ class EmulatorMachine(Machine):
         at = self.uc.reg_read(self._pc)
         self.histogram.cut(at)
         if at != self._idle:
-            raise EmulatorError(f"the firmware stopped at {at:#010x}")
+            raise EmulatorError(f"the firmware is still at {at:#010x} after {LONGEST_S} s")
         self._next = self.uc.reg_read(self._link)  # bt_idle is empty: go on where it returns to
 
     def close(self) -> None:

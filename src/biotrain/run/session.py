@@ -232,7 +232,8 @@ class SessionDevice(Device):
         self.machine.run()
         while self._get(ASKED, "<I"):
             at = self._get(INDEX, "<I")
-            self.machine.write(self._window, windows[at].tobytes())
+            if place := self._get(SLOT, "<I"):  # else only the label is needed
+                self.machine.write(place, windows[at].tobytes())
             self._target(targets[at])
             self._put(COMMAND, "<I", Do.WINDOW)
             self.machine.run()

@@ -23,7 +23,7 @@ __all__ = ["Footprint", "filled", "firmware_files", "library_files", "main_files
 
 _STORED = """/* How many windows of the calibration are stored. */
 uint32_t stored_windows(void);
-/* Writes window `index` to x, and {what} to `label`. */
+/* Writes window `index` to x{unless}, and {what} to `label`. */
 void stored_window(uint32_t index, {sample} *x, {label});
 """
 _STORED_C = """uint32_t stored_windows(void)
@@ -33,7 +33,7 @@ _STORED_C = """uint32_t stored_windows(void)
 
 void stored_window(uint32_t index, {sample} *x, {label})
 {{
-  for (int i = 0; i < BT_INPUT_ROWS * BT_INPUT_TIMES; i++)
+  for (int i = 0; {there}i < BT_INPUT_ROWS * BT_INPUT_TIMES; i++)
     x[i] = 0; /* read it from flash, a card or a link */
 {fill}}}
 
@@ -66,10 +66,23 @@ def main_files(source: Source) -> dict[str, str]:
         "HELD": "" if by_class else "  static float held[BT_TARGETS];\n",
         "PASSED": "label" if by_class else "held",
         "POINTED": "" if by_class else "  *label = held;\n",
-        "STORED": _STORED.format(sample=sample, label=label, what=what) if trains else "",
+        "STORED": _STORED.format(
+            sample=sample,
+            label=label,
+            what=what,
+            unless=" (unless it is 0)" if source.batch else "",
+        )
+        if trains
+        else "",
     }
     fill = _FILL_CLASS if by_class else _FILL_VALUES
-    stored = _STORED_C.format(sample=sample, label=label, fill=fill) if trains else ""
+    stored = (
+        _STORED_C.format(
+            sample=sample, label=label, fill=fill, there="x && " if source.batch else ""
+        )
+        if trains
+        else ""
+    )
     kind = ("batch" if source.batch else "train") if trains else "predict"
     return {
         "main.c": filled(f"main_{kind}.c", values),

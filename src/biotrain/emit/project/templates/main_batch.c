@@ -14,12 +14,12 @@ static int done(bt_status status)
   return status == BT_OK;
 }
 
-/* Window `index` of the batch; each is asked for several times. */
-static bt_status window(void *context, uint32_t index, const float **x, @ASKED@)
+/* Window `index` of the batch; each is asked for several times, and written to `place`. */
+static bt_status window(void *context, uint32_t index, float *place, const float **x, @ASKED@)
 {
   const uint32_t *const first = context;
-@HELD@  *x = bt_window(&model);
-  stored_window(*first + index, bt_window(&model), @PASSED@);
+@HELD@  *x = place;
+  stored_window(*first + index, place, @PASSED@);
 @POINTED@  return BT_OK;
 }
 
