@@ -57,3 +57,23 @@ def test_a_diverging_calibration_is_reported_and_does_not_end_the_run() -> None:
     assert [len(c["accuracy"]) for c in found.curves] == [4, 4]
     assert any("full diverged in epoch" in note for note in found.settings["notes"])
     json.loads(found.to_json())
+
+
+@pytest.mark.slow
+def test_firmware_learns_the_same_to_the_last_digit() -> None:
+    """A new subject in the emulated nRF52840: losses, accuracy and weights are the host's."""
+    pytest.importorskip("unicorn")
+    rec = generate("emg", subjects=2, sessions=1, trials=12)
+    settings = {
+        "target": "nrf52840",
+        "epochs": 2,
+        "pretrain_epochs": 1,
+        "strategies": ("last", "full"),
+    }
+    host, firmware = (
+        adapt(rec, "epidenet", 2, on=on, **settings)  # type: ignore[arg-type]
+        for on in ("host", "emulator")
+    )
+    assert firmware.rows == host.rows
+    assert firmware.curves == host.curves
+    assert len({row["crc32"] for row in host.rows}) == 2

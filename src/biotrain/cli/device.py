@@ -17,9 +17,13 @@ from biotrain.errors import BioTrainError
 if TYPE_CHECKING:
     from biotrain.package import Package
     from biotrain.run.device import Executed
+    from biotrain.run.profile import Profile
     from biotrain.study.recordings import Recordings
     from biotrain.target import Target
     from biotrain.verify import VerifyReport
+
+PROFILE_ROWS = 12
+"""Layers and kernels that a profile prints; the file has them all."""
 
 RANDOM_WINDOWS = 64
 """Windows of a run without data."""
@@ -51,13 +55,28 @@ def run_verb(
         Path | None,
         typer.Option("--save", metavar="FILE.safetensors", help="Write the trained weights."),
     ] = None,
+    profile: Annotated[
+        Path | None,
+        typer.Option(
+            "--profile",
+            metavar="FILE.png|svg",
+            help="Where the cycles of training went, by layer and kernel (on the emulator).",
+        ),
+    ] = None,
     to: Json = None,
 ) -> None:
     """Train with the generated C on windows of a recording (or on noise), and time it."""
     out = Out(to)
     if save is not None:
         writable(save)
+    if profile is not None:
+        if on != "emulator":
+            raise BioTrainError("--profile counts instructions: add --on emulator")
+        if profile.suffix.lower() not in (".png", ".svg"):
+            raise BioTrainError(f"cannot write '{profile}': a figure is .png or .svg")
+        writable(profile)
     from biotrain.cli.model import Model, recordings
+    from biotrain.run.emulator import EmulatorDevice
     from biotrain.study.adapt import dataset_name
 
     if Path(model).is_dir():
@@ -91,6 +110,7 @@ def run_verb(
                 work("training", epoch * len(x) + min(first + chunk, len(x)), epochs * len(x))
             losses.append(loss / len(x))
     counted = device.executed()
+    spent = device.profile() if isinstance(device, EmulatorDevice) and profile else None
     count = epochs * len(x)
     accuracy = float(np.mean(device.predict(x).argmax(1) == y))
     if save is not None:
@@ -121,9 +141,24 @@ def run_verb(
     if on == "host":
         result["ms_per_sample"] = 1e3 * seconds / count
     out.show(_run_table(result))
+    if spent is not None and profile is not None:
+        for by in ("layer", "kernel"):
+            out.show("", _profile_table(spent, by, count))
+        spent.save(profile)
+        out.say(f"wrote {profile}")
+        result["profile"] = spent.to_json()
     if save is not None:
         out.say(f"wrote {save}")
     out.result(result)
+
+
+def _profile_table(spent: "Profile", by: str, samples: int) -> Any:
+    """The most expensive layers or kernels of a run."""
+    shown = table(f"by {by}", "instructions", "cycles", "share", numbers=[1, 2, 3])
+    for row in sorted(spent.rows(by), key=lambda r: (-r.cycles, r.name))[:PROFILE_ROWS]:
+        count = (f"{value / samples:,.0f}" for value in (row.instructions, row.cycles))
+        shown.add_row(row.name, *count, f"{row.share:.1%}")
+    return shown
 
 
 def _work(target: "Target", work: "Executed | None", samples: int) -> dict[str, Any]:
