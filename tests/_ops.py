@@ -18,7 +18,7 @@ import numpy as np
 import biotrain.ops  # noqa: F401
 from biotrain.emit import RUNTIME_FILES, call_text, kernel_file, kernel_sources, literal
 from biotrain.ir import ITEM_BYTES, Node, Value
-from biotrain.op import LEAF, OPS, Builder, Sample, rows_times
+from biotrain.op import OPS, Builder, Sample, rows_times
 from biotrain.ops import SOURCES
 
 RUNTIME = SOURCES.parent / "rt"
@@ -106,11 +106,9 @@ def draw(case: Case, rng: np.random.Generator) -> list[np.ndarray]:
     return arrays
 
 
-def borders(times: int, tiles: int, reduces: bool) -> list[tuple[int, int]]:
-    """Ranges of time; those of a reduction begin at leaves."""
-    cuts = [round(times * i / tiles) for i in range(tiles + 1)]
-    if reduces:
-        cuts = [min(times, (c + LEAF - 1) // LEAF * LEAF) for c in cuts]
+def borders(times: int, tiles: int, leaf: int) -> list[tuple[int, int]]:
+    """Ranges of time that begin at leaves."""
+    cuts = [min(times, -(-round(times * i / tiles) // leaf) * leaf) for i in range(tiles + 1)]
     return [(a, z) for a, z in itertools.pairwise(cuts) if z > a]
 
 
@@ -173,7 +171,7 @@ def whole(node: Node, tiles: int, parts: int = 1) -> list[str]:
     times = call.box[1]
     ranges = [(0, times)]
     if tiles > 1 and rule.tiles(node):
-        ranges = borders(times, tiles, rule.reduces_time)
+        ranges = borders(times, tiles, rule.leaf if rule.reduces_time else 1)
     lines: list[str] = []
     boxes = [(r0, r1, t0, t1) for t0, t1 in ranges for r0, r1 in row_borders(node, parts)]
     for r0, r1, t0, t1 in boxes:

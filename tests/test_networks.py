@@ -119,12 +119,9 @@ SHARE = 0.4
 
 
 def smallest(graph: Graph) -> int:
-    """Arena of a small plan, found by asking for less and less; the ladder finds smaller ones."""
+    """Arena of the smallest plan."""
     search = Search(Stream(graph))
-    best = search.score(search.nothing(), 0)
-    while (score := search.descend(best.choice, int(0.85 * best.peak))).peak < best.peak:
-        best = score
-    planned = realise(search, best)
+    planned = realise(search, search.smallest())
     placed = place(lifetimes(planned))
     check(planned, placed)
     return peak(placed)
@@ -133,9 +130,10 @@ def smallest(graph: Graph) -> int:
 def test_small_plans_take_a_fraction() -> None:
     """The activation arena, against everything stored by the direct algorithms (`fuse` alone).
 
-    Parameters and gradients are left out: drawn networks have so short an input that these alone
-    are more than 40 % of everything in one of ten, whatever the plan. Of few networks less is
-    asked: BIOTRAIN_FRONTIERS=40 asks for what is promised, 80 % of them.
+    Parameters and gradients are left out: drawn networks have so short an input that these and the
+    window alone are more than 40 % of everything in one of five, whatever the plan. Of few networks
+    less is asked, for chance must not decide: BIOTRAIN_FRONTIERS=40 asks for what is promised, 80 %
+    of them.
     """
     seed = a_seed(0)
     found: list[tuple[float, int]] = []
@@ -145,7 +143,7 @@ def test_small_plans_take_a_fraction() -> None:
         stored = peak(place(lifetimes(train_graph(net, network.example, ("fuse",)))))
         found.append((smallest(train_graph(net, network.example)) / stored, seed + i))
     good = sum(share <= SHARE for share, _ in found)
-    wanted = 0.8 if FRONTIERS >= 40 else 0.4
+    wanted = 0.8 if FRONTIERS >= 40 else 0.6
     assert good >= wanted * FRONTIERS, sorted(found, reverse=True)
 
 

@@ -18,7 +18,7 @@ import numpy.typing as npt
 from biotrain.errors import GraphError
 from biotrain.ir import Graph, Loop, Node, Span, Value, Window
 from biotrain.memory import ALIGNMENT, Buffer
-from biotrain.op import LEAF, OPS, Call, rows_times
+from biotrain.op import OPS, Call, rows_times
 from biotrain.regions import call_of, reads, whole
 
 WORD = 4
@@ -115,7 +115,7 @@ class _Memory:
         rule, (rows, times) = OPS[node.op], call_of(node, self.calls).box
         at = self.added.setdefault(key, (node, np.zeros(rows, np.int64)))[1]
         step = rule.row_step(node) or rows
-        leaf = LEAF if rule.reduces_time else 1
+        leaf = rule.leaf if rule.reduces_time else 1
         whole_rows = not box.r0 % step and (box.r1 == rows or not box.r1 % step)
         whole_leaves = not box.t0 % leaf and (box.t1 == times or not box.t1 % leaf)
         if not whole_rows or not whole_leaves:

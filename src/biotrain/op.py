@@ -25,7 +25,7 @@ from biotrain.ir import Attr, DType, Kind, Node, Shape, Span, Value
 if TYPE_CHECKING:
     import torch
 
-LEAF = 128
+LEAF = 32
 """Samples that a reduction over time adds up before the partial sum joins the total (design 3)."""
 
 
@@ -136,7 +136,9 @@ class Op:
     accumulates: ClassVar[bool] = False
     """True: the kernel adds to its outputs (a reduction); a temp output is zeroed first."""
     reduces_time: ClassVar[bool] = False
-    """True: the box runs over the *input's* time (tile borders on multiples of `LEAF`)."""
+    """True: the box runs over the *input's* time (tile borders on multiples of `leaf`)."""
+    leaf: ClassVar[int] = LEAF
+    """Where `reduces_time`: samples that the kernel adds up before they join the total."""
     captures: ClassVar[tuple[str, ...]] = ()
     """The aten functions that this op stands for (`relu` for `aten.relu.default`)."""
     source: ClassVar[str] = ""

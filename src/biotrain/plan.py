@@ -9,9 +9,10 @@ from typing import Any
 from biotrain.batch import Batch, BatchSchedule
 from biotrain.choices import in_words
 from biotrain.cost import Cost, cost_of, node_macs, node_ops, training_cost
-from biotrain.errors import BioTrainError, DoesNotFitError
+from biotrain.errors import DoesNotFitError
 from biotrain.ir import ITEM_BYTES, Graph, Value
 from biotrain.judge import check
+from biotrain.limits import Limits, can_be_bounded, keeps, too_large, too_slow
 from biotrain.memory import ALIGNMENT, Buffer, lifetimes, lower_bound, peak, place
 from biotrain.optim import Gradients
 from biotrain.rewrite.stream import Stream
@@ -289,7 +290,7 @@ def fit(
         for name, limit in (("ms_per_sample", deadline_ms), ("mj_per_sample", max_mj))
         if limit is not None
     ]
-    _can_be_bounded(limits, target)
+    can_be_bounded(limits, target)
     if batch > 1:
         size = (memory, gradients, base_ops, frontier, batch)
         return _fit_batch(train, predict, target, *size, limits)
@@ -298,7 +299,7 @@ def fit(
     budget = memory if memory is not None else target.memory("ram").bytes or None
     search = planner.train
     if memory is None and limits:
-        points = [s for _, s in planner.ladder() if _keeps(planner.cost(s), limits)]
+        points = [s for _, s in planner.ladder() if keeps(planner.cost(s), limits)]
         chosen = min(points or [planner.ladder()[0][1]], key=lambda s: s.peak)
     elif budget is not None:
         starts = [search.everything(), search.nothing()]
@@ -317,10 +318,10 @@ def fit(
     arena = max(chosen.peak, prediction.peak)
     ram = arena + fixed.total
     cost = planner.cost(chosen)
-    if not _keeps(cost, limits):
-        raise DoesNotFitError(_too_slow(cost, limits, target, ram, memory))
+    if not keeps(cost, limits):
+        raise DoesNotFitError(too_slow(cost, limits, target, ram, memory))
     if budget is not None and ram > budget:
-        raise DoesNotFitError(_too_large(ram, budget, target, chosen.buffers, limits))
+        raise DoesNotFitError(too_large(ram, budget, target, chosen.buffers, limits))
     check(chosen.graph, chosen.buffers)
     check(prediction.graph, prediction.buffers)
     made = _points(planner, fixed) if frontier else ()
@@ -412,7 +413,7 @@ def _fit_batch(
     base_ops: int | None,
     frontier: bool,
     size: int,
-    limits: list[tuple[str, float]],
+    limits: Limits,
 ) -> Fitted:
     """The plan of a batch whose statistics batch norm shares (see `biotrain/batch.py`)."""
     fixed = _fixed(train, target, gradients)
@@ -425,7 +426,7 @@ def _fit_batch(
     arena = max(chosen.peak, prediction.peak)
     ram = arena + fixed.total
     if budget is not None and ram > budget:
-        raise DoesNotFitError(_too_large(ram, budget, target, chosen.buffers))
+        raise DoesNotFitError(too_large(ram, budget, target, chosen.buffers))
     update = node_ops(train.updates) // size
 
     def work(schedule: BatchSchedule) -> Cost:
@@ -438,8 +439,8 @@ def _fit_batch(
             all_bytes = max(schedule.peak, planner.prediction(schedule.peak).peak) + fixed.total
             points.append(_point(work(schedule), schedule.peak, schedule.bound, all_bytes))
     cost = work(chosen)
-    if not _keeps(cost, limits):
-        raise DoesNotFitError(_too_slow(cost, limits, target, ram, memory))
+    if not keeps(cost, limits):
+        raise DoesNotFitError(too_slow(cost, limits, target, ram, memory))
     stored = [o for o in chosen.outers if o.copies > 1]
     plan = replace(
         _plan(chosen, prediction, fixed, train, target, ram, cost, base_ops),
@@ -465,54 +466,6 @@ def _pareto(points: list[Point]) -> tuple[Point, ...]:
         if not kept or point.ram_bytes < kept[-1].ram_bytes:
             kept.append(point)
     return tuple(kept)
-
-
-def _keeps(cost: Cost, limits: list[tuple[str, float]]) -> bool:
-    values = {"ms_per_sample": cost.ms, "mj_per_sample": cost.mj}
-    return all(values[name] <= limit for name, limit in limits)
-
-
-def _can_be_bounded(limits: list[tuple[str, float]], target: Target) -> None:
-    """Raise where the target does not say what a bound is to be compared with."""
-    for name, _ in limits:
-        timed = target.cycles_per_op and target.clock_hz
-        if not timed or (name == "mj_per_sample" and not target.mw_per_mhz):
-            what = "clock" if not timed else "power"
-            raise BioTrainError(
-                f"target {target.name} has no {what}, so that {name[:2].replace('mj', 'mJ')} per "
-                "sample are not known: name a board (biotrain list targets)"
-            )
-
-
-def _asked(limits: list[tuple[str, float]]) -> str:
-    return " and ".join(f"{limit:g} {name[:2].replace('mj', 'mJ')}" for name, limit in limits)
-
-
-def _too_slow(
-    cost: Cost, limits: list[tuple[str, float]], target: Target, ram: int, memory: int | None
-) -> str:
-    within = f" in {memory:,} B" if memory is not None else ""
-    energy = f" and {cost.mj:,.2f} mJ" if target.mw_per_mhz else ""
-    return (
-        f"does not fit: the fastest plan{within} takes {cost.ms:,.1f} ms{energy} for a sample on "
-        f"{target.name} (estimate) with {ram:,} B of RAM; {_asked(limits)} are allowed"
-    )
-
-
-def _too_large(
-    ram: int,
-    budget: int,
-    target: Target,
-    buffers: tuple[Buffer, ...],
-    limits: list[tuple[str, float]] | None = None,
-) -> str:
-    largest = sorted(buffers, key=lambda b: -b.size)[:3]
-    names = ", ".join(f"{b.value} {b.size:,} B" for b in largest)
-    within = f" that keeps {_asked(limits)}" if limits else ""
-    return (
-        f"does not fit: {budget:,} B of RAM are there (target {target.name}), the smallest plan"
-        f"{within} needs {ram:,} B; its largest buffers: {names}"
-    )
 
 
 def _point(cost: Cost, arena: int, bound: int, ram: int) -> Point:

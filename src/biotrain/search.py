@@ -28,6 +28,9 @@ BRANCHES = 4
 ROOM = (0.85, 0.7, 0.55)
 """Shares of a budget that are tried for everything but the rows that fill it up."""
 
+LESS = (0.85, 0.95)
+"""Shares of the smallest budget so far that are tried for a smaller one."""
+
 EFFORT = 8000
 """Most choices that are looked at for one budget."""
 
@@ -414,8 +417,23 @@ class Search:
 
     def ladder(self) -> list[Score]:
         """Choices for falling budgets, from everything kept to the smallest that was found."""
-        found = self._rungs(0.9)
-        return found if len(found) >= FEW else self._rungs(0.97)
+        rungs = self._rungs(0.9)
+        found = rungs if len(rungs) >= FEW else self._rungs(0.97)
+        least = self.smallest()
+        return [*found, least] if least.peak < found[-1].peak else found
+
+    def smallest(self) -> Score:
+        """From nothing kept to less and less; then from everything kept, if that leads further."""
+        self._effort = EFFORT
+        best = self._less(self.score(self.nothing(), 0))
+        other = self.descend(self.everything(), int(LESS[0] * best.peak))
+        return self._less(other) if other.peak < best.peak else best
+
+    def _less(self, best: Score) -> Score:
+        for share in LESS:
+            while (score := self.descend(best.choice, int(share * best.peak))).peak < best.peak:
+                best = score
+        return best
 
     def _rungs(self, factor: float, least: int = 0) -> list[Score]:
         """Down in small steps, to the smallest or to the first that needs no more than `least`."""

@@ -22,7 +22,7 @@ BT_KERNEL int bt_conv_group(bt_conv g, int r)
   return r / g.out_rows / (g.out_channels / g.groups);
 }
 
-/* Needs (taps - 1) dilation <= BT_LEAF. */
+/* Needs (taps - 1) dilation <= BT_INT16_SAMPLES / 2. */
 BT_KERNEL void bt_conv_forward_int16(bt_conv g, bt_box box, bt_in16 x, const float *w,
                                      const float *b, bt_out y, float scale)
 {
@@ -61,7 +61,7 @@ BT_KERNEL void bt_conv_forward_int16(bt_conv g, bt_box box, bt_in16 x, const flo
   }
 }
 
-/* Needs a stride of 1 and a dilation of BT_LEAF at most. */
+/* Needs a stride of 1 and a dilation of BT_INT16_SAMPLES / 2 at most. */
 BT_KERNEL void bt_conv_weight_gradient_int16(bt_conv g, bt_box box, bt_in16 x, bt_in dy, float *dw,
                                              float scale)
 {

@@ -174,7 +174,13 @@ BT_KERNEL void bt_fir_input_gradient(bt_fir g, bt_box box, bt_in dy, const float
     }
 }
 
-/* A leaf of dy filters x, and the outputs are those of the taps. */
+/* End of the leaf that holds time t, or `end` where that comes first. */
+BT_KERNEL int bt_fir_leaf_end(int t, int end)
+{
+  return bt_min((t / BT_FIR_TAPS + 1) * BT_FIR_TAPS, end);
+}
+
+/* A leaf of BT_FIR_TAPS samples of dy filters x, and the outputs are those of the taps. */
 BT_KERNEL void bt_fir_weight_gradient(bt_fir g, bt_box box, bt_in x, bt_in dy, float *dw)
 {
   bt_fir_work work;
@@ -182,8 +188,8 @@ BT_KERNEL void bt_fir_weight_gradient(bt_fir g, bt_box box, bt_in x, bt_in dy, f
   const int block = 1 << g.levels;
   const int taps = (g.taps + block - 1) / block * block; /* whole blocks are computed */
   for (int o = box.r0 / g.rows; o * g.rows < box.r1; o++)
-    for (int t = box.t0; t < box.t1; t = bt_leaf_end(t, box.t1)) {
-      const int end = bt_leaf_end(t, box.t1);
+    for (int t = box.t0; t < box.t1; t = bt_fir_leaf_end(t, box.t1)) {
+      const int end = bt_fir_leaf_end(t, box.t1);
       for (int r = bt_max(box.r0, o * g.rows); r < bt_min(box.r1, (o + 1) * g.rows); r++) {
         const bt_fir_line line = {bt_at(x, o / g.outs * g.rows + r % g.rows, x.t0), x.t0,
                                   bt_max(0, t - g.padding),

@@ -15,12 +15,12 @@ from typing import ClassVar
 
 from biotrain.errors import GraphError
 from biotrain.ir import Attr, Node, Shape, Value
-from biotrain.op import LEAF, NULL, Builder, Call, Sample, p_in, p_out, register, x_in, x_out
+from biotrain.op import NULL, Builder, Call, Sample, p_in, p_out, register, x_in, x_out
 from biotrain.ops.conv import Conv, ConvDw, ConvDx
 
 LEVELS = (2, 3)
 
-TAPS = LEAF
+TAPS = 128
 TILE = 96
 PHASES = 4
 """Taps and outputs of one pass, and outputs that share the loads of a sample (`fir.c`, where there
@@ -204,9 +204,11 @@ class FirDx(ConvDx):
 
 @register("fir.c")
 class FirDw(ConvDw):
-    """Gradient of the weight, added to the output: each leaf of dy is a filter of x."""
+    """Gradient of the weight, added to the output: each leaf of dy is a filter of x, and as long as
+    a filter may be, for long ones save most."""
 
     name = "fir_dw"
+    leaf = TAPS
 
     def infer(self, shapes: Sequence[Shape], attrs: Mapping[str, Attr]) -> tuple[Shape, ...]:
         w = super().infer(shapes, attrs)
@@ -215,7 +217,7 @@ class FirDw(ConvDw):
 
     def ops(self, node: Node) -> int:
         y, w = node.inputs[1].shape, node.outputs[0].shape
-        leaves = [min(LEAF, y[-1] - t) for t in range(0, y[-1], LEAF)]
+        leaves = [min(TAPS, y[-1] - t) for t in range(0, y[-1], TAPS)]
         levels = node.int("levels")
         return prod(y[:-1]) * sum(leaves.count(n) * filter_ops(levels, w[-1], n) for n in {*leaves})
 

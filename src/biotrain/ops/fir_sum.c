@@ -33,7 +33,7 @@
  * a tile is 16 outputs, of 32 samples; without, it is as long as it must be. The scratch of a call
  * is 2.8 kB without vectors and 12 kB with them; a larger tile adds less, but
  * takes more of it. */
-#define BT_FIR_TAPS BT_LEAF
+#define BT_FIR_TAPS 128
 #if BT_FIR_LANES > 1
 #define BT_FIR_TILE 512
 #define BT_FIR_SIGNAL 1024

@@ -10,7 +10,7 @@ typedef struct bt_int16 {
 } bt_int16;
 
 /* Samples of one row that a kernel converts at a time, on the stack. */
-#define BT_INT16_SAMPLES (2 * BT_LEAF)
+#define BT_INT16_SAMPLES 256
 
 /* Times [t0, t1) of a row as floats; returns where they are. */
 BT_KERNEL const float *bt_int16_take(bt_in16 x, int row, int t0, int t1, float scale, float *to)

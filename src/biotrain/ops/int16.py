@@ -17,7 +17,7 @@ from biotrain.op import LEAF, Builder, Call, Op, float_literal, register, rows_t
 from biotrain.ops.conv import Conv, ConvDw
 from biotrain.ops.one_pass import CentredDw
 
-SAMPLES = 2 * LEAF
+SAMPLES = 256
 """Samples of a row that are converted at a time (`BT_INT16_SAMPLES`)."""
 
 BLOCK = 64
@@ -138,9 +138,9 @@ def reads_int16(node: Node) -> str | None:
         return "centred_dw_int16"
     if node.op == "conv":  # as far as the kernel reaches, in one run
         reach = (node.inputs[1].shape[-1] - 1) * node.ints("dilation")[1]
-        return "conv_int16" if reach <= LEAF else None
+        return "conv_int16" if reach <= SAMPLES // 2 else None
     if node.op == "conv_dw":
-        fits = node.ints("stride")[1] == 1 and node.ints("dilation")[1] <= LEAF
+        fits = node.ints("stride")[1] == 1 and node.ints("dilation")[1] <= SAMPLES // 2
         fits = fits and not node.get("by_input", False)
         return "conv_dw_int16" if fits else None
     return None

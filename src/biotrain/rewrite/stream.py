@@ -20,12 +20,15 @@ from math import gcd
 from biotrain.cost import area_ops
 from biotrain.ir import ITEM_BYTES, Graph, Node, Span, Value
 from biotrain.memory import aligned
-from biotrain.op import LEAF, OPS, Call, rows_times
+from biotrain.op import OPS, Call, rows_times
 from biotrain.regions import by_view, call_of, reads
 from biotrain.rewrite.loops import NOTHING, Box, Part, hull, make_loop, window_peak
 
 TILE = 16
-"""Samples of the shortest tile of time."""
+"""Samples of the shortest tile of time, of what has most of them in the pass."""
+
+MOST_TILES = 64
+"""Parts that a pass is cut into at most."""
 
 SMALL = 256
 """Tensors of fewer bytes are always kept."""
@@ -266,11 +269,8 @@ class Stream:
     def forms(self, part: Pass) -> tuple[Form, ...]:
         """Ways to run a pass, the one with the fewest operations first."""
         if part not in self._forms:
-            found: list[Form] = []
-            for axis, count in self._cuts(part):
-                form = self._form(part, axis, count)
-                if form is not None:
-                    found.append(form)
+            made = (self._form(part, axis, count) for axis, count in self._cuts(part))
+            found = [form for form in made if form is not None]
             found.sort(key=lambda f: (f.ops, f.window_bytes))
             kept: list[Form] = []
             for form in found:
@@ -297,10 +297,14 @@ class Stream:
             unit = 1
             for box, rule in zip(boxes, rules, strict=True):
                 scale = max(1, round(finest / box[1]))
-                need = scale * (LEAF if rule.reduces_time else 1)
+                need = scale * (rule.leaf if rule.reduces_time else 1)
                 unit = unit * need // gcd(unit, need)
             length = -(-TILE // unit) * unit
-            cuts += [("time", n) for n in (length, 4 * length, 16 * length) if n < finest]
+            fastest = max(self._boxes[i][1] for i in (*part.sinks, *part.cone))
+            least = max(TILE * finest // fastest, finest // MOST_TILES, 1)
+            short = -(-least // unit) * unit
+            lengths = dict.fromkeys((short, length, 4 * length, 16 * length))
+            cuts += [("time", n) for n in lengths if n < finest]
         return cuts
 
     def _parts(self, i: int, axis: str, count: int, finest: int) -> list[Box]:

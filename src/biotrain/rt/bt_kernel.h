@@ -11,7 +11,7 @@
 
 /* Samples that a reduction over time adds up before the partial sum joins the total. Leaves lie at
  * absolute multiples of this length, so that a tiled call adds in the order of the whole one. */
-#define BT_LEAF 128
+#define BT_LEAF 32
 
 /* The part of the iteration space that a call covers: rows [r0, r1) and times [t0, t1), absolute. */
 typedef struct bt_box {
@@ -157,9 +157,9 @@ BT_KERNEL int bt_ceil_div(int a, int b) { return a >= 0 ? (a + b - 1) / b : -(-a
 /* End of the leaf that holds time t, or `end` where that comes first. */
 BT_KERNEL int bt_leaf_end(int t, int end) { return bt_min((t / BT_LEAF + 1) * BT_LEAF, end); }
 
-/* Sixteen running sums, element i in lane i mod 16, folded 8-4-2-1: one order for every target,
- * and one vector register where there are vectors. */
-#define BT_LANES 16
+/* Eight running sums, element i in lane i mod 8, folded 4-2-1: one order for every target, and one
+ * or two vector registers where there are vectors. */
+#define BT_LANES 8
 
 BT_KERNEL float bt_fold(float lane[BT_LANES])
 {
