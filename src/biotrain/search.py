@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
+from operator import xor
 
 from biotrain.ir import Graph, Loop, Node, Step, Value, Window
 from biotrain.memory import ALIGNMENT, aligned, follows
@@ -31,6 +32,9 @@ ROOM = (0.85, 0.7, 0.55)
 LESS = (0.85, 0.95)
 """Shares of the smallest budget so far that are tried for a smaller one."""
 
+INFINITE = float("inf")
+LAZY = 1.5
+"""A step that was worth so many times less than the best one now is not weighed again yet."""
 EFFORT = 8000
 """Most choices that are looked at for one budget."""
 
@@ -239,16 +243,25 @@ class Search:
         Node `locked` keeps its state.
         """
         best = self.score(start, budget)
+        stale: dict[Choice, float] = {}  # what a step was worth when it was last weighed
         while best.over and self._effort > 0:
             rated: list[tuple[float, int, Choice]] = []
-            for choice in self._steps(best.choice, self._crowded(best, budget)):
+            steps = self._steps(best.choice, self._crowded(best, budget))
+            moves = {c: tuple(map(xor, c, best.choice)) for c in steps}
+            steps.sort(key=lambda c: -stale.get(moves[c], INFINITE))
+            most = 0.0
+            for choice in steps:
+                if most > LAZY * stale.get(moves[choice], INFINITE):
+                    break
                 if locked >= 0 and choice[locked] is not start[locked]:
                     continue
                 score = self.score(choice, budget)
                 gain = best.over - score.over
+                rate = gain / (max(score.ops - best.ops, 0) + 1.0)
+                stale[moves[choice]] = max(rate, 0.0)
                 if gain > 0:
-                    price = max(score.ops - best.ops, 0) + 1.0
-                    rated.append((-gain / price, len(rated), choice))
+                    rated.append((-rate, len(rated), choice))
+                    most = max(most, rate)
             if not rated:
                 break
             rated.sort()
@@ -299,11 +312,13 @@ class Search:
         for _ in range(SWEEPS):
             before = best
             for i in self.stream.passable:
-                choice = (*best.choice[:i], not best.choice[i], *best.choice[i + 1 :])
-                best = self._better(best, choice, budget)
-            for i, j in self._edges:
-                for choice in self._pair(best.choice, i, j):
+                if best.choice[i] or best.over:
+                    choice = (*best.choice[:i], not best.choice[i], *best.choice[i + 1 :])
                     best = self._better(best, choice, budget)
+            for i, j in self._edges:
+                if best.choice[i] is not best.choice[j] or best.over:
+                    for choice in self._pair(best.choice, i, j):
+                        best = self._better(best, choice, budget)
             if best is before or self._effort <= 0:
                 break
         return best

@@ -183,14 +183,26 @@ class Stream:
         writers: dict[str, int] = {}
         late: list[int] = []
         holders: dict[int, list[int]] = {}  # passing node -> passes that need it
+        ready: dict[int, int] = {}  # passing node -> first pass in which what it needs is there
+        behind: dict[int, dict[int, None]] = {}  # passing node -> it, and those that it needs
         for i in self._order:
-            if passing[i]:
-                continue
-            if self._updates[i]:
+            if self._updates[i] and not passing[i]:
                 late.append(i)
                 continue
-            cone = self.cone(i, passing)
-            first = self._earliest(i, cone, where, writers)
+            first, cone = 0, {}
+            for j in self.sources(i):
+                if passing[j]:
+                    first = max(first, ready[j])
+                    cone.update(behind[j])
+                else:
+                    first = max(first, where[j] + (0 if self._pipes(j) else 1))
+            for name in self._states[i]:
+                first = max(first, writers.get(name, -1) + 1, where.get(self.loss_at, -1) + 1)
+            if passing[i]:
+                ready[i] = first
+                cone[i] = None
+                behind[i] = cone
+                continue
             best, chosen = 0, -1
             shares: dict[int, int] = {}
             for j in cone:
@@ -214,19 +226,6 @@ class Stream:
                 writers[name] = chosen
         made = [Pass(tuple(sorted(s)), tuple(sorted(c))) for s, c in zip(sinks, cones, strict=True)]
         return self._with_updates(made, where, late) if late else made
-
-    def _earliest(
-        self, i: int, cone: Mapping[int, None], where: Mapping[int, int], writers: Mapping[str, int]
-    ) -> int:
-        """The first pass in which everything that node i needs is there."""
-        first = 0
-        for k in (i, *cone):
-            for j in self.sources(k):
-                if j not in cone:
-                    first = max(first, where[j] + (0 if self._pipes(j) else 1))
-        for name in self._states[i]:
-            first = max(first, writers.get(name, -1) + 1, where.get(self.loss_at, -1) + 1)
-        return first
 
     def _with_updates(
         self, made: list[Pass], where: dict[int, int], late: Sequence[int]
