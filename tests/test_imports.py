@@ -36,7 +36,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("run", "plots"),
     ("verify",),
     ("__init__",),  # the facade, `import biotrain as bt`; modules below it name each other directly
-    ("study", "sklearn", "live"),
+    ("study",),
+    ("sklearn", "live"),
     ("cli",),
     ("__main__",),
 )
@@ -57,6 +58,7 @@ ONLY: dict[str, set[str]] = {
 # TYPE_CHECKING).
 UPWARD: dict[tuple[str, str], str] = {
     ("package", "run"): "pkg.run(...) starts the package that it belongs to",
+    ("frontend", "run"): "front.run(...) plays the device's C on this machine",
 }
 
 LONG, TOO_LONG = 500, 600  # lines

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from biotrain.ir import Graph, Loop, Node, Span, leaves
+from biotrain.ir import Graph, Loop, Node, Span, Step, leaves
 from biotrain.op import OPS
 from biotrain.target import Target
 
@@ -20,7 +20,8 @@ class Cost:
     ops: int
     """Multiplies and adds that the kernels execute (a multiply-add counts twice)."""
     cycles: float
-    """Estimate: `ops` times the target's cycles per operation; 0 where that is not modelled."""
+    """Estimate: operations times the target's cycles per operation of each op; 0 where time is not
+    modelled."""
     ms: float
     mj: float
 
@@ -31,16 +32,31 @@ def area_ops(whole: int, area: int, size: tuple[int, int]) -> int:
     return whole if area == full else -(-whole * area // max(full, 1))
 
 
+def step_ops(step: Step) -> int:
+    """Executed multiplies and adds of a node of a loop's body, over all iterations."""
+    rule = OPS[step.node.op]
+    area = sum(box.size for box in step.boxes)
+    size = rule.call(step.node).box
+    shared = rule.shared_ops(step.node, Span(0, size[0], 0, size[1]))
+    total = area_ops(rule.ops(step.node) - shared, area, size)
+    return total + sum(rule.shared_ops(step.node, box) for box in step.boxes if not box.empty)
+
+
 def loop_ops(loop: Loop) -> int:
     """Executed multiplies and adds of all iterations."""
-    total = 0
-    for step in loop.body:
-        rule = OPS[step.node.op]
-        area = sum(box.size for box in step.boxes)
-        size = rule.call(step.node).box
-        shared = rule.shared_ops(step.node, Span(0, size[0], 0, size[1]))
-        total += area_ops(rule.ops(step.node) - shared, area, size)
-        total += sum(rule.shared_ops(step.node, box) for box in step.boxes if not box.empty)
+    return sum(step_ops(step) for step in loop.body)
+
+
+def node_cycles(nodes: Sequence[Node], target: Target) -> float:
+    """Estimated cycles of some nodes; 0 where the target's time is not modelled."""
+    if not target.cycles_per_op:
+        return 0.0
+    total = 0.0
+    for node in nodes:
+        if isinstance(node, Loop):
+            total += sum(step_ops(s) * target.price(s.node.op) for s in node.body)
+        else:
+            total += OPS[node.op].ops(node) * target.price(node.op)
     return total
 
 
@@ -56,13 +72,14 @@ def node_ops(nodes: Sequence[Node]) -> int:
 
 def training_cost(graph: Graph, target: Target, accumulate: int) -> Cost:
     """Cost of one sample of a training graph."""
-    ops = node_ops(graph.nodes) + node_ops(graph.updates) // max(accumulate, 1)
-    return cost_of(node_macs(graph.nodes), ops, target)
+    group = max(accumulate, 1)
+    ops = node_ops(graph.nodes) + node_ops(graph.updates) // group
+    cycles = node_cycles(graph.nodes, target) + node_cycles(graph.updates, target) / group
+    return cost_of(node_macs(graph.nodes), ops, cycles, target)
 
 
-def cost_of(macs: int, ops: int, target: Target) -> Cost:
-    """Cycles, time and energy of a number of operations."""
-    cycles = ops * target.cycles_per_op
+def cost_of(macs: int, ops: int, cycles: float, target: Target) -> Cost:
+    """Time and energy of a number of cycles."""
     ms = 1e3 * cycles / target.clock_hz if target.clock_hz else 0.0
     mj = ms * target.mw_per_mhz * target.clock_hz * 1e-6 * 1e-3
     return Cost(macs, ops, cycles, ms, mj)

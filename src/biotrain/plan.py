@@ -8,14 +8,14 @@ from typing import Any
 
 from biotrain.batch import Batch, BatchSchedule
 from biotrain.choices import in_words
-from biotrain.cost import Cost, cost_of, node_macs, node_ops, training_cost
+from biotrain.cost import Cost, cost_of, node_cycles, node_macs, node_ops, training_cost
 from biotrain.errors import DoesNotFitError
 from biotrain.ir import ITEM_BYTES, Graph, Value
 from biotrain.judge import check
 from biotrain.limits import Limits, can_be_bounded, keeps, too_large, too_slow
 from biotrain.memory import ALIGNMENT, Buffer, lifetimes, lower_bound, peak, place
 from biotrain.optim import Gradients
-from biotrain.rewrite.stream import Stream
+from biotrain.rewrite.stream import Stream, free
 from biotrain.rewrite.trunk import cut
 from biotrain.search import Score, Search, realise
 from biotrain.target import Target
@@ -182,8 +182,9 @@ class Planner:
     def __init__(self, train: Graph, predict: Graph, target: Target, accumulate: int) -> None:
         self.target = target
         self.accumulate = accumulate
-        self.train = Search(Stream(train))
-        self.predict = Search(Stream(predict))
+        self.price = target.price if target.cycles_per_op else free
+        self.train = Search(Stream(train, self.price))
+        self.predict = Search(Stream(predict, self.price))
         self._made: dict[tuple[int, tuple[bool, ...], int], Schedule] = {}
         self._ladder: list[tuple[Score, Schedule]] | None = None
 
@@ -393,7 +394,7 @@ def _features(
         return None, (f"features: none, the frozen layers make {size:,} B of a window",)
     made: list[Schedule] = []
     for graph in (parts.trunk, parts.head):
-        search = Search(Stream(graph))
+        search = Search(Stream(graph, planner.price))
         made.append(planner.within(search, arena, [search.everything(), search.nothing()]))
         if made[-1].peak > arena:
             need = f"{made[-1].peak:,} B of the arena, which has {arena:,} B"
@@ -430,7 +431,12 @@ def _fit_batch(
     update = node_ops(train.updates) // size
 
     def work(schedule: BatchSchedule) -> Cost:
-        return cost_of(node_macs(train.nodes), schedule.ops // size + update, target)
+        cycles = node_cycles(train.updates, target) / size
+        for phase in schedule.phases:
+            cycles += node_cycles(phase.graph.nodes, target)
+            cycles += node_cycles(phase.before, target) / size
+        ops = schedule.ops // size + update
+        return cost_of(node_macs(train.nodes), ops, cycles, target)
 
     points: list[Point] = []
     for kept in made.choices() if frontier else ():
@@ -462,7 +468,7 @@ def _fit_batch(
 def _pareto(points: list[Point]) -> tuple[Point, ...]:
     """The points that no other one beats, fastest first."""
     kept: list[Point] = []
-    for point in sorted(points, key=lambda p: (p.ops, p.ram_bytes)):
+    for point in sorted(points, key=lambda p: (p.cycles or p.ops, p.ram_bytes)):
         if not kept or point.ram_bytes < kept[-1].ram_bytes:
             kept.append(point)
     return tuple(kept)

@@ -12,7 +12,7 @@ All of it is neutral: a part that is made again has the bits of the whole.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import gcd
@@ -60,6 +60,7 @@ class Form:
     axis: str
     """`rows`, `time`, or `whole` for one iteration."""
     ops: int
+    """Executed multiplies and adds, each at the price of its op (`Stream`)."""
     window_bytes: int
     """Most bytes of windows that are alive at one time."""
     boxes: Mapping[int, tuple[Box, ...]]
@@ -70,11 +71,18 @@ class Form:
     """Iterations from the first on that do."""
 
 
+def free(op: str) -> float:
+    """The price of an operation where none is better than another."""
+    return 1.0
+
+
 class Stream:
     """The choices of one graph. Forms of passes are computed once and kept."""
 
-    def __init__(self, graph: Graph) -> None:
+    def __init__(self, graph: Graph, price: Callable[[str], float] = free) -> None:
+        """`price`: what an operation of an op costs; by default they are all worth the same."""
         self.graph = graph
+        self._price = [price(node.op) for node in graph.nodes]
         self.nodes = graph.nodes
         self.calls: dict[Node, Call] = {}
         self.maker: dict[str, int] = {}
@@ -96,10 +104,10 @@ class Stream:
             if rule.alias and rows_times(node.inputs[0].shape) == rows_times(node.outputs[0].shape):
                 source = node.inputs[0]
                 self.base[node.outputs[0].name] = self.base.get(source.name, source)
-            self._whole_ops.append(0 if rule.alias else rule.ops(node))
+            self._whole_ops.append(0 if rule.alias else round(rule.ops(node) * self._price[i]))
             self._boxes.append((0, 0) if rule.alias else call_of(node, self.calls).box)
             everything = Span(0, self._boxes[i][0], 0, self._boxes[i][1])
-            self._shared_ops.append(rule.shared_ops(node, everything))
+            self._shared_ops.append(round(rule.shared_ops(node, everything) * self._price[i]))
         self._order = [
             i
             for i, node in enumerate(self.nodes)
@@ -189,7 +197,8 @@ class Stream:
             if self._updates[i] and not passing[i]:
                 late.append(i)
                 continue
-            first, cone = 0, {}
+            first = 0
+            cone: dict[int, None] = {}
             for j in self.sources(i):
                 if passing[j]:
                     first = max(first, ready[j])
@@ -390,7 +399,8 @@ class Stream:
             ops += area_ops(self._whole_ops[i] - shared, area, self._boxes[i])
             if shared:
                 rule, node = OPS[self.nodes[i].op], self.nodes[i]
-                ops += sum(rule.shared_ops(node, Span(*b)) for b in boxes[i] if b is not NOTHING)
+                own = sum(rule.shared_ops(node, Span(*b)) for b in boxes[i] if b is not NOTHING)
+                ops += round(own * self._price[i])
         final = {i: tuple(b) for i, b in boxes.items()}
         until = sum(flags)
         if rows and (flags != sorted(flags, reverse=True) or not self._tiles(rows, final, until)):

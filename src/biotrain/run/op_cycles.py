@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from statistics import fmean
 
-from biotrain.cost import loop_ops
+from biotrain.cost import step_ops
 from biotrain.ir import Loop, Node
 from biotrain.op import OPS
 from biotrain.run.profile import Profile
@@ -38,7 +38,7 @@ def measured(profile: Profile, nodes: Sequence[Node]) -> list[Measured]:
         if isinstance(node, Loop):
             for step in node.body:
                 macs[step.node.op] += OPS[step.node.op].macs(step.node)
-                ops[step.node.op] += loop_ops(replace(node, body=(step,)))
+                ops[step.node.op] += step_ops(step)
         else:
             macs[node.op] += OPS[node.op].macs(node)
             ops[node.op] += OPS[node.op].ops(node)
