@@ -11,7 +11,7 @@
 #ifndef BT_CONV_H
 #define BT_CONV_H
 
-#include "bt_kernel.h"
+#include "bt_conv_block.h"
 
 typedef struct bt_conv {
   int channels, rows, times;             /* of x */
@@ -29,10 +29,52 @@ typedef struct bt_channels {
 /* Weights whose gradients one pass over a leaf keeps on the stack. */
 #define BT_CONV_SUMS 64
 
+/* The samples that outputs t, t + dilation, ... of a convolution of stride 1 read. */
+BT_KERNEL bt_block_row bt_conv_block_row(bt_conv g, int t, const float *x, int x0)
+{
+  const int first = t - g.padding;
+  const bt_block_row v = {x, first - x0, g.dilation, bt_ceil_div(-first, g.dilation),
+                          bt_floor_div(g.times - 1 - first, g.dilation) + 1};
+  return v;
+}
+
+/* Of its transposed: the gradients for inputs t, t + dilation, ..., the last of the eight first. */
+BT_KERNEL bt_block_row bt_conv_block_row_transposed(bt_conv g, int t, const float *dy, int y0)
+{
+  const int first = t + (BT_BLOCK_OUTPUTS - 1) * g.dilation + g.padding;
+  const bt_block_row v = {dy, first - y0, -g.dilation,
+                          bt_ceil_div(first - (g.out_times - 1), g.dilation),
+                          bt_floor_div(first, g.dilation) + 1};
+  return v;
+}
+
+/* Whether blocks of outputs can slide along rows of so many samples. */
+BT_KERNEL int bt_conv_slides(bt_conv g, int times)
+{
+  return BT_BLOCK && g.stride == 1 && times >= BT_BLOCK_SAMPLES * g.dilation;
+}
+
+/* Whether y is a matrix times the rows of x, group by group: taps and rows of y are one. */
+BT_KERNEL int bt_conv_is_product(bt_conv g)
+{
+  return BT_BLOCK && g.taps == 1 && g.stride == 1 && g.padding == 0 && g.times == g.out_times &&
+         g.out_rows == 1 && g.kernel_rows == g.rows && g.row_padding == 0 &&
+         (g.rows == 1 || g.row_dilation == 1);
+}
+
 /* y[t] += sum_k w[k] x[t stride + k dilation - padding] for t in [t0, t1), taps in order.
  * x points at time x0 of the input row, y at time t0. */
 BT_KERNEL void bt_conv_row(bt_conv g, int t0, int t1, const float *x, int x0, const float *w, float *y)
 {
+  const int width = BT_BLOCK_OUTPUTS * g.dilation;
+  if (bt_conv_slides(g, g.times))
+    for (; t1 - t0 >= width; t0 += width, y += width)
+      for (int phase = 0; phase < g.dilation; phase++) {
+        float s[BT_BLOCK_OUTPUTS], *const to = y + phase;
+        bt_block_load(s, to, g.dilation);
+        bt_block_edge(s, g.taps, w, bt_conv_block_row(g, t0 + phase, x, x0));
+        bt_block_store(s, to, g.dilation);
+      }
   int k = 0;
   for (; k + BT_CONV_TAPS <= g.taps; k += BT_CONV_TAPS) {
     /* outputs [lo, hi) have all taps of the block inside the input */
@@ -117,12 +159,78 @@ BT_KERNEL void bt_conv_mix(int count, const float *const *x, const float *w, flo
   }
 }
 
+/* Outputs t, t + dilation, ... of row r, eight of them, with all their terms in registers. `inside`:
+ * no tap of theirs leaves the input. */
+BT_KERNEL void bt_conv_forward_block(bt_conv g, int r, int t, bool inside, bt_in x, const float *w,
+                                     const float *b, bt_out y)
+{
+  const int per_group = g.channels / g.groups, outs = g.out_channels / g.groups;
+  const int o = r / g.out_rows, h = r % g.out_rows;
+  const float z = b ? b[o] : 0.0f;
+  float s[BT_BLOCK_OUTPUTS] = {z, z, z, z, z, z, z, z};
+  for (int i = 0; i < per_group; i++)
+    for (int kh = 0; kh < g.kernel_rows; kh++) {
+      const int from = h * g.row_stride + kh * g.row_dilation - g.row_padding;
+      if (from < 0 || from >= g.rows)
+        continue;
+      const float *row = bt_at(x, (o / outs * per_group + i) * g.rows + from, x.t0);
+      const float *wk = w + ((o * per_group + i) * g.kernel_rows + kh) * g.taps;
+      const bt_block_row v = bt_conv_block_row(g, t, row, x.t0);
+      if (inside)
+        bt_block_slide(s, g.taps / 8 * 8, g.taps % 8, wk, row + v.first, v.step);
+      else
+        bt_block_edge(s, g.taps, wk, v);
+    }
+  bt_block_store(s, bt_to(y, r, t), g.dilation);
+}
+
+/* Row r of y in blocks. The last one begins where it ends with the row: it makes some outputs again. */
+BT_KERNEL void bt_conv_forward_row(bt_conv g, bt_box box, int r, bt_in x, const float *w,
+                                   const float *b, bt_out y)
+{
+  const int width = BT_BLOCK_OUTPUTS * g.dilation;
+  const int end = bt_min(box.t1, g.times + g.padding - (g.taps - 1) * g.dilation);
+  for (int t = box.t0; t < box.t1; t += width) {
+    for (; t >= g.padding && t + width <= end; t += width)
+      for (int phase = 0; phase < g.dilation; phase++)
+        bt_conv_forward_block(g, r, t + phase, true, x, w, b, y);
+    const int at = bt_min(t, box.t1 - width);
+    for (int phase = 0; phase < g.dilation && t < box.t1; phase++)
+      bt_conv_forward_block(g, r, at + phase, false, x, w, b, y);
+  }
+}
+
+/* The rows of the box by groups, as matrix products: forward, or with the matrix turned. */
+BT_KERNEL void bt_conv_product(bt_conv g, bt_box box, bt_in x, const float *w, const float *b,
+                               bt_out y, int turned)
+{
+  const int ins = g.channels / g.groups * g.rows, outs = g.out_channels / g.groups;
+  const int rows = turned ? ins : outs, terms = turned ? outs : ins;
+  for (int r = box.r0; r < box.r1; r = (r / rows + 1) * rows) {
+    const int group = r / rows, end = bt_min(box.r1, (group + 1) * rows);
+    const float *from = w + group * outs * ins + r % rows * (turned ? 1 : ins);
+    const bt_block_mix m = {end - r, terms, box.t1 - box.t0, from, turned ? 1 : ins,
+                            turned ? ins : 1, b ? b + r : 0, bt_at(x, group * terms, box.t0),
+                            x.stride, bt_to(y, r, box.t0), y.stride};
+    bt_block_mix_all(m);
+  }
+}
+
 BT_KERNEL void bt_conv_forward(bt_conv g, bt_box box, bt_in x, const float *w, const float *b,
                                bt_out y)
 {
   const int per_group = g.channels / g.groups, outs = g.out_channels / g.groups;
+  const int width = BT_BLOCK_OUTPUTS * g.dilation;
+  if (bt_conv_is_product(g)) {
+    bt_conv_product(g, box, x, w, b, y, 0);
+    return;
+  }
   for (int r = box.r0; r < box.r1; r++) {
     const int o = r / g.out_rows, h = r % g.out_rows;
+    if (bt_conv_slides(g, g.times) && box.t1 - box.t0 >= width) {
+      bt_conv_forward_row(g, box, r, x, w, b, y);
+      continue;
+    }
     float *to = bt_to(y, r, box.t0);
     const float start = b ? b[o] : 0.0f;
     for (int t = 0; t < box.t1 - box.t0; t++)
@@ -211,12 +319,63 @@ BT_KERNEL void bt_conv_row_transposed(bt_conv g, int t0, int t1, const float *dy
   }
 }
 
+/* Inputs t, t + dilation, ... of row r, eight of them, with all their terms in registers. `inside`:
+ * no tap of theirs leaves the gradient. */
+BT_KERNEL void bt_conv_input_gradient_block(bt_conv g, int r, int t, bool inside, bt_in dy,
+                                            const float *w, bt_out dx)
+{
+  const int per_group = g.channels / g.groups, outs = g.out_channels / g.groups;
+  const int c = r / g.rows, at = r % g.rows;
+  const int group = c / per_group, i = c % per_group;
+  float s[BT_BLOCK_OUTPUTS] = {0.0f};
+  for (int o = group * outs; o < (group + 1) * outs; o++)
+    for (int kh = 0; kh < g.kernel_rows; kh++) {
+      const int up = at + g.row_padding - kh * g.row_dilation;
+      if (up < 0 || up % g.row_stride != 0 || up / g.row_stride >= g.out_rows)
+        continue;
+      const float *row = bt_at(dy, o * g.out_rows + up / g.row_stride, dy.t0);
+      const float *wk = w + ((o * per_group + i) * g.kernel_rows + kh) * g.taps;
+      const bt_block_row v = bt_conv_block_row_transposed(g, t, row, dy.t0);
+      if (inside)
+        bt_block_slide(s, g.taps / 8 * 8, g.taps % 8, wk, row + v.first, v.step);
+      else
+        bt_block_edge(s, g.taps, wk, v);
+    }
+  bt_block_store(s, bt_to(dx, r, t + (BT_BLOCK_OUTPUTS - 1) * g.dilation), -g.dilation);
+}
+
+/* Row r of dx in blocks, as bt_conv_forward_row. */
+BT_KERNEL void bt_conv_input_gradient_row(bt_conv g, bt_box box, int r, bt_in dy, const float *w,
+                                          bt_out dx)
+{
+  const int width = BT_BLOCK_OUTPUTS * g.dilation;
+  const int start = (g.taps - 1) * g.dilation - g.padding;
+  const int end = bt_min(box.t1, g.out_times - g.padding);
+  for (int t = box.t0; t < box.t1; t += width) {
+    for (; t >= start && t + width <= end; t += width)
+      for (int phase = 0; phase < g.dilation; phase++)
+        bt_conv_input_gradient_block(g, r, t + phase, true, dy, w, dx);
+    const int at = bt_min(t, box.t1 - width);
+    for (int phase = 0; phase < g.dilation && t < box.t1; phase++)
+      bt_conv_input_gradient_block(g, r, at + phase, false, dy, w, dx);
+  }
+}
+
 BT_KERNEL void bt_conv_input_gradient(bt_conv g, bt_box box, bt_in dy, const float *w, bt_out dx)
 {
   const int per_group = g.channels / g.groups, outs = g.out_channels / g.groups;
+  const int width = BT_BLOCK_OUTPUTS * g.dilation;
+  if (bt_conv_is_product(g)) {
+    bt_conv_product(g, box, dy, w, 0, dx, 1);
+    return;
+  }
   for (int r = box.r0; r < box.r1; r++) {
     const int c = r / g.rows, at = r % g.rows;
     const int group = c / per_group, i = c % per_group;
+    if (bt_conv_slides(g, g.out_times) && box.t1 - box.t0 >= width) {
+      bt_conv_input_gradient_row(g, box, r, dy, w, dx);
+      continue;
+    }
     float *to = bt_to(dx, r, box.t0);
     for (int t = 0; t < box.t1 - box.t0; t++)
       to[t] = 0.0f;
@@ -252,6 +411,16 @@ BT_KERNEL void bt_conv_leaf(bt_conv g, int t0, int t1, int k, int n, const float
                             const float *restrict dy, float *restrict sums)
 {
   const int s = g.stride, d = g.dilation;
+  if (bt_conv_slides(g, g.times) && d == 1)
+    for (; n >= BT_BLOCK_OUTPUTS; n -= BT_BLOCK_OUTPUTS) {
+      float block[BT_BLOCK_OUTPUTS] = {0.0f};
+      const int first = t0 + k - g.padding;
+      const bt_block_row v = {x, first - x0, 1, -first, g.times - first};
+      bt_block_edge(block, t1 - t0, dy, v);
+      bt_block_store(block, sums, 1);
+      k += BT_BLOCK_OUTPUTS;
+      sums += BT_BLOCK_OUTPUTS;
+    }
   /* times [lo, hi) have all n taps inside the input */
   const int lo = bt_min(t1, bt_max(t0, bt_ceil_div(g.padding - k * d, s)));
   const int hi =
@@ -295,9 +464,156 @@ BT_KERNEL void bt_conv_leaf(bt_conv g, int t0, int t1, int k, int n, const float
   }
 }
 
+/* all[j] += sum over the n samples of the leaf at t of the gradient of w[o, i, kh, k + j], with
+ * stride 1 and dilation 1; i is that of the group. `inside`: no tap leaves the input. */
+BT_KERNEL void bt_conv_weight_leaf(bt_conv g, int t, int n, bool inside, int o, int i, int kh, int k,
+                                   bt_in x, bt_in dy, float all[BT_BLOCK_OUTPUTS])
+{
+  const int per_group = g.channels / g.groups, outs = g.out_channels / g.groups;
+  const int first = t + k - g.padding;
+  for (int h = 0; h < g.out_rows; h++) {
+    const int from = h * g.row_stride + kh * g.row_dilation - g.row_padding;
+    if (from < 0 || from >= g.rows)
+      continue;
+    const float *row = bt_at(x, (o / outs * per_group + i) * g.rows + from, x.t0);
+    const float *up = bt_at(dy, o * g.out_rows + h, t);
+    const bt_block_row v = {row, first - x.t0, 1, -first, g.times - first};
+    float s[BT_BLOCK_OUTPUTS] = {0.0f};
+    if (inside)
+      bt_block_slide(s, n, 0, up, row + v.first, 1);
+    else
+      bt_block_edge(s, n, up, v);
+    bt_block_add(all, s);
+  }
+}
+
+/* Of a convolution of stride 1 and dilation 1: the gradients of taps k to k + 7 of w[o, i, kh] over
+ * the times of the box, added to the last `count` of those at `to`. i is that of the group. */
+BT_KERNEL void bt_conv_weight_block(bt_conv g, bt_box box, int o, int i, int kh, int k, int count,
+                                    bt_in x, bt_in dy, float *to)
+{
+  const int end = bt_min(box.t1, g.times + g.padding - k - 7); /* all taps inside before it */
+  float all[BT_BLOCK_OUTPUTS];
+  bt_block_load(all, to, 1);
+  for (int t = box.t0; t < box.t1; t = bt_leaf_end(t, box.t1)) {
+    for (; t % BT_LEAF == 0 && t + k >= g.padding && t + BT_LEAF <= end; t += BT_LEAF)
+      bt_conv_weight_leaf(g, t, BT_LEAF, true, o, i, kh, k, x, dy, all);
+    if (t < box.t1)
+      bt_conv_weight_leaf(g, t, bt_leaf_end(t, box.t1) - t, false, o, i, kh, k, x, dy, all);
+  }
+  if (count == BT_BLOCK_OUTPUTS)
+    bt_block_store(all, to, 1);
+  else { /* the others are of the block before */
+    float last[BT_BLOCK_OUTPUTS];
+    bt_block_store(all, last, 1);
+    for (int j = BT_BLOCK_OUTPUTS - count; j < BT_BLOCK_OUTPUTS; j++)
+      to[j] = last[j];
+  }
+}
+
+/* Of a convolution of stride 1: the gradients of taps [k, taps) of w[o, i] for o in [o0, o1), all of
+ * one group, and i in [i0, i1) of that group, tap by tap. */
+BT_KERNEL void bt_conv_weight_dots(bt_conv g, bt_box box, int o0, int o1, int i0, int i1, int k,
+                                   bt_in x, bt_in dy, float *dw)
+{
+  const int per_group = g.channels / g.groups, outs = g.out_channels / g.groups;
+  const int one = g.kernel_rows * g.taps;
+  for (int t = box.t0; t < box.t1; t = bt_leaf_end(t, box.t1))
+    for (int kh = 0; kh < g.kernel_rows; kh++)
+      for (int j = k; j < g.taps; j++) {
+        const int shift = j * g.dilation - g.padding;
+        const int lo = bt_max(t, -shift), hi = bt_min(bt_leaf_end(t, box.t1), g.times - shift);
+        for (int h = 0; h < g.out_rows && lo < hi; h++) {
+          const int from = h * g.row_stride + kh * g.row_dilation - g.row_padding;
+          if (from < 0 || from >= g.rows)
+            continue;
+          const int row = (o0 / outs * per_group + i0) * g.rows + from;
+          const bt_block_dots m = {hi - lo, bt_at(dy, o0 * g.out_rows + h, lo),
+                                   g.out_rows * dy.stride, bt_at(x, row, lo + shift),
+                                   g.rows * x.stride,
+                                   dw + (o0 * per_group + i0) * one + kh * g.taps + j,
+                                   per_group * one, one};
+          bt_block_dots_all(m, o1 - o0, i1 - i0);
+        }
+      }
+}
+
+/* The same, all these taps at a time. */
+BT_KERNEL void bt_conv_weight_rest(bt_conv g, bt_box box, int o0, int o1, int i0, int i1, int k,
+                                   bt_in x, bt_in dy, float *dw)
+{
+  const int per_group = g.channels / g.groups, outs = g.out_channels / g.groups;
+  float sums[BT_CONV_SUMS];
+  for (; k < g.taps; k += BT_CONV_SUMS) {
+    const int n = bt_min(BT_CONV_SUMS, g.taps - k);
+    for (int o = o0; o < o1; o++)
+      for (int i = i0; i < i1; i++)
+        for (int kh = 0; kh < g.kernel_rows; kh++) {
+          float *to = dw + ((o * per_group + i) * g.kernel_rows + kh) * g.taps + k;
+          for (int t = box.t0; t < box.t1; t = bt_leaf_end(t, box.t1))
+            for (int h = 0; h < g.out_rows; h++) {
+              const int from = h * g.row_stride + kh * g.row_dilation - g.row_padding;
+              if (from < 0 || from >= g.rows)
+                continue;
+              const int row = (o / outs * per_group + i) * g.rows + from;
+              bt_conv_leaf(g, t, bt_leaf_end(t, box.t1), k, n, bt_at(x, row, x.t0), x.t0,
+                           bt_at(dy, o * g.out_rows + h, t), sums);
+              for (int j = 0; j < n; j++)
+                to[j] += sums[j];
+            }
+        }
+  }
+}
+
+/* Taps of which the blocks of eight make the gradients: all, or all but up to three. */
+BT_KERNEL int bt_conv_weight_taps(bt_conv g)
+{
+  const int rest = g.taps % BT_BLOCK_OUTPUTS;
+  if (!bt_conv_slides(g, g.times) || g.dilation != 1 || g.taps < BT_BLOCK_OUTPUTS)
+    return 0;
+  return rest > 3 ? g.taps : g.taps - rest;
+}
+
+/* Of a convolution of stride 1: the gradients of w[o, i] for o in [o0, o1), all of one group, and i in
+ * [i0, i1) of that group. */
+BT_KERNEL void bt_conv_weight_gradient_part(bt_conv g, bt_box box, int o0, int o1, int i0, int i1,
+                                            bt_in x, bt_in dy, float *dw)
+{
+  const int per_group = g.channels / g.groups, taps = bt_conv_weight_taps(g);
+  for (int o = o0; o < o1 && taps > 0; o++)
+    for (int i = i0; i < i1; i++)
+      for (int kh = 0; kh < g.kernel_rows; kh++)
+        for (int k = 0; k < taps; k += BT_BLOCK_OUTPUTS) {
+          const int from = bt_min(k, taps - BT_BLOCK_OUTPUTS);
+          bt_conv_weight_block(g, box, o, i, kh, from, BT_BLOCK_OUTPUTS - (k - from), x, dy,
+                               dw + ((o * per_group + i) * g.kernel_rows + kh) * g.taps + from);
+        }
+  if (taps < g.taps && o1 - o0 >= 4 && i1 - i0 >= 4)
+    bt_conv_weight_dots(g, box, o0, o1, i0, i1, taps, x, dy, dw);
+  else if (taps < g.taps)
+    bt_conv_weight_rest(g, box, o0, o1, i0, i1, taps, x, dy, dw);
+}
+
 BT_KERNEL void bt_conv_weight_gradient(bt_conv g, bt_box box, bt_in x, bt_in dy, float *dw)
 {
   const int per_group = g.channels / g.groups, outs = g.out_channels / g.groups;
+  if (bt_conv_is_product(g)) {
+    const int ins = per_group * g.rows;
+    for (int t = box.t0; t < box.t1; t = bt_leaf_end(t, box.t1))
+      for (int o = box.r0; o < box.r1; o = (o / outs + 1) * outs) {
+        const bt_block_dots m = {bt_leaf_end(t, box.t1) - t, bt_at(dy, o, t), dy.stride,
+                                 bt_at(x, o / outs * ins, t), x.stride, dw + o * ins, ins, 1};
+        bt_block_dots_all(m, bt_min(box.r1, (o / outs + 1) * outs) - o, ins);
+      }
+    return;
+  }
+  if (BT_BLOCK && g.stride == 1) {
+    const int end = box.r1 / g.out_rows;
+    for (int o = box.r0 / g.out_rows; o < end; o = (o / outs + 1) * outs)
+      bt_conv_weight_gradient_part(g, box, o, bt_min(end, (o / outs + 1) * outs), 0, per_group, x,
+                                   dy, dw);
+    return;
+  }
   float sums[BT_CONV_SUMS];
   for (int o = box.r0 / g.out_rows; o * g.out_rows < box.r1; o++) {
     const int r0 = bt_max(box.r0, o * g.out_rows), r1 = bt_min(box.r1, (o + 1) * g.out_rows);
@@ -326,6 +642,20 @@ BT_KERNEL void bt_conv_weight_gradient(bt_conv g, bt_box box, bt_in x, bt_in dy,
 /* The same with boxes over the rows of x, for one group: what a row of x takes part in. */
 BT_KERNEL void bt_conv_weight_gradient_by_input(bt_conv g, bt_box box, bt_in x, bt_in dy, float *dw)
 {
+  if (bt_conv_is_product(g)) {
+    const int ins = g.channels * g.rows;
+    for (int t = box.t0; t < box.t1; t = bt_leaf_end(t, box.t1)) {
+      const bt_block_dots m = {bt_leaf_end(t, box.t1) - t, bt_at(dy, 0, t), dy.stride,
+                               bt_at(x, box.r0, t), x.stride, dw + box.r0, ins, 1};
+      bt_block_dots_all(m, g.out_channels, box.r1 - box.r0);
+    }
+    return;
+  }
+  if (BT_BLOCK && g.stride == 1) {
+    bt_conv_weight_gradient_part(g, box, 0, g.out_channels, box.r0 / g.rows, box.r1 / g.rows, x, dy,
+                                 dw);
+    return;
+  }
   float sums[BT_CONV_SUMS];
   for (int o = 0; o < g.out_channels; o++)
     for (int t = box.t0; t < box.t1; t = bt_leaf_end(t, box.t1)) {

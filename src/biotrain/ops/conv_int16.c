@@ -22,11 +22,35 @@ BT_KERNEL int bt_conv_group(bt_conv g, int r)
   return r / g.out_rows / (g.out_channels / g.groups);
 }
 
+/* Rows of a group converted together, as a matrix product takes them. */
+BT_KERNEL void bt_conv_product_int16(bt_conv g, bt_box box, bt_in16 x, const float *w,
+                                     const float *b, bt_out y, float scale)
+{
+  const int ins = g.channels / g.groups * g.rows, rows = g.out_channels / g.groups;
+  const int length = BT_INT16_SAMPLES / ins;
+  float samples[BT_INT16_SAMPLES];
+  for (int t = box.t0; t < box.t1; t += length) {
+    const int end = bt_min(t + length, box.t1);
+    for (int r = box.r0; r < box.r1; r = (r / rows + 1) * rows) {
+      const int group = r / rows, last = bt_min(box.r1, (group + 1) * rows);
+      for (int i = 0; i < ins; i++)
+        bt_int16_take(x, group * ins + i, t, end, scale, samples + i * length);
+      const bt_block_mix m = {last - r, ins, end - t, w + r * ins, ins, 1, b ? b + r : 0, samples,
+                              length, bt_to(y, r, t), y.stride};
+      bt_block_mix_all(m);
+    }
+  }
+}
+
 /* Needs (taps - 1) dilation <= BT_INT16_SAMPLES / 2. */
 BT_KERNEL void bt_conv_forward_int16(bt_conv g, bt_box box, bt_in16 x, const float *w,
                                      const float *b, bt_out y, float scale)
 {
   const int per_group = g.channels / g.groups, group_rows = g.out_channels / g.groups * g.out_rows;
+  if (bt_conv_is_product(g) && per_group * g.rows <= BT_INT16_SAMPLES / 8) {
+    bt_conv_product_int16(g, box, x, w, b, y, scale);
+    return;
+  }
   const int reach = (g.taps - 1) * g.dilation;
   const int first = bt_conv_group(g, box.r0) * per_group * g.rows;
   const int last = (bt_conv_group(g, box.r1 - 1) + 1) * per_group * g.rows;

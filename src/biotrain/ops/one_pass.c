@@ -18,7 +18,7 @@
 #ifndef BT_ONE_PASS_H
 #define BT_ONE_PASS_H
 
-#include "bt_kernel.h"
+#include "bt_conv_block.h"
 #include "bt_pair_moments.h"
 
 /* raw[o, i] for the n samples of row i at t, a part of a leaf; `first` keeps z_0 for the other rows. */
@@ -32,8 +32,14 @@ BT_KERNEL void bt_centred_row(bt_pairs g, bt_box box, const float *from, int i, 
     first[k] = from[k] - centre;
   for (int k = 0; k < n && i > 0; k++)
     part[k] = from[k] - centre - first[k];
-  for (int o = box.r0; o < box.r1; o++)
-    raw[o * (g.rows + 1) + i] += bt_leaf_dot(z, bt_at(d, o, t), n);
+  float *to = raw + i;
+  const int step = g.rows + 1;
+  int o = box.r0;
+  for (; BT_BLOCK && n % BT_LANES == 0 && o + 2 <= box.r1; o += 2)
+    bt_block_leaf_dots(n, z, bt_at(d, o, t), bt_at(d, o + 1, t), to + o * step,
+                       to + (o + 1) * step);
+  for (; o < box.r1; o++)
+    to[o * step] += bt_leaf_dot(z, bt_at(d, o, t), n);
 }
 
 /* raw, added to the output over the times of the box, leaf by leaf; the box has the rows of d. */

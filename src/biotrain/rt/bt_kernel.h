@@ -13,6 +13,17 @@
  * absolute multiples of this length, so that a tiled call adds in the order of the whole one. */
 #define BT_LEAF 32
 
+/* 1: the core has no vectors of floats, so that kernels hold blocks of outputs in scalar registers;
+ * 0: their loops are such that the compiler makes vectors of them. The bits do not depend on it. */
+#ifndef BT_BLOCK
+#if defined(__SSE2__) || defined(__ARM_NEON) || defined(__ARM_FEATURE_MVE) || \
+    defined(__riscv_vector)
+#define BT_BLOCK 0
+#else
+#define BT_BLOCK 1
+#endif
+#endif
+
 /* The part of the iteration space that a call covers: rows [r0, r1) and times [t0, t1), absolute. */
 typedef struct bt_box {
   int r0, r1, t0, t1;
@@ -161,6 +172,13 @@ BT_KERNEL int bt_leaf_end(int t, int end) { return bt_min((t / BT_LEAF + 1) * BT
  * or two vector registers where there are vectors. */
 #define BT_LANES 8
 
+/* A loop over the lanes, unrolled where they are scalar registers: indices are constants then. */
+#if BT_BLOCK && defined(__GNUC__)
+#define BT_EACH_LANE _Pragma("GCC unroll 8") for (int j = 0; j < BT_LANES; j++)
+#else
+#define BT_EACH_LANE for (int j = 0; j < BT_LANES; j++)
+#endif
+
 BT_KERNEL float bt_fold(float lane[BT_LANES])
 {
   for (int half = BT_LANES / 2; half > 0; half /= 2)
@@ -175,10 +193,11 @@ BT_KERNEL float bt_leaf_sum(const float *x, int n)
   float lane[BT_LANES] = {0.0f};
   int i = 0;
   for (; i + BT_LANES <= n; i += BT_LANES)
-    for (int j = 0; j < BT_LANES; j++)
+    BT_EACH_LANE
       lane[j] += x[i + j];
-  for (int j = 0; i + j < n; j++)
-    lane[j] += x[i + j];
+  BT_EACH_LANE
+    if (i + j < n)
+      lane[j] += x[i + j];
   return bt_fold(lane);
 }
 
@@ -188,10 +207,11 @@ BT_KERNEL float bt_leaf_dot(const float *x, const float *y, int n)
   float lane[BT_LANES] = {0.0f};
   int i = 0;
   for (; i + BT_LANES <= n; i += BT_LANES)
-    for (int j = 0; j < BT_LANES; j++)
+    BT_EACH_LANE
       lane[j] = bt_fma(x[i + j], y[i + j], lane[j]);
-  for (int j = 0; i + j < n; j++)
-    lane[j] = bt_fma(x[i + j], y[i + j], lane[j]);
+  BT_EACH_LANE
+    if (i + j < n)
+      lane[j] = bt_fma(x[i + j], y[i + j], lane[j]);
   return bt_fold(lane);
 }
 
@@ -201,14 +221,15 @@ BT_KERNEL float bt_leaf_square(const float *x, float centre, int n)
   float lane[BT_LANES] = {0.0f};
   int i = 0;
   for (; i + BT_LANES <= n; i += BT_LANES)
-    for (int j = 0; j < BT_LANES; j++) {
+    BT_EACH_LANE {
       const float d = x[i + j] - centre;
       lane[j] = bt_fma(d, d, lane[j]);
     }
-  for (int j = 0; i + j < n; j++) {
-    const float d = x[i + j] - centre;
-    lane[j] = bt_fma(d, d, lane[j]);
-  }
+  BT_EACH_LANE
+    if (i + j < n) {
+      const float d = x[i + j] - centre;
+      lane[j] = bt_fma(d, d, lane[j]);
+    }
   return bt_fold(lane);
 }
 
