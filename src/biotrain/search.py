@@ -309,14 +309,14 @@ class Search:
 
     def relax(self, best: Score, budget: int) -> Score:
         """Take back what is not needed: steps that cost no overflow and fewer operations."""
-        for _ in range(SWEEPS):
+        for sweep in range(SWEEPS):
             before = best
             for i in self.stream.passable:
-                if best.choice[i] or best.over:
+                if best.choice[i] or best.over or not sweep:  # one that costs nothing may pass
                     choice = (*best.choice[:i], not best.choice[i], *best.choice[i + 1 :])
                     best = self._better(best, choice, budget)
             for i, j in self._edges:
-                if best.choice[i] is not best.choice[j] or best.over:
+                if best.choice[i] is not best.choice[j] or best.over or not sweep:
                     for choice in self._pair(best.choice, i, j):
                         best = self._better(best, choice, budget)
             if best is before or self._effort <= 0:

@@ -4,8 +4,8 @@
 Group, layer, instance and batch norm differ only in which rows share a mean and a variance, so
 they lower to the same few ops. A tensor is `rows` rows of time, `rows / channels` of them per
 channel; the groups are runs of consecutive rows. Statistics come row by row in leaves (`op.LEAF`)
-of samples, less a pivot and in two passes inside a leaf, combined by Chan's formula in order of time
-and then of rows (T. F. Chan, G. H. Golub, R. J. LeVeque, "Updating formulae and a pairwise
+of samples, less a pivot and in two passes inside a leaf, combined by Chan's formula in order of
+time and then of rows (T. F. Chan, G. H. Golub, R. J. LeVeque, "Updating formulae and a pairwise
 algorithm for computing sample variances", 1979). The mean carries what its rounding lost, so that
 a constant offset costs no digits.
 

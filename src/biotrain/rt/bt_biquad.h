@@ -12,8 +12,8 @@
  * by 2^-link (about the square root of a0), so that both states have the size of the signal.
  *
  * Signals and states are integers with a binary point that the compiler of the front end chooses:
- * at its choice no state exceeds 2^60 whatever 32-bit samples come in (bound: sum of the absolute
- * impulse response), so nothing here can overflow.
+ * at its choice no signal or state exceeds 2^60 and no product 2^62, whatever 32-bit samples come in
+ * (bound: sum of the absolute impulse response), so nothing here can overflow.
  */
 #ifndef BT_BIQUAD_H
 #define BT_BIQUAD_H
@@ -26,7 +26,7 @@
 #error "the front end needs arithmetic right shifts of negative numbers (every common compiler has them)"
 #endif
 
-/* The number m 2^-(29 + shift), below 4 in magnitude; m has 31 bits unless it is 0. */
+/* The number m 2^-(32 + shift); m has 31 bits unless it is 0. */
 typedef struct bt_coefficient {
     int32_t m;
     int32_t shift;
@@ -43,12 +43,13 @@ BT_KERNEL int64_t bt_rounded(int64_t x, int32_t shift)
     return (x + (((int64_t)1 << shift) >> 1)) >> shift;
 }
 
-/* c x for |x| <= 2^60: the 96-bit product by halves of x. */
+/* c x for |x| <= 2^60 and |c x| <= 2^62: the 96-bit product by halves of x. Coefficients are
+ * constants, so the shifts are too. */
 BT_KERNEL int64_t bt_scaled(int64_t x, bt_coefficient c)
 {
-    const int64_t low = ((int64_t)(x & 0xffffffff) * c.m) >> 29;
-    const int64_t high = (x >> 32) * c.m * 8;
-    return bt_rounded(high + low, c.shift);
+    const int64_t low = ((int64_t)(x & 0xffffffff) * c.m) >> 32;
+    const int64_t product = (int64_t)(int32_t)(x >> 32) * c.m + low;
+    return c.shift < 0 ? product * ((int64_t)1 << -c.shift) : bt_rounded(product, c.shift);
 }
 
 /* One sample u through a section; w: its two states, 0 at rest. */

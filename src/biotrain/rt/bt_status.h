@@ -20,6 +20,10 @@ typedef enum bt_status {
     BT_ERR_CHECKPOINT_FOREIGN,  /* none, or of another model or version; weights unchanged */
     BT_ERR_CHECKPOINT_CORRUPT,  /* CRC does not fit (power cut, worn flash); weights unchanged */
     BT_ERR_CHECKPOINT_WRITE,    /* storage refused a write: slot invalid; weights unchanged */
+    BT_ERR_STORE_SPACE,         /* flash too small for windows of this size; weights unchanged */
+    BT_ERR_STORE_FLASH,         /* flash refused, or does not hold what was written; weights unchanged */
+    BT_ERR_STORE_INDEX,         /* no window of that number in the store; weights unchanged */
+    BT_ERR_STORE_CORRUPT,       /* a stored window's CRC does not fit any more; weights unchanged */
     BT_STATUS_COUNT             /* how many there are; never returned */
 } bt_status;
 
@@ -41,6 +45,10 @@ static inline const char *bt_status_text(bt_status status)
     case BT_ERR_CHECKPOINT_FOREIGN: return "no checkpoint, or one of another model or version";
     case BT_ERR_CHECKPOINT_CORRUPT: return "checkpoint is corrupt: its CRC does not fit";
     case BT_ERR_CHECKPOINT_WRITE: return "storage refused to write the checkpoint";
+    case BT_ERR_STORE_SPACE: return "flash is too small for windows of this size";
+    case BT_ERR_STORE_FLASH: return "flash refused, or does not hold what was written to it";
+    case BT_ERR_STORE_INDEX: return "the store has no window of that number";
+    case BT_ERR_STORE_CORRUPT: return "a stored window is corrupt: its CRC does not fit";
     case BT_STATUS_COUNT: break;
     }
     return "unknown status";

@@ -1,16 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Recordings of many people, and what adapting a network to one of them buys.
 
-Figures are in biotrain.study.plots, which alone needs matplotlib; the compiler loads when `adapt`
-is called.
+A study over many subjects is biotrain.study.run.run, its tests biotrain.study.stats, its page
+biotrain.study.report. Figures alone need matplotlib; the compiler loads when `adapt` is called.
 """
 
 from biotrain.study.adapt import REFERENCE, STRATEGIES, AdaptResult, adapt, summarize
 from biotrain.study.pretrain import finetune_torch, predict, pretrain, statistics
 from biotrain.study.recordings import RecordingError, Recordings, decimate, from_signal, load
+from biotrain.study.spec import make_spec, read_spec
 from biotrain.study.splits import (
     SPLITS,
     SplitError,
+    calibration_sizes,
     day1,
     default_split,
     leave_one_subject_out,
@@ -27,6 +29,7 @@ __all__ = [
     "Recordings",
     "SplitError",
     "adapt",
+    "calibration_sizes",
     "day1",
     "decimate",
     "default_split",
@@ -36,8 +39,10 @@ __all__ = [
     "leave_one_subject_out",
     "load",
     "longitudinal",
+    "make_spec",
     "predict",
     "pretrain",
+    "read_spec",
     "statistics",
     "summarize",
 ]

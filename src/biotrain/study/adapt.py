@@ -5,42 +5,47 @@ Everything that a device would do runs in the C that the compiler emits; torch p
 fine-tunes the conventional reference.
 """
 
-import copy
 import json
 import statistics as stats
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
-from numpy.typing import NDArray
 from torch import nn
 
-from biotrain.errors import BioTrainError, DeviceError
-from biotrain.study.pretrain import Factory, finetune_torch, predict, pretrain, shuffled
+from biotrain.errors import BioTrainError
+from biotrain.study.calibrate import (
+    NORMS,
+    REFERENCE,
+    Progress,
+    Row,
+    Rule,
+    Task,
+    accuracy,
+    balanced_accuracy,
+    calibrate,
+)
+from biotrain.study.labelfree import transformed
+from biotrain.study.pretrain import Factory, pretrain
 from biotrain.study.recordings import Recordings
-from biotrain.study.splits import Indices, SplitError, day1, default_split
+from biotrain.study.splits import SplitError, day1, default_split
 
-REFERENCE = "full-bn8 (torch)"
-"""Conventional full fine-tuning: BatchNorm, batches of 8, in torch."""
+__all__ = [
+    "REFERENCE",
+    "STRATEGIES",
+    "AdaptResult",
+    "accuracy",
+    "adapt",
+    "balanced_accuracy",
+    "dataset_name",
+    "model_name",
+    "summarize",
+]
 
 STRATEGIES = ("none", "last", "full", REFERENCE)
 """What a comparison holds, in the order of its table."""
-
-NORMS: Mapping[str, tuple[str, str, str]] = {
-    "group": ("group", "group", "keep"),
-    "convert": ("batch", "group", "avg"),
-    "frozen": ("batch", "frozen", "keep"),
-    "batch": ("batch", "batch", "keep"),
-}
-"""norm of `adapt` -> (norm while pretraining, norm and pool that bt.prepare makes of it)."""
-
-Progress = Callable[[str, int, int], None]
-"""Called with a task ("subject 3, seed 0: full"), how much of it is done, and all of it."""
-
-Row = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -116,7 +121,9 @@ def adapt(
         and norm and returns a torch module.
     subject: one, several, or "all".
     strategies: "none", "last", "bias", "norm", "full", a glob of parameter names (all of them in
-        C), or REFERENCE (in torch, BatchNorm, batches of `accumulate`).
+        C), or REFERENCE (in torch, BatchNorm, batches of `accumulate`). Without labels: "align",
+        "standardise" (in C, on transformed windows; "align+full" then trains), "adabn", "entropy"
+        (in torch).
     memory: whole RAM, in bytes or as "256KiB"; by default what the target has.
     on: "host", or "emulator", "qemu", "rtl" for the firmware of the target.
     lr: learning rate, and `lr_per_strategy` where one differs; `last` bears more than `full`.
@@ -179,37 +186,38 @@ def adapt(
     for person in subjects:
         others = np.flatnonzero(rec.subject != person)[::pretrain_every]
         for seed in seeds:
-            task = _Task(rec, person, seed, *parts[person], progress or _silent)
-            start: dict[str, nn.Module] = {}
+            start: dict[tuple[str, str], nn.Module] = {}
             for strategy in strategies:
-                way = "batch" if strategy == REFERENCE else NORMS[norm][0]
-                if way not in start:
-                    start[way] = pretrain(
-                        rec,
+                rule = Rule.of(strategy)
+                parts_of = (*parts[person], progress or _silent, rule.transform)
+                task = Task(rec, person, seed, *parts_of)
+                way = rule.pretrained_norm(norm)
+                if (way, rule.transform) not in start:
+                    after = f", {rule.transform}" if rule.transform else ""
+                    start[way, rule.transform] = pretrain(
+                        transformed(rec, rule.transform),
                         model,
                         others,
                         norm=way,
                         epochs=pretrain_epochs,
                         seed=seed,
-                        on_epoch=task.reporter(f"pretraining ({way} norm)"),
+                        on_epoch=task.reporter(f"pretraining ({way} norm{after})"),
                     )
                 settings_of_one = {**settings, "lr": rates[strategy]}
-                if strategy == REFERENCE:
-                    measured = _in_torch(task, start[way], settings_of_one)
-                else:
-                    measured = _in_c(task, start[way], strategy, settings_of_one, folder)
-                logits, curve, cost = measured
-                rows.append(task.row(settings, strategy, logits, cost))
+                measured = calibrate(
+                    task, start[way, rule.transform], strategy, settings_of_one, folder=folder
+                )
+                rows.append(task.row(settings, strategy, measured.logits, measured.cost))
                 curves.append(
                     {
                         "subject": person,
                         "session": task.session,
                         "seed": seed,
                         "strategy": strategy,
-                        "accuracy": curve,
+                        "accuracy": measured.curve,
                     }
                 )
-            notes += task.notes
+                notes += task.notes
             folder = None
     settings["notes"] = notes
     return AdaptResult(tuple(rows), tuple(curves), settings)
@@ -247,167 +255,6 @@ def model_name(model: str | Factory) -> str:
 
 def _silent(task: str, done: int, total: int) -> None:
     """Progress that nobody watches."""
-
-
-class _Task:
-    """One subject and seed: its windows, and what a row about them says."""
-
-    def __init__(
-        self,
-        rec: Recordings,
-        subject: int,
-        seed: int,
-        calibration: Indices,
-        test: Indices,
-        progress: Progress,
-    ) -> None:
-        self.rec, self.subject, self.seed, self.progress = rec, subject, seed, progress
-        self.notes: list[str] = []
-        self.session = int(rec.session[test[0]])
-        self.x, self.y = rec.signal(calibration), rec.y[calibration]
-        self.x_test, self.y_test = rec.signal(test), rec.y[test]
-
-    def reporter(self, what: str) -> Callable[[int, int], None]:
-        """Called after each epoch of `what`."""
-        task = f"subject {self.subject}, seed {self.seed}: {what}"
-        self.progress(task, 0, 1)
-        return lambda done, total: self.progress(task, done, total)
-
-    def note(self, text: str) -> None:
-        """Something that the reader of the results should know."""
-        self.notes.append(f"subject {self.subject}, seed {self.seed}: {text}")
-
-    def row(self, settings: Row, strategy: str, logits: NDArray[np.float32], cost: Row) -> Row:
-        """The row of a study, its keys in the order of the contract."""
-        labels = logits.argmax(1)
-        return {
-            "dataset": settings["dataset"],
-            "scenario": settings["scenario"],
-            "model": settings["model"],
-            "norm": "batch" if strategy == REFERENCE else settings["norm"],
-            "strategy": strategy,
-            "subject": self.subject,
-            "session": self.session,
-            "seed": self.seed,
-            "accuracy": accuracy(labels, self.y_test),
-            "balanced_accuracy": balanced_accuracy(labels, self.y_test),
-            "chance": 1 / self.rec.n_classes,
-            **cost,
-        }
-
-    def steps(self, settings: Row, accumulate: int) -> int:
-        """Optimizer steps of the whole calibration."""
-        return int(settings["epochs"] * -(-len(self.x) // accumulate))
-
-
-Measured = tuple[NDArray[np.float32], list[float], Row]
-"""Logits of the test part, its accuracy per epoch, and the last keys of a row."""
-
-
-def _in_c(
-    task: _Task, start: nn.Module, strategy: str, settings: Row, folder: Path | None
-) -> Measured:
-    """Calibrate in the generated C."""
-    import biotrain as bt
-
-    _, norm, pool = NORMS[settings["norm"]]
-    done = task.reporter(strategy)
-    example = torch.from_numpy(task.x[:1])
-    net = bt.prepare(start, norm=norm, pool=pool)
-    package = bt.compile(
-        net,
-        example,
-        target=settings["target"],
-        strategy=strategy,
-        optimizer=bt.SGD(
-            lr=settings["lr"],
-            momentum=settings["momentum"],
-            weight_decay=settings["weight_decay"],
-            schedule=settings["schedule"],
-        ),
-        accumulate=settings["accumulate"],
-        memory=settings["memory"],
-    )
-    if folder is not None:
-        package.save(folder / strategy.replace("*", "_"))
-    device = package.run(settings["on"])
-    epochs = 0 if strategy == "none" else settings["epochs"]
-    steps = 0 if strategy == "none" else task.steps(settings, settings["accumulate"])
-    logits = device.predict(task.x_test)
-    curve = [accuracy(logits.argmax(1), task.y_test)]
-    if epochs:
-        device.begin(total_steps=steps)
-    features: NDArray[np.float32] | None = None
-    for epoch in range(epochs):
-        order = shuffled(len(task.x), task.seed, epoch)
-        try:
-            if package.plan.feature_bytes:  # what is frozen runs once; the same bits, sooner
-                features = device.features(task.x) if features is None else features
-                device.train_features(features[order], task.y[order])
-            else:
-                device.train(task.x[order], task.y[order])
-        except DeviceError as error:  # the weights are those before the refused sample or group
-            task.note(f"{strategy} diverged in epoch {epoch + 1}: {error}")
-            curve += [curve[-1]] * (epochs - epoch)
-            break
-        logits = device.predict(task.x_test)
-        curve.append(accuracy(logits.argmax(1), task.y_test))
-        done(epoch + 1, epochs)
-    if not epochs:
-        done(1, 1)
-    plan = package.plan
-    cost = {"ram_bytes": plan.ram_bytes, "ops": plan.ops, "steps": steps, "crc32": device.crc32()}
-    device.close()
-    return logits, curve, cost
-
-
-def _in_torch(task: _Task, start: nn.Module, settings: Row) -> Measured:
-    """Conventional full fine-tuning, with BatchNorm."""
-    done = task.reporter(REFERENCE)
-    module = copy.deepcopy(start)
-    curve = [accuracy(predict(module, task.x_test).argmax(1), task.y_test)]
-
-    def after(epoch: int, epochs: int) -> None:
-        curve.append(accuracy(predict(module, task.x_test).argmax(1), task.y_test))
-        done(epoch, epochs)
-
-    last = len(curve)
-    try:
-        _finetune(module, task, settings, after)
-    except BioTrainError as error:
-        task.note(f"{REFERENCE} diverged in epoch {len(curve)}: {error}")
-        curve += [curve[-1]] * (settings["epochs"] + last - len(curve))
-    steps = task.steps(settings, settings["accumulate"])
-    cost = {"ram_bytes": None, "ops": None, "steps": steps, "crc32": None}
-    return predict(module, task.x_test), curve, cost
-
-
-def _finetune(
-    module: nn.Module, task: _Task, settings: Row, after: Callable[[int, int], None]
-) -> None:
-    finetune_torch(
-        module,
-        task.x,
-        task.y,
-        epochs=settings["epochs"],
-        lr=settings["lr"],
-        momentum=settings["momentum"],
-        weight_decay=settings["weight_decay"],
-        schedule=settings["schedule"],
-        batch=settings["accumulate"],
-        seed=task.seed,
-        on_epoch=after,
-    )
-
-
-def accuracy(labels: NDArray[Any], y: NDArray[Any]) -> float:
-    """Share of `labels` that equal `y`."""
-    return float(np.mean(labels == y))
-
-
-def balanced_accuracy(labels: NDArray[Any], y: NDArray[Any]) -> float:
-    """Mean over the classes that `y` has of the share recognised."""
-    return float(np.mean([np.mean(labels[y == c] == c) for c in np.unique(y)]))
 
 
 def summarize(rows: Sequence[Row]) -> list[Row]:

@@ -100,6 +100,15 @@ def pretrain(
     return module.eval()
 
 
+def untrained(rec: Recordings, model: str | Factory, norm: str) -> nn.Sequential:
+    """The module that `pretrain` returns, in eval mode, before any statistics or training: what a
+    saved state dict is loaded into."""
+    ones = np.ones(rec.n_chans)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return standardized(_network(rec, model, norm), 0 * ones, ones).eval()
+
+
 def _network(rec: Recordings, model: str | Factory, norm: str) -> nn.Module:
     shape = {
         "n_chans": rec.n_chans,

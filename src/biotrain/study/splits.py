@@ -6,7 +6,7 @@ scikit-learn's splitters do. In a session the first part calibrates and the last
 calibration window that overlaps a test window in time is left out.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,6 +24,9 @@ chronological-per-class: the same within each class, for sessions recorded class
     drift between the classes then inflates the accuracy.
 repetition: the last repetition of every gesture tests.
 """
+
+SIZES = (5, 10, 20, 40)
+"""Windows per class of a calibration-size curve."""
 
 
 class SplitError(BioTrainError):
@@ -62,6 +65,32 @@ def longitudinal(
         raise SplitError(f"{rec.name}: subject {subject} has one session; nothing comes later")
     for session in later:
         yield within(rec, subject, session, split, calibration, test_repetition)
+
+
+def calibration_sizes(
+    rec: Recordings,
+    subject: int,
+    sizes: Sequence[int] = SIZES,
+    split: str = "chronological",
+    calibration: float = 0.8,
+    test_repetition: int | None = None,
+) -> Iterator[tuple[Indices, Indices]]:
+    """Day-1 with less to calibrate on: for each of `sizes`, ascending, the first so many windows of
+    every class (all of a class that has fewer), and always the same test windows.
+
+    A size that no class reaches would repeat the whole calibration part and is not yielded.
+    Raises SplitError for a size below 1, and what `day1` raises.
+    """
+    if min(sizes, default=1) < 1:
+        raise SplitError(f"a calibration has at least one window per class, not {min(sizes)}")
+    everything, test = day1(rec, subject, split, calibration, test_repetition)
+    in_time = everything[np.argsort(rec.starts(everything), kind="stable")]
+    of_class = [in_time[rec.y[in_time] == label] for label in np.unique(rec.y[in_time])]
+    longest = max(len(own) for own in of_class)
+    for size in sorted(set(sizes)):
+        if size > longest:
+            return
+        yield np.sort(np.concatenate([own[:size] for own in of_class])), test
 
 
 def leave_one_subject_out(rec: Recordings) -> Iterator[tuple[Indices, Indices]]:

@@ -1,0 +1,312 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`study` and `report`: what adapting buys, over many people, and the page that tells it."""
+
+import os
+import shlex
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, is_dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
+from rich.table import Table
+
+from biotrain.cli.console import Busy, Out, console, table
+from biotrain.cli.learn import _integers
+from biotrain.cli.options import Json, options
+from biotrain.errors import BioTrainError
+
+if TYPE_CHECKING:
+    from biotrain.study.cells import Network
+    from biotrain.study.run import Event, Outcome
+
+FAILED = 1
+"""Exit code where a cell has failed."""
+
+
+@options
+def study_verb(
+    spec: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[SPEC.toml]",
+            help="The study; options below take the place of what stands in it.",
+            show_default=False,
+        ),
+    ] = None,
+    folder: Annotated[
+        Path, typer.Option("--out", metavar="DIR", help="Results; an interrupted study goes on.")
+    ] = Path("build/study"),
+    data: Annotated[
+        list[str] | None,
+        typer.Option("--data", metavar="DATA", help="Recordings; may be given several times."),
+    ] = None,
+    model: Annotated[
+        str, typer.Option("--model", metavar="NAME,...", help="Networks for --data.")
+    ] = "epidenet",
+    decimate: Annotated[
+        float | None, typer.Option("--decimate", metavar="HZ", help="Resample --data to HZ.")
+    ] = None,
+    subjects: Annotated[
+        str | None, typer.Option("--subject", metavar="N,N", help="Only these are new in turn.")
+    ] = None,
+    strategies: Annotated[
+        str | None,
+        typer.Option(
+            "--strategies",
+            help="none, last, bias, norm, full, globs, full-bn8; align, standardise, adabn, "
+            "entropy take no labels; align+full.",
+        ),
+    ] = None,
+    scenarios: Annotated[
+        str | None, typer.Option("--scenarios", help="day1, longitudinal, sizes.")
+    ] = None,
+    seeds: Annotated[
+        str | None, typer.Option("--seeds", metavar="S,S", help="Of weights and order.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option("--epochs", help="Of each calibration.")] = None,
+    lr: Annotated[float | None, typer.Option("--lr", help="Learning rate of calibration.")] = None,
+    lr_for: Annotated[
+        list[str] | None,
+        typer.Option("--lr-for", metavar="STRATEGY=LR", help="Another one for a strategy."),
+    ] = None,
+    norm: Annotated[
+        Literal["group", "convert", "frozen", "batch"] | None,
+        typer.Option("--norm", help="As in adapt."),
+    ] = None,
+    target: Annotated[
+        str | None, typer.Option("--target", help="What the C is planned for.")
+    ] = None,
+    pretrain_epochs: Annotated[
+        int | None, typer.Option("--pretrain-epochs", help="On the other subjects, in torch.")
+    ] = None,
+    pretrain_every: Annotated[
+        int | None, typer.Option("--pretrain-every", help="Pretrain on every N-th window only.")
+    ] = None,
+    jobs: Annotated[int, typer.Option("--jobs", help="Processes on this machine.", min=1)] = 1,
+    cluster: Annotated[
+        str | None,
+        typer.Option("--cluster", metavar="dask://HOST:PORT", help="Work on a Dask cluster."),
+    ] = None,
+    to: Json = None,
+) -> None:
+    """Adapt to many people in many ways, and keep every result; run it again to go on."""
+    out = Out(to)
+    from biotrain.study.run import run
+    from biotrain.study.spec import make_spec, read_spec
+
+    asked: dict[str, Any] = {} if spec is None else read_spec(spec)
+    if data:
+        one: dict[str, Any] = {"models": _names(model)}
+        one |= {} if decimate is None else {"decimate": decimate}
+        one |= {} if subjects is None else {"subjects": _integers("--subject", subjects)}
+        asked["data"] = [{"source": source, **one} for source in data]
+    elif spec is None:
+        raise BioTrainError("a study needs a SPEC.toml or --data (biotrain list data)")
+    elif decimate is not None or subjects is not None:
+        raise BioTrainError("--decimate and --subject belong to --data; SPEC has its own")
+    for key, value in (("strategies", strategies), ("scenarios", scenarios)):
+        if value is not None:
+            asked[key] = _names(value)
+    if seeds is not None:
+        asked["seeds"] = _integers("--seeds", seeds)
+    given = {"epochs": epochs, "lr": lr, "norm": norm, "target": target}
+    _into(asked, "calibrate", given)
+    _into(asked, "pretrain", {"epochs": pretrain_epochs, "every": pretrain_every})
+    for text in lr_for or []:
+        name, _, value = text.partition("=")
+        own = asked.setdefault("strategy", {}).setdefault(name, {})
+        try:
+            own["lr"] = float(value)
+        except ValueError:
+            raise BioTrainError(f"--lr-for takes STRATEGY=LR (last=0.02), not '{text}'") from None
+    made = make_spec(asked)
+    _one_thread()
+    with _Watch() as watch:
+        outcome = run(
+            made,
+            folder,
+            resolve=network,
+            jobs=jobs,
+            cluster=cluster,
+            watch=watch,
+            command=shlex.join(["biotrain", *sys.argv[1:]]),
+        )
+    from biotrain.study.stats import summary
+
+    entries = summary(outcome.rows, seed=made.bootstrap_seed) if outcome.rows else []
+    _show(out, outcome, entries)
+    out.say(f"\n{outcome.computed} computed, {outcome.found} found; results {folder}/results.jsonl")
+    out.say(f"  biotrain report {folder}")
+    found = vars(outcome) | {"summary": [_plain(e) for e in entries], "out": str(folder)}
+    out.result(found)
+    if outcome.failures:
+        raise typer.Exit(FAILED)
+
+
+@options
+def report_verb(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a study.")],
+    where: Annotated[
+        Path | None, typer.Option("--out", metavar="DIR", help="Where it goes; else beside it.")
+    ] = None,
+    metric: Annotated[
+        Literal["balanced_accuracy", "accuracy"],
+        typer.Option("--metric", help="What the tables and figures compare."),
+    ] = "balanced_accuracy",
+    to: Json = None,
+) -> None:
+    """One HTML page of a study, with figures and tables, and the CSV behind it."""
+    out = Out(to)
+    from biotrain.study.report import study_rows, write_report
+    from biotrain.study.stats import compare, summary
+
+    with Busy("writing the report"):
+        study, rows = study_rows(folder)
+        paths = write_report(folder, where, metric)
+    for path in paths.values():
+        out.say(str(path))
+    if to is None:
+        return
+    seed = study["spec"]["bootstrap_seed"]
+    out.result(
+        {
+            "files": {name: str(path) for name, path in paths.items()},
+            "rows": rows,
+            "summary": [_plain(e) for e in summary(rows, metric, seed)],
+            "comparisons": [_plain(asdict(c)) for c in compare(rows, metric, seed=seed)],
+        }
+    )
+
+
+def network(name: str) -> "tuple[Network, bool]":
+    """A built-in network or module:factory, and whether it takes `norm`; workers import this."""
+    from biotrain import models
+    from biotrain.cli.model import factory, takes_norm
+
+    if name in models.MODELS:
+        return name, True
+    return factory(name), takes_norm(name)
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _into(asked: dict[str, Any], section: str, given: dict[str, Any]) -> None:
+    """Options into a table of the spec, in place of what it says."""
+    known = {key: value for key, value in given.items() if value is not None}
+    if known:
+        before = asked.get(section, {})
+        asked[section] = {**before, **known} if isinstance(before, dict) else before
+
+
+def _one_thread() -> None:
+    import torch
+
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)
+
+
+def _plain(value: Any) -> Any:
+    """Dataclasses inside as dicts."""
+    if is_dataclass(value) and not isinstance(value, type):
+        return asdict(value)
+    return {k: _plain(v) for k, v in value.items()} if isinstance(value, dict) else value
+
+
+class _Watch:
+    """Progress with the time left, on standard error: a bar on a terminal, else lines."""
+
+    EVERY_S = 5.0
+
+    def __init__(self) -> None:
+        self._console = console(stderr=True)
+        self._live: Progress | None = None
+        self._bar: TaskID | None = None
+        self._said = time.monotonic()
+
+    def __enter__(self) -> "_Watch":
+        if self._console.is_terminal:
+            columns = (TextColumn("{task.description}"), BarColumn(24), MofNCompleteColumn())
+            left = TextColumn("{task.fields[left]}")
+            self._live = Progress(*columns, left, console=self._console, transient=True)
+            self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if self._live:
+            self._live.stop()
+
+    def __call__(self, event: "Event") -> None:
+        from biotrain.study.run import seconds_as_text
+
+        left = ""
+        if event.seconds_left is not None and event.done < event.total:
+            left = f"{seconds_as_text(event.seconds_left)} left"
+        if self._live:
+            if self._bar is None:
+                self._bar = self._live.add_task("study", total=event.total, left="")
+            self._live.update(self._bar, description=event.text, completed=event.done, left=left)
+            return
+        now = time.monotonic()
+        if 0 < event.done < event.total and now - self._said < self.EVERY_S:
+            return
+        self._said = now
+        got = "" if event.row is None else f", {100 * event.row['accuracy']:.1f} %"
+        self._console.print(
+            f"[{event.done}/{event.total}] {event.text}{got}{', ' if left else ''}{left}",
+            markup=False,
+            soft_wrap=True,
+        )
+
+
+def _show(out: Out, outcome: "Outcome", entries: Sequence[dict[str, Any]]) -> None:
+    seen: list[tuple[Any, ...]] = []
+    for entry in entries:
+        key = (entry["dataset"], entry["model"], entry["scenario"])
+        if key not in seen:
+            seen.append(key)
+    for dataset, model, scenario in seen:
+        out.show(f"\n{dataset}, {model}, {scenario}", _table_of(entries, dataset, model, scenario))
+    for text in outcome.left_out:
+        out.say(f"left out: {text}")
+    alike: dict[str, list[str]] = {}
+    for text in outcome.failures:
+        where, _, why = text.partition(": ")
+        alike.setdefault(why, []).append(where)
+    for why, places in alike.items():
+        count = f" and {len(places) - 1} more" if len(places) > 1 else ""
+        sys.stderr.write(f"failed: {places[0]}{count}: {why}\n")
+
+
+def _table_of(entries: Sequence[dict[str, Any]], dataset: str, model: str, scenario: str) -> Table:
+    """Balanced accuracy per strategy (and size)."""
+    sized = scenario == "sizes"
+    columns = ["strategy", *(["per class"] if sized else [])]
+    columns += ["balanced, %", "SD", "interval", "subjects", "seeds", "RAM, bytes"]
+    shown = table(*columns, numbers=range(1, len(columns)))
+    for e in entries:
+        if (e["dataset"], e["model"], e["scenario"]) != (dataset, model, scenario):
+            continue
+        value = e["balanced_accuracy"]
+        shown.add_row(
+            e["strategy"],
+            *([str(e["size"])] if sized else []),
+            f"{100 * value.mean:.1f}",
+            "-" if value.sd is None else f"{100 * value.sd:.1f}",
+            f"{100 * value.low:.1f} to {100 * value.high:.1f}",
+            str(e["subjects"]),
+            str(e["seeds"]),
+            "-" if e["ram_bytes"] is None else f"{e['ram_bytes']:,.0f}",
+        )
+    return shown

@@ -1,0 +1,480 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The signal chain from the converter to the network: one description, the same C everywhere.
+
+A `FrontEnd` is designed with scipy.signal (extra `study`) and becomes causal fixed-rate C for the
+device (`emit`). `FrontEnd.run` and `FrontEnd.start` run exactly that C on this machine, so that
+pretraining and a study see what the device will see.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from biotrain.errors import BioTrainError
+
+Reference = Literal["none", "average"]
+Standardise = Literal["none", "running", "window"]
+Floats = npt.NDArray[np.float64]
+
+RUNTIME = Path(__file__).parent / "rt"
+RUNTIME_FILES = ("bt_front.h", "bt_biquad.h", "bt_kernel.h", "bt_math.h", "bt_string.h")
+
+ANTI_ALIAS = (8, 60.0)
+"""Order and stop-band attenuation in dB (from the new Nyquist frequency on) of the Chebyshev filter
+of type II before decimation; it is flat and 3 dB down at 0.67 of the new Nyquist frequency."""
+
+STATE_BITS = 60  # bt_biquad.h: no state exceeds 2^60
+SAMPLE_BITS = 32  # the difference of two int32 has magnitude below 2^32
+LONGEST_RESPONSE = 1 << 22  # samples
+
+HOST = """\
+#include "front.h"
+unsigned long front_bytes(void);
+void front_init(bt_front *f);
+unsigned long front_bytes(void) { return sizeof(bt_front); }
+void front_init(bt_front *f) { bt_front_init(f); }
+unsigned long front_push(bt_front *f, const int32_t *samples, unsigned long n, float *x);
+unsigned long front_push(bt_front *f, const int32_t *samples, unsigned long n, float *x)
+{
+    unsigned long windows = 0;
+    for (unsigned long t = 0; t < n; t++)
+        if (bt_front_push(f, samples + t * BT_FRONT_CHANS))
+            bt_front_window(f, x + windows++ * BT_FRONT_CHANS * BT_FRONT_TIMES);
+    return windows;
+}
+unsigned long front_push16(bt_front *f, const int16_t *samples, unsigned long n, float *x);
+unsigned long front_push16(bt_front *f, const int16_t *samples, unsigned long n, float *x)
+{
+    unsigned long windows = 0;
+    for (unsigned long t = 0; t < n; t++)
+        if (bt_front_push16(f, samples + t * BT_FRONT_CHANS))
+            bt_front_window(f, x + windows++ * BT_FRONT_CHANS * BT_FRONT_TIMES);
+    return windows;
+}
+"""
+
+
+@dataclass(frozen=True)
+class Section:
+    """One second-order section in d = z - 1: (b2 d^2 + b1 d + b0) / (d^2 + a1 d + a0)."""
+
+    name: str
+    b: tuple[float, float, float]
+    """b2, b1, b0"""
+    a: tuple[float, float]
+    """a1, a0"""
+
+    @property
+    def link(self) -> int:
+        """2^-link is about sqrt(a0), the angle of the pole: it makes both states equally large."""
+        return max(0, round(-0.5 * math.log2(self.a[1])))
+
+    @property
+    def values(self) -> tuple[float, ...]:
+        """b2, b1, b0, a1, a0 as the C multiplies by them: b0 and a0 times 2^link."""
+        up = 2.0**self.link
+        return (self.b[0], self.b[1], self.b[2] * up, self.a[0], self.a[1] * up)
+
+    def coefficients(self) -> tuple[tuple[int, int], ...]:
+        """The values as (m, shift), each m 2^-(32 + shift)."""
+        return tuple(_quantised(v) for v in self.values)
+
+    @property
+    def multiplies(self) -> int:
+        """Multiply-adds of one sample."""
+        return sum(m != 0 for m, _ in self.coefficients())
+
+
+@dataclass(frozen=True)
+class FrontEnd:
+    """Converter integers at `fs_in` Hz in, windows float32 [n_chans, window] out.
+
+    window, hop : samples after decimation; a window is ready after `window` of them, then every
+        `hop`.
+    bandpass : (low, high) in Hz, a Butterworth filter of scipy's `order`; None at one of the two
+        leaves that side open. None where the recording is filtered upstream.
+    notch : mains frequency in Hz, `iirnotch` with quality `notch_q`.
+    reference : "average" subtracts the mean of the channels.
+    decimate : keep every so manieth sample, after an anti-alias filter (`ANTI_ALIAS`).
+    standardise : "window" makes mean 0 and deviation 1 in each window; "running" by the mean and
+        the deviation of all samples so far, which after `memory_s` forgets exponentially.
+    scale : physical units per converter step.
+
+    Raises BioTrainError where a value makes no sense, scipy is missing, or a cut-off is too low.
+    """
+
+    fs_in: float
+    n_chans: int
+    window: int
+    hop: int
+    bandpass: tuple[float | None, float | None] | None = None
+    notch: float | None = None
+    reference: Reference = "none"
+    decimate: int = 1
+    standardise: Standardise = "none"
+    order: int = 4
+    scale: float = 1.0
+    notch_q: float = 30.0
+    memory_s: float = 30.0
+
+    def __post_init__(self) -> None:
+        for name in ("n_chans", "window", "hop", "decimate", "order"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise BioTrainError(f"front end: {name} must be a whole number from 1, not {value}")
+        for name in ("fs_in", "scale", "notch_q", "memory_s"):
+            value = getattr(self, name)
+            if not (math.isfinite(value) and value > 0):
+                raise BioTrainError(f"front end: {name} must be a positive number, not {value}")
+        if self.order > 10:
+            raise BioTrainError(f"front end: order {self.order} is above 10; 4 is usual")
+        if self.reference not in ("none", "average"):
+            raise BioTrainError(f"front end: reference is none or average, not {self.reference}")
+        if self.standardise not in ("none", "running", "window"):
+            raise BioTrainError(
+                f"front end: standardise is none, running or window, not {self.standardise}"
+            )
+        if self.reference == "average" and self.n_chans < 2:
+            raise BioTrainError("front end: the average of one channel leaves nothing of it")
+        self._check_bands()
+        if self.point < 8 or not math.isfinite(self.ops_per_second):
+            raise BioTrainError("front end: a filter is too narrow; raise its cut-off, lower its Q")
+
+    def _check_bands(self) -> None:
+        nyquist = self.fs_out / 2
+        after = f" after decimation by {self.decimate}" if self.decimate > 1 else ""
+        limit = f"{nyquist:g} Hz, half the sampling rate{after}"
+        if self.bandpass is not None:
+            if len(self.bandpass) != 2 or self.bandpass == (None, None):
+                raise BioTrainError("front end: bandpass is (low, high) in Hz, or None")
+            low, high = self.bandpass
+            for edge in (low, high):
+                if edge is not None and not 0 < edge < nyquist:
+                    raise BioTrainError(
+                        f"front end: the band edge {edge:g} Hz must lie above 0 and below {limit}"
+                    )
+            if low is not None and high is not None and low >= high:
+                raise BioTrainError(
+                    f"front end: the band's low edge {low:g} Hz must be below its high {high:g} Hz"
+                )
+        if self.notch is not None and not 0 < self.notch < nyquist:
+            raise BioTrainError(
+                f"front end: the notch at {self.notch:g} Hz must lie above 0 and below {limit}"
+            )
+
+    @property
+    def fs_out(self) -> float:
+        """Sampling rate of the windows in Hz."""
+        return self.fs_in / self.decimate
+
+    @cached_property
+    def sos(self) -> tuple[Floats, Floats]:
+        """scipy's second-order sections, before and after decimation: each [sections, 6]."""
+        try:
+            from scipy import signal
+        except ImportError as error:
+            raise BioTrainError(
+                "front end: filter design needs scipy: pip install 'biotrain[study]'"
+            ) from error
+        before, after = np.zeros((0, 6)), np.zeros((0, 6))
+        if self.decimate > 1:
+            before = signal.cheby2(*ANTI_ALIAS, 1 / self.decimate, output="sos")
+        if self.bandpass is not None:
+            low, high = self.bandpass
+            kind, edges = (
+                ("bandpass", [low, high])
+                if low is not None and high is not None
+                else ("highpass", low)
+                if low is not None
+                else ("lowpass", high)
+            )
+            after = signal.butter(self.order, edges, kind, fs=self.fs_out, output="sos")
+        if self.notch is not None:
+            b, a = signal.iirnotch(self.notch, self.notch_q, fs=self.fs_out)
+            after = np.vstack([after, np.concatenate([b, a])])
+        return before, after
+
+    @cached_property
+    def sections(self) -> tuple[tuple[Section, ...], tuple[Section, ...]]:
+        """The sections before and after decimation, as the C computes them."""
+        before, after = self.sos
+        names = ["band"] * len(after)
+        if self.notch is not None:
+            names[-1] = "notch"
+        return _sections(before, ["anti-alias"] * len(before)), _sections(after, names)
+
+    @property
+    def passes_constants(self) -> bool:
+        """Whether no section stops a constant."""
+        return self.bandpass is None or self.bandpass[0] is None
+
+    @cached_property
+    def point(self) -> int:
+        """Binary places of the signal in the sections, as many as leave no overflow."""
+        before, after = self.sections
+        states_before, through = _gains(before)
+        states_after, out = _gains(after)
+        largest = max(states_before, through * states_after)
+        total = (through * out + 0.5) * self.n_chans  # the sum over channels; 0.5: the first sample
+        return int(STATE_BITS - SAMPLE_BITS - math.log2(max(largest, total / 4)))
+
+    @property
+    def memory(self) -> int:
+        """Samples of the running mean before it forgets."""
+        return max(2, round(self.memory_s * self.fs_out))
+
+    @property
+    def ram_bytes(self) -> int:
+        """`sizeof(bt_front)`: states, statistics, and the ring of one window."""
+        states = 16 * sum(map(len, self.sections))
+        statistics = 16 if self.standardise == "running" else 0
+        size = self.n_chans * (states + statistics + 4 * self.window + 4) + 24
+        return -(-size // 8) * 8 if states else size
+
+    @property
+    def ops_per_second(self) -> float:
+        """Multiply-adds per second, all channels, those of the 64-bit sections counted as one.
+
+        Multiplications by a coefficient that is zero are not there and not counted.
+        """
+        before, after = self.sections
+        standard = {"none": 0.0, "running": 7.0, "window": 3.0 * self.window / self.hop}
+        each = sum(s.multiplies for s in after) + 1 + standard[self.standardise]
+        fast = sum(s.multiplies for s in before) * self.fs_in
+        return self.n_chans * (fast + each * self.fs_out)
+
+    def start(self, *, fused: bool = False) -> Stream:
+        """The C on this machine, at rest. `fused` is the numeric mode of the package."""
+        return Stream(self, fused)
+
+    def run(self, samples: npt.ArrayLike, *, fused: bool = False) -> npt.NDArray[np.float32]:
+        """All windows of a recording: int [n_chans, n_samples] to float32 [n, n_chans, window]."""
+        return self.start(fused=fused).push(samples)
+
+
+class Stream:
+    """A front end on this machine that keeps its state from one `push` to the next."""
+
+    def __init__(self, front: FrontEnd, fused: bool = False) -> None:
+        from biotrain.run.compiler import NUMERICS, STRICT, shared_library
+
+        flags = [*STRICT, *NUMERICS, "-O2", "-fPIC"]
+        if fused:
+            flags += ["-march=native", "-DBT_FUSED=1"]
+        self.front = front
+        path = shared_library({**emit(front), "front_host.c": HOST}, flags)
+        self._c = ctypes.CDLL(str(path))
+        for name in ("front_bytes", "front_push", "front_push16"):
+            getattr(self._c, name).restype = ctypes.c_ulong
+        size = int(self._c.front_bytes())
+        self._memory = np.zeros(size // 8 + 1, np.int64)
+        self.reset()
+
+    def reset(self) -> None:
+        """As before the first sample."""
+        self._c.front_init(ctypes.c_void_p(self._memory.ctypes.data))
+
+    def push(self, samples: npt.ArrayLike) -> npt.NDArray[np.float32]:
+        """Take converter integers [n_chans, n]; return the windows that they complete."""
+        front = self.front
+        x = np.asarray(samples)
+        if x.ndim != 2 or x.shape[0] != front.n_chans:
+            raise BioTrainError(
+                f"front end: samples must be [{front.n_chans}, n], not {list(x.shape)}"
+            )
+        narrow = x.dtype in (np.dtype(np.int8), np.dtype(np.uint8), np.dtype(np.int16))
+        if not (narrow or x.dtype in (np.dtype(np.uint16), np.dtype(np.int32))):
+            raise BioTrainError(
+                "front end: samples must be the converter's integers (int16 or int32), "
+                f"not {x.dtype}"
+            )
+        data = np.ascontiguousarray(x.T, np.int16 if narrow else np.int32)
+        most = x.shape[1] // (front.hop * front.decimate) + 2
+        windows = np.empty((most, front.n_chans, front.window), np.float32)
+        push = self._c.front_push16 if narrow else self._c.front_push
+        count = push(
+            ctypes.c_void_p(self._memory.ctypes.data),
+            ctypes.c_void_p(data.ctypes.data),
+            ctypes.c_ulong(len(data)),
+            ctypes.c_void_p(windows.ctypes.data),
+        )
+        return windows[:count]
+
+
+def _quantised(value: float) -> tuple[int, int]:
+    """(m, shift) with m 2^-(32 + shift) nearest to `value`, m of 31 bits."""
+    if value == 0.0:
+        return 0, 0
+    exponent = math.frexp(value)[1]
+    m = round(math.ldexp(value, 31 - exponent))
+    if abs(m) == 1 << 31:
+        m, exponent = m // 2, exponent + 1
+    shift = -1 - exponent
+    if not -11 <= shift < 45:
+        raise BioTrainError("front end: a filter is too narrow; raise its cut-off, lower its Q")
+    return m, shift
+
+
+def _response(sos: Floats) -> float:
+    """Largest gain of a cascade, over a grid of frequencies and at its poles."""
+    from scipy import signal
+
+    angles = np.abs(np.angle([r for row in sos for r in np.roots(row[3:])]))
+    grid = np.concatenate([np.linspace(0, np.pi, 4096), angles])
+    return float(np.abs(signal.sosfreqz(sos, grid)[1]).max())
+
+
+def _sections(sos: Floats, names: Sequence[str]) -> tuple[Section, ...]:
+    """Sections in d = z - 1, gains moved so that the cascade up to each has a largest gain of 1."""
+    done: list[Section] = []
+    before = 1.0  # gain of the cascade so far against scipy's
+    for i, row in enumerate(sos):
+        so_far = 1.0 if i == len(sos) - 1 else 1.0 / _response(sos[: i + 1])
+        b0, b1, b2 = row[:3] * (so_far / before)
+        before = so_far
+        _, a1, a2 = row[3:] / row[3]
+        b = (float(b0), float(2 * b0 + b1), float((b0 + b1) + b2))
+        largest = max(map(abs, b))  # below it by 1e-13: a rounding of what is zero
+        exact = tuple(0.0 if abs(v) < 1e-13 * largest else v for v in b)
+        a = (float(2 + a1), float((1 + a1) + a2))
+        if a[1] <= 0:
+            raise BioTrainError("front end: a filter is too narrow; raise its cut-off, lower its Q")
+        done.append(Section(names[i], (exact[0], exact[1], exact[2]), a))
+    return tuple(done)
+
+
+def _gains(sections: Sequence[Section]) -> tuple[float, float]:
+    """Bounds for input of magnitude 1: of states, signals and products / 4, and of the output.
+
+    They are sums of the absolute impulse response, so they hold for any input.
+    """
+    from scipy import signal
+
+    if not sections:
+        return 1.0, 1.0
+    poles = [np.roots([1.0, a1 - 2, a0 - a1 + 1]) for a1, a0 in (s.a for s in sections)]
+    radius = float(np.abs(np.concatenate(poles)).max())
+    length = math.ceil(math.log(1e-6) / math.log(radius)) if 0 < radius < 1 else 16
+    if radius >= 1 or length > LONGEST_RESPONSE:
+        raise BioTrainError("front end: a filter is too narrow; raise its cut-off, lower its Q")
+    u = np.zeros(length + 64)
+    u[0] = 1.0
+    largest = 1.0
+    for s in sections:
+        (b2, b1, b0), (a1, a0) = s.b, s.a
+        y = signal.lfilter([b2, b1 - 2 * b2, b0 - b1 + b2], [1.0, a1 - 2, a0 - a1 + 1], u)
+        first = y - b2 * u
+        second = np.cumsum(b0 * u - a0 * y) * 2.0**s.link
+        size_u, size_y, *states = (float(np.abs(v).sum()) for v in (u, y, first, second))
+        by_u, by_y = max(map(abs, s.values[:3])), max(map(abs, s.values[3:]))
+        largest = max(largest, size_y, *states, by_u * size_u / 4, by_y * size_y / 4)
+        u = y
+    return 1.01 * largest, 1.01 * float(np.abs(u).sum())
+
+
+def _table(front: FrontEnd) -> list[str]:
+    """The coefficients, and one call per section."""
+    before, after = front.sections
+    lines: list[str] = []
+    if before or after:
+        lines = [
+            "/* b2, b1, b0, a1, a0 as {m, shift}, each m 2^-(32 + shift); then the link. */",
+            f"static const bt_biquad bt_front_sections[{len(before) + len(after)}] = {{",
+        ]
+        for s in (*before, *after):
+            numbers = ", ".join(f"{{{m}, {shift}}}" for m, shift in s.coefficients())
+            lines.append(f"    {{{numbers}, {s.link}}}, /* {s.name} */")
+        lines += ["};", ""]
+    at = 0
+    for name, part, fs in (("fast", before, front.fs_in), ("slow", after, front.fs_out)):
+        if not part:
+            continue
+        lines += [
+            f"/* One sample of one channel at {fs:g} Hz. */",
+            f"BT_KERNEL int64_t bt_front_{name}(int64_t *w, int64_t u)",
+            "{",
+        ]
+        for i in range(len(part)):
+            lines.append(f"    u = bt_biquad_step(&bt_front_sections[{at + i}], w + {2 * i}, u);")
+        lines += ["    return u;", "}", ""]
+        at += len(part)
+    return lines
+
+
+def _hex(value: float) -> str:
+    """A C literal of the nearest float32, exact."""
+    return f"{float(np.float32(value)).hex()}f"
+
+
+def describe(front: FrontEnd) -> str:
+    """The chain in one line."""
+    parts = [f"{front.n_chans} channels at {front.fs_in:g} Hz"]
+    if front.decimate > 1:
+        parts.append(f"every {front.decimate}th sample after an anti-alias filter")
+    if front.bandpass is not None:
+        low, high = front.bandpass
+        edges = [f"from {low:g} Hz" if low is not None else "", f"to {high:g} Hz" if high else ""]
+        parts.append(f"band {' '.join(e for e in edges if e)} (Butterworth {front.order})")
+    if front.notch is not None:
+        parts.append(f"notch {front.notch:g} Hz (Q {front.notch_q:g})")
+    if front.bandpass is None and front.notch is None:
+        parts.append("not filtered here")
+    if front.reference == "average":
+        parts.append("average reference")
+    if front.standardise != "none":
+        parts.append(f"{front.standardise} standardisation")
+    return "; ".join(parts)
+
+
+def emit(front: FrontEnd) -> dict[str, str]:
+    """The C of a front end: `front.h` and the runtime files that it includes, by name."""
+    before, after = front.sections
+    ops = round(front.ops_per_second)
+    unit = _hex(math.ldexp(front.scale, -front.point))
+    lines = [
+        "/* SPDX-License-Identifier: Apache-2.0 */",
+        f"/* {describe(front)}.",
+        " * Generated by BioTrain. One context holds everything: place a bt_front where you like.",
+        f" * Context {front.ram_bytes} bytes; {ops} multiply-adds a second. */",
+        "#ifndef BT_FRONT_DESIGN_H",
+        "#define BT_FRONT_DESIGN_H",
+        "",
+        '#include "bt_biquad.h"',
+        "",
+        f"#define BT_FRONT_CHANS {front.n_chans}",
+        f"#define BT_FRONT_TIMES {front.window} /* samples of a window */",
+        f"#define BT_FRONT_HOP {front.hop} /* samples from one window to the next */",
+        f"#define BT_FRONT_DECIMATE {front.decimate}",
+        f"#define BT_FRONT_FAST {len(before)} /* sections before decimation */",
+        f"#define BT_FRONT_SLOW {len(after)} /* sections after it */",
+        f"#define BT_FRONT_POINT {front.point} /* binary places of a signal in the sections */",
+        f"#define BT_FRONT_UNIT {unit} /* physical units of the last of these places */",
+        f"#define BT_FRONT_STEP {_hex(front.scale)} /* the same of a step of the converter */",
+        f"#define BT_FRONT_AVERAGE {int(front.reference == 'average')}",
+        f"#define BT_FRONT_OFFSET {int(front.passes_constants and front.standardise == 'none')}",
+        f"#define BT_FRONT_RUNNING {int(front.standardise == 'running')}",
+        f"#define BT_FRONT_MEMORY {front.memory}u /* samples of the running mean */",
+        f"#define BT_FRONT_WHOLE {int(front.standardise == 'window')}",
+        "",
+        *_table(front),
+        '#include "bt_front.h"',
+        "",
+        "#endif",
+        "",
+    ]
+    files: dict[str, str] = {"front.h": "\n".join(lines)}
+    for name in RUNTIME_FILES:
+        files[name] = (RUNTIME / name).read_text(encoding="utf-8")
+    return files
+
+
+__all__ = ["ANTI_ALIAS", "FrontEnd", "Section", "Stream", "describe", "emit"]

@@ -1,0 +1,281 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* The weight gradient of a convolution (bt_conv.h, which includes this):
+ *
+ *   dw[o, i, kh, k] += sum_t sum_h dy[o, h, t] x[i, h', t'], the sum over t in leaves. */
+#ifndef BT_CONV_DW_H
+#define BT_CONV_DW_H
+
+/* sums[j] = sum over t in [t0, t1) of dy[t] x[t stride + (k + j) dilation - padding], t in order,
+ * for j in [0, n). x points at time x0 of the input row, dy at time t0. */
+BT_KERNEL void bt_conv_leaf(bt_conv g, int t0, int t1, int k, int n, const float *x, int x0,
+                            const float *restrict dy, float *restrict sums)
+{
+  const int s = g.stride, d = g.dilation;
+  if (bt_conv_slides(g, g.times) && d == 1)
+    for (; n >= BT_BLOCK_OUTPUTS; n -= BT_BLOCK_OUTPUTS) {
+      float block[BT_BLOCK_OUTPUTS] = {0.0f};
+      const int first = t0 + k - g.padding;
+      const bt_block_row v = {x, first - x0, 1, -first, g.times - first};
+      bt_block_edge(block, t1 - t0, dy, v);
+      bt_block_store(block, sums, 1);
+      k += BT_BLOCK_OUTPUTS;
+      sums += BT_BLOCK_OUTPUTS;
+    }
+  /* times [lo, hi) have all n taps inside the input */
+  const int lo = bt_min(t1, bt_max(t0, bt_ceil_div(g.padding - k * d, s)));
+  const int hi =
+      bt_max(lo, bt_min(t1, bt_floor_div(g.times - 1 + g.padding - (k + n - 1) * d, s) + 1));
+  for (int j = 0; j < n; j++)
+    sums[j] = 0.0f;
+  for (int side = 0; side < 2; side++) {
+    const int a = side ? hi : t0, b = side ? t1 : lo;
+    for (int t = a; t < b; t++) {
+      const int first = t * s + k * d - g.padding;
+      const int from = bt_min(n, bt_max(0, bt_ceil_div(-first, d)));
+      const int end = bt_max(from, bt_min(n, bt_floor_div(g.times - 1 - first, d) + 1));
+      for (int j = from; j < end; j++)
+        sums[j] = bt_fma(dy[t - t0], x[first + j * d - x0], sums[j]);
+    }
+    if (side || hi <= lo)
+      continue;
+    const float *from = x + (lo * s + k * d - g.padding - x0);
+    const float *up = dy + (lo - t0);
+    int i = 0;
+    for (; i + 8 <= hi - lo; i += 8) {
+      const float *restrict p = from + i * s;
+      const float q0 = up[i], q1 = up[i + 1], q2 = up[i + 2], q3 = up[i + 3];
+      const float q4 = up[i + 4], q5 = up[i + 5], q6 = up[i + 6], q7 = up[i + 7];
+      for (int j = 0; j < n; j++) {
+        float sum = sums[j];
+        sum = bt_fma(q0, p[j * d], sum);
+        sum = bt_fma(q1, p[j * d + s], sum);
+        sum = bt_fma(q2, p[j * d + 2 * s], sum);
+        sum = bt_fma(q3, p[j * d + 3 * s], sum);
+        sum = bt_fma(q4, p[j * d + 4 * s], sum);
+        sum = bt_fma(q5, p[j * d + 5 * s], sum);
+        sum = bt_fma(q6, p[j * d + 6 * s], sum);
+        sum = bt_fma(q7, p[j * d + 7 * s], sum);
+        sums[j] = sum;
+      }
+    }
+    for (; i < hi - lo; i++)
+      for (int j = 0; j < n; j++)
+        sums[j] = bt_fma(up[i], from[i * s + j * d], sums[j]);
+  }
+}
+
+/* all[j] += sum over the n samples of the leaf at t of the gradient of w[o, i, kh, k + j], with
+ * stride 1 and dilation 1; i is that of the group. `inside`: no tap leaves the input. */
+BT_KERNEL void bt_conv_weight_leaf(bt_conv g, int t, int n, bool inside, int o, int i, int kh, int k,
+                                   bt_in x, bt_in dy, float all[BT_BLOCK_OUTPUTS])
+{
+  const int per_group = g.channels / g.groups, outs = g.out_channels / g.groups;
+  const int first = t + k - g.padding;
+  for (int h = 0; h < g.out_rows; h++) {
+    const int from = h * g.row_stride + kh * g.row_dilation - g.row_padding;
+    if (from < 0 || from >= g.rows)
+      continue;
+    const float *row = bt_at(x, (o / outs * per_group + i) * g.rows + from, x.t0);
+    const float *up = bt_at(dy, o * g.out_rows + h, t);
+    const bt_block_row v = {row, first - x.t0, 1, -first, g.times - first};
+    float s[BT_BLOCK_OUTPUTS] = {0.0f};
+    if (inside)
+      bt_block_slide(s, n, 0, up, row + v.first, 1);
+    else
+      bt_block_edge(s, n, up, v);
+    bt_block_add(all, s);
+  }
+}
+
+/* Of a convolution of stride 1 and dilation 1: the gradients of taps k to k + 7 of w[o, i, kh] over
+ * the times of the box, added to the last `count` of those at `to`. i is that of the group. */
+BT_KERNEL void bt_conv_weight_block(bt_conv g, bt_box box, int o, int i, int kh, int k, int count,
+                                    bt_in x, bt_in dy, float *to)
+{
+  const int end = bt_min(box.t1, g.times + g.padding - k - 7); /* all taps inside before it */
+  float all[BT_BLOCK_OUTPUTS];
+  bt_block_load(all, to, 1);
+  for (int t = box.t0; t < box.t1; t = bt_leaf_end(t, box.t1)) {
+    for (; t % BT_LEAF == 0 && t + k >= g.padding && t + BT_LEAF <= end; t += BT_LEAF)
+      bt_conv_weight_leaf(g, t, BT_LEAF, true, o, i, kh, k, x, dy, all);
+    if (t < box.t1)
+      bt_conv_weight_leaf(g, t, bt_leaf_end(t, box.t1) - t, false, o, i, kh, k, x, dy, all);
+  }
+  if (count == BT_BLOCK_OUTPUTS)
+    bt_block_store(all, to, 1);
+  else { /* the others are of the block before */
+    float last[BT_BLOCK_OUTPUTS];
+    bt_block_store(all, last, 1);
+    for (int j = BT_BLOCK_OUTPUTS - count; j < BT_BLOCK_OUTPUTS; j++)
+      to[j] = last[j];
+  }
+}
+
+/* Of a convolution of stride 1: the gradients of taps [k, taps) of w[o, i] for o in [o0, o1), all of
+ * one group, and i in [i0, i1) of that group, tap by tap. */
+BT_KERNEL void bt_conv_weight_dots(bt_conv g, bt_box box, int o0, int o1, int i0, int i1, int k,
+                                   bt_in x, bt_in dy, float *dw)
+{
+  const int per_group = g.channels / g.groups, outs = g.out_channels / g.groups;
+  const int one = g.kernel_rows * g.taps;
+  for (int t = box.t0; t < box.t1; t = bt_leaf_end(t, box.t1))
+    for (int kh = 0; kh < g.kernel_rows; kh++)
+      for (int j = k; j < g.taps; j++) {
+        const int shift = j * g.dilation - g.padding;
+        const int lo = bt_max(t, -shift), hi = bt_min(bt_leaf_end(t, box.t1), g.times - shift);
+        for (int h = 0; h < g.out_rows && lo < hi; h++) {
+          const int from = h * g.row_stride + kh * g.row_dilation - g.row_padding;
+          if (from < 0 || from >= g.rows)
+            continue;
+          const int row = (o0 / outs * per_group + i0) * g.rows + from;
+          const bt_block_dots m = {hi - lo, bt_at(dy, o0 * g.out_rows + h, lo),
+                                   g.out_rows * dy.stride, bt_at(x, row, lo + shift),
+                                   g.rows * x.stride,
+                                   dw + (o0 * per_group + i0) * one + kh * g.taps + j,
+                                   per_group * one, one};
+          bt_block_dots_all(m, o1 - o0, i1 - i0);
+        }
+      }
+}
+
+/* The same, all these taps at a time. */
+BT_KERNEL void bt_conv_weight_rest(bt_conv g, bt_box box, int o0, int o1, int i0, int i1, int k,
+                                   bt_in x, bt_in dy, float *dw)
+{
+  const int per_group = g.channels / g.groups, outs = g.out_channels / g.groups;
+  float sums[BT_CONV_SUMS];
+  for (; k < g.taps; k += BT_CONV_SUMS) {
+    const int n = bt_min(BT_CONV_SUMS, g.taps - k);
+    for (int o = o0; o < o1; o++)
+      for (int i = i0; i < i1; i++)
+        for (int kh = 0; kh < g.kernel_rows; kh++) {
+          float *to = dw + ((o * per_group + i) * g.kernel_rows + kh) * g.taps + k;
+          for (int t = box.t0; t < box.t1; t = bt_leaf_end(t, box.t1))
+            for (int h = 0; h < g.out_rows; h++) {
+              const int from = h * g.row_stride + kh * g.row_dilation - g.row_padding;
+              if (from < 0 || from >= g.rows)
+                continue;
+              const int row = (o / outs * per_group + i) * g.rows + from;
+              bt_conv_leaf(g, t, bt_leaf_end(t, box.t1), k, n, bt_at(x, row, x.t0), x.t0,
+                           bt_at(dy, o * g.out_rows + h, t), sums);
+              for (int j = 0; j < n; j++)
+                to[j] += sums[j];
+            }
+        }
+  }
+}
+
+/* Taps of which the blocks of eight make the gradients: all, or all but up to three. */
+BT_KERNEL int bt_conv_weight_taps(bt_conv g)
+{
+  const int rest = g.taps % BT_BLOCK_OUTPUTS;
+  if (!bt_conv_slides(g, g.times) || g.dilation != 1 || g.taps < BT_BLOCK_OUTPUTS)
+    return 0;
+  return rest > 3 ? g.taps : g.taps - rest;
+}
+
+/* Of a convolution of stride 1: the gradients of w[o, i] for o in [o0, o1), all of one group, and i in
+ * [i0, i1) of that group. */
+BT_KERNEL void bt_conv_weight_gradient_part(bt_conv g, bt_box box, int o0, int o1, int i0, int i1,
+                                            bt_in x, bt_in dy, float *dw)
+{
+  const int per_group = g.channels / g.groups, taps = bt_conv_weight_taps(g);
+  for (int o = o0; o < o1 && taps > 0; o++)
+    for (int i = i0; i < i1; i++)
+      for (int kh = 0; kh < g.kernel_rows; kh++)
+        for (int k = 0; k < taps; k += BT_BLOCK_OUTPUTS) {
+          const int from = bt_min(k, taps - BT_BLOCK_OUTPUTS);
+          bt_conv_weight_block(g, box, o, i, kh, from, BT_BLOCK_OUTPUTS - (k - from), x, dy,
+                               dw + ((o * per_group + i) * g.kernel_rows + kh) * g.taps + from);
+        }
+  if (taps < g.taps && o1 - o0 >= 4 && i1 - i0 >= 4)
+    bt_conv_weight_dots(g, box, o0, o1, i0, i1, taps, x, dy, dw);
+  else if (taps < g.taps)
+    bt_conv_weight_rest(g, box, o0, o1, i0, i1, taps, x, dy, dw);
+}
+
+BT_KERNEL void bt_conv_weight_gradient(bt_conv g, bt_box box, bt_in x, bt_in dy, float *dw)
+{
+  const int per_group = g.channels / g.groups, outs = g.out_channels / g.groups;
+  if (bt_conv_is_product(g)) {
+    const int ins = per_group * g.rows;
+    for (int t = box.t0; t < box.t1; t = bt_leaf_end(t, box.t1))
+      for (int o = box.r0; o < box.r1; o = (o / outs + 1) * outs) {
+        const bt_block_dots m = {bt_leaf_end(t, box.t1) - t, bt_at(dy, o, t), dy.stride,
+                                 bt_at(x, o / outs * ins, t), x.stride, dw + o * ins, ins, 1};
+        bt_block_dots_all(m, bt_min(box.r1, (o / outs + 1) * outs) - o, ins);
+      }
+    return;
+  }
+  if (BT_BLOCK && g.stride == 1) {
+    const int end = box.r1 / g.out_rows;
+    for (int o = box.r0 / g.out_rows; o < end; o = (o / outs + 1) * outs)
+      bt_conv_weight_gradient_part(g, box, o, bt_min(end, (o / outs + 1) * outs), 0, per_group, x,
+                                   dy, dw);
+    return;
+  }
+  float sums[BT_CONV_SUMS];
+  for (int o = box.r0 / g.out_rows; o * g.out_rows < box.r1; o++) {
+    const int r0 = bt_max(box.r0, o * g.out_rows), r1 = bt_min(box.r1, (o + 1) * g.out_rows);
+    for (int t = box.t0; t < box.t1; t = bt_leaf_end(t, box.t1)) {
+      const int end = bt_leaf_end(t, box.t1);
+      for (int i = 0; i < per_group; i++)
+        for (int kh = 0; kh < g.kernel_rows; kh++)
+          for (int k = 0; k < g.taps; k += BT_CONV_SUMS) {
+            const int n = bt_min(BT_CONV_SUMS, g.taps - k);
+            float *to = dw + ((o * per_group + i) * g.kernel_rows + kh) * g.taps + k;
+            for (int r = r0; r < r1; r++) {
+              const int h = r % g.out_rows;
+              const int from = h * g.row_stride + kh * g.row_dilation - g.row_padding;
+              if (from < 0 || from >= g.rows)
+                continue;
+              const int row = (o / outs * per_group + i) * g.rows + from;
+              bt_conv_leaf(g, t, end, k, n, bt_at(x, row, x.t0), x.t0, bt_at(dy, r, t), sums);
+              for (int j = 0; j < n; j++)
+                to[j] += sums[j];
+            }
+          }
+    }
+  }
+}
+
+/* The same with boxes over the rows of x, for one group: what a row of x takes part in. */
+BT_KERNEL void bt_conv_weight_gradient_by_input(bt_conv g, bt_box box, bt_in x, bt_in dy, float *dw)
+{
+  if (bt_conv_is_product(g)) {
+    const int ins = g.channels * g.rows;
+    for (int t = box.t0; t < box.t1; t = bt_leaf_end(t, box.t1)) {
+      const bt_block_dots m = {bt_leaf_end(t, box.t1) - t, bt_at(dy, 0, t), dy.stride,
+                               bt_at(x, box.r0, t), x.stride, dw + box.r0, ins, 1};
+      bt_block_dots_all(m, g.out_channels, box.r1 - box.r0);
+    }
+    return;
+  }
+  if (BT_BLOCK && g.stride == 1) {
+    bt_conv_weight_gradient_part(g, box, 0, g.out_channels, box.r0 / g.rows, box.r1 / g.rows, x, dy,
+                                 dw);
+    return;
+  }
+  float sums[BT_CONV_SUMS];
+  for (int o = 0; o < g.out_channels; o++)
+    for (int t = box.t0; t < box.t1; t = bt_leaf_end(t, box.t1)) {
+      const int end = bt_leaf_end(t, box.t1);
+      for (int i = box.r0 / g.rows; i * g.rows < box.r1; i++)
+        for (int kh = 0; kh < g.kernel_rows; kh++)
+          for (int k = 0; k < g.taps; k += BT_CONV_SUMS) {
+            const int n = bt_min(BT_CONV_SUMS, g.taps - k);
+            float *to = dw + ((o * g.channels + i) * g.kernel_rows + kh) * g.taps + k;
+            for (int h = 0; h < g.out_rows; h++) {
+              const int from = h * g.row_stride + kh * g.row_dilation - g.row_padding;
+              if (from < 0 || from >= g.rows)
+                continue;
+              bt_conv_leaf(g, t, end, k, n, bt_at(x, i * g.rows + from, x.t0), x.t0,
+                           bt_at(dy, o * g.out_rows + h, t), sums);
+              for (int j = 0; j < n; j++)
+                to[j] += sums[j];
+            }
+          }
+    }
+}
+
+#endif

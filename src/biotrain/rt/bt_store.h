@@ -1,0 +1,410 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * The sample store: labelled windows of the converter's integers, in flash, for several epochs.
+ *
+ * The region is cut into blocks of whole pages, each with `per_block` slots for one window; the block
+ * size is that at which most windows fit. One block is filled at a time.
+ *
+ *   block   header (magic, window size, erasures, CRC-32), a unit for the mark "erasing", the slots
+ *   slot    head | samples | CRC-32 of both, in the last word | a unit for the mark "dropped"
+ *   head    magic with kind, label, number (age), serial (order of writing), what it takes the
+ *           place of (slot, serial)
+ *
+ * A window counts from the moment its last word is written. When the store is full it takes the place
+ * of the oldest window among those of the most frequent classes, itself counted: its head names that
+ * window, so both happen at once, and a mark then says it for good.
+ *
+ * Erasing: where the last empty block is opened, the windows of the block with the fewest are copied
+ * into it and that block is erased, so there is always an empty block. Empty blocks are taken by the
+ * fewest erasures; a block that lags BT_STORE_LAG erasures behind is moved, so wear is spread even if
+ * some windows stay for good.
+ *
+ * Power cuts: mounting ignores what has no valid CRC (torn records), finishes a replacement that lacks
+ * its mark, and undoes an interrupted move: the copies go while the originals count, that is until the
+ * mark "erasing".
+ */
+#ifndef BT_STORE_H
+#define BT_STORE_H
+
+#include "bt_record.h"
+#include "bt_shuffle.h"
+
+#define BT_STORE_LAG 8u /* erasures */
+
+/* ---- blocks ---- */
+
+/* Does the block carry a header of this store, and was no erasure of it begun? How often it was erased,
+ * or the most of any block. */
+static inline bool bt_store_formatted(const bt_store *s, uint32_t block, uint32_t *erasures)
+{
+    uint8_t raw[BT_STORE_HEADER_BYTES];
+    *erasures = s->erasures;
+    if (!s->flash->read(s->flash->context, bt_store_block_at(s, block), raw, sizeof raw) ||
+        bt_load_u32(raw) != BT_STORE_BLOCK || bt_load_u32(raw + 4) != s->samples ||
+        bt_load_u32(raw + 12) != bt_crc32(0, raw, 12))
+        return false;
+    *erasures = bt_load_u32(raw + 8);
+    return bt_flash_blank(s->flash, bt_store_erasing_at(s, block), bt_flash_unit(s->flash));
+}
+
+/* Erases a block and writes its header; what counted in it does so no longer. */
+static inline bt_status bt_store_format(bt_store *s, uint32_t block)
+{
+    uint32_t erasures;
+    for (uint32_t i = 0; i < s->per_block; i++) {
+        const uint32_t slot = block * s->per_block + i;
+        s->live[slot / 32u] &= ~((uint32_t)1 << slot % 32u);
+    }
+    bt_store_recount(s);
+    if (bt_store_formatted(s, block, &erasures)) {
+        erasures++;
+        /* Half erased, a block may look whole: so the mark first. */
+        if (!bt_flash_mark(s->flash, bt_store_erasing_at(s, block)))
+            return BT_ERR_STORE_FLASH;
+    }
+    const uint32_t pages = s->block_bytes / s->flash->page_bytes;
+    if (!bt_flash_erase(s->flash, s->first_page + block * pages, pages))
+        return BT_ERR_STORE_FLASH;
+    uint8_t raw[BT_STORE_HEADER_BYTES];
+    bt_store_u32(raw, BT_STORE_BLOCK);
+    bt_store_u32(raw + 4, s->samples);
+    bt_store_u32(raw + 8, erasures);
+    bt_store_u32(raw + 12, bt_crc32(0, raw, 12));
+    bt_flash_writer w = bt_flash_write_at(s->flash, bt_store_block_at(s, block));
+    if (!bt_flash_write(&w, raw, sizeof raw) || !bt_flash_finish(&w))
+        return BT_ERR_STORE_FLASH;
+    s->erasures = erasures > s->erasures ? erasures : s->erasures;
+    return BT_OK;
+}
+
+/* Is all of the block behind its header blank? */
+static inline bool bt_store_empty(const bt_store *s, uint32_t block)
+{
+    return bt_flash_blank(s->flash, bt_store_block_at(s, block) + bt_store_header_bytes(s),
+                          s->per_block * s->slot_bytes);
+}
+
+/* Of the blocks other than `except`: that with the fewest windows; among these, or among all where
+ * `worn` is true, the one with the fewest erasures, and of those the first behind `except`. */
+static inline uint32_t bt_store_least(const bt_store *s, uint32_t except, bool worn)
+{
+    const uint32_t from = except == BT_STORE_NONE ? s->blocks - 1u : except;
+    uint32_t best = BT_STORE_NONE, best_live = 0, best_erasures = 0;
+    for (uint32_t i = 1; i <= s->blocks; i++) {
+        const uint32_t block = (from + i) % s->blocks;
+        uint32_t erasures;
+        if (block == except)
+            continue;
+        if (!bt_store_formatted(s, block, &erasures))
+            erasures = 0; /* fresh, or erasing it was cut: to be used first */
+        const uint32_t live = worn ? 0u : bt_store_live_in(s, block);
+        if (best == BT_STORE_NONE || live < best_live ||
+            (live == best_live && erasures < best_erasures)) {
+            best = block;
+            best_live = live;
+            best_erasures = erasures;
+        }
+    }
+    return best;
+}
+
+/* Copies the windows of a block into the open one and erases it. */
+static inline bt_status bt_store_move(bt_store *s, uint32_t block)
+{
+    for (uint32_t i = 0; i < s->per_block; i++) {
+        const uint32_t slot = block * s->per_block + i;
+        bt_store_head h;
+        if (!bt_store_is_live(s, slot) || !bt_store_valid(s, slot, &h))
+            continue; /* a copy has a CRC of its own: it must not make damage look whole */
+        h.kind = BT_STORE_COPY;
+        h.old_slot = slot;
+        h.old_serial = h.serial;
+        h.serial = s->serial;
+        if (bt_store_write(s, &h, NULL, slot) == BT_OK)
+            continue;
+        (void)bt_store_format(s, s->open); /* the originals are still there */
+        s->open = BT_STORE_NONE;
+        return BT_ERR_STORE_FLASH;
+    }
+    return bt_store_format(s, block);
+}
+
+/* Opens an empty block. Another is emptied into it where it is the last one, and where one lags behind
+ * in wear (once: `levelled`). */
+static inline bt_status bt_store_open(bt_store *s, bool *levelled)
+{
+    uint32_t erasures, lowest;
+    /* The block with the fewest windows has none; only damage leaves no such block, and costs it. */
+    const uint32_t block = bt_store_least(s, BT_STORE_NONE, false);
+    if (bt_store_live_in(s, block) > 0u || !bt_store_formatted(s, block, &erasures) ||
+        !bt_store_empty(s, block)) {
+        const bt_status status = bt_store_format(s, block);
+        if (status != BT_OK)
+            return status;
+    }
+    s->open = block;
+    s->next = 0;
+    (void)bt_store_formatted(s, block, &erasures);
+    const uint32_t coldest = bt_store_least(s, block, true);
+    (void)bt_store_formatted(s, coldest, &lowest);
+    if (!*levelled && lowest + BT_STORE_LAG < erasures) {
+        *levelled = true;
+        return bt_store_move(s, coldest);
+    }
+    const uint32_t fewest = bt_store_least(s, block, false);
+    const uint32_t live = bt_store_live_in(s, fewest);
+    const bool last = live > 0u; /* no other block is empty */
+    return last && live < s->per_block ? bt_store_move(s, fewest) : BT_OK;
+}
+
+/* Makes sure that the next slot is blank. */
+static inline bt_status bt_store_room(bt_store *s)
+{
+    bool levelled = false;
+    for (uint32_t tries = 0; tries < s->blocks + 2u; tries++) {
+        while (s->open != BT_STORE_NONE && s->next < s->per_block) {
+            const uint32_t slot = s->open * s->per_block + s->next;
+            if (bt_flash_blank(s->flash, bt_store_slot_at(s, slot), s->slot_bytes))
+                return BT_OK;
+            s->next++;
+        }
+        const bt_status status = bt_store_open(s, &levelled);
+        if (status != BT_OK)
+            return status;
+    }
+    return BT_ERR_STORE_FLASH; /* erased slots that are not blank */
+}
+
+/* The oldest window among those of the most frequent classes, one window of `label` counted more;
+ * BT_STORE_NONE: no window is there. */
+static inline uint32_t bt_store_surplus(const bt_store *s, uint32_t label, bt_store_head *oldest)
+{
+    uint32_t most = 0, found = BT_STORE_NONE, crc;
+    for (uint32_t slot = 0; slot < s->blocks * s->per_block; slot++) {
+        bt_store_head h;
+        if (!bt_store_is_live(s, slot) || !bt_store_read_head(s, slot, &h, &crc))
+            continue;
+        const uint32_t n = s->by_class[h.label] + (h.label == label ? 1u : 0u);
+        if (n > most || (n == most && h.number < oldest->number)) {
+            most = n;
+            found = slot;
+            *oldest = h;
+        }
+    }
+    return found;
+}
+
+/* ---- mounting ---- */
+
+/* Windows that fit if a block has so many pages; leaves the geometry in s. */
+static inline uint32_t bt_store_layout(bt_store *s, uint32_t pages, uint32_t block_pages)
+{
+    s->block_bytes = block_pages * s->flash->page_bytes;
+    if (s->block_bytes < bt_store_header_bytes(s))
+        return s->capacity = 0;
+    s->per_block = (s->block_bytes - bt_store_header_bytes(s)) / s->slot_bytes;
+    s->blocks = pages / block_pages;
+    if (s->blocks > BT_STORE_SLOTS)
+        s->blocks = BT_STORE_SLOTS;
+    if (s->per_block > BT_STORE_SLOTS / s->blocks)
+        s->per_block = BT_STORE_SLOTS / s->blocks;
+    if (s->per_block == 0u || s->blocks < 2u)
+        return s->capacity = 0;
+    /* One block stays empty. Dropped windows leave gaps; slots to spare let them gather before a block
+     * is moved: with a sixteenth and half a block, up to 4 windows are written for one that comes. */
+    const uint32_t slots = s->blocks * s->per_block;
+    const uint32_t spare = s->per_block > 1u ? slots / 16u + s->per_block / 2u : 0u;
+    return s->capacity = slots - s->per_block - spare;
+}
+
+/* Finds the windows of a block, and whether it is the one that was being filled. */
+static inline void bt_store_scan(bt_store *s, uint32_t block)
+{
+    uint32_t used = 0, found = 0, erasures;
+    if (!bt_store_formatted(s, block, &erasures))
+        return;
+    s->erasures = erasures > s->erasures ? erasures : s->erasures;
+    for (uint32_t i = 0; i < s->per_block; i++) {
+        const uint32_t slot = block * s->per_block + i;
+        bt_store_head h;
+        if (!bt_store_valid(s, slot, &h)) {
+            if (!bt_flash_blank(s->flash, bt_store_slot_at(s, slot), s->slot_bytes))
+                used = i + 1u;
+            continue;
+        }
+        used = i + 1u;
+        s->number = h.number >= s->number ? h.number + 1u : s->number;
+        s->serial = h.serial >= s->serial ? h.serial + 1u : s->serial;
+        if (!bt_flash_blank(s->flash, bt_store_mark_at(s, slot), bt_flash_unit(s->flash)))
+            continue;
+        bt_store_count(s, slot, &h);
+        found++;
+    }
+    if (found > 0u && used < s->per_block) {
+        s->open = block;
+        s->next = used;
+    }
+}
+
+/* Settles what a power cut left half done: true where something was changed, then call it again. */
+static inline bool bt_store_settle(bt_store *s, bt_status *status)
+{
+    for (uint32_t slot = 0; slot < s->blocks * s->per_block; slot++) {
+        bt_store_head h, old;
+        uint32_t crc;
+        if (!bt_store_is_live(s, slot) || !bt_store_read_head(s, slot, &h, &crc) ||
+            h.old_slot == slot || !bt_store_is_live(s, h.old_slot) ||
+            !bt_store_read_head(s, h.old_slot, &old, &crc) || old.serial != h.old_serial)
+            continue;
+        if (h.kind == BT_STORE_NEW) {
+            *status = bt_store_drop(s, h.old_slot);
+            return true;
+        }
+        /* Twice the same window: the copies go, unless flash refused the erasure of the originals and
+         * their block was used since. */
+        const uint32_t copies = slot / s->per_block, originals = h.old_slot / s->per_block;
+        bool complete = false;
+        for (uint32_t i = 0; i < s->per_block; i++) {
+            const uint32_t other = copies * s->per_block + i;
+            if (!bt_store_is_live(s, other) || !bt_store_read_head(s, other, &h, &crc))
+                continue;
+            if (h.kind != BT_STORE_COPY || !bt_store_is_live(s, h.old_slot) ||
+                !bt_store_read_head(s, h.old_slot, &old, &crc) || old.serial != h.old_serial)
+                complete = true;
+        }
+        const uint32_t block = complete ? originals : copies;
+        if (block == s->open)
+            s->open = BT_STORE_NONE;
+        *status = bt_store_format(s, block);
+        return true;
+    }
+    return false;
+}
+
+/*
+ * Opens the store in `pages` pages of flash from first_page on, for windows of so many int16 and
+ * labels 0 .. classes-1. Flash that holds anything else is an empty store, and is erased block by block
+ * as it is filled. BT_OK, BT_ERR_STORE_SPACE, BT_ERR_LABEL (too many classes), BT_ERR_STORE_FLASH.
+ */
+static inline bt_status bt_store_mount(bt_store *s, const bt_flash *flash, uint32_t first_page,
+                                       uint32_t pages, uint32_t samples, uint32_t classes)
+{
+    const bt_store fresh = {0};
+    *s = fresh;
+    s->flash = flash;
+    s->first_page = first_page;
+    s->samples = samples;
+    s->classes = classes;
+    s->open = BT_STORE_NONE;
+    if (classes == 0u || classes > BT_STORE_CLASSES)
+        return BT_ERR_LABEL;
+    if (!bt_flash_usable(flash) || samples == 0u || samples > 0x1000000u || pages < 2u ||
+        pages > 0x40000000u / flash->page_bytes)
+        return BT_ERR_STORE_SPACE;
+    s->slot_bytes =
+        bt_flash_up(flash, BT_STORE_HEAD_BYTES + 2u * samples + 4u) + bt_flash_unit(flash);
+    uint32_t best = 0, most = 0;
+    for (uint32_t block_pages = 1; block_pages <= pages / 2u; block_pages++)
+        if (bt_store_layout(s, pages, block_pages) > most) {
+            most = s->capacity;
+            best = block_pages;
+        }
+    if (most == 0u)
+        return BT_ERR_STORE_SPACE;
+    (void)bt_store_layout(s, pages, best);
+
+    for (uint32_t block = 0; block < s->blocks; block++)
+        bt_store_scan(s, block);
+    bt_status status = BT_OK;
+    while (status == BT_OK && bt_store_settle(s, &status)) {
+    }
+    while (status == BT_OK && s->count > s->capacity) { /* damage only */
+        bt_store_head h = {0};
+        status = bt_store_drop(s, bt_store_surplus(s, BT_STORE_NONE, &h));
+    }
+    return status;
+}
+
+/* ---- what a program calls ---- */
+
+/* Stores a window: BT_OK; BT_ERR_LABEL; BT_ERR_STORE_FLASH: not stored, the others are as they were
+ * (calling again tries the next slot). */
+static inline bt_status bt_store_append(bt_store *s, const int16_t *x, int32_t label)
+{
+    bt_store_head h = {BT_STORE_NEW, (uint32_t)label, 0, 0, BT_STORE_NONE, BT_STORE_NONE}, old = {0};
+    if (label < 0 || (uint32_t)label >= s->classes)
+        return BT_ERR_LABEL;
+    bt_status status = bt_store_room(s);
+    if (status != BT_OK)
+        return status;
+    if (s->count >= s->capacity) {
+        h.old_slot = bt_store_surplus(s, h.label, &old);
+        h.old_serial = old.serial;
+    }
+    h.number = s->number;
+    h.serial = s->serial;
+    status = bt_store_write(s, &h, x, 0);
+    if (status != BT_OK)
+        return status;
+    s->number++;
+    if (h.old_slot != BT_STORE_NONE)
+        (void)bt_store_drop(s, h.old_slot); /* without its mark, the next mount drops it */
+    return BT_OK;
+}
+
+/* The slot of window `index`, 0 .. count-1, in the order of flash. */
+static inline uint32_t bt_store_find(const bt_store *s, uint32_t index)
+{
+    for (uint32_t slot = 0; slot < s->blocks * s->per_block; slot++)
+        if (bt_store_is_live(s, slot) && index-- == 0u)
+            return slot;
+    return BT_STORE_NONE;
+}
+
+/* Label of window `index`, and its age: how many windows came after it. */
+static inline bt_status bt_store_label(const bt_store *s, uint32_t index, int32_t *label, uint32_t *age)
+{
+    bt_store_head h;
+    uint32_t crc;
+    const uint32_t slot = bt_store_find(s, index);
+    if (slot == BT_STORE_NONE)
+        return BT_ERR_STORE_INDEX;
+    if (!bt_store_read_head(s, slot, &h, &crc))
+        return BT_ERR_STORE_CORRUPT;
+    *label = (int32_t)h.label;
+    *age = s->number - 1u - h.number;
+    return BT_OK;
+}
+
+/* Copies window `index` to x and checks its CRC: BT_OK, BT_ERR_STORE_INDEX, BT_ERR_STORE_CORRUPT. For
+ * the order of an epoch: index = bt_shuffled(s->count, seed, epoch, i). */
+static inline bt_status bt_store_read(const bt_store *s, uint32_t index, int16_t *x, int32_t *label)
+{
+    bt_store_head h;
+    uint32_t crc;
+    const uint32_t slot = bt_store_find(s, index);
+    if (slot == BT_STORE_NONE)
+        return BT_ERR_STORE_INDEX;
+    const uint32_t at = bt_store_slot_at(s, slot) + BT_STORE_HEAD_BYTES;
+    if (!bt_store_read_head(s, slot, &h, &crc) ||
+        !s->flash->read(s->flash->context, at, x, 2u * s->samples) ||
+        !bt_store_crc_fits(s, slot, bt_crc32(crc, x, 2u * s->samples)))
+        return BT_ERR_STORE_CORRUPT;
+    *label = (int32_t)h.label;
+    return BT_OK;
+}
+
+/* Forgets all windows. A power cut leaves some of them. */
+static inline bt_status bt_store_clear(bt_store *s)
+{
+    s->open = BT_STORE_NONE;
+    for (uint32_t block = 0; block < s->blocks; block++)
+        if (bt_store_live_in(s, block) > 0u) {
+            const bt_status status = bt_store_format(s, block);
+            if (status != BT_OK)
+                return status;
+        }
+    return BT_OK;
+}
+
+#endif

@@ -1,0 +1,302 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A scikit-learn classifier whose fit, partial_fit and predict run the generated C.
+
+    from biotrain.sklearn import DeviceClassifier
+    clf = DeviceClassifier("eegnet", sfreq=250.0, target="nrf52840", memory="256KiB")
+    cross_val_score(clf, epochs_data, labels)        # [trials, channels, time]
+    clf.fit(others_x, others_y).partial_fit(own_x, own_y)
+
+It goes wherever a scikit-learn classifier goes: pipelines, grid searches, MOABB's evaluations.
+"""
+
+import copy
+import inspect
+from collections.abc import Callable
+from typing import Any, Literal, Self
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+from torch import nn
+
+import biotrain as bt
+from biotrain.errors import BioTrainError
+from biotrain.models import MODELS, build, standardized
+from biotrain.package import Package
+from biotrain.run.device import Device
+from biotrain.study.pretrain import shuffled
+
+try:
+    from sklearn.base import BaseEstimator, ClassifierMixin
+    from sklearn.utils import check_random_state
+    from sklearn.utils.multiclass import check_classification_targets
+    from sklearn.utils.validation import check_is_fitted, validate_data
+except ImportError as error:
+    raise BioTrainError(
+        "DeviceClassifier needs scikit-learn: pip install 'biotrain[sklearn]'"
+    ) from error
+
+NO_LABELS = "no_validation"
+"""What scikit-learn calls a y that is not asked for."""
+
+Network = str | nn.Module | Callable[..., nn.Module]
+
+
+class DeviceClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+    """A network that learns and answers in the C that a microcontroller would run.
+
+    Parameters
+    ----------
+    model : name of a built-in network; a torch module, which is trained on from its weights; or a
+        callable that returns one and takes what it needs of n_chans, n_times, n_outputs, sfreq and
+        norm by name (a class of braindecode does). Networks made here get a layer in front that
+        standardises each channel by the windows of `fit`.
+    sfreq : sampling rate in Hz, which built-in networks scale their kernels with.
+    n_chans : channels in the rows of a two-dimensional X, [windows, n_chans x n_times]; 1 by
+        default. A three-dimensional X [windows, channels, time] needs none.
+    center : subtract each window's own mean per channel, not that of `fit`; follows drift.
+    target, memory, strategy, on : as in `bt.compile` and `Package.run`.
+    epochs, lr, momentum, weight_decay, schedule, accumulate : of `fit`; `partial_fit` is one epoch
+        at a constant rate.
+    norm : "group", "frozen" or "batch"; see `bt.prepare`.
+    random_state : of the first weights and the order of the windows.
+
+    Attributes
+    ----------
+    classes_ : the labels, sorted.
+    package_ : the compiled `Package`, with its C, its plan and its cost.
+    device_ : the `Device` that runs it.
+    n_features_in_ : columns of X (channels, where it has three dimensions).
+
+    Raises
+    ------
+    ValueError for input that scikit-learn's estimators refuse; BioTrainError for what the compiler
+    refuses.
+    """
+
+    def __init__(
+        self,
+        model: Network = "epidenet",
+        *,
+        sfreq: float | None = None,
+        n_chans: int | None = None,
+        center: bool = True,
+        target: str = "host",
+        memory: str | int | None = None,
+        strategy: str = "full",
+        on: str = "host",
+        epochs: int = 30,
+        lr: float = 5e-3,
+        momentum: float = 0.9,
+        weight_decay: float = 1e-3,
+        schedule: Literal["constant", "cosine"] = "cosine",
+        accumulate: int = 8,
+        norm: str = "group",
+        random_state: Any = 0,
+    ) -> None:
+        self.model = model
+        self.sfreq = sfreq
+        self.n_chans = n_chans
+        self.center = center
+        self.target = target
+        self.memory = memory
+        self.strategy = strategy
+        self.on = on
+        self.epochs = epochs
+        self.lr = lr
+        self.momentum = momentum
+        self.weight_decay = weight_decay
+        self.schedule = schedule
+        self.accumulate = accumulate
+        self.norm = norm
+        self.random_state = random_state
+
+    def fit(self, X: Any, y: ArrayLike) -> Self:
+        """Start anew: build, compile, and train `epochs` times over X, y in the C.
+
+        X : [windows, channels, time], [windows, channels x time], or MNE Epochs.
+        """
+        x, labels = self._first(X, y, None)
+        steps = self.epochs * -(-len(x) // self.accumulate)
+        if self.epochs and self.strategy != "none":
+            self.device_.begin(total_steps=steps)
+            for epoch in range(self.epochs):
+                self._epoch(x, labels, epoch)
+        self._begun = False
+        return self
+
+    def partial_fit(self, X: Any, y: ArrayLike, classes: ArrayLike | None = None) -> Self:
+        """One more epoch over X, y at a constant learning rate, from the weights as they are.
+
+        classes : all labels that will ever come; needed in the first call unless `fit` came before.
+        """
+        if not hasattr(self, "classes_"):
+            if classes is None:
+                raise ValueError("classes must be passed on the first call to partial_fit.")
+            x, labels = self._first(X, y, np.unique(np.asarray(classes)))
+            self._begun = False
+        else:
+            if classes is not None and not np.array_equal(self.classes_, np.unique(classes)):
+                raise ValueError("classes is not the same as on the last call to partial_fit")
+            x, given = self._checked(X, y, reset=False)
+            labels = self._labels(given)
+        device = self._running()
+        if self.strategy == "none":
+            return self
+        if not self._begun:
+            device.begin(total_steps=0)
+            self._begun = True
+        self._epoch(x, labels, self._epochs_done)
+        return self
+
+    def predict(self, X: Any) -> NDArray[Any]:
+        """Labels [windows]."""
+        best = self._logits(X).argmax(1)
+        found: NDArray[Any] = self.classes_[best]
+        return found
+
+    def predict_proba(self, X: Any) -> NDArray[np.float64]:
+        """Softmax of the network's outputs [windows, classes], columns as in `classes_`."""
+        logits = self._logits(X).astype(np.float64)
+        shares = np.exp(logits - logits.max(1, keepdims=True))
+        found: NDArray[np.float64] = shares / shares.sum(1, keepdims=True)
+        return found
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.three_d_array = True
+        return tags
+
+    # ------------------------------------------------------------ windows and labels
+
+    def _checked(
+        self, X: Any, y: Any = NO_LABELS, *, reset: bool
+    ) -> tuple[NDArray[np.float32], NDArray[Any]]:
+        """X as float32 [windows, channels, time], and y where it was given."""
+        data = X.get_data(copy=False) if hasattr(X, "get_data") else X  # MNE Epochs
+        options: dict[str, Any] = {"reset": reset, "dtype": np.float32, "allow_nd": True}
+        if isinstance(y, str) and y == NO_LABELS:
+            x, labels = validate_data(self, data, **options), np.empty(0)
+        else:
+            x, labels = validate_data(self, data, y, **options)
+            check_classification_targets(labels)
+        if x.ndim == 2:
+            chans = self.n_chans or 1
+            if x.shape[1] % chans:
+                raise ValueError(f"{x.shape[1]} columns are no whole number of {chans} channels")
+            x = x.reshape(len(x), chans, -1)
+        elif x.ndim != 3:
+            raise ValueError(f"X has {x.ndim} dimensions; windows are [windows, channels, time]")
+        shape = tuple(x.shape[1:])
+        if reset:
+            self._shape = shape
+        elif shape != self._shape:
+            raise ValueError(f"windows of shape {shape}, but fit had {self._shape}")
+        return np.ascontiguousarray(x), labels
+
+    def _labels(self, y: NDArray[Any]) -> NDArray[np.int64]:
+        """Indices into `classes_`."""
+        found = np.searchsorted(self.classes_, y)
+        found = np.minimum(found, len(self.classes_) - 1)
+        unknown = np.unique(y[self.classes_[found] != y])
+        if len(unknown):
+            raise ValueError(f"class {unknown[0]} is not among {list(self.classes_)}")
+        return found.astype(np.int64)
+
+    def _logits(self, X: Any) -> NDArray[np.float32]:
+        check_is_fitted(self, "classes_")
+        x, _ = self._checked(X, reset=False)
+        return self._running().predict(x)
+
+    # ------------------------------------------------------------ network and device
+
+    def _first(
+        self, X: Any, y: ArrayLike, classes: NDArray[Any] | None
+    ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
+        """Check, build, compile and start."""
+        x, given = self._checked(X, y, reset=True)
+        known = np.unique(given) if classes is None else classes
+        if len(known) < 2:
+            raise ValueError(f"a classifier needs two classes or more; y has one class: {known}")
+        self.classes_ = known
+        labels = self._labels(given)
+        draw = check_random_state(self.random_state)
+        self._seed = int(draw.randint(2**31 - 1))
+        self._epochs_done = 0
+        sfreq = self.sfreq
+        if sfreq is None and hasattr(X, "get_data"):
+            sfreq = float(X.info["sfreq"])
+        self._network = self._built(x, sfreq)
+        self._start()
+        return x, labels
+
+    def _built(self, x: NDArray[np.float32], sfreq: float | None) -> nn.Module:
+        if isinstance(self.model, nn.Module):
+            return copy.deepcopy(self.model).eval()
+        shape: dict[str, Any] = {
+            "n_chans": x.shape[1],
+            "n_times": x.shape[2],
+            "n_outputs": len(self.classes_),
+            "sfreq": sfreq,
+            "norm": "group" if self.norm == "group" else "batch",
+        }
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self._seed)
+            if isinstance(self.model, str):
+                if self.model in MODELS and sfreq is None:
+                    raise ValueError(f"give sfreq: {self.model} scales its kernels with it")
+                pool = {"pool": "avg"} if self.norm == "group" else {}
+                net = build(self.model, **{**shape, **pool})
+            else:
+                net = self.model(**_accepted(self.model, shape))
+        means = x.mean((0, 2), dtype=np.float64)
+        own = x.mean(2, keepdims=True) if self.center else means[None, :, None]
+        std = np.sqrt(((x.astype(np.float64) - own) ** 2).mean((0, 2)))
+        return standardized(net, means, np.where(std > 0, std, 1.0), self.center).eval()
+
+    def _start(self) -> None:
+        """Compile the network as it was built, and run it."""
+        optimizer = bt.SGD(
+            lr=self.lr,
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
+            schedule=self.schedule,
+        )
+        self.package_: Package = bt.compile(
+            bt.prepare(self._network, norm=self.norm),
+            torch.zeros(1, *self._shape),
+            target=self.target,
+            memory=self.memory,
+            strategy=self.strategy,
+            optimizer=optimizer,
+            accumulate=self.accumulate,
+        )
+        self.device_: Device = self.package_.run(self.on)
+
+    def _epoch(self, x: NDArray[np.float32], labels: NDArray[np.int64], epoch: int) -> None:
+        order = shuffled(len(x), self._seed, epoch)
+        self.device_.train(x[order], labels[order])
+        self._epochs_done = epoch + 1
+
+    def _running(self) -> Device:
+        """The device; after unpickling it is started again, with the weights that it had."""
+        if not hasattr(self, "device_"):
+            self._start()
+            self.device_.load_state(self._checkpoint)
+        return self.device_
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Everything but the running device, whose checkpoint goes instead."""
+        state: dict[str, Any] = super().__getstate__()
+        state = {k: v for k, v in state.items() if k not in ("device_", "package_")}
+        if hasattr(self, "device_"):
+            state["_checkpoint"] = self.device_.save_state()
+        return state
+
+
+def _accepted(make: Callable[..., Any], shape: dict[str, Any]) -> dict[str, Any]:
+    """The part of `shape` that `make` takes by name."""
+    parameters = inspect.signature(make).parameters.values()
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):
+        return shape
+    return {p.name: shape[p.name] for p in parameters if p.name in shape}

@@ -1,0 +1,332 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One calibration: pretrained weights and the windows of one session, in the generated C or in
+torch. `adapt` and a study both come through here."""
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from biotrain.errors import BioTrainError, DeviceError
+from biotrain.study.labelfree import TRANSFORMS, adabn, minimise_entropy
+from biotrain.study.pretrain import finetune_torch, predict, shuffled
+from biotrain.study.recordings import Recordings
+from biotrain.study.splits import Indices
+
+if TYPE_CHECKING:
+    from biotrain.package import Package
+
+REFERENCE = "full-bn8 (torch)"
+"""Conventional full fine-tuning: BatchNorm, batches of 8, in torch."""
+
+NORMS: Mapping[str, tuple[str, str, str]] = {
+    "group": ("group", "group", "keep"),
+    "convert": ("batch", "group", "avg"),
+    "frozen": ("batch", "frozen", "keep"),
+    "batch": ("batch", "batch", "keep"),
+}
+"""norm of `adapt` -> (norm while pretraining, norm and pool that bt.prepare makes of it)."""
+
+Row = dict[str, Any]
+State = dict[str, NDArray[Any]]
+"""Weights and running statistics by torch name."""
+Progress = Callable[[str, int, int], None]
+"""Called with a task ("subject 3, seed 0: full"), how much of it is done, and all of it."""
+
+
+@dataclass(frozen=True)
+class Rule:
+    """What a strategy does: a transform of the windows ("" for none), and what then trains."""
+
+    transform: str
+    trains: str
+
+    @classmethod
+    def of(cls, text: str) -> "Rule":
+        """ "align" is Rule("align", "none"); "align+full" is Rule("align", "full")."""
+        first, plus, rest = text.partition("+")
+        if first in TRANSFORMS:
+            return cls(first, rest if plus else "none")
+        return cls("", text)
+
+    @property
+    def in_torch(self) -> bool:
+        """Whether it runs in torch, not in the generated C."""
+        return self.trains in IN_TORCH
+
+    def trained_norm(self, norm: str) -> str:
+        """The norm that a row names: BatchNorm where the rule lives on it."""
+        return "batch" if self.trains in (REFERENCE, "adabn") else norm
+
+    def pretrained_norm(self, norm: str) -> str:
+        """The norm of the network that it starts from, for a `norm` of NORMS."""
+        return NORMS[self.trained_norm(norm)][0]
+
+
+class Task:
+    """One subject, session and seed: its windows, and what a row about them says.
+
+    `x`, `x_test` are float32 [windows, channels, time]; a transform is fitted to the calibration
+    windows, without their labels, and applied to both.
+    """
+
+    def __init__(
+        self,
+        rec: Recordings,
+        subject: int,
+        seed: int,
+        calibration: Indices,
+        test: Indices,
+        progress: Progress,
+        transform: str = "",
+    ) -> None:
+        self.rec, self.subject, self.seed, self.progress = rec, subject, seed, progress
+        self.notes: list[str] = []
+        self.session = int(rec.session[test[0]])
+        self.x, self.y = rec.signal(calibration), rec.y[calibration]
+        self.x_test, self.y_test = rec.signal(test), rec.y[test]
+        if transform:
+            change = TRANSFORMS[transform](self.x)
+            self.x, self.x_test = change(self.x), change(self.x_test)
+
+    def reporter(self, what: str) -> Callable[[int, int], None]:
+        """Called after each epoch of `what`."""
+        task = f"subject {self.subject}, seed {self.seed}: {what}"
+        self.progress(task, 0, 1)
+        return lambda done, total: self.progress(task, done, total)
+
+    def note(self, text: str) -> None:
+        """Something that the reader of the results should know."""
+        self.notes.append(f"subject {self.subject}, seed {self.seed}: {text}")
+
+    def row(self, settings: Row, strategy: str, logits: NDArray[np.float32], cost: Row) -> Row:
+        """The row of a study, its keys in the order of the contract."""
+        labels = logits.argmax(1)
+        return {
+            "dataset": settings["dataset"],
+            "scenario": settings["scenario"],
+            "model": settings["model"],
+            "norm": Rule.of(settings.get("rule", strategy)).trained_norm(settings["norm"]),
+            "strategy": strategy,
+            "subject": self.subject,
+            "session": self.session,
+            "seed": self.seed,
+            "accuracy": accuracy(labels, self.y_test),
+            "balanced_accuracy": balanced_accuracy(labels, self.y_test),
+            "chance": 1 / self.rec.n_classes,
+            **cost,
+        }
+
+    def steps(self, settings: Row, accumulate: int) -> int:
+        """Optimizer steps of the whole calibration."""
+        return int(settings["epochs"] * -(-len(self.x) // accumulate))
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What a calibration left: logits of the test part, its accuracy before the first epoch and
+    after each, the last keys of a row, logits of each probe, and the weights if they were asked
+    for."""
+
+    logits: NDArray[np.float32]
+    curve: list[float]
+    cost: Row
+    probed: list[NDArray[np.float32]] = field(default_factory=list)
+    state: State | None = None
+
+
+def compiled(start: nn.Module, example: NDArray[np.float32], rule: str, settings: Row) -> "Package":
+    """The package that adapts `start` (as pretrained) by `rule`; example [1, channels, time]."""
+    import biotrain as bt
+
+    _, norm, pool = NORMS[settings["norm"]]
+    batch = settings.get("batch", 1)
+    more = {"batch": batch} if batch > 1 else {}
+    net = bt.prepare(start, norm=norm, pool=pool)
+    if batch > 1:
+        net.train()  # in eval mode the statistics would be frozen, and no batch would count
+    return bt.compile(
+        net,
+        torch.from_numpy(example),
+        target=settings["target"],
+        strategy=rule,
+        optimizer=bt.SGD(
+            lr=settings["lr"],
+            momentum=settings["momentum"],
+            weight_decay=settings["weight_decay"],
+            schedule=settings["schedule"],
+        ),
+        accumulate=1 if batch > 1 else settings["accumulate"],
+        memory=settings["memory"],
+        **more,
+    )
+
+
+def calibrate(
+    task: Task,
+    start: nn.Module,
+    strategy: str,
+    settings: Row,
+    *,
+    package: "Package | None" = None,
+    weights: State | None = None,
+    probes: Sequence[NDArray[np.float32]] = (),
+    keep: bool = False,
+    folder: Path | None = None,
+) -> Measured:
+    """Adapt `start` to the windows of `task` and test it.
+
+    strategy: its rule (settings["rule"] where the name differs). package: what `compiled` made of
+    `start`, else it is made here. weights: what an earlier session left. probes: more windows to
+    predict afterwards. keep: also return the weights. folder: gets the C.
+    """
+    rule = Rule.of(settings.get("rule", strategy))
+    if rule.in_torch:
+        return _in_torch(task, start, rule.trains, settings, weights, probes, keep)
+    package = package or compiled(start, task.x[:1], rule.trains, settings)
+    if folder is not None:
+        package.save(folder / strategy.replace("*", "_"))
+    return _in_c(task, package, strategy, rule.trains, settings, weights, probes, keep)
+
+
+def _in_c(
+    task: Task,
+    package: "Package",
+    strategy: str,
+    rule: str,
+    settings: Row,
+    weights: State | None,
+    probes: Sequence[NDArray[np.float32]],
+    keep: bool,
+) -> Measured:
+    """Calibrate in the generated C."""
+    done = task.reporter(strategy)
+    device = package.run(settings["on"])
+    if weights is not None:
+        device.load_parameters(weights)
+    epochs = 0 if rule == "none" else settings["epochs"]
+    batch = settings.get("batch", 1)
+    group = batch if batch > 1 else settings["accumulate"]
+    steps = 0 if rule == "none" else task.steps(settings, group)
+    logits = device.predict(task.x_test)
+    curve = [accuracy(logits.argmax(1), task.y_test)]
+    if epochs:
+        device.begin(total_steps=steps)
+    features: NDArray[np.float32] | None = None
+    for epoch in range(epochs):
+        order = shuffled(len(task.x), task.seed, epoch)
+        try:
+            if package.plan.feature_bytes:  # what is frozen runs once; the same bits, sooner
+                features = device.features(task.x) if features is None else features
+                device.train_features(features[order], task.y[order])
+            else:
+                device.train(task.x[order], task.y[order])
+        except DeviceError as error:  # the weights are those before the refused sample or group
+            task.note(f"{strategy} diverged in epoch {epoch + 1}: {error}")
+            curve += [curve[-1]] * (epochs - epoch)
+            break
+        logits = device.predict(task.x_test)
+        curve.append(accuracy(logits.argmax(1), task.y_test))
+        done(epoch + 1, epochs)
+    if not epochs:
+        done(1, 1)
+    plan = package.plan
+    cost = {"ram_bytes": plan.ram_bytes, "ops": plan.ops, "steps": steps, "crc32": device.crc32()}
+    probed = [device.predict(x) for x in probes]
+    state = dict(device.parameters()) if keep else None
+    device.close()
+    return Measured(logits, curve, cost, probed, state)
+
+
+def _in_torch(
+    task: Task,
+    start: nn.Module,
+    rule: str,
+    settings: Row,
+    weights: State | None,
+    probes: Sequence[NDArray[np.float32]],
+    keep: bool,
+) -> Measured:
+    """Calibrate in torch, by one of IN_TORCH."""
+    done = task.reporter(rule)
+    module = copy.deepcopy(start)
+    if weights is not None:
+        module.load_state_dict({name: torch.from_numpy(v.copy()) for name, v in weights.items()})
+    curve = [accuracy(predict(module, task.x_test).argmax(1), task.y_test)]
+
+    def after(epoch: int, epochs: int) -> None:
+        curve.append(accuracy(predict(module, task.x_test).argmax(1), task.y_test))
+        done(epoch, epochs)
+
+    steps = 0 if rule == "adabn" else task.steps(settings, settings["accumulate"])
+    epochs = 1 if rule == "adabn" else settings["epochs"]
+    try:
+        IN_TORCH[rule](module, task, settings, after)
+    except BioTrainError as error:
+        task.note(f"{rule} diverged in epoch {len(curve)}: {error}")
+        curve += [curve[-1]] * (epochs + 1 - len(curve))
+    cost = {"ram_bytes": None, "ops": None, "steps": steps, "crc32": None}
+    state = {k: v.numpy().copy() for k, v in module.state_dict().items()} if keep else None
+    logits = predict(module, task.x_test)
+    return Measured(logits, curve, cost, [predict(module, x) for x in probes], state)
+
+
+After = Callable[[int, int], None]
+
+
+def _conventional(module: nn.Module, task: Task, settings: Row, after: After) -> None:
+    finetune_torch(
+        module,
+        task.x,
+        task.y,
+        epochs=settings["epochs"],
+        lr=settings["lr"],
+        momentum=settings["momentum"],
+        weight_decay=settings["weight_decay"],
+        schedule=settings["schedule"],
+        batch=settings["accumulate"],
+        seed=task.seed,
+        on_epoch=after,
+    )
+
+
+def _adabn(module: nn.Module, task: Task, settings: Row, after: After) -> None:
+    adabn(module, task.x)
+    after(1, 1)
+
+
+def _entropy(module: nn.Module, task: Task, settings: Row, after: After) -> None:
+    minimise_entropy(
+        module,
+        task.x,
+        epochs=settings["epochs"],
+        lr=settings["lr"],
+        momentum=settings["momentum"],
+        batch=settings["accumulate"],
+        seed=task.seed,
+        on_epoch=after,
+    )
+
+
+IN_TORCH: Mapping[str, Callable[[nn.Module, Task, Row, After], None]] = {
+    REFERENCE: _conventional,
+    "adabn": _adabn,
+    "entropy": _entropy,
+}
+"""Rules that run in torch; all others run in the generated C."""
+
+
+def accuracy(labels: NDArray[Any], y: NDArray[Any]) -> float:
+    """Share of `labels` that equal `y`."""
+    return float(np.mean(labels == y))
+
+
+def balanced_accuracy(labels: NDArray[Any], y: NDArray[Any]) -> float:
+    """Mean over the classes that `y` has of the share recognised."""
+    return float(np.mean([np.mean(labels[y == c] == c) for c in np.unique(y)]))

@@ -1,0 +1,345 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A study as cells: one calibration and one test each, named by the hash of all that decides it."""
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+import numpy as np
+
+from biotrain import __version__
+from biotrain.errors import BioTrainError
+from biotrain.study.adapt import dataset_name
+from biotrain.study.calibrate import NORMS, Row, Rule
+from biotrain.study.pretrain import Factory, untrained
+from biotrain.study.recordings import Recordings, decimate, load
+from biotrain.study.spec import Data, Pretraining, Spec, Strategy
+from biotrain.study.splits import (
+    Indices,
+    SplitError,
+    calibration_sizes,
+    day1,
+    default_split,
+    within,
+)
+
+Network = str | Factory
+Resolve = Callable[[str], tuple[Network, bool]]
+"""The network that a study's model names, and whether it takes `norm`."""
+
+IDLE = ("epochs", "lr", "momentum", "weight_decay", "schedule", "accumulate", "batch")
+"""Settings that decide nothing where nothing trains."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where recordings come from, and the hash of what is in them."""
+
+    source: str
+    decimate: float | None
+    content: str
+
+    def load(self) -> Recordings:
+        """The recordings; BioTrainError where they are not those of the study."""
+        rec = recordings(self.source, self.decimate)
+        if content_of(rec) != self.content:
+            raise BioTrainError(f"{self.source}: here are other recordings than the study has")
+        return rec
+
+
+@dataclass(frozen=True)
+class Fold:
+    """One network pretrained on everybody but `subject`; strategies and sessions share it."""
+
+    key: str
+    source: Source
+    model: str
+    norm: str  # while pretraining
+    transform: str
+    subject: int
+    seed: int
+    pretrain: Pretraining
+
+    @property
+    def text(self) -> str:
+        """For a progress bar."""
+        after = f", {self.transform}" if self.transform else ""
+        return f"{self.model} without subject {self.subject}, seed {self.seed}: pretraining{after}"
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """One calibration and its test.
+
+    settings: what `calibrate` and `Task.row` take. before: key of the cell whose weights it starts
+    from; None: the pretrained ones. earlier: (calibration, test) of the sessions before.
+    """
+
+    key: str
+    fold: Fold
+    settings: Row
+    strategy: str
+    session: int
+    calibration: Indices
+    test: Indices
+    size: int | None
+    before: str | None
+    earlier: tuple[tuple[Indices, Indices], ...]
+    others: Indices
+
+    @property
+    def text(self) -> str:
+        """For a progress bar."""
+        fold = self.fold
+        size = f", {self.size} per class" if self.size else ""
+        return (
+            f"{self.settings['dataset']}, {fold.model}, subject {fold.subject}, session "
+            f"{self.session}{size}, seed {fold.seed}: {self.strategy}"
+        )
+
+
+def recordings(source: str, hz: float | None) -> Recordings:
+    """The recordings called `source`, decimated where `hz` says so."""
+    rec = load(source)
+    return rec if hz is None else decimate(rec, hz)
+
+
+def builtin(name: str) -> tuple[Network, bool]:
+    """Resolve built-in models only."""
+    return name, True
+
+
+def digest(*parts: Any) -> str:
+    """sha256 of `parts` as JSON, in hex; the same for equal values whatever their order of keys."""
+    text = json.dumps(parts, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def content_of(rec: Recordings) -> str:
+    """sha256 of every array and number of recordings, whatever file they came from."""
+    sha = hashlib.sha256()
+    for f in fields(rec):
+        value = getattr(rec, f.name)
+        if isinstance(value, np.ndarray):
+            sha.update(f"{f.name} {value.dtype.str} {value.shape}\n".encode())
+            sha.update(np.ascontiguousarray(value).tobytes())
+        else:
+            sha.update(f"{f.name} {value!r}\n".encode())
+    return sha.hexdigest()
+
+
+@dataclass(frozen=True)
+class Expanded:
+    """The cells of a study in the order of its tables, what is left out and why, and what a report
+    says of each set of recordings."""
+
+    cells: list[Cell]
+    left_out: list[str]
+    sets: dict[str, Row]
+
+
+def expand(spec: Spec, resolve: Resolve = builtin) -> Expanded:
+    """All cells of a study.
+
+    Raises BioTrainError for recordings that cannot be read or an unknown subject, and where no cell
+    is left.
+    """
+    cells: list[Cell] = []
+    left_out: dict[str, None] = {}
+    sets: dict[str, Row] = {}
+    for data in spec.data:
+        rec = recordings(data.source, data.decimate)
+        if len(rec.subjects) < 2:
+            raise SplitError(f"{rec.name}: one subject only; there are no others to pretrain on")
+        for model in data.models:
+            expansion = _Expansion(spec, data, rec, model, resolve, left_out)
+            cells += expansion.cells()
+            sets[dataset_name(rec)] = expansion.facts
+    if not cells:
+        raise BioTrainError(f"nothing to do: {'; '.join(left_out)}")
+    seen: dict[str, Cell] = {}
+    for cell in cells:
+        seen.setdefault(cell.key, cell)
+    return Expanded(list(seen.values()), list(left_out), sets)
+
+
+@dataclass
+class _Part:
+    """One scenario's split of one session."""
+
+    scenario: str
+    session: int
+    calibration: Indices
+    test: Indices
+    size: int | None = None
+
+
+class _Expansion:
+    """One set of recordings with one model."""
+
+    def __init__(
+        self,
+        spec: Spec,
+        data: Data,
+        rec: Recordings,
+        model: str,
+        resolve: Resolve,
+        left_out: dict[str, None],
+    ) -> None:
+        self.spec, self.data, self.rec, self.model, self.left_out = spec, data, rec, model, left_out
+        self.network, self.takes_norm = resolve(model)
+        self.source = Source(data.source, data.decimate, content_of(rec))
+        self.split = data.split or default_split(rec)
+        self.scenarios = data.scenarios or spec.scenarios
+        self.fingerprints: dict[str, str] = {}
+        self.single: list[int] = []  # subjects with one session
+        for subject in data.subjects or ():
+            rec.sessions(subject)
+
+    @property
+    def facts(self) -> Row:
+        """What a report says of the recordings."""
+        return {
+            "windows": len(self.rec),
+            "subjects": len(self.rec.subjects),
+            "channels": self.rec.n_chans,
+            "samples": self.rec.n_times,
+            "fs": self.rec.fs,
+            "classes": list(self.rec.classes),
+            "split": self.split,
+            "content": self.source.content,
+        }
+
+    def cells(self) -> Iterator[Cell]:
+        for subject in self.data.subjects or self.rec.subjects:
+            parts = list(self.parts(subject))
+            everybody = np.flatnonzero(self.rec.subject != subject)
+            count = min(self.spec.others, len(everybody))
+            others = everybody[np.linspace(0, len(everybody) - 1, count).astype(int)]
+            for seed in self.spec.seeds:
+                for strategy in self.spec.strategies:
+                    yield from self.chain(subject, seed, strategy, parts, others)
+        if self.single:
+            who = ", ".join(map(str, self.single))
+            text = f"{self.rec.name}: one session only, so nothing longitudinal, of subject {who}"
+            self.left_out[text] = None
+
+    def parts(self, subject: int) -> Iterator[_Part]:
+        """Splits of the scenarios, those of sessions in their order."""
+        rec, data = self.rec, self.data
+        options = (self.split, data.calibration, data.test_repetition)
+        first, *later = rec.sessions(subject)
+        try:
+            if {"day1", "longitudinal"} & set(self.scenarios):
+                yield _Part("day1", first, *day1(rec, subject, *options))
+            if "sizes" in self.scenarios:
+                for size, pair in zip(
+                    self.spec.sizes,
+                    calibration_sizes(rec, subject, self.spec.sizes, *options),
+                    strict=False,
+                ):
+                    yield _Part("sizes", first, *pair, size)
+        except SplitError as error:
+            self.left_out[str(error)] = None
+            return
+        if "longitudinal" not in self.scenarios:
+            return
+        if not later:
+            self.single.append(subject)
+        for session in later:
+            try:
+                yield _Part("longitudinal", session, *within(rec, subject, session, *options))
+            except SplitError as error:
+                self.left_out[str(error)] = None
+
+    def fold(self, subject: int, seed: int, rule: Rule, norm: str) -> Fold:
+        way = rule.pretrained_norm(norm)
+        if way not in self.fingerprints:
+            self.fingerprints[way] = digest(repr(untrained(self.rec, self.network, way)))
+        pretraining = self.spec.pretrain
+        if self.data.pretrain_every is not None:
+            pretraining = Pretraining(
+                **{**asdict(pretraining), "every": self.data.pretrain_every},
+            )
+        key = digest(
+            "pretrained",
+            __version__,
+            self.source.content,
+            self.model,
+            self.fingerprints[way],
+            way,
+            rule.transform,
+            subject,
+            seed,
+            asdict(pretraining),
+        )
+        more = (self.model, way, rule.transform, subject, seed, pretraining)
+        return Fold(key, self.source, *more)
+
+    def chain(
+        self,
+        subject: int,
+        seed: int,
+        strategy: Strategy,
+        parts: list[_Part],
+        others: Indices,
+    ) -> Iterator[Cell]:
+        """The cells of one strategy: each session starts where the one before it ended."""
+        rule = Rule.of(strategy.rule)
+        recipe: Row = asdict(strategy.recipe)
+        if not self.takes_norm and NORMS[recipe["norm"]][0] == "group":
+            recipe["norm"] = "convert"
+        fold = self.fold(subject, seed, rule, recipe["norm"])
+        decisive = {k: v for k, v in recipe.items() if rule.trains != "none" or k not in IDLE}
+        before: str | None = None
+        earlier: tuple[tuple[Indices, Indices], ...] = ()
+        for part in parts:
+            settings: Row = {
+                "dataset": dataset_name(self.rec),
+                "scenario": part.scenario,
+                "model": self.model,
+                "rule": strategy.rule,
+                "split": self.split,
+                **recipe,
+            }
+            alone = part.scenario == "sizes"
+            key = digest(
+                "cell",
+                fold.key,
+                settings["dataset"],
+                part.scenario,
+                strategy.name,
+                strategy.rule,
+                decisive,
+                part.size,
+                None if alone else before,
+                [part.calibration.tolist(), part.test.tolist()],
+                others.tolist(),
+            )
+            yield Cell(
+                key,
+                fold,
+                settings,
+                strategy.name,
+                part.session,
+                part.calibration,
+                part.test,
+                part.size,
+                None if alone else before,
+                () if alone else earlier,
+                others,
+            )
+            if not alone:
+                before = key
+                earlier = (*earlier, (part.calibration, part.test))
+
+
+def needed_before(cells: list[Cell]) -> Mapping[str, list[Cell]]:
+    """Key of a cell -> the cells that start from its weights."""
+    out: dict[str, list[Cell]] = {}
+    for cell in cells:
+        if cell.before is not None:
+            out.setdefault(cell.before, []).append(cell)
+    return out

@@ -1,0 +1,284 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a study asks for: a TOML file, or the same as a dict.
+
+seeds = [0, 1, 2]
+scenarios = ["day1", "longitudinal", "sizes"]
+strategies = ["none", "last", "full", "full-bn8", "adabn", "align", "gentle"]
+
+[calibrate]                  # for every strategy
+epochs = 30
+
+[strategy.last]              # ... but for this one
+lr = 0.02
+
+[strategy.gentle]            # a name of one's own says which rule it follows
+rule = "full"
+lr = 1e-3
+
+[pretrain]
+epochs = 40
+
+[[data]]
+source = "synthetic-emg"     # whatever biotrain.study.load takes
+models = ["epidenet"]
+"""
+
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import MISSING, asdict, dataclass, field, fields, replace
+from difflib import get_close_matches
+from pathlib import Path
+from types import MappingProxyType, UnionType
+from typing import Any, get_args, get_type_hints
+
+from biotrain.errors import BioTrainError
+from biotrain.strategy import STRATEGIES
+from biotrain.study.calibrate import IN_TORCH, NORMS, REFERENCE, Rule
+from biotrain.study.labelfree import TRANSFORMS
+from biotrain.study.splits import SIZES
+
+SCENARIOS = ("day1", "longitudinal", "sizes")
+"""day1: a new subject's first session. longitudinal: day1, then every later session from where the
+one before it ended. sizes: day1 with 5, 10, ... windows per class."""
+
+SPELLINGS: Mapping[str, str] = MappingProxyType({"full-bn8": REFERENCE})
+"""Names of strategies that stand for another rule."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a strategy calibrates; `biotrain.study.adapt` explains each."""
+
+    epochs: int = 30
+    lr: float = 5e-3
+    momentum: float = 0.9
+    weight_decay: float = 1e-3
+    schedule: str = "cosine"
+    accumulate: int = 8
+    batch: int = 1  # windows that share BatchNorm's statistics in the C (norm = "batch")
+    norm: str = "group"
+    target: str = "host"
+    memory: str | int | None = None
+    on: str = "host"
+
+
+@dataclass(frozen=True)
+class Strategy:
+    """A column of the table: a name, the rule that it follows, and how."""
+
+    name: str
+    rule: str
+    recipe: Recipe
+
+
+@dataclass(frozen=True)
+class Pretraining:
+    """On all other subjects; arXiv 2604.13359's settings."""
+
+    epochs: int = 40
+    lr: float = 1e-3
+    batch: int = 64
+    every: int = 1  # every n-th window only
+
+
+@dataclass(frozen=True)
+class Data:
+    """One set of recordings, the networks for it, and how its sessions are cut."""
+
+    source: str
+    models: tuple[str, ...]
+    decimate: float | None = None  # Hz
+    subjects: tuple[int, ...] | None = None  # who is new to the network in turn; all
+    split: str | None = None  # one of SPLITS; what fits
+    calibration: float = 0.8
+    test_repetition: int | None = None
+    pretrain_every: int | None = None  # in place of [pretrain] every
+    scenarios: tuple[str, ...] | None = None  # in place of the study's
+
+
+@dataclass(frozen=True)
+class Spec:
+    """A whole study.
+
+    others: how many windows of the other subjects are tested after each calibration (forgetting);
+        0: none.
+    bootstrap_seed: of the intervals in the report.
+    """
+
+    data: tuple[Data, ...]
+    strategies: tuple[Strategy, ...]
+    scenarios: tuple[str, ...] = ("day1",)
+    sizes: tuple[int, ...] = SIZES
+    seeds: tuple[int, ...] = (0,)
+    pretrain: Pretraining = field(default_factory=Pretraining)
+    others: int = 200
+    title: str = "Study"
+    bootstrap_seed: int = 0
+
+    def to_dict(self) -> dict[str, Any]:
+        """As plain lists and dicts."""
+        return asdict(self)
+
+
+DEFAULT_STRATEGIES = ("none", "last", "full", "full-bn8")
+
+
+def read_spec(path: str | Path) -> dict[str, Any]:
+    """The dict in a TOML file; BioTrainError where it is no TOML."""
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise BioTrainError(f"cannot read '{path}': {error.strerror}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise BioTrainError(f"{path}: not TOML: {error}") from error
+
+
+def make_spec(given: Mapping[str, Any]) -> Spec:
+    """The study that a dict of the layout above describes.
+
+    Raises BioTrainError for an unknown key (with the nearest one), a wrong type, an unknown
+    scenario, norm or strategy option, nothing to do.
+    """
+    known = {f.name for f in fields(Spec)} | {"calibrate", "strategy"}
+    _known("the study", given, known)
+    recipe = _made(Recipe, given.get("calibrate", {}), "[calibrate]")
+    names = _texts(given.get("strategies", DEFAULT_STRATEGIES), "strategies")
+    tables = _table(given.get("strategy", {}), "[strategy]")
+    unused = sorted(set(tables) - set(names))
+    if unused:
+        raise BioTrainError(f"[strategy.{unused[0]}]: no strategy of that name is asked for")
+    strategies = tuple(_strategy(name, tables.get(name, {}), recipe) for name in names)
+    data = given.get("data", ())
+    if not isinstance(data, Sequence) or isinstance(data, str) or not data:
+        raise BioTrainError("a study needs at least one [[data]] with source and models")
+    simple = {
+        k: v
+        for k, v in given.items()
+        if k in {"scenarios", "sizes", "seeds", "others", "title", "bootstrap_seed"}
+    }
+    pretrain = _made(Pretraining, given.get("pretrain", {}), "[pretrain]")
+    made = _made(
+        Spec,
+        {
+            **simple,
+            "data": tuple(_made(Data, one, "[[data]]") for one in data),
+            "strategies": strategies,
+            "pretrain": pretrain,
+        },
+        "the study",
+    )
+    return _checked(made)
+
+
+def _strategy(name: str, table: Any, recipe: Recipe) -> Strategy:
+    where = f"[strategy.{name}]"
+    own = dict(_table(table, where))
+    rule = own.pop("rule", SPELLINGS.get(name, name))
+    if not isinstance(rule, str):
+        raise BioTrainError(f"{where}: rule is text, not {rule!r}")
+    own = {**asdict(recipe), **own}
+    rule = SPELLINGS.get(rule, rule)
+    trains = Rule.of(rule).trains
+    rules = (*STRATEGIES, *IN_TORCH, *SPELLINGS, *TRANSFORMS)
+    if trains not in rules and not set("*?[.") & set(trains):
+        near = get_close_matches(trains, rules, 1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(rules)}"
+        raise BioTrainError(
+            f"{where}: no rule is called {trains} ({hint}); a glob of parameter names has a * or . "
+            "in it"
+        )
+    return Strategy(name, rule, _made(Recipe, own, where))
+
+
+def _checked(spec: Spec) -> Spec:
+    chosen: tuple[tuple[str, Sequence[str], tuple[str, ...]], ...] = (
+        ("scenario", _scenarios(spec), SCENARIOS),
+        ("norm", [s.recipe.norm for s in spec.strategies], tuple(NORMS)),
+        ("schedule", [s.recipe.schedule for s in spec.strategies], ("constant", "cosine")),
+    )
+    for kind, values, allowed in chosen:
+        wrong = [value for value in values if value not in allowed]
+        if wrong:
+            raise BioTrainError(f"no {kind} {wrong[0]}; there are {', '.join(allowed)}")
+    named: tuple[tuple[str, Sequence[object]], ...] = (
+        ("seed", spec.seeds),
+        ("scenario", spec.scenarios),
+        ("strategy", spec.strategies),
+        *(("model", one.models) for one in spec.data),
+    )
+    for kind, found in named:
+        if not found:
+            raise BioTrainError(f"nothing to do: name at least one {kind}")
+    counts = [spec.others, spec.pretrain.epochs, *(s.recipe.epochs for s in spec.strategies)]
+    ones = [spec.pretrain.every, spec.pretrain.batch, *spec.sizes]
+    ones += [n for s in spec.strategies for n in (s.recipe.accumulate, s.recipe.batch)]
+    ones += [one.pretrain_every for one in spec.data if one.pretrain_every is not None]
+    if min(counts) < 0 or min(ones) < 1:
+        raise BioTrainError(
+            "epochs and others must not be negative; every, batch, accumulate and sizes above 0"
+        )
+    return replace(
+        spec,
+        scenarios=tuple(dict.fromkeys(spec.scenarios)),
+        sizes=tuple(sorted(set(spec.sizes))),
+        seeds=tuple(dict.fromkeys(spec.seeds)),
+    )
+
+
+def _scenarios(spec: Spec) -> list[str]:
+    return [*spec.scenarios, *(name for one in spec.data for name in one.scenarios or ())]
+
+
+def _table(value: Any, where: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise BioTrainError(f"{where} is a table, not {value!r}")
+    return value
+
+
+def _texts(value: Any, where: str) -> tuple[str, ...]:
+    if not isinstance(value, Sequence) or isinstance(value, str):
+        raise BioTrainError(f"{where} is a list, not {value!r}")
+    names = tuple(str(name).strip() for name in value)
+    return tuple(dict.fromkeys(name for name in names if name))
+
+
+def _known(where: str, given: Mapping[str, Any], known: set[str]) -> None:
+    for key in given:
+        if key not in known:
+            near = get_close_matches(key, sorted(known), 1)
+            hint = (
+                f" (did you mean {near[0]}?)" if near else f"; there are {', '.join(sorted(known))}"
+            )
+            raise BioTrainError(f"{where}: no setting is called {key}{hint}")
+
+
+def _made(kind: type[Any], given: Any, where: str) -> Any:
+    """A dataclass from a table, its keys and types checked; lists become tuples."""
+    table = _table(given, where)
+    _known(where, table, {f.name for f in fields(kind)})
+    hints = get_type_hints(kind)
+    values = {key: _value(value, hints[key], f"{where}: {key}") for key, value in table.items()}
+    try:
+        return kind(**values)
+    except TypeError as error:
+        needed = [f.name for f in fields(kind) if f.default is f.default_factory is MISSING]
+        missing = ", ".join(name for name in needed if name not in values)
+        raise BioTrainError(f"{where}: {missing} is missing") from error
+
+
+def _value(value: Any, hint: Any, where: str) -> Any:
+    choices = get_args(hint) if isinstance(hint, UnionType) else (hint,)
+    for choice in choices:
+        parts = get_args(choice)
+        if parts and isinstance(value, list | tuple):  # tuple[something, ...]
+            return tuple(_value(one, parts[0], where) for one in value)
+        if parts or isinstance(value, bool):
+            continue
+        if isinstance(value, choice):
+            return value
+        if choice is float and isinstance(value, int):
+            return float(value)
+    names = " or ".join(
+        getattr(c, "__name__", str(c)) if not get_args(c) else "a list" for c in choices
+    )
+    raise BioTrainError(f"{where} must be {names}, not {value!r}")

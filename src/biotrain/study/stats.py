@@ -1,0 +1,267 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the rows of a study say: a mean per subject first, then everything over subjects.
+
+Subjects are the unit: seeds and sessions of one person are averaged before anything is compared,
+so that no interval gets narrower by running more seeds. Accuracies are fractions.
+"""
+
+import itertools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from biotrain.errors import BioTrainError
+from biotrain.study.calibrate import REFERENCE, Row
+
+LEVEL = 0.95
+RESAMPLES = 10_000
+MARGIN = 0.01
+"""One point of accuracy: less than that is not inferior."""
+TIE = 1e-9
+
+BASELINES = ("none", "last")
+"""What every other strategy is compared with."""
+
+CONVENTIONAL = ("full-bn8", REFERENCE)
+"""Names of conventional full fine-tuning, with which every strategy is compared too."""
+
+Values = NDArray[np.float64]
+Condition = tuple[str, str, str, int | None]
+"""Data set, model, scenario, windows per class (None: all)."""
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Over subjects. low, high: the bootstrap interval of the mean; sd is None for one subject."""
+
+    mean: float
+    sd: float | None
+    low: float
+    high: float
+    n: int
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One strategy against another on the subjects of one condition, paired by subject.
+
+    p: Wilcoxon's signed-rank test, two-sided, and p_holm corrected over all comparisons of the
+    condition; None with fewer than two subjects that differ.
+    not_inferior: whether the lower end of the one-sided 95 % interval of the gain lies above
+    -MARGIN.
+    """
+
+    condition: Condition
+    strategy: str
+    baseline: str
+    gain: Spread
+    wins: int
+    ties: int
+    losses: int
+    p: float | None
+    p_holm: float | None
+    lower: float
+    not_inferior: bool
+
+
+def condition_of(row: Row) -> Condition:
+    """Which table a row belongs to."""
+    return row["dataset"], row["model"], row["scenario"], row.get("windows_per_class")
+
+
+def conditions(rows: Iterable[Row]) -> list[Condition]:
+    """In the order of their first rows."""
+    return list(dict.fromkeys(condition_of(row) for row in rows))
+
+
+def by_subject(rows: Iterable[Row], value: str | Callable[[Row], float]) -> dict[int, float]:
+    """Mean per subject over sessions of the means over seeds, in order of the subjects."""
+    read = (lambda row: float(row[value])) if isinstance(value, str) else value
+    found: dict[tuple[int, int], list[float]] = {}
+    for row in rows:
+        found.setdefault((row["subject"], row["session"]), []).append(read(row))
+    sessions: dict[int, list[float]] = {}
+    for (subject, _), values in sorted(found.items()):
+        sessions.setdefault(subject, []).append(float(np.mean(values)))
+    return {subject: float(np.mean(values)) for subject, values in sessions.items()}
+
+
+def select(rows: Iterable[Row], condition: Condition, strategy: str) -> list[Row]:
+    """The rows of one strategy in one condition."""
+    return [r for r in rows if r["strategy"] == strategy and condition_of(r) == condition]
+
+
+def strategies_of(rows: Iterable[Row], condition: Condition | None = None) -> list[str]:
+    """In the order of their first rows."""
+    own = (r for r in rows if condition is None or condition_of(r) == condition)
+    return list(dict.fromkeys(row["strategy"] for row in own))
+
+
+def resampled(values: Values, seed: int, resamples: int = RESAMPLES) -> Values:
+    """Means of `resamples` draws with replacement of as many subjects; equal seeds, equal draws."""
+    rng = np.random.Generator(np.random.Philox(seed))
+    out: Values = values[rng.integers(0, len(values), (resamples, len(values)))].mean(1)
+    return out
+
+
+def spread(values: Iterable[float], seed: int, level: float = LEVEL) -> Spread:
+    """Mean, standard deviation and percentile bootstrap interval over subjects."""
+    x = np.array(list(values), np.float64)
+    if not len(x):
+        raise BioTrainError("no subject to take a mean over")
+    low, high = np.quantile(resampled(x, seed), [(1 - level) / 2, (1 + level) / 2])
+    sd = float(x.std(ddof=1)) if len(x) > 1 else None
+    return Spread(float(x.mean()), sd, float(low), float(high), len(x))
+
+
+def wilcoxon(differences: Iterable[float]) -> float | None:
+    """Two-sided p of the signed-rank test; subjects without a difference are left out of it."""
+    x = np.array([d for d in differences if abs(d) > TIE])
+    if len(x) < 2:
+        return None
+    from scipy.stats import wilcoxon as test
+
+    return float(test(x).pvalue)
+
+
+def holm(values: Sequence[float | None]) -> list[float | None]:
+    """p-values corrected by Holm's step-down method (Scandinavian J. of Statistics 6, 1979)."""
+    known = sorted((p, at) for at, p in enumerate(values) if p is not None)
+    out: list[float | None] = [None] * len(values)
+    largest = 0.0
+    for rank, (p, at) in enumerate(known):
+        largest = max(largest, min(1.0, p * (len(known) - rank)))
+        out[at] = largest
+    return out
+
+
+def paired(first: Mapping[int, float], second: Mapping[int, float]) -> Values:
+    """Differences first - second of the subjects that both have, in order."""
+    common = sorted(first.keys() & second.keys())
+    return np.array([first[s] - second[s] for s in common])
+
+
+def compare(
+    rows: Sequence[Row],
+    metric: str = "balanced_accuracy",
+    *,
+    baselines: Sequence[str] = BASELINES,
+    seed: int = 0,
+    margin: float = MARGIN,
+) -> list[Comparison]:
+    """Every strategy against each of `baselines` and CONVENTIONAL, condition by condition."""
+    out: list[Comparison] = []
+    for condition in conditions(rows):
+        names = strategies_of(rows, condition)
+        values = {name: by_subject(select(rows, condition, name), metric) for name in names}
+        against = [*baselines, *(n for n in names if n in CONVENTIONAL)]
+        tests = []
+        for name, baseline in itertools.product(names, against):
+            later_baseline = baseline in names and against.index(baseline) >= (
+                against.index(name) if name in against else len(against)
+            )
+            if baseline not in names or name == baseline or later_baseline:
+                continue
+            d = paired(values[name], values[baseline])
+            if len(d):
+                tests.append((name, baseline, d))
+        raw = [wilcoxon(d) for _, _, d in tests]
+        for (name, baseline, d), p, corrected in zip(tests, raw, holm(raw), strict=True):
+            lower = float(np.quantile(resampled(d, seed), 1 - LEVEL))
+            out.append(
+                Comparison(
+                    condition,
+                    name,
+                    baseline,
+                    spread(d, seed),
+                    int(np.sum(d > TIE)),
+                    int(np.sum(np.abs(d) <= TIE)),
+                    int(np.sum(d < -TIE)),
+                    p,
+                    corrected,
+                    lower,
+                    lower > -margin,
+                )
+            )
+    return out
+
+
+def summary(
+    rows: Sequence[Row], metric: str = "balanced_accuracy", seed: int = 0
+) -> list[dict[str, Any]]:
+    """One dict per condition and strategy, in the order of the rows: the accuracy as a Spread,
+    subjects, sessions, seeds, chance, and the means of what it costs (None where not known).
+
+    before, others, earlier: mean accuracy before adapting, on windows of the other subjects
+    afterwards, and on the test parts of earlier sessions afterwards.
+    """
+    out = []
+    for condition in conditions(rows):
+        for name in strategies_of(rows, condition):
+            own = select(rows, condition, name)
+            names = ("dataset", "model", "scenario", "size")
+            entry: dict[str, Any] = dict(zip(names, condition, strict=True))
+            entry |= {
+                "strategy": name,
+                "norm": own[0]["norm"],
+                metric: spread(by_subject(own, metric).values(), seed),
+                "subjects": len({r["subject"] for r in own}),
+                "sessions": len({(r["subject"], r["session"]) for r in own}),
+                "seeds": len({r["seed"] for r in own}),
+                "chance": own[0]["chance"],
+                "earlier": _mean([e["accuracy"] for r in own for e in r.get("earlier") or ()]),
+            }
+            for key in ("before", "others", "steps", "ram_bytes", "ops"):
+                entry[key] = _mean([r.get(key) for r in own])
+            for key in ("ms_per_sample", "mj_per_sample"):
+                entry[key] = _mean([r.get(key) for r in own])
+            out.append(entry)
+    return out
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return float(np.mean(known)) if known else None
+
+
+def across_sets(
+    rows: Sequence[Row],
+    strategy: str,
+    baseline: str,
+    metric: str = "balanced_accuracy",
+    *,
+    seed: int = 0,
+    margin: float = MARGIN,
+) -> tuple[Spread, float, bool] | None:
+    """The gain of `strategy` over `baseline`, mean over data sets of their mean over subjects:
+    (its spread, the one-sided lower end, whether that lies above -margin).
+
+    A subject's gain is the mean over the conditions of its set (models, scenarios; calibration-size
+    curves do not count); subjects are drawn within each set. None where no set has both.
+    """
+    gains = []
+    for dataset in dict.fromkeys(row["dataset"] for row in rows):
+        per_condition = []
+        for condition in conditions(rows):
+            if condition[0] == dataset and condition[3] is None:
+                both = (
+                    by_subject(select(rows, condition, s), metric) for s in (strategy, baseline)
+                )
+                one, other = both
+                per_condition.append({s: one[s] - other[s] for s in one.keys() & other.keys()})
+        people = sorted({person for found in per_condition for person in found})
+        if people:
+            own = [[found[s] for found in per_condition if s in found] for s in people]
+            gains.append(np.array([np.mean(values) for values in own]))
+    if not gains:
+        return None
+    draws = np.mean([resampled(d, seed + k) for k, d in enumerate(gains)], 0)
+    means = np.array([d.mean() for d in gains])
+    low, high = np.quantile(draws, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    sd = float(means.std(ddof=1)) if len(means) > 1 else None
+    lower = float(np.quantile(draws, 1 - LEVEL))
+    mean = float(means.mean())
+    return Spread(mean, sd, float(low), float(high), len(gains)), lower, lower > -margin

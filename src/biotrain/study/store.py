@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The folder of a study.
+
+    study.json      settings, versions, command, the keys that belong to it
+    results.jsonl   one line per cell, appended as they come
+    timings.jsonl   seconds per cell and per fold
+    pretrained/     one .safetensors per fold, named by its key
+    adapted/        weights that a later session starts from, named by the cell's key
+
+Only the process that leads a study writes here. A line is written at once; a last line that was
+torn by an interruption is dropped when the folder is opened again.
+"""
+
+import json
+import os
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from biotrain.errors import BioTrainError
+from biotrain.study.calibrate import Row
+
+
+class Store:
+    """Opened with `with`; a second leader in the same folder is refused."""
+
+    def __init__(self, folder: str | Path) -> None:
+        self.folder = Path(folder)
+        self.rows: dict[str, Row] = {}
+        self._lock = -1
+
+    def __enter__(self) -> Self:
+        try:
+            for name in ("pretrained", "adapted"):
+                (self.folder / name).mkdir(parents=True, exist_ok=True)
+            self._lock = os.open(self.folder / ".lock", os.O_CREAT | os.O_RDWR, 0o644)
+        except OSError as error:
+            raise BioTrainError(f"cannot write into '{self.folder}': {error.strerror}") from error
+        _exclusive(self._lock, self.folder)
+        for name in ("results.jsonl", "timings.jsonl"):
+            _mend(self.folder / name)
+        self.rows = {row["key"]: row for row in read_rows(self.folder)}
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        os.close(self._lock)
+
+    def add(self, row: Row) -> None:
+        """Append a result, unless it is there."""
+        if row["key"] not in self.rows:
+            self.rows[row["key"]] = row
+            _append(self.folder / "results.jsonl", row)
+
+    def time(self, key: str, seconds: float) -> None:
+        """Note how long it took."""
+        _append(self.folder / "timings.jsonl", {"key": key, "seconds": round(seconds, 3)})
+
+    def has_weights(self, kind: str, key: str) -> bool:
+        """Whether weights of `kind` "pretrained" or "adapted" are there."""
+        return self._weights(kind, key).exists()
+
+    def weights(self, kind: str, key: str) -> bytes:
+        """Those weights."""
+        return self._weights(kind, key).read_bytes()
+
+    def put_weights(self, kind: str, key: str, weights: bytes) -> None:
+        """Write them, whole or not at all."""
+        _replace(self._weights(kind, key), weights)
+
+    def _weights(self, kind: str, key: str) -> Path:
+        return self.folder / kind / f"{key}.safetensors"
+
+    def describe(self, study: Row) -> None:
+        """Write study.json."""
+        text = json.dumps(study, indent=2, allow_nan=False) + "\n"
+        _replace(self.folder / "study.json", text.encode())
+
+
+def read_study(folder: str | Path) -> Row:
+    """study.json of a folder; BioTrainError where there is none."""
+    path = Path(folder) / "study.json"
+    try:
+        found: Row = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise BioTrainError(f"'{folder}' is no folder of a study: run biotrain study") from error
+    except ValueError as error:
+        raise BioTrainError(f"{path}: not JSON: {error}") from error
+    return found
+
+
+def read_rows(folder: str | Path) -> list[Row]:
+    """The whole lines of results.jsonl, in their order in the file."""
+    path = Path(folder) / "results.jsonl"
+    if not path.exists():
+        return []
+    lines = path.read_bytes().split(b"\n")[:-1]  # what follows the last newline was torn
+    rows = []
+    for number, line in enumerate(lines, 1):
+        try:
+            row = json.loads(line)
+            assert isinstance(row["key"], str)
+        except (ValueError, KeyError, TypeError, AssertionError) as error:
+            raise BioTrainError(
+                f"{path}, line {number}: no result of a study; remove it"
+            ) from error
+        rows.append(row)
+    return rows
+
+
+def canonical(rows: list[Row]) -> str:
+    """Rows as text, sorted by key: equal studies give equal text, whatever order they came in."""
+    return "".join(_line(row) for row in sorted(rows, key=lambda row: str(row["key"])))
+
+
+def _line(row: dict[str, Any]) -> str:
+    return json.dumps(row, separators=(",", ":"), allow_nan=False) + "\n"
+
+
+def _append(path: Path, row: Row) -> None:
+    file = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o644)
+    try:
+        os.write(file, _line(row).encode())
+        os.fsync(file)
+    finally:
+        os.close(file)
+
+
+def _mend(path: Path) -> None:
+    """Cut off a last line that has no end."""
+    if path.exists():
+        text = path.read_bytes()
+        whole = text.rfind(b"\n") + 1
+        if whole < len(text):
+            os.truncate(path, whole)
+
+
+def _replace(path: Path, data: bytes) -> None:
+    beside = path.with_name(f"{path.name}.new")
+    with beside.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    beside.replace(path)
+
+
+def _exclusive(file: int, folder: Path) -> None:
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(file)
+        raise BioTrainError(f"another study is running in '{folder}'") from error

@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a table of results says: subjects are the unit, and the tests are scipy's."""
+
+from __future__ import annotations
+
+from dataclasses import astuple
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from biotrain.errors import BioTrainError
+from biotrain.study.stats import (
+    MARGIN,
+    Comparison,
+    across_sets,
+    by_subject,
+    compare,
+    conditions,
+    holm,
+    spread,
+    summary,
+    wilcoxon,
+)
+
+
+def row(strategy: str, subject: int, value: float, **more: Any) -> dict[str, Any]:
+    return {
+        "dataset": "a",
+        "model": "net",
+        "scenario": "day1",
+        "norm": "group",
+        "strategy": strategy,
+        "subject": subject,
+        "session": 1,
+        "seed": 0,
+        "accuracy": value,
+        "balanced_accuracy": value,
+        "chance": 0.5,
+        "ram_bytes": None if strategy == "full-bn8" else 1000,
+        "ops": 10,
+        "steps": 3,
+        "windows_per_class": None,
+        **more,
+    }
+
+
+def study(gains: dict[str, list[float]], **more: Any) -> list[dict[str, Any]]:
+    """Subjects with 0.5, 0.51, ... under `none`, and these gains over it."""
+    return [
+        row(strategy, k + 1, 0.5 + 0.01 * k + gain, **more)
+        for strategy, own in gains.items()
+        for k, gain in enumerate(own)
+    ]
+
+
+def find(found: list[Comparison], strategy: str, baseline: str) -> Comparison:
+    (one,) = [c for c in found if (c.strategy, c.baseline) == (strategy, baseline)]
+    return one
+
+
+EIGHT = {
+    "none": [0.0] * 8,
+    "last": [0.1, 0.12, 0.08, 0.11, 0.09, 0.1, 0.0, -0.02],
+    "full": [0.2, 0.22, 0.18, 0.21, 0.19, 0.2, 0.15, 0.16],
+}
+
+
+def test_seeds_and_sessions_are_averaged_before_subjects() -> None:
+    rows = [row("full", 1, v, seed=k) for k, v in enumerate((0.2, 0.4))]
+    rows += [row("full", 1, 0.9, session=2)]  # one seed only: the session counts as much
+    rows += [row("full", 2, 0.5)]
+    assert by_subject(rows, "accuracy") == {1: pytest.approx(0.6), 2: 0.5}
+    many = [row("full", 1, 0.6, seed=k) for k in range(50)] + [row("full", 2, 0.5)]
+    few = [row("full", 1, 0.6), row("full", 2, 0.5)]
+    of_many, of_few = (spread(by_subject(r, "accuracy").values(), 0) for r in (many, few))
+    assert astuple(of_many) == pytest.approx(astuple(of_few))
+
+
+def test_spread_is_seeded_and_holds_the_mean() -> None:
+    values = list(np.random.default_rng(0).random(12))
+    one = spread(values, 3)
+    assert one == spread(values, 3)
+    assert one != spread(values, 4)
+    assert one.low < one.mean < one.high
+    assert one.sd == pytest.approx(np.std(values, ddof=1))
+    single = spread([0.7], 0)
+    assert (single.mean, single.sd, single.low, single.high, single.n) == (0.7, None, 0.7, 0.7, 1)
+    with pytest.raises(BioTrainError, match="no subject"):
+        spread([], 0)
+
+
+def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
+    rng = np.random.default_rng(0)
+    held = 0
+    for k in range(200):
+        one = spread(rng.normal(0.7, 0.1, 20), k)
+        held += one.low <= 0.7 <= one.high
+    assert 0.88 <= held / 200 <= 0.98
+
+
+def test_wilcoxon_is_scipys_and_leaves_equal_subjects_out() -> None:
+    scipy = pytest.importorskip("scipy.stats")
+    d = [0.1, -0.05, 0.2, 0.13, 0.07, 0.02]
+    assert wilcoxon([*d, 0.0, 0.0]) == pytest.approx(scipy.wilcoxon(d).pvalue)
+    assert wilcoxon([0.0, 0.0, 0.1]) is None
+    assert wilcoxon([]) is None
+
+
+def test_holm_as_in_the_textbook() -> None:
+    assert holm([0.01, 0.04, None, 0.03, 0.005]) == pytest.approx(
+        [0.03, 0.06, None, 0.06, 0.02], nan_ok=True
+    )
+
+
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=8))
+def test_holm_lies_between_no_correction_and_bonferroni(values: list[float]) -> None:
+    corrected = holm(list(values))
+    for p, q in zip(values, corrected, strict=True):
+        assert q is not None
+        assert p <= q <= min(1.0, p * len(values)) + 1e-12
+    order = np.argsort(values, kind="stable")
+    assert (np.diff([corrected[k] for k in order]) >= 0).all()  # type: ignore[arg-type]
+
+
+def test_comparisons_are_paired_and_counted() -> None:
+    found = compare(study(EIGHT))
+    assert {(c.strategy, c.baseline) for c in found} == {
+        ("last", "none"),
+        ("full", "none"),
+        ("full", "last"),
+    }
+    last = find(found, "last", "none")
+    assert (last.wins, last.ties, last.losses) == (6, 1, 1)
+    assert last.gain.mean == pytest.approx(np.mean(EIGHT["last"]))
+    full = find(found, "full", "none")
+    assert full.p == pytest.approx(2 / 2**8)  # every one of eight subjects gained
+    assert full.p_holm == pytest.approx(3 * 2 / 2**8)
+    assert full.not_inferior
+    # Pairing takes the differences between subjects out of the interval.
+    assert full.gain.high - full.gain.low < 0.04
+
+
+def test_a_subject_that_one_side_lacks_is_left_out() -> None:
+    rows = [r for r in study(EIGHT) if (r["strategy"], r["subject"]) != ("full", 3)]
+    assert find(compare(rows), "full", "none").gain.n == 7
+
+
+@pytest.mark.parametrize(
+    ("gain", "fine"), [(0.0, True), (-0.5 * MARGIN, True), (-2 * MARGIN, False)]
+)
+def test_non_inferiority_to_the_conventional_way(gain: float, fine: bool) -> None:
+    jitter = [0.001, -0.001, 0.0, 0.002, -0.002, 0.001, 0.0, -0.001]
+    rows = study({"full": [0.1 + gain + j for j in jitter], "full-bn8": [0.1] * 8})
+    assert find(compare(rows), "full", "full-bn8").not_inferior is fine
+    noisy = study({"full": [0.1 + gain + 100 * j for j in jitter], "full-bn8": [0.1] * 8})
+    assert not find(compare(noisy), "full", "full-bn8").not_inferior
+
+
+def test_conditions_keep_apart() -> None:
+    rows = study(EIGHT) + study(EIGHT, scenario="sizes", windows_per_class=5)
+    rows += study(EIGHT, dataset="b")
+    assert conditions(rows) == [
+        ("a", "net", "day1", None),
+        ("a", "net", "sizes", 5),
+        ("b", "net", "day1", None),
+    ]
+    assert len(compare(rows)) == 9
+    entries = summary(rows)
+    assert len(entries) == 9
+    first = entries[0]
+    assert (first["strategy"], first["subjects"], first["seeds"]) == ("none", 8, 1)
+    assert first["balanced_accuracy"].n == 8
+    assert first["ram_bytes"] == 1000
+    assert first["others"] is None
+    assert first["earlier"] is None
+
+
+def test_across_sets_weighs_sets_equally_and_skips_size_curves() -> None:
+    rows = study({"none": [0.0] * 8, "full": [0.1] * 8})
+    rows += study({"none": [0.0] * 2, "full": [0.3] * 2}, dataset="b")
+    rows += study({"none": [0.0] * 2, "full": [0.9] * 2}, scenario="sizes", windows_per_class=5)
+    found = across_sets(rows, "full", "none")
+    assert found is not None
+    gain, lower, fine = found
+    assert gain.mean == pytest.approx(0.2)
+    assert (gain.n, fine) == (2, True)
+    assert lower == pytest.approx(0.2)
+    assert across_sets(rows, "full", "last") is None
+    # A subject's sessions and models are no more subjects.
+    twice = rows + study({"none": [0.0] * 8, "full": [0.1] * 8}, scenario="longitudinal")
+    assert across_sets(twice, "full", "none") == found

@@ -1,0 +1,524 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A study: what is asked becomes cells, an interruption loses nothing, workers change nothing."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+
+import biotrain
+from biotrain.cli import main
+from biotrain.errors import BioTrainError
+from biotrain.study import RecordingError, Recordings, SplitError, adapt, generate
+from biotrain.study.cells import Cell, content_of, expand
+from biotrain.study.labelfree import adabn, align, minimise_entropy, standardise, transformed
+from biotrain.study.run import Event, Outcome, run
+from biotrain.study.spec import Spec, make_spec, read_spec
+from biotrain.study.splits import calibration_sizes, day1
+from biotrain.study.store import Store, canonical, read_rows
+
+ROOT = Path(__file__).resolve().parents[1]
+CONTRACT = [
+    "dataset", "scenario", "model", "norm", "strategy", "subject", "session", "seed",
+    "accuracy", "balanced_accuracy", "chance", "ram_bytes", "ops", "steps",
+]  # fmt: skip
+
+
+def small(
+    n_chans: int, n_times: int, n_outputs: int, sfreq: float, norm: str = "batch"
+) -> nn.Module:
+    """Filters, their power, and a line through it."""
+    layer = nn.BatchNorm1d(6) if norm == "batch" else nn.GroupNorm(1, 6)
+    return nn.Sequential(
+        nn.Conv1d(n_chans, 6, 8, bias=False),
+        layer,
+        nn.ReLU(),
+        nn.AvgPool1d(16),
+        nn.Flatten(),
+        nn.Linear(6 * ((n_times - 7) // 16), n_outputs),
+    )
+
+
+def resolve(name: str) -> tuple[Any, bool]:
+    """Workers import this module for it."""
+    return small, True
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Two people, two sessions each."""
+    path = tmp_path_factory.mktemp("data") / "two.npz"
+    return str(generate("emg", subjects=2, sessions=2, trials=8).save(path))
+
+
+def asked(data: str, **more: Any) -> dict[str, Any]:
+    return {
+        "data": [{"source": data, "models": ["small"]}],
+        "strategies": ["none", "last", "full", "full-bn8"],
+        "scenarios": ["longitudinal"],
+        "others": 20,
+        "calibrate": {"epochs": 2},
+        "pretrain": {"epochs": 2},
+        **more,
+    }
+
+
+@pytest.fixture(scope="module")
+def spec(data: str) -> Spec:
+    return make_spec(asked(data))
+
+
+@pytest.fixture(scope="module")
+def undisturbed(spec: Spec, tmp_path_factory: pytest.TempPathFactory) -> Outcome:
+    return run(spec, tmp_path_factory.mktemp("undisturbed"), resolve=resolve)
+
+
+def test_rows_say_what_the_contract_asks_and_what_was_forgotten(undisturbed: Outcome) -> None:
+    rows = undisturbed.rows
+    assert undisturbed.failures == undisturbed.left_out == []
+    assert len(rows) == undisturbed.computed == 2 * 2 * 4
+    for row in rows:
+        assert [key for key in row if key in CONTRACT] == CONTRACT
+        assert np.sum(row["confusion"]) == row["windows"][1]
+        assert np.trace(row["confusion"]) / row["windows"][1] == pytest.approx(row["accuracy"])
+        assert row["before"] == row["curve"][0]
+        assert 0 <= row["others"] <= 1
+        assert [one["session"] for one in row["earlier"]] == list(range(1, row["session"]))
+        assert row["scenario"] == ("day1" if row["session"] == 1 else "longitudinal")
+    by = {(r["subject"], r["session"], r["strategy"]): r for r in rows}
+    for subject in (1, 2):
+        assert by[subject, 1, "none"]["before"] == by[subject, 1, "full"]["before"]
+        # Nothing adapted: session 1 is as it was. Adapted: session 2 starts from there.
+        first, second = (by[subject, session, "none"] for session in (1, 2))
+        assert second["earlier"][0]["accuracy"] == first["accuracy"]
+        assert first["others"] == second["others"]
+        assert by[subject, 2, "full"]["crc32"] != by[subject, 1, "full"]["crc32"]
+        assert by[subject, 1, "full-bn8"]["norm"] == "batch"
+        assert by[subject, 1, "full-bn8"]["ram_bytes"] is None
+    assert any(by[s, 2, "full"]["before"] != by[s, 2, "none"]["before"] for s in (1, 2)), (
+        "session 2 does not start from the weights of session 1"
+    )
+
+
+def test_a_study_gives_what_adapt_gives(undisturbed: Outcome, data: str) -> None:
+    from biotrain.study import load
+
+    found = adapt(load(data), small, "all", ("none", "last", "full"), epochs=2, pretrain_epochs=2)
+    for row in found.rows:
+        same = next(
+            r
+            for r in undisturbed.rows
+            if all(r[k] == row[k] for k in ("subject", "session", "strategy"))
+        )
+        assert {k: same[k] for k in row} == {**row, "model": "small"}
+
+
+def test_nothing_is_computed_twice(spec: Spec, undisturbed: Outcome, tmp_path: Path) -> None:
+    day1_only = make_spec({**asked(spec.data[0].source), "scenarios": ["day1"]})
+    first = run(day1_only, tmp_path, resolve=resolve)
+    assert (first.computed, first.found) == (8, 0)
+    for file in (tmp_path / "adapted").iterdir():  # as if they had been thrown away
+        file.unlink()
+    events: list[Event] = []
+    extended = run(spec, tmp_path, resolve=resolve, watch=events.append)
+    assert (extended.computed, extended.found) == (8, 8)
+    assert canonical(extended.rows) == canonical(undisturbed.rows)
+    assert not any("pretrain" in event.text for event in events)
+    assert events[0].text == "16 cells to compute"  # 8 of them again, for their weights
+    assert events[-1].done == events[-1].total
+    assert events[-1].seconds_left == 0
+    lines = (tmp_path / "results.jsonl").read_text().splitlines(keepends=True)
+    assert len(lines) == 16
+    (tmp_path / "results.jsonl").write_text("".join(lines)[:-20])  # torn while it was written
+    events.clear()
+    mended = run(spec, tmp_path, resolve=resolve, watch=events.append)
+    assert (mended.computed, [e.done for e in events]) == (1, [0, 1])
+    assert canonical(read_rows(tmp_path)) == canonical(undisturbed.rows)
+    again = run(spec, tmp_path, resolve=resolve)
+    assert (again.computed, again.found) == (0, 16)
+
+
+PROGRAM = """
+import sys
+from pathlib import Path
+sys.path[:0] = [{src!r}, {tests!r}]
+from test_study import asked, resolve
+from biotrain.study.run import run
+from biotrain.study.spec import make_spec
+if __name__ == "__main__":
+    run(make_spec(asked({data!r})), {folder!r}, resolve=resolve, jobs=int(sys.argv[1]))
+"""
+
+
+def start(folder: Path, data: str, jobs: int) -> subprocess.Popen[bytes]:
+    """The same study in a process of its own."""
+    program = folder.with_suffix(".py")
+    source = Path(biotrain.__file__).parents[1]
+    program.write_text(
+        PROGRAM.format(src=str(source), tests=str(ROOT / "tests"), data=data, folder=str(folder))
+    )
+    return subprocess.Popen([sys.executable, str(program), str(jobs)], stderr=subprocess.PIPE)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_killed_at_random_moments_it_goes_on(
+    undisturbed: Outcome, data: str, tmp_path: Path, jobs: int
+) -> None:
+    folder = tmp_path / "killed"
+    chance = random.Random(jobs)
+    pieces = 4 + 16  # folds and cells, by the lines of timings.jsonl
+    kill_at = chance.randrange(1, pieces)
+    process = start(folder, data, jobs)
+    timings, end = folder / "timings.jsonl", time.monotonic() + 120
+    while time.monotonic() < end and process.poll() is None:
+        if timings.exists() and timings.read_bytes().count(b"\n") >= kill_at:
+            break
+        time.sleep(0.001)
+    time.sleep(chance.uniform(0, 0.05))
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    results = folder / "results.jsonl"
+    if results.exists():  # as if the kill had cut a line
+        results.write_bytes(results.read_bytes() + b'{"key":"abc","acc')
+    process = start(folder, data, jobs)
+    _, said = process.communicate(timeout=300)
+    assert process.returncode == 0, said.decode()
+    assert canonical(read_rows(folder)) == canonical(undisturbed.rows)
+
+
+def test_a_dask_cluster_gives_the_same(undisturbed: Outcome, spec: Spec, tmp_path: Path) -> None:
+    distributed = pytest.importorskip("distributed", reason="Dask is not installed (extra cluster)")
+    with distributed.LocalCluster(
+        n_workers=2, threads_per_worker=1, dashboard_address=None
+    ) as cluster:
+        address = cluster.scheduler_address.replace("tcp://", "dask://")
+        found = run(spec, tmp_path, resolve=resolve, cluster=address)
+    assert canonical(found.rows) == canonical(undisturbed.rows)
+
+
+def test_a_cluster_needs_an_address(spec: Spec, tmp_path: Path) -> None:
+    with pytest.raises(BioTrainError, match="dask://HOST:PORT"):
+        run(spec, tmp_path, resolve=resolve, cluster="ray://here")
+
+
+def test_a_cell_that_fails_does_not_end_the_study(data: str, tmp_path: Path) -> None:
+    more = {"strategies": ["none", "full"], "scenarios": ["day1"]}
+    tight = {"strategy": {"full": {"memory": "1KiB"}}}
+    found = run(make_spec(asked(data, **more, **tight)), tmp_path, resolve=resolve)
+    assert [row["strategy"] for row in found.rows] == ["none", "none"]
+    assert len(found.failures) == 2
+    assert "subject 1, session 1, seed 0: full: " in found.failures[0]
+
+
+def test_batch_norm_over_a_batch_in_the_c_is_the_conventional_way(
+    data: str, tmp_path: Path
+) -> None:
+    more = {"strategies": ["full-bn8", "in-c"], "scenarios": ["day1"], "calibrate": {"epochs": 4}}
+    in_c = {"strategy": {"in-c": {"rule": "full", "norm": "batch", "batch": 8}}}
+    found = run(make_spec(asked(data, **(more | in_c))), tmp_path, resolve=resolve)
+    assert found.failures == []
+    by = {(r["subject"], r["strategy"]): r for r in found.rows}
+    for subject in (1, 2):
+        torch_row, c_row = by[subject, "full-bn8"], by[subject, "in-c"]
+        assert c_row["norm"] == "batch"
+        assert c_row["ram_bytes"] > 0
+        assert c_row["steps"] == torch_row["steps"]
+        assert c_row["before"] == torch_row["before"]
+        assert c_row["accuracy"] == pytest.approx(torch_row["accuracy"], abs=1.01 / 14)
+
+
+def test_two_leaders_in_one_folder_are_refused(tmp_path: Path) -> None:
+    with (
+        Store(tmp_path),
+        pytest.raises(BioTrainError, match="another study is running"),
+        Store(tmp_path),
+    ):
+        pass
+    (tmp_path / "results.jsonl").write_text("nonsense\n")
+    with pytest.raises(BioTrainError, match=r"results.jsonl, line 1: no result"), Store(tmp_path):
+        pass
+
+
+# ---------------------------------------------------------------- what is asked
+
+
+def cells(data: str, **more: Any) -> dict[tuple[Any, ...], Cell]:
+    made = expand(make_spec(asked(data, **more)), resolve).cells
+    return {
+        (c.fold.subject, c.session, c.settings["scenario"], c.size, c.strategy): c for c in made
+    }
+
+
+def test_keys_change_with_what_decides_a_cell_and_with_nothing_else(
+    data: str, tmp_path: Path
+) -> None:
+    before = cells(data)
+    other_rate = cells(data, strategy={"last": {"lr": 0.5}})
+    for key, cell in before.items():
+        assert (cell.key == other_rate[key].key) == (key[-1] != "last")
+        assert cell.fold.key == other_rate[key].fold.key
+    # `none` does not depend on how others calibrate, everything on pretraining.
+    longer = cells(data, calibrate={"epochs": 3})
+    assert {k[-1] for k, c in before.items() if c.key == longer[k].key} == {"none"}
+    assert not {c.key for c in before.values()} & {
+        c.key for c in cells(data, pretrain={"epochs": 3}).values()
+    }
+    # Another file with the same content is the same; one changed sample is not.
+    from biotrain.study import load
+
+    rec = load(data)
+    copied = str(rec.save(tmp_path / "two.npz"))
+    assert [c.key for c in before.values()] == [c.key for c in cells(copied).values()]
+    x = rec.x.copy()
+    x[0, 0, 0] += 1
+    changed = Recordings(**{**vars(rec), "x": x})
+    assert content_of(changed) != content_of(rec)
+    # Folds are shared by strategies of the same norm.
+    assert len({c.fold.key for c in before.values() if c.fold.subject == 1}) == 2
+
+
+def test_scenarios(data: str) -> None:
+    made = cells(data, scenarios=["day1", "sizes"], sizes=[2, 4, 100], strategies=["none"])
+    assert [(k[2], k[3]) for k in made if k[0] == 1] == [
+        ("day1", None),
+        ("sizes", 2),
+        ("sizes", 4),
+    ]
+    chain = cells(data, strategies=["last"])
+    first, second = (
+        chain[1, s, name, None, "last"] for s, name in ((1, "day1"), (2, "longitudinal"))
+    )
+    assert (first.before, second.before) == (None, first.key)
+    assert len(second.earlier) == 1
+
+
+def test_one_session_leaves_longitudinal_out(tmp_path: Path) -> None:
+    path = generate("emg", subjects=2, sessions=1, trials=8).save(tmp_path / "one.npz")
+    made = expand(make_spec(asked(str(path))), resolve)
+    assert {c.settings["scenario"] for c in made.cells} == {"day1"}
+    assert made.left_out == [
+        "synthetic-emg: one session only, so nothing longitudinal, of subject 1, 2"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("more", "complaint"),
+    [
+        ({"seed": [1]}, "no setting is called seed (did you mean seeds?)"),
+        ({"data": []}, "at least one [[data]]"),
+        ({"data": [{"source": "a"}]}, "[[data]]: models is missing"),
+        ({"data": [{"source": "a", "models": ["b"], "split": 3}]}, "split must be str or NoneType"),
+        ({"strategies": ["ful"]}, "no rule is called ful (did you mean full?)"),
+        ({"strategy": {"lats": {"lr": 1.0}}}, "[strategy.lats]: no strategy of that name"),
+        ({"strategy": {"last": {"lr": "high"}}}, "[strategy.last]: lr must be float"),
+        ({"calibrate": {"norm": "layer"}}, "no norm layer; there are group, convert"),
+        ({"scenarios": ["day2"]}, "no scenario day2"),
+        ({"seeds": []}, "at least one seed"),
+        ({"sizes": [0]}, "above 0"),
+    ],
+)
+def test_what_cannot_be_asked(data: str, more: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(BioTrainError) as caught:
+        make_spec({**asked(data), **more})
+    assert complaint in str(caught.value)
+
+
+def test_the_example_is_a_study() -> None:
+    made = make_spec(read_spec(ROOT / "examples" / "study.toml"))
+    by_name = {s.name: s for s in made.strategies}
+    assert by_name["gentle"].rule == "full"
+    assert by_name["gentle"].recipe.lr == 1e-3
+    assert by_name["full"].recipe.lr == 5e-3
+    assert by_name["full-bn8"].rule == "full-bn8 (torch)"
+
+
+def test_the_verb(data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    what = ["--data", data, "--model", "test_study:small", "--strategies", "none,full-bn8"]
+    options = ["--epochs", "1", "--pretrain-epochs", "1", "--subject", "2", "--seeds", "0,1"]
+    arguments = ["study", *what, *options, "--out", str(tmp_path), "--json", "-"]
+    assert main(arguments) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert [(r["subject"], r["seed"], r["strategy"]) for r in told["rows"]] == [
+        (2, seed, s) for seed in (0, 1) for s in ("none", "full-bn8")
+    ]
+    assert told["summary"][0]["balanced_accuracy"]["n"] == 1
+    assert main(arguments) == 0
+    assert json.loads(capsys.readouterr().out)["computed"] == 0
+    assert main(["study", "--out", str(tmp_path)]) == 2
+    assert main(["study", *what, "--strategies", "none,fool*", "--out", str(tmp_path)]) == 1
+    assert "trains no parameter" in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------- splits
+
+
+@given(
+    labels=st.lists(st.integers(0, 2), min_size=12, max_size=50),
+    hop=st.sampled_from([10, 20, 40]),
+    sizes=st.lists(st.integers(1, 12), min_size=1, max_size=4),
+)
+def test_calibration_sizes_are_nested_and_balanced(
+    labels: list[int], hop: int, sizes: list[int]
+) -> None:
+    rng = np.random.default_rng(0)
+    line = rng.integers(-30000, 30000, (2, hop * len(labels) + 40)).astype(np.int16)
+    count = len(labels)
+    rec = Recordings(
+        x=np.stack([line[:, k * hop : k * hop + 40] for k in range(count)]),
+        scale=1.0,
+        y=np.array(labels),
+        subject=np.ones(count, int),
+        session=np.ones(count, int),
+        fs=100.0,
+        channels=("a", "b"),
+        classes=("r", "s", "t"),
+        unit="uV",
+        name="made",
+    )
+    try:
+        whole, test = day1(rec, 1, "chronological-per-class")
+    except SplitError:
+        return
+    found = list(calibration_sizes(rec, 1, sizes, "chronological-per-class"))
+    largest = int(np.bincount(rec.y[whole]).max())
+    assert len(found) == len({s for s in sizes if s <= largest})
+    before: set[int] = set()
+    for per_class, (calibration, tested) in zip(sorted(set(sizes)), found, strict=False):
+        assert tested.tolist() == test.tolist()
+        assert set(calibration) <= set(whole)
+        assert before <= set(calibration)
+        for label in np.unique(rec.y[whole]):
+            own = whole[rec.y[whole] == label]
+            assert calibration[rec.y[calibration] == label].tolist() == own[:per_class].tolist()
+        before = set(calibration)
+
+
+def test_a_size_of_nothing_is_refused(data: str) -> None:
+    from biotrain.study import load
+
+    with pytest.raises(SplitError, match="at least one window"):
+        list(calibration_sizes(load(data), 1, [0, 5]))
+
+
+# ---------------------------------------------------------------- without labels
+
+
+def shifted(mixing: np.ndarray, trials: int = 120) -> Recordings:
+    """Three people; the class says which channel is the strong one, and the third person's channels
+    pass through `mixing`."""
+    rng = np.random.default_rng(1)
+    x, y, who = [], [], []
+    for subject in (1, 2, 3):
+        for k in range(trials):
+            label = k % 3
+            signal = rng.standard_normal((3, 128))
+            signal[label] *= 2.5
+            x.append(mixing @ signal if subject == 3 else signal)
+            y.append(label)
+            who.append(subject)
+    from biotrain.study import from_signal
+
+    return from_signal(
+        np.stack(x),
+        y=np.array(y),
+        subject=np.array(who),
+        session=np.ones(len(y), int),
+        fs=100.0,
+        channels=("a", "b", "c"),
+        classes=("r", "s", "t"),
+        unit="uV",
+        name="shifted",
+        time_s=np.arange(len(y)) * 2.0,
+        synthetic=True,
+    )
+
+
+def test_each_way_without_labels_repairs_a_known_shift() -> None:
+    gains = np.diag([0.4, 1.0, 2.5])
+    turn = np.array([[1.0, 0.5, 0.2], [0.5, 1.0, 0.5], [0.2, 0.5, 1.0]])
+    ways = ("none", "align", "standardise", "entropy")
+    rec = shifted(gains)
+    found = adapt(
+        rec, small, 3, ways, epochs=10, pretrain_epochs=12, lr_per_strategy={"entropy": 0.02}
+    )
+    accuracy = {row["strategy"]: row["accuracy"] for row in found.rows}
+    assert accuracy["align"] > accuracy["none"] + 0.15
+    assert accuracy["standardise"] > accuracy["none"] + 0.15
+    mixed = adapt(shifted(turn @ gains), small, 3, ("none", "align"), pretrain_epochs=12)
+    none, aligned = (row["accuracy"] for row in mixed.rows)
+    assert aligned > none + 0.1
+
+
+def test_align_makes_the_mean_covariance_the_identity(rng: np.random.Generator) -> None:
+    x = (rng.standard_normal((4, 4)) @ rng.standard_normal((30, 4, 200))).astype(np.float32)
+    x -= x.mean(-1, keepdims=True)
+    aligned = align(x)(x)
+    covariance = np.einsum("nct,ndt->cd", aligned, aligned) / (30 * 200)
+    assert np.abs(covariance - np.eye(4)).max() < 1e-3
+    whole = standardise(x)(x + 100)
+    assert np.abs((whole**2).mean((0, 2)) - 1).max() < 1e-3
+
+
+def test_transformed_recordings_stay_integers_and_sessions_apart(data: str) -> None:
+    from biotrain.study import load
+
+    rec = load(data)
+    aligned = transformed(rec, "align")
+    assert aligned.x.dtype.kind == "i"
+    at = np.flatnonzero((rec.subject == 1) & (rec.session == 2))
+    alone = align(rec.signal(at))(rec.signal(at))
+    assert np.abs(aligned.signal(at) - alone).max() <= aligned.scale
+    assert transformed(rec, "") is rec
+
+
+def test_adabn_takes_the_statistics_of_the_windows(rng: np.random.Generator) -> None:
+    x = (5 + 3 * rng.standard_normal((64, 2, 50))).astype(np.float32)
+    net = nn.Sequential(nn.BatchNorm1d(2), nn.Flatten(), nn.Linear(100, 2))
+    adabn(net, x, batch=24)
+    norm = net[0]
+    assert isinstance(norm, nn.BatchNorm1d)
+    assert norm.running_mean is not None
+    assert np.allclose(norm.running_mean.numpy(), x.mean((0, 2)), atol=1e-3)
+    assert norm.momentum == 0.1
+    assert not net.training
+    with pytest.raises(BioTrainError, match="this network has none"):
+        adabn(nn.Linear(2, 2), x)
+
+
+def test_entropy_moves_norm_parameters_only_and_lowers_entropy(rng: np.random.Generator) -> None:
+    x = rng.standard_normal((40, 3, 64)).astype(np.float32)
+    net = small(3, 64, 3, 100.0, "group")
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+
+    def entropy() -> float:
+        with torch.no_grad():
+            p = net(torch.from_numpy(x)).softmax(1)
+        return float(-(p * p.log()).sum(1).mean())
+
+    first = entropy()
+    minimise_entropy(net, x, epochs=5, lr=0.05)
+    assert entropy() < first
+    changed = {k for k, v in net.state_dict().items() if not torch.equal(v, before[k])}
+    assert changed == {"1.weight", "1.bias"}
+    with pytest.raises(BioTrainError, match="norm layers"):
+        minimise_entropy(nn.Linear(2, 2), x)
+
+
+def test_no_such_recordings_are_refused_before_any_work(tmp_path: Path) -> None:
+    with pytest.raises(RecordingError, match="there is no such file"):
+        run(make_spec(asked("none.npz")), tmp_path / "made", resolve=resolve)
+    assert not (tmp_path / "made").exists()
