@@ -12,11 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+import biotrain as bt
 from biotrain.errors import CompilerError, EmulatorError
 from biotrain.run import rtl
 from biotrain.run.compiler import run_compiler
 from biotrain.run.cv32e40p_cycles import Latencies, block_costs, cycles_by_address, decode
+from biotrain.run.firmware import Compiler
 
 Build = Callable[[str, str], Path]
 
@@ -314,6 +317,34 @@ def test_cycles_are_predicted(
     blocks, taken = profile.blocks(firmware.code)
     predicted = cycles_by_address(firmware.code, 0, blocks, taken)
     assert sum(predicted.values()) == pytest.approx(cycles, rel=0.02)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("compiler", ["zig", "gcc"])
+def test_a_training_step(needed: None, compiler: Compiler) -> None:
+    """Two windows of a small EpiDeNet: the host's bits, and within 2 % the predicted cycles."""
+    torch.manual_seed(0)
+    net = bt.models.build("epidenet", 2, 128, 3, 64.0, norm="group", pool="avg")
+    pkg = bt.compile(
+        bt.prepare(net, pool="avg").train(), torch.zeros(1, 2, 128), target="cv32e40p", accumulate=2
+    )
+    if compiler == "gcc" and not shutil.which("riscv64-unknown-elf-gcc"):
+        pytest.skip("riscv64-unknown-elf-gcc is not installed")
+    x = np.random.default_rng(1).standard_normal((2, 2, 128)).astype(np.float32)
+    y = np.array([0, 2])
+    host = pkg.run("host")
+    host.train(x, y)
+    found = {}
+    for on in ("rtl", "emulator"):
+        device = pkg.run(on, compiler=compiler)
+        device.restart_count()
+        device.train(x, y)
+        found[on] = device.executed()
+        assert device.crc32() == host.crc32()
+        device.close()
+    assert not found["rtl"].estimate
+    assert found["emulator"].cycles == pytest.approx(found["rtl"].cycles, rel=0.02)
+    assert found["emulator"].instructions == pytest.approx(found["rtl"].instructions, rel=0.001)
 
 
 @pytest.mark.parametrize(
