@@ -38,6 +38,9 @@ LAZY = 1.5
 EFFORT = 8000
 """Most choices that are looked at for one budget."""
 
+LARGE = 40
+"""Of a graph with more tensors that may pass fewer choices are looked at, for each takes longer."""
+
 FEW = 6
 """A frontier of fewer points is searched in finer steps."""
 
@@ -102,7 +105,9 @@ class Search:
         self._scores: dict[tuple[Choice, int], Score] = {}
         self._structures: dict[Choice, Structure] = {}
         self._passed: dict[tuple[Choice, tuple[int, int] | None], Score] = {}
-        self._effort = EFFORT
+        size = len(stream.passable)
+        self._most = EFFORT if size <= LARGE else EFFORT * LARGE**2 // size**2
+        self._effort = self._most
         passable = dict.fromkeys(stream.passable)
         self._edges = [(i, j) for j in passable for i in stream.sources(j) if i in passable]
 
@@ -403,7 +408,7 @@ class Search:
         down = self._rungs(0.9, budget)[-2:] if self.everything() in starts else []
         down += [self.store_rows(self.score(rung.choice, budget), budget) for rung in down]
         self._passed.update({(rung.choice, rung.rows): rung for rung in down})
-        self._effort = EFFORT
+        self._effort = self._most
         best = self._descended(budget, [*starts, *(rung.choice for rung in down)])
         for rung in down:
             if rung.peak <= budget and (best.over or rung.ops < best.ops):
@@ -439,7 +444,7 @@ class Search:
 
     def smallest(self) -> Score:
         """From nothing kept to less and less; then from everything kept, if that leads further."""
-        self._effort = EFFORT
+        self._effort = self._most
         best = self._less(self.score(self.nothing(), 0))
         other = self.descend(self.everything(), int(LESS[0] * best.peak))
         return self._less(other) if other.peak < best.peak else best
@@ -452,18 +457,18 @@ class Search:
 
     def _rungs(self, factor: float, least: int = 0) -> list[Score]:
         """Down in small steps, to the smallest or to the first that needs no more than `least`."""
-        self._effort = EFFORT
+        self._effort = self._most
         top = self.score(self.everything(), 1 << 62)
         found = [self.relax(top, 1 << 62)]
         while found[-1].peak > least:
-            self._effort = EFFORT // 6
+            self._effort = self._most // 6
             budget = int(found[-1].peak * factor) // ALIGNMENT * ALIGNMENT
             score = self._descended(budget, [found[-1].choice])
             if score.over:
                 score = self._descended(budget, [found[-1].choice, self.nothing()])
             score = self.store_rows(score, budget)
             if score.peak >= found[-1].peak:
-                self._effort = EFFORT // 3
+                self._effort = self._most // 3
                 score = self._descended(budget, [self.nothing(), found[-1].choice])
             if score.peak >= found[-1].peak:
                 break
