@@ -444,8 +444,8 @@ def test_a_wrong_kernel_or_schedule_changes_the_crc(monkeypatch: pytest.MonkeyPa
     broken = replace(pkg, source=replace(pkg.source, train=pkg.graph.with_nodes(nodes)))
     assert outcome(broken) != good
     files = dict(pkg.files)
-    assert "to[j] += sums[j];" in files["bt_conv.h"]
-    files["bt_conv.h"] = files["bt_conv.h"].replace(
+    assert "to[j] += sums[j];" in files["bt_conv_dw.h"]
+    files["bt_conv_dw.h"] = files["bt_conv_dw.h"].replace(
         "to[j] += sums[j];", "to[j] += sums[j] * (1.0f + 0x1p-22f);"
     )
     monkeypatch.setitem(pkg.__dict__, "files", files)
@@ -495,11 +495,13 @@ def conv_ops(graph: Graph) -> int:
 def executed(pkg: Package, monkeypatch: pytest.MonkeyPatch) -> int:
     """Multiply-adds that the convolutions of one training sample execute."""
     files = dict(pkg.files)
-    text = files["bt_conv.h"]
     include = '#include "bt_kernel.h"\n'
-    assert include in text
-    head, _, rest = text.partition(include)
-    files["bt_conv.h"] = head + include + _COUNTER + rest.replace("bt_fma(", "bt_counted(")
+    head, _, rest = files["bt_conv_block.h"].partition(include)
+    assert rest
+    files["bt_conv_block.h"] = rest
+    for name in ("bt_conv_block.h", "bt_conv.h", "bt_conv_dw.h"):
+        files[name] = files[name].replace("bt_fma(", "bt_counted(")
+    files["bt_conv_block.h"] = head + include + _COUNTER + files["bt_conv_block.h"]
     monkeypatch.setitem(pkg.__dict__, "files", files)
     device = HostDevice(pkg, flags=FLAGS)
     counter = ctypes.c_longlong.in_dll(device._c, "bt_count")

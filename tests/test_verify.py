@@ -109,8 +109,8 @@ def test_verify_notices_a_wrong_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     """A kernel that is off by one part in ten thousand does not pass."""
     pkg = package("eegnet", optimizer=SGD)
     files = dict(pkg.files)
-    assert "to[j] += sums[j];" in files["bt_conv.h"]
-    files["bt_conv.h"] = files["bt_conv.h"].replace(
+    assert "to[j] += sums[j];" in files["bt_conv_dw.h"]
+    files["bt_conv_dw.h"] = files["bt_conv_dw.h"].replace(
         "to[j] += sums[j];", "to[j] += sums[j] * 1.0001f;"
     )
     monkeypatch.setitem(pkg.__dict__, "files", files)
