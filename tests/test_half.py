@@ -248,7 +248,7 @@ def smallest(name: str, **options: object) -> int:
     return int(str(error.value).partition("smallest plan needs ")[2].split()[0].replace(",", ""))
 
 
-@pytest.mark.parametrize("name", ["mibminet", "epidenet", "resnet"])
+@pytest.mark.parametrize("name", ["mibminet", "epidenet", "eegnet"])
 @pytest.mark.parametrize("half", FORMATS)
 def test_every_plan_has_the_same_bits(name: str, half: str) -> None:
     q, y = integers()

@@ -45,10 +45,16 @@ class Elf:
         with path.open("rb") as file:
             elf: Any = ELFFile(file)
             self.entry = int(elf["e_entry"])
-            self.segments = tuple(
+            starts = [
+                int(s["sh_offset"])
+                for s in elf.iter_sections()
+                if s["sh_flags"] & 2 and s["sh_type"] == "SHT_PROGBITS"
+            ]
+            self.segments = tuple(  # without one that holds the file's own headers
                 Segment(int(s["p_paddr"]), s.data(), int(s["p_memsz"]))
                 for s in elf.iter_segments()
-                if s["p_type"] == "PT_LOAD" and s["p_filesz"]
+                if s["p_type"] == "PT_LOAD"
+                and any(0 <= at - int(s["p_offset"]) < int(s["p_filesz"]) for at in starts)
             )
             self.sections = {
                 s.name: (int(s["sh_addr"]), int(s["sh_size"]))
