@@ -21,6 +21,7 @@ from rich.table import Table
 import biotrain as bt
 from biotrain import models
 from biotrain.calibration import calibration
+from biotrain.cost import cost_of
 from biotrain.run.emulator import EmulatorDevice
 from biotrain.run.memory import footprint, paint, painted_bytes
 
@@ -58,7 +59,7 @@ def measure(name: str, board: str, compiler: str | None) -> dict[str, Any]:
         stack = painted_bytes(device.machine, device.elf)
         found = footprint(device.elf, pkg.plan.context_bytes, "")
     target, once = pkg.target, calibration(pkg)
-    ms = 1e3 * work.cycles / target.clock_hz
+    each = cost_of(0, 0, work.cycles, target)
     return {
         "network": name,
         "board": board,
@@ -69,8 +70,8 @@ def measure(name: str, board: str, compiler: str | None) -> dict[str, Any]:
         "cycles": work.cycles,
         "cycles_source": work.cycles_source,
         "cycles_per_mac": work.cycles / pkg.plan.macs,
-        "ms_per_sample": ms,
-        "mj_per_sample": ms * target.mw_per_mhz * target.clock_hz * 1e-9,
+        "ms_per_sample": each.ms,
+        "mj_per_sample": each.mj,
         "windows_that_fit": once.windows_that_fit if once else None,
     }
 

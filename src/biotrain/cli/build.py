@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from biotrain.cli.console import Busy, Out, table, writable, writable_folder
+from biotrain.cli.console import Busy, Out, table, writable, writable_figure, writable_folder
 from biotrain.cli.options import Json, ModelName, ModelOptions, Show, TrainOptions, options
 from biotrain.errors import BioTrainError
 
@@ -206,9 +206,7 @@ def plan_verb(
     """Plan the memory of training: every byte, and what a sample costs."""
     out = _out(to, show)
     if figure is not None:
-        if figure.suffix.lower() not in (".png", ".svg"):
-            raise BioTrainError(f"cannot write '{figure}': a figure is .png or .svg")
-        writable(figure)
+        writable_figure(figure)
     from biotrain.cli.model import Model
     from biotrain.cli.tables import plan_json, plan_tables
     from biotrain.published import references

@@ -52,6 +52,13 @@ def writable(path: Path) -> Path:
     return path
 
 
+def writable_figure(path: Path) -> Path:
+    """`path`, if it names a picture that can be written."""
+    if path.suffix.lower() not in (".png", ".svg"):
+        raise BioTrainError(f"cannot write '{path}': a figure is .png or .svg")
+    return writable(path)
+
+
 def writable_folder(path: Path) -> Path:
     """`path`, made where it is missing, if files can be written into it."""
     try:

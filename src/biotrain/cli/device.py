@@ -10,7 +10,7 @@ import numpy as np
 import typer
 
 from biotrain.cli.build import MODULE_FILE, SETTINGS_FILE
-from biotrain.cli.console import Out, Work, table, writable
+from biotrain.cli.console import Out, Work, table, writable, writable_figure
 from biotrain.cli.options import Json, ModelName, ModelOptions, On, TrainOptions, options
 from biotrain.errors import BioTrainError
 
@@ -72,9 +72,7 @@ def run_verb(
     if profile is not None:
         if on != "emulator":
             raise BioTrainError("--profile counts instructions: add --on emulator")
-        if profile.suffix.lower() not in (".png", ".svg"):
-            raise BioTrainError(f"cannot write '{profile}': a figure is .png or .svg")
-        writable(profile)
+        writable_figure(profile)
     from biotrain.cli.model import Model, recordings
     from biotrain.run.emulator import EmulatorDevice
     from biotrain.study.adapt import dataset_name
@@ -167,14 +165,15 @@ def _work(target: "Target", work: "Executed | None", samples: int) -> dict[str, 
         return dict.fromkeys(
             ("instructions", "cycles", "cycles_source", "ms_per_sample", "mj_per_sample")
         )
-    ms = 1e3 * work.cycles / target.clock_hz / samples if target.clock_hz else None
-    power = target.mw_per_mhz * target.clock_hz * 1e-6
+    from biotrain.cost import cost_of
+
+    each = cost_of(0, 0, work.cycles / samples, target)
     return {
         "instructions": work.instructions,
         "cycles": work.cycles,
         "cycles_source": work.cycles_source + (" (estimate)" if work.estimate else ""),
-        "ms_per_sample": ms,
-        "mj_per_sample": ms * power * 1e-3 if ms and power else None,
+        "ms_per_sample": each.ms or None,
+        "mj_per_sample": each.mj or None,
     }
 
 

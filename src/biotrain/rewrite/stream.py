@@ -172,17 +172,6 @@ class Stream:
             self._sources[i] = tuple(found)
         return self._sources[i]
 
-    def cone(self, i: int, passing: Sequence[bool]) -> dict[int, None]:
-        """The passing nodes that node i needs, directly or through others."""
-        found: dict[int, None] = {}
-        waiting = [i]
-        while waiting:
-            for j in self.sources(waiting.pop()):
-                if passing[j] and j not in found:
-                    found[j] = None
-                    waiting.append(j)
-        return found
-
     def passes(self, passing: Sequence[bool]) -> list[Pass]:
         """The passes of a choice, in order of execution."""
         sinks: list[list[int]] = []

@@ -134,16 +134,19 @@ static bt_status bt_host_close(bt_model *m, int last, int drop_last)
   return BT_OK;
 }
 
-int bt_host_train(bt_model *m, const bt_sample *x, const bt_host_target *y, int n, int drop_last,
-                  float *losses, int *at)
+/* What trains on one of `data`: windows, or features. */
+typedef bt_status (*bt_host_one)(bt_model *m, const void *data, const bt_host_target *y, int i,
+                                 float *loss);
+
+static int bt_host_each(bt_model *m, bt_host_one one, const void *data, const bt_host_target *y,
+                        int n, int drop_last, float *losses, int *at)
 {
   int i = 0;
   for (; i < n; i++) {
     *at = i;
     if (!bt_host_open(m, n - i, drop_last))
       break;
-    bt_status status =
-        bt_train_sample(m, x + (size_t)i * BT_WINDOW, BT_TARGET(y, i), &losses[i]);
+    bt_status status = one(m, data, y, i, &losses[i]);
     if (status != BT_OK) {
       bt_drop(m);
       return (int)status;
@@ -156,6 +159,19 @@ int bt_host_train(bt_model *m, const bt_sample *x, const bt_host_target *y, int 
   if (drop_last)
     bt_drop(m);
   return BT_OK;
+}
+
+static bt_status bt_host_window(bt_model *m, const void *data, const bt_host_target *y, int i,
+                                float *loss)
+{
+  const bt_sample *x = data;
+  return bt_train_sample(m, x + (size_t)i * BT_WINDOW, BT_TARGET(y, i), loss);
+}
+
+int bt_host_train(bt_model *m, const bt_sample *x, const bt_host_target *y, int n, int drop_last,
+                  float *losses, int *at)
+{
+  return bt_host_each(m, bt_host_window, x, y, n, drop_last, losses, at);
 }
 
 #endif
@@ -178,28 +194,17 @@ int bt_host_features(bt_model *m, const bt_sample *x, int n, float *features, in
   return BT_OK;
 }
 
+static bt_status bt_host_feature(bt_model *m, const void *data, const bt_host_target *y, int i,
+                                 float *loss)
+{
+  const float *features = data;
+  return bt_train_features(m, features + (size_t)i * BT_FEATURES, BT_TARGET(y, i), loss);
+}
+
 int bt_host_train_features(bt_model *m, const float *features, const bt_host_target *y, int n,
                            int drop_last, float *losses, int *at)
 {
-  int i = 0;
-  for (; i < n; i++) {
-    *at = i;
-    if (!bt_host_open(m, n - i, drop_last))
-      break;
-    bt_status status = bt_train_features(m, features + (size_t)i * BT_FEATURES,
-                                         BT_TARGET(y, i), &losses[i]);
-    if (status != BT_OK) {
-      bt_drop(m);
-      return (int)status;
-    }
-    status = bt_host_close(m, i == n - 1, drop_last);
-    if (status != BT_OK)
-      return (int)status;
-  }
-  *at = i;
-  if (drop_last)
-    bt_drop(m);
-  return BT_OK;
+  return bt_host_each(m, bt_host_feature, features, y, n, drop_last, losses, at);
 }
 
 #endif

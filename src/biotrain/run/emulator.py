@@ -13,11 +13,9 @@ from biotrain.run.elf import Elf
 from biotrain.run.firmware import (
     OPTIMISED,
     Compiler,
-    build,
     core_of,
-    linker_script,
     memories,
-    session_files,
+    session_elf,
 )
 from biotrain.run.histogram import Histogram
 from biotrain.run.machine import Machine
@@ -137,8 +135,7 @@ class EmulatorDevice(SessionDevice):
     ) -> None:
         target = package.target
         flash, ram = memories(target)
-        script = linker_script(target, flash, ram)
-        elf = build(session_files(package, target), target, script, compiler, flags)
+        elf = session_elf(package, flash, ram, compiler, flags)
         regions = (flash, ram, Memory("slot", SLOT_BYTES, SLOT))
         self._machine = EmulatorMachine(elf, target, regions)
         super().__init__(package, self._machine, elf, SLOT)

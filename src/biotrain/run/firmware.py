@@ -140,3 +140,16 @@ def build(
         )
     unfinished.replace(elf)
     return elf
+
+
+def session_elf(
+    package: Package,
+    flash: Memory,
+    ram: Memory,
+    compiler: Compiler | None = None,
+    flags: Sequence[str] = OPTIMISED,
+) -> Path:
+    """The firmware with the mailbox, linked into these memories."""
+    target = package.target
+    script = linker_script(target, flash, ram)
+    return build(session_files(package, target), target, script, compiler, flags)

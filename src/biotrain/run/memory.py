@@ -14,10 +14,8 @@ from biotrain.run.elf import Elf
 from biotrain.run.emulator import SLOT, EmulatorMachine
 from biotrain.run.firmware import (
     Compiler,
-    build,
-    linker_script,
     memories,
-    session_files,
+    session_elf,
 )
 from biotrain.run.machine import Machine
 from biotrain.run.session import SLOT_BYTES, SessionDevice
@@ -91,8 +89,7 @@ def painted_stack(
     """Stack that training, predicting, saving and loading touch in the emulator, and the ELF."""
     target = package.target
     flash, ram = memories(target)
-    script = linker_script(target, flash, ram)
-    elf = build(session_files(package, target), target, script, compiler)
+    elf = session_elf(package, flash, ram, compiler)
     slot = Memory("slot", SLOT_BYTES, SLOT)
     machine = EmulatorMachine(elf, target, (flash, ram, slot))
     paint(machine, Elf(elf))

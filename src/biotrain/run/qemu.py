@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any
 
 from biotrain.errors import BioTrainError, EmulatorError
 from biotrain.run.elf import Elf
-from biotrain.run.firmware import OPTIMISED, Compiler, build, core_of, linker_script, session_files
+from biotrain.run.firmware import OPTIMISED, Compiler, core_of, session_elf
 from biotrain.run.machine import Machine
 from biotrain.run.session import SLOT_BYTES, STATUS, SessionDevice
 from biotrain.target import Memory, Target
@@ -283,10 +283,9 @@ class QemuDevice(SessionDevice):
         target = package.target
         flash, ram = qemu_memories(target)
         linked = replace(ram, bytes=ram.bytes - SLOT_BYTES)
-        script = linker_script(target, flash, linked)
         core = core_of(target)
         chosen = compiler or ("gcc" if core.gcc and shutil.which(core.gcc[0]) else None)
-        elf = build(session_files(package, target), target, script, chosen, flags)
+        elf = session_elf(package, flash, linked, chosen, flags)
         machine = QemuMachine(elf, target, timeout)
         try:
             super().__init__(package, machine, elf, linked.origin + linked.bytes)

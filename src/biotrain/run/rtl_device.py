@@ -11,11 +11,9 @@ from biotrain.run.elf import Elf
 from biotrain.run.emulator import SLOT
 from biotrain.run.firmware import (
     Compiler,
-    build,
     core_of,
-    linker_script,
     memories,
-    session_files,
+    session_elf,
 )
 from biotrain.run.rtl import RtlMachine
 from biotrain.run.session import COMMAND, SLOT_BYTES, SessionDevice
@@ -37,8 +35,7 @@ class RtlDevice(SessionDevice):
                 f"there is no RTL of {target.core}; compile for cv32e40p to run on rtl"
             )
         flash, ram = memories(target)
-        script = linker_script(target, flash, ram)
-        elf = build(session_files(package, target), target, script, compiler)
+        elf = session_elf(package, flash, ram, compiler)
         image = Elf(elf)
         regions = [(m.origin, m.bytes) for m in (flash, ram)] + [(SLOT, SLOT_BYTES)]
         command = image.symbol("session")[0] + COMMAND
