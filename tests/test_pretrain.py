@@ -17,7 +17,8 @@ import biotrain.study as study
 from biotrain.errors import BioTrainError
 from biotrain.study import plots
 from biotrain.study.adapt import balanced_accuracy
-from biotrain.study.pretrain import shuffled, trainable
+from biotrain.study.order import shuffled
+from biotrain.study.pretrain import trainable
 
 ROW = [
     "dataset", "scenario", "model", "norm", "strategy", "subject", "session", "seed", "accuracy",
@@ -234,7 +235,11 @@ def calls(rec: study.Recordings, monkeypatch: pytest.MonkeyPatch) -> list[Any]:
             save=lambda folder: made.append(("save", folder.name)),
         )
 
+    def in_torch(*args: Any, **options: Any) -> None:
+        raise BioTrainError("pretraining in torch here")
+
     monkeypatch.setattr(bt, "compile", compile_)
+    monkeypatch.setattr(import_module("biotrain.study.pretrain"), "train_in_c", in_torch)
     return made
 
 

@@ -20,7 +20,7 @@ from sklearn.utils.estimator_checks import estimator_checks_generator
 import biotrain as bt
 from biotrain.sklearn import DeviceClassifier
 from biotrain.study import generate
-from biotrain.study.pretrain import shuffled
+from biotrain.study.order import shuffled
 
 
 def linear(n_chans: int, n_times: int, n_outputs: int) -> nn.Module:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import operator
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -20,6 +21,7 @@ import numpy.typing as npt
 import torch
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
+from torch.nn.modules.batchnorm import _BatchNorm
 
 import biotrain.ops  # noqa: F401  (fills OPS)
 from biotrain.errors import BioTrainError, CaptureError
@@ -49,8 +51,10 @@ class Captured:
     """Value name -> name in the module's state dict."""
 
 
-def export(module: torch.nn.Module | str | Path, example: torch.Tensor) -> ExportedProgram:
-    """The exported program of a module (or of a `.pt2` file) for one sample."""
+def export(
+    module: torch.nn.Module | str | Path, example: torch.Tensor, batch: int = 1
+) -> ExportedProgram:
+    """The exported program of a module (or of a `.pt2` file) for one sample, of a `batch`."""
     if isinstance(module, (str, Path)):
         try:
             return torch.export.load(str(module))
@@ -61,16 +65,52 @@ def export(module: torch.nn.Module | str | Path, example: torch.Tensor) -> Expor
             f"the example input has shape {list(example.shape)}: give [batch, n_chans, n_times]"
         )
     device = next((p.device for p in module.parameters()), torch.device("cpu"))
+    norms = {
+        name: layer
+        for name, layer in module.named_modules()
+        if batch > 1
+        and isinstance(layer, _BatchNorm)
+        and layer.training
+        and layer.track_running_stats
+    }
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         try:
-            return torch.export.export(module, (example[:1].to(device),), strict=False)
+            # torch refuses to trace one sample where a norm has a single value per channel of it.
+            with _frozen(norms):
+                program = torch.export.export(module, (example[:1].to(device),), strict=False)
         except Exception as error:
             first = str(error).strip().splitlines()[0] if str(error).strip() else repr(error)
             raise CaptureError(f"torch.export refuses the model: {first}") from error
+    _thaw(program, norms)
+    return program
 
 
-def capture(module: torch.nn.Module | str | Path, example: torch.Tensor) -> Captured:
+@contextmanager
+def _frozen(norms: Mapping[str, torch.nn.Module]) -> Iterator[None]:
+    """The batch norms `norms` in eval mode for a while."""
+    for norm in norms.values():
+        norm.training = False
+    try:
+        yield
+    finally:
+        for norm in norms.values():
+            norm.training = True
+
+
+def _thaw(program: ExportedProgram, norms: Mapping[str, torch.nn.Module]) -> None:
+    """Let the batch norms `norms` of an exported program take statistics of their own."""
+    buffers = program.graph_signature.inputs_to_buffers
+    for node in program.graph.nodes:
+        if getattr(getattr(node.target, "_schema", None), "name", "") == "aten::batch_norm":
+            owner = buffers.get(node.args[3].name, "").removesuffix(".running_mean")
+            if owner in norms:
+                node.update_arg(5, True)
+
+
+def capture(
+    module: torch.nn.Module | str | Path, example: torch.Tensor, batch: int = 1
+) -> Captured:
     """Turn a module into graphs.
 
     Parameters
@@ -78,25 +118,30 @@ def capture(module: torch.nn.Module | str | Path, example: torch.Tensor) -> Capt
     module : a torch module, or the path of a `.pt2` file. Its layers are taken in the mode they
         are in (`train()` or `eval()`); a batch norm in eval mode has frozen statistics.
     example : float tensor [batch, n_chans, n_times]; only its first sample is used.
+    batch : windows that share the statistics of a batch norm.
 
     Raises
     ------
     CaptureError
         naming the user's source line where an op is not supported.
     """
-    program = export(module, example)
+    program = export(module, example, batch)
     tensors: dict[str, Array] = {}
     names: dict[str, str] = {}
-    train = _graph(program, False, tensors, names)
-    predict = _graph(program, True, tensors, names)
+    train = _graph(program, False, tensors, names, batch)
+    predict = _graph(program, True, tensors, names, batch)
     return Captured(train, predict, tensors, names)
 
 
 def _graph(
-    program: ExportedProgram, predict: bool, tensors: dict[str, Array], names: dict[str, str]
+    program: ExportedProgram,
+    predict: bool,
+    tensors: dict[str, Array],
+    names: dict[str, str],
+    batch: int,
 ) -> Graph:
     b = Builder()
-    b.predict = predict
+    b.predict, b.batch = predict, batch
     env: dict[str, Any] = {}
     params: list[Value] = []
     buffers: list[Value] = []

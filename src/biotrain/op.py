@@ -271,6 +271,8 @@ class Builder:
         """Start of module paths that names leave out."""
         self.predict = False
         """True while the graph of evaluation is built: running statistics are not updated."""
+        self.batch = 1
+        """Windows that share the statistics of a batch norm."""
 
     def name(self, hint: str) -> str:
         """A C identifier that is still free."""

@@ -201,7 +201,7 @@ def compile_model(
     example = torch.as_tensor(example_input)
     if not example.numel():
         raise BioTrainError(f"the example input is empty: {list(example.shape)}")
-    captured = capture(model, example)
+    captured = capture(model, example, batch)
     source = lower(
         captured,
         chosen,

@@ -24,7 +24,7 @@ from biotrain.errors import BioTrainError
 from biotrain.models import MODELS, build, standardized
 from biotrain.package import Package
 from biotrain.run.device import Device
-from biotrain.study.pretrain import shuffled
+from biotrain.study.order import shuffled
 
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin

@@ -144,6 +144,7 @@ class _ChannelNorm(Composite):
             frozen=frozen,
             eps=float(args["eps"]),
             momentum=0.0 if frozen else float(momentum),
+            batch=b.batch if self.name == "batch_norm" else 1,
         )
 
     def infer(self, shapes: Sequence[Shape], attrs: Mapping[str, Attr]) -> tuple[Shape, ...]:
@@ -152,7 +153,7 @@ class _ChannelNorm(Composite):
             raise GraphError(f"{self.name} takes x (1, C, ...), not {x}")
         if any(shape != (x[1],) for shape in shapes[1:]):
             raise GraphError(f"{self.name} of {x[1]} channels does not fit {list(shapes[1:])}")
-        if not attrs["frozen"] and prod(x[2:]) == 1:
+        if not attrs["frozen"] and prod(x[2:]) * int(attrs.get("batch", 1)) == 1:  # type: ignore[arg-type]
             raise GraphError(
                 f"{self.name} needs more than one value per channel to train, and x is {x}: "
                 "freeze its statistics with eval(), or use bt.prepare, which makes it a GroupNorm"

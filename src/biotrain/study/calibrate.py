@@ -15,7 +15,8 @@ from torch import nn
 
 from biotrain.errors import BioTrainError, DeviceError
 from biotrain.study.labelfree import TRANSFORMS, adabn, minimise_entropy
-from biotrain.study.pretrain import finetune_torch, predict, shuffled
+from biotrain.study.order import shuffled
+from biotrain.study.pretrain import finetune_torch, predict
 from biotrain.study.recordings import Recordings
 from biotrain.study.splits import Indices
 

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is done in torch: pretraining on other subjects, and fine-tuning as the reference.
+"""Pretraining on other subjects, in the generated C or in torch; fine-tuning in torch as the
+reference.
 
 Weights start and dropout falls from `seed` alone, and torch's global generator is left as it was.
 """
@@ -13,8 +14,10 @@ from numpy.typing import ArrayLike, NDArray
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from biotrain.errors import BioTrainError
+from biotrain.errors import BioTrainError, DeviceError
 from biotrain.models import build, standardized
+from biotrain.study.order import shuffled
+from biotrain.study.pretrain_c import WEIGHT_DECAY, train_in_c
 from biotrain.study.recordings import RecordingError, Recordings
 from biotrain.topology import prepare
 
@@ -23,6 +26,10 @@ Epoch = Callable[[int, int], None]
 
 Factory = Callable[..., nn.Module]
 """Takes n_chans, n_times, n_outputs, sfreq and norm="batch"|"group", as the built-in models do."""
+
+
+ENGINES = ("auto", "c", "torch")
+"""Where pretraining may run."""
 
 
 def statistics(rec: Recordings, idx: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -75,6 +82,7 @@ def pretrain(
     lr: float = 1e-3,
     batch: int = 64,
     seed: int = 0,
+    engine: str = "auto",
     on_epoch: Epoch | None = None,
 ) -> nn.Sequential:
     """A network that has learned the windows `idx` (those of all subjects but one).
@@ -83,11 +91,17 @@ def pretrain(
     Sequential of `standardize` (statistics of `idx`) and `network`, in eval mode; its input is the
     physical signal, float32 [batch, n_chans, n_times].
 
+    engine: "c", in the generated C, two to seven times sooner on one core and with the same bits on
+        every machine; "torch"; "auto": C where the compiler takes the network. Both do the same,
+        but draw their dropouts apart.
+
     Raises:
         BioTrainError: the network cannot be built for these windows, or its loss is not finite.
         RecordingError: no windows, or a flat channel.
     """
     chosen = np.asarray(idx)
+    if engine not in ENGINES:
+        raise BioTrainError(f"pretraining runs in {', '.join(ENGINES)}, not in '{engine}'")
     if not len(chosen):
         raise RecordingError(f"{rec.name}: no windows to pretrain on")
     mean, std = statistics(rec, chosen)
@@ -95,7 +109,27 @@ def pretrain(
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         module = standardized(_network(rec, model, norm), mean, std)
-        optimizer = torch.optim.AdamW(module.parameters(), lr=lr)
+        if engine != "torch":
+            try:
+                train_in_c(
+                    module,
+                    x.numpy(),
+                    y.numpy(),
+                    epochs=epochs,
+                    lr=lr,
+                    batch=batch,
+                    seed=seed,
+                    on_epoch=on_epoch,
+                )
+                return module.eval()
+            except DeviceError as error:
+                raise BioTrainError(
+                    f"pretraining: {error}; a lower learning rate may help"
+                ) from error
+            except BioTrainError:
+                if engine == "c":
+                    raise
+        optimizer = torch.optim.AdamW(module.parameters(), lr=lr, weight_decay=WEIGHT_DECAY)
         _train(module, x, y, optimizer, None, epochs, batch, seed, on_epoch)
     return module.eval()
 
@@ -223,12 +257,6 @@ def _train(
                 schedule.step()
         if on_epoch is not None:
             on_epoch(epoch + 1, epochs)
-
-
-def shuffled(count: int, seed: int, epoch: int) -> NDArray[np.int64]:
-    """The order of `count` samples in `epoch`: the same for the C and for torch."""
-    stream = np.random.SeedSequence(seed, spawn_key=(epoch,))
-    return np.random.Generator(np.random.Philox(stream)).permutation(count)
 
 
 def predict(module: nn.Module, x: NDArray[np.float32], batch: int = 256) -> NDArray[np.float32]:

@@ -35,6 +35,7 @@ from biotrain.errors import BioTrainError
 from biotrain.strategy import STRATEGIES
 from biotrain.study.calibrate import IN_TORCH, NORMS, REFERENCE, Rule
 from biotrain.study.labelfree import TRANSFORMS
+from biotrain.study.pretrain import ENGINES
 from biotrain.study.splits import SIZES
 
 SCENARIOS = ("day1", "longitudinal", "sizes")
@@ -79,6 +80,7 @@ class Pretraining:
     lr: float = 1e-3
     batch: int = 64
     every: int = 1  # every n-th window only
+    engine: str = "auto"  # "c", "torch", or C where the compiler takes the network
 
 
 @dataclass(frozen=True)
@@ -195,6 +197,7 @@ def _checked(spec: Spec) -> Spec:
         ("scenario", _scenarios(spec), SCENARIOS),
         ("norm", [s.recipe.norm for s in spec.strategies], tuple(NORMS)),
         ("schedule", [s.recipe.schedule for s in spec.strategies], ("constant", "cosine")),
+        ("engine", [spec.pretrain.engine], ENGINES),
     )
     for kind, values, allowed in chosen:
         wrong = [value for value in values if value not in allowed]

@@ -58,6 +58,7 @@ def pretrain_fold(fold: Fold, resolve: Resolve) -> tuple[bytes, float]:
             lr=fold.pretrain.lr,
             batch=fold.pretrain.batch,
             seed=fold.seed,
+            engine=fold.pretrain.engine,
         )
         state = {k: v.contiguous() for k, v in module.state_dict().items()}
         return safetensors.torch.save(state), time.perf_counter() - began
