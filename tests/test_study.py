@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +24,13 @@ import biotrain
 from biotrain.cli import main
 from biotrain.errors import BioTrainError
 from biotrain.study import RecordingError, Recordings, SplitError, adapt, generate
+from biotrain.study.calibrate import Task, calibrate, compiled
 from biotrain.study.cells import Cell, content_of, expand
 from biotrain.study.labelfree import adabn, align, minimise_entropy, standardise, transformed
+from biotrain.study.pretrain import pretrain, shuffled
 from biotrain.study.run import Event, Outcome, run
-from biotrain.study.spec import Spec, make_spec, read_spec
-from biotrain.study.splits import calibration_sizes, day1
+from biotrain.study.spec import Recipe, Spec, make_spec, read_spec
+from biotrain.study.splits import apart, calibration_sizes, day1, held_back
 from biotrain.study.store import Store, canonical, read_rows
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -361,6 +364,124 @@ def test_the_verb(data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str])
     assert main(["study", "--out", str(tmp_path)]) == 2
     assert main(["study", *what, "--strategies", "none,fool*", "--out", str(tmp_path)]) == 1
     assert "trains no parameter" in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------- held back, and seen again
+
+
+def test_held_back_windows_share_nothing_with_what_trains() -> None:
+    rec = generate("emg", subjects=1, sessions=1, trials=12)  # windows that overlap by half
+    calibration, _ = day1(rec, 1, "chronological-per-class")
+    trains, held = held_back(rec, calibration, 0.25, seed=3)
+    assert not set(trains) & set(held)
+    assert set(trains) | set(held) <= set(calibration)
+    reach = rec.duration_s - 0.5 / rec.fs
+    apart_by = np.abs(rec.starts()[trains][:, None] - rec.starts()[held])
+    assert apart_by.min() > reach
+    for label in np.unique(rec.y):
+        share = np.mean(rec.y[held] == label)
+        assert 0 < share == pytest.approx(1 / rec.n_classes, abs=0.05)
+        assert (rec.y[trains] == label).any()
+    assert held.tolist() == held_back(rec, calibration, 0.25, seed=3)[1].tolist()
+    assert held.tolist() != held_back(rec, calibration, 0.25, seed=4)[1].tolist()
+    with pytest.raises(SplitError, match="between 0 and 1"):
+        held_back(rec, calibration, 1.0, 0)
+    with pytest.raises(SplitError, match="nothing of 1 calibration windows"):
+        held_back(rec, calibration[:1], 0.2, 0)
+
+
+@pytest.mark.parametrize("best", ["loss", "accuracy"])
+def test_the_kept_weights_are_those_of_the_best_epoch(data: str, best: str) -> None:
+    """The same calibration by hand, judged by torch's cross-entropy."""
+    from biotrain.study import load
+
+    rec = load(data)
+    calibration, test = day1(rec, 1, "repetition")
+    start = pretrain(rec, small, np.flatnonzero(rec.subject == 2), epochs=2)
+    settings = {
+        **asdict(Recipe(epochs=12, lr=0.03, schedule="constant")),
+        "holdout": 0.3,
+        "best": best,
+    }
+    task = Task(rec, 1, 0, calibration, test, lambda *_: None)
+    found = calibrate(task, start, "full", settings)
+    assert found.kept is not None
+    trains, held = held_back(rec, calibration, 0.3, 0)
+    device = compiled(start, rec.signal([0]), "full", settings).run("host")
+    device.begin(total_steps=0)
+    scores, states, crcs = [], [], []
+    for epoch in range(13):
+        if epoch:
+            order = trains[shuffled(len(trains), 0, epoch - 1)]
+            device.train(rec.signal(order), rec.y[order])
+        logits = torch.from_numpy(device.predict(rec.signal(held)).astype(np.float64))
+        y = torch.from_numpy(rec.y[held])
+        loss = float(nn.functional.cross_entropy(logits, y))
+        right = float((logits.argmax(1) == y).double().mean())
+        scores.append((loss,) if best == "loss" else (-right, loss))
+        states.append(device.predict(rec.signal(test)))
+        crcs.append(device.crc32())
+    assert found.kept == min(range(13), key=scores.__getitem__)
+    assert found.cost["crc32"] == crcs[found.kept]
+    assert found.cost["steps"] == 12 * -(-len(trains) // 8)
+    assert found.logits.tobytes() == states[found.kept].tobytes()
+
+
+def test_what_only_harms_is_taken_back_and_patience_ends_it(data: str, tmp_path: Path) -> None:
+    recipe = {"epochs": 6, "lr": 1.0, "schedule": "constant", "holdout": 0.3, "patience": 2}
+    more = {"scenarios": ["day1"], "strategies": ["none", "full", "full-bn8"]}
+    found = run(make_spec(asked(data, **more, calibrate=recipe)), tmp_path, resolve=resolve)
+    assert found.failures == []
+    for row in found.rows:
+        assert len(row["curve"]) == (1 if row["strategy"] == "none" else 7)
+        assert row["curve"][-1] == row["accuracy"]
+        if row["strategy"] == "none":
+            assert row["kept"] is None
+            continue
+        per_epoch = row["steps"] // min(6, row["kept"] + 2)
+        assert row["steps"] == per_epoch * min(6, row["kept"] + 2)
+    harmed = [r for r in found.rows if r["kept"] == 0]
+    assert harmed, "no rate of 1 harms: choose a higher one"
+    for row in harmed:
+        assert row["accuracy"] == row["before"]
+    with pytest.raises(BioTrainError, match="patience needs a holdout"):
+        make_spec(asked(data, calibrate={"patience": 3}))
+
+
+def test_replay_is_remembered(tmp_path: Path) -> None:
+    """Subject 1 makes two gestures only: learning them forgets the others, unless they are seen
+    again."""
+    rec = generate("emg", subjects=3, sessions=2, trials=16)
+    rec = rec.take(np.flatnonzero((rec.subject != 1) | (rec.y < 2)))
+    path = rec.save(tmp_path / "two-gestures.npz")
+    more = {
+        "data": [{"source": str(path), "models": ["small"], "subjects": [1]}],
+        "strategies": ["full", "again"],
+        "strategy": {"again": {"rule": "full", "replay": 40}},
+        "calibrate": {"epochs": 8, "lr": 0.01},
+        "pretrain": {"epochs": 15, "lr": 5e-3},
+    }
+    spec = make_spec(asked("") | more)
+    made = expand(spec, resolve).cells
+    for cell in made:
+        replay = cell.replay
+        assert len(replay) == (40 if cell.strategy == "again" else 0)
+        assert np.array_equal(apart(rec, replay, cell.others), replay)
+        own = replay[rec.subject[replay] == 1]
+        assert len(own) == (20 if cell.session == 2 and len(replay) else 0)
+        assert set(own) <= set(cell.earlier[0][0] if cell.earlier else ())
+        counts = np.bincount(rec.y[np.setdiff1d(replay, own)])
+        assert not len(replay) or np.ptp(counts) <= 1
+    found = run(spec, tmp_path / "study", resolve=resolve)
+    by = {(r["session"], r["strategy"]): r for r in found.rows}
+    for session in (1, 2):
+        plain, again = by[session, "full"], by[session, "again"]
+        assert again["replayed"] == 40
+        assert again["steps"] > plain["steps"]
+        assert again["others"] > plain["others"] + 0.1
+    off = {**more["calibrate"], "replay": 0, "best": "accuracy"}  # type: ignore[dict-item]
+    same = expand(make_spec(asked("") | more | {"calibrate": off}), resolve)
+    assert [c.key for c in same.cells] == [c.key for c in made], "off, they decide nothing"
 
 
 # ---------------------------------------------------------------- splits

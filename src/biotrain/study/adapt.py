@@ -30,7 +30,7 @@ from biotrain.study.calibrate import (
 from biotrain.study.labelfree import transformed
 from biotrain.study.pretrain import Factory, pretrain
 from biotrain.study.recordings import Recordings
-from biotrain.study.splits import SplitError, day1, default_split
+from biotrain.study.splits import SplitError, day1, default_split, replay_of
 
 __all__ = [
     "REFERENCE",
@@ -54,8 +54,8 @@ class AdaptResult:
 
     rows: one dict per subject, seed and strategy, with the keys of a study (accuracies are
         fractions; ram_bytes and ops are None where nothing was compiled).
-    curves: {subject, session, seed, strategy, accuracy}; `accuracy` on the test part before the
-        first epoch and after each.
+    curves: {subject, session, seed, strategy, accuracy, kept}; `accuracy` on the test part before
+        the first epoch and after each, `kept` the epoch whose weights were tested (None: the last).
     settings: everything that was chosen, to repeat it.
     """
 
@@ -103,6 +103,10 @@ def adapt(
     calibration: float = 0.8,
     test_repetition: int | None = None,
     norm: str = "group",
+    holdout: float = 0.0,
+    best: str = "loss",
+    patience: int = 0,
+    replay: int = 0,
     pretrain_epochs: int = 40,
     pretrain_every: int = 1,
     progress: Progress | None = None,
@@ -131,6 +135,10 @@ def adapt(
     norm: "group" pretrains with GroupNorm (and average pooling, for built-in networks); "convert"
         pretrains with BatchNorm and lets bt.prepare turn it into GroupNorm; "frozen" and "batch"
         keep BatchNorm.
+    holdout: share of the calibration windows that is held back; the epoch that does best on it (by
+        `best`, "loss" or "accuracy") is kept, the pretrained weights too if no epoch is better.
+    patience: epochs without a better one after which the calibration stops; 0: never.
+    replay: windows of the other subjects that every epoch sees again, against forgetting them.
     save_to: a folder that gets the C and the plan of each strategy (of the first subject and seed).
 
     Raises:
@@ -142,6 +150,13 @@ def adapt(
         raise BioTrainError(f"norm is one of {', '.join(NORMS)}, not {norm}")
     if min(epochs, pretrain_epochs) < 0 or min(accumulate, pretrain_every) < 1:
         raise BioTrainError("epochs must not be negative; accumulate and pretrain_every be above 0")
+    if not 0 <= holdout < 1 or best not in ("loss", "accuracy") or min(patience, replay) < 0:
+        raise BioTrainError(
+            'holdout is a share from 0 to below 1, best is "loss" or "accuracy"; patience and '
+            "replay must not be negative"
+        )
+    if patience and not holdout:
+        raise BioTrainError("patience needs a holdout: the epochs are judged by what is held back")
     if not strategies or not seeds:
         raise BioTrainError("nothing to do: name at least one strategy and one seed")
     chosen = split or default_split(rec)
@@ -175,6 +190,10 @@ def adapt(
         "calibration": calibration,
         "test_repetition": test_repetition,
         "norm": norm,
+        "holdout": holdout,
+        "best": best,
+        "patience": patience,
+        "replay": replay,
         "pretrain_epochs": pretrain_epochs,
         "pretrain_every": pretrain_every,
         "windows": {str(s): [len(part) for part in parts[s]] for s in subjects},
@@ -192,6 +211,9 @@ def adapt(
                 parts_of = (*parts[person], progress or _silent, rule.transform)
                 task = Task(rec, person, seed, *parts_of)
                 way = rule.pretrained_norm(norm)
+                if replay and rule.learns_labels:
+                    again = replay_of(rec, others, (), replay, seed)
+                    task.again = transformed(rec, rule.transform).signal(again), rec.y[again]
                 if (way, rule.transform) not in start:
                     after = f", {rule.transform}" if rule.transform else ""
                     start[way, rule.transform] = pretrain(
@@ -215,6 +237,7 @@ def adapt(
                         "seed": seed,
                         "strategy": strategy,
                         "accuracy": measured.curve,
+                        "kept": measured.kept,
                     }
                 )
                 notes += task.notes

@@ -18,7 +18,7 @@ from biotrain.study.labelfree import TRANSFORMS, adabn, minimise_entropy
 from biotrain.study.order import shuffled
 from biotrain.study.pretrain import finetune_torch, predict
 from biotrain.study.recordings import Recordings
-from biotrain.study.splits import Indices
+from biotrain.study.splits import Indices, held_back
 
 if TYPE_CHECKING:
     from biotrain.package import Package
@@ -34,6 +34,7 @@ NORMS: Mapping[str, tuple[str, str, str]] = {
 }
 """norm of `adapt` -> (norm while pretraining, norm and pool that bt.prepare makes of it)."""
 
+Ints = NDArray[np.int64]
 Row = dict[str, Any]
 State = dict[str, NDArray[Any]]
 """Weights and running statistics by torch name."""
@@ -61,6 +62,11 @@ class Rule:
         """Whether it runs in torch, not in the generated C."""
         return self.trains in IN_TORCH
 
+    @property
+    def learns_labels(self) -> bool:
+        """Whether it trains on labels: only then is there something to hold back or to replay."""
+        return self.trains not in ("none", "adabn", "entropy")
+
     def trained_norm(self, norm: str) -> str:
         """The norm that a row names: BatchNorm where the rule lives on it."""
         return "batch" if self.trains in (REFERENCE, "adabn") else norm
@@ -74,8 +80,12 @@ class Task:
     """One subject, session and seed: its windows, and what a row about them says.
 
     `x`, `x_test` are float32 [windows, channels, time]; a transform is fitted to the calibration
-    windows, without their labels, and applied to both.
+    windows, without their labels, and applied to both. `held` are windows and labels that
+    `hold_back` took out of `x`, `y`; `again` are those of a sample store, seen in every epoch.
     """
+
+    held: tuple[NDArray[np.float32], Ints] | None = None
+    again: tuple[NDArray[np.float32], Ints] | None = None
 
     def __init__(
         self,
@@ -89,12 +99,28 @@ class Task:
     ) -> None:
         self.rec, self.subject, self.seed, self.progress = rec, subject, seed, progress
         self.notes: list[str] = []
+        self.calibration = calibration
         self.session = int(rec.session[test[0]])
         self.x, self.y = rec.signal(calibration), rec.y[calibration]
         self.x_test, self.y_test = rec.signal(test), rec.y[test]
         if transform:
             change = TRANSFORMS[transform](self.x)
             self.x, self.x_test = change(self.x), change(self.x_test)
+
+    def hold_back(self, share: float) -> None:
+        """Take `share` of the calibration windows out of it, to choose the epoch by; see
+        `held_back`."""
+        trains, held = held_back(self.rec, self.calibration, share, self.seed)
+        at, other = (np.flatnonzero(np.isin(self.calibration, part)) for part in (trains, held))
+        self.held = self.x[other], self.y[other]
+        self.x, self.y = self.x[at], self.y[at]
+        self.calibration = self.calibration[at]
+
+    def material(self) -> tuple[NDArray[np.float32], Ints]:
+        """What an epoch sees: the calibration windows and labels, and those of the sample store."""
+        if self.again is None:
+            return self.x, self.y
+        return np.concatenate([self.x, self.again[0]]), np.concatenate([self.y, self.again[1]])
 
     def reporter(self, what: str) -> Callable[[int, int], None]:
         """Called after each epoch of `what`."""
@@ -124,22 +150,52 @@ class Task:
             **cost,
         }
 
-    def steps(self, settings: Row, accumulate: int) -> int:
-        """Optimizer steps of the whole calibration."""
-        return int(settings["epochs"] * -(-len(self.x) // accumulate))
+    def steps_per_epoch(self, accumulate: int) -> int:
+        """Optimizer steps of one epoch."""
+        windows = len(self.x) + (0 if self.again is None else len(self.again[0]))
+        return -(-windows // accumulate)
 
 
 @dataclass(frozen=True)
 class Measured:
     """What a calibration left: logits of the test part, its accuracy before the first epoch and
-    after each, the last keys of a row, logits of each probe, and the weights if they were asked
-    for."""
+    after each, the last keys of a row, logits of each probe, the weights if they were asked for,
+    and the epoch whose weights they are (None: those of the last one, nothing was held back)."""
 
     logits: NDArray[np.float32]
     curve: list[float]
     cost: Row
     probed: list[NDArray[np.float32]] = field(default_factory=list)
     state: State | None = None
+    kept: int | None = None
+
+
+class Choice:
+    """The epoch whose weights do best on the windows held back; before the first one counts too,
+    so a calibration that only harms leaves the weights as they were.
+
+    settings: best, "loss" (mean cross-entropy) or "accuracy" (loss where that is equal); patience,
+    after how many epochs without a better one to stop, 0: never.
+    """
+
+    def __init__(self, held: tuple[NDArray[np.float32], Ints], settings: Row) -> None:
+        self.x, self.y = held
+        self.by_accuracy = settings.get("best", "loss") == "accuracy"
+        self.patience = int(settings.get("patience", 0))
+        self.epoch = 0
+        self.state: Any = None
+        self._score: tuple[float, ...] = ()
+
+    def look(
+        self, epoch: int, logits_of: Callable[[Any], NDArray[np.float32]], save: Callable[[], Any]
+    ) -> bool:
+        """Judge the weights after `epoch`, and `save` them if none were better; True: enough."""
+        logits = logits_of(self.x)
+        loss = cross_entropy(logits, self.y)
+        score = (-accuracy(logits.argmax(1), self.y), loss) if self.by_accuracy else (loss,)
+        if not self._score or score < self._score:
+            self.epoch, self.state, self._score = epoch, save(), score
+        return 0 < self.patience <= epoch - self.epoch
 
 
 def compiled(start: nn.Module, example: NDArray[np.float32], rule: str, settings: Row) -> "Package":
@@ -185,9 +241,13 @@ def calibrate(
 
     strategy: its rule (settings["rule"] where the name differs). package: what `compiled` made of
     `start`, else it is made here. weights: what an earlier session left. probes: more windows to
-    predict afterwards. keep: also return the weights. folder: gets the C.
+    predict afterwards. keep: also return the weights. folder: gets the C. With settings["holdout"]
+    above 0 that share of the calibration windows is held back, and the epoch that does best on it
+    kept (`Choice`).
     """
     rule = Rule.of(settings.get("rule", strategy))
+    if settings.get("holdout") and rule.learns_labels:
+        task.hold_back(settings["holdout"])
     if rule.in_torch:
         return _in_torch(task, start, rule.trains, settings, weights, probes, keep)
     package = package or compiled(start, task.x[:1], rule.trains, settings)
@@ -214,35 +274,47 @@ def _in_c(
     epochs = 0 if rule == "none" else settings["epochs"]
     batch = settings.get("batch", 1)
     group = batch if batch > 1 else settings["accumulate"]
-    steps = 0 if rule == "none" else task.steps(settings, group)
+    per_epoch = task.steps_per_epoch(group)
     logits = device.predict(task.x_test)
     curve = [accuracy(logits.argmax(1), task.y_test)]
+    choice = Choice(task.held, settings) if task.held is not None and epochs else None
+    if choice:
+        choice.look(0, device.predict, device.save_state)
     if epochs:
-        device.begin(total_steps=steps)
+        device.begin(total_steps=epochs * per_epoch)
+    x, y = task.material()
     features: NDArray[np.float32] | None = None
+    ran = epochs
     for epoch in range(epochs):
-        order = shuffled(len(task.x), task.seed, epoch)
+        order = shuffled(len(x), task.seed, epoch)
         try:
             if package.plan.feature_bytes:  # what is frozen runs once; the same bits, sooner
-                features = device.features(task.x) if features is None else features
-                device.train_features(features[order], task.y[order])
+                features = device.features(x) if features is None else features
+                device.train_features(features[order], y[order])
             else:
-                device.train(task.x[order], task.y[order])
+                device.train(x[order], y[order])
         except DeviceError as error:  # the weights are those before the refused sample or group
             task.note(f"{strategy} diverged in epoch {epoch + 1}: {error}")
             curve += [curve[-1]] * (epochs - epoch)
             break
         logits = device.predict(task.x_test)
         curve.append(accuracy(logits.argmax(1), task.y_test))
+        if choice and choice.look(epoch + 1, device.predict, device.save_state):
+            ran = epoch + 1
+            break
         done(epoch + 1, epochs)
-    if not epochs:
+    if choice:
+        device.load_state(choice.state)
+        logits = device.predict(task.x_test)
+        curve += [accuracy(logits.argmax(1), task.y_test)] * (epochs + 1 - len(curve))
+    if not epochs or ran < epochs:
         done(1, 1)
-    plan = package.plan
+    plan, steps = package.plan, ran * per_epoch
     cost = {"ram_bytes": plan.ram_bytes, "ops": plan.ops, "steps": steps, "crc32": device.crc32()}
     probed = [device.predict(x) for x in probes]
     state = dict(device.parameters()) if keep else None
     device.close()
-    return Measured(logits, curve, cost, probed, state)
+    return Measured(logits, curve, cost, probed, state, choice.epoch if choice else None)
 
 
 def _in_torch(
@@ -261,21 +333,46 @@ def _in_torch(
         module.load_state_dict({name: torch.from_numpy(v.copy()) for name, v in weights.items()})
     curve = [accuracy(predict(module, task.x_test).argmax(1), task.y_test)]
 
+    epochs = 1 if rule == "adabn" else settings["epochs"]
+    ran = epochs
+    choice = Choice(task.held, settings) if task.held is not None and epochs else None
+
+    def look(epoch: int) -> bool:
+        def of(x: NDArray[np.float32]) -> NDArray[np.float32]:
+            return predict(module, x)
+
+        return choice is not None and choice.look(
+            epoch, of, lambda: copy.deepcopy(module.state_dict())
+        )
+
     def after(epoch: int, epochs: int) -> None:
         curve.append(accuracy(predict(module, task.x_test).argmax(1), task.y_test))
+        if look(epoch):
+            raise _Enough
         done(epoch, epochs)
 
-    steps = 0 if rule == "adabn" else task.steps(settings, settings["accumulate"])
-    epochs = 1 if rule == "adabn" else settings["epochs"]
+    look(0)
     try:
         IN_TORCH[rule](module, task, settings, after)
+    except _Enough:
+        ran = len(curve) - 1
+        done(1, 1)
     except BioTrainError as error:
         task.note(f"{rule} diverged in epoch {len(curve)}: {error}")
         curve += [curve[-1]] * (epochs + 1 - len(curve))
+    if choice:
+        module.load_state_dict(choice.state)
+    logits = predict(module, task.x_test)
+    curve += [accuracy(logits.argmax(1), task.y_test)] * (epochs + 1 - len(curve))
+    steps = 0 if rule == "adabn" else ran * task.steps_per_epoch(settings["accumulate"])
     cost = {"ram_bytes": None, "ops": None, "steps": steps, "crc32": None}
     state = {k: v.numpy().copy() for k, v in module.state_dict().items()} if keep else None
-    logits = predict(module, task.x_test)
-    return Measured(logits, curve, cost, [predict(module, x) for x in probes], state)
+    probed = [predict(module, x) for x in probes]
+    return Measured(logits, curve, cost, probed, state, choice.epoch if choice else None)
+
+
+class _Enough(Exception):
+    """No better epoch for as long as patience goes."""
 
 
 After = Callable[[int, int], None]
@@ -284,8 +381,7 @@ After = Callable[[int, int], None]
 def _conventional(module: nn.Module, task: Task, settings: Row, after: After) -> None:
     finetune_torch(
         module,
-        task.x,
-        task.y,
+        *task.material(),
         epochs=settings["epochs"],
         lr=settings["lr"],
         momentum=settings["momentum"],
@@ -326,6 +422,15 @@ IN_TORCH: Mapping[str, Callable[[nn.Module, Task, Row, After], None]] = {
 def accuracy(labels: NDArray[Any], y: NDArray[Any]) -> float:
     """Share of `labels` that equal `y`."""
     return float(np.mean(labels == y))
+
+
+def cross_entropy(logits: NDArray[np.float32], y: NDArray[Any]) -> float:
+    """Mean over windows, in nats; infinite where a logit is not finite."""
+    if not np.isfinite(logits).all():
+        return float("inf")
+    z = logits.astype(np.float64)
+    z -= z.max(1, keepdims=True)
+    return float(np.mean(np.log(np.exp(z).sum(1)) - z[np.arange(len(y)), y]))
 
 
 def balanced_accuracy(labels: NDArray[Any], y: NDArray[Any]) -> float:

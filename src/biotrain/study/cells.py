@@ -19,9 +19,11 @@ from biotrain.study.spec import Data, Pretraining, Spec, Strategy
 from biotrain.study.splits import (
     Indices,
     SplitError,
+    apart,
     calibration_sizes,
     day1,
     default_split,
+    replay_of,
     within,
 )
 
@@ -31,6 +33,10 @@ Resolve = Callable[[str], tuple[Network, bool]]
 
 IDLE = ("epochs", "lr", "momentum", "weight_decay", "schedule", "accumulate", "batch")
 """Settings that decide nothing where nothing trains."""
+
+OPTIONAL = ("holdout", "best", "patience", "replay")
+"""Settings of calibration on labels that decide nothing while they are off; a cell without them has
+the key that it had before they were there."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +80,9 @@ class Cell:
     """One calibration and its test.
 
     settings: what `calibrate` and `Task.row` take. before: key of the cell whose weights it starts
-    from; None: the pretrained ones. earlier: (calibration, test) of the sessions before.
+    from; None: the pretrained ones. earlier: (calibration, test) of the sessions before. others,
+    replay: windows of other people that are tested afterwards, and windows of other people and
+    earlier sessions that every epoch sees again.
     """
 
     key: str
@@ -88,6 +96,7 @@ class Cell:
     before: str | None
     earlier: tuple[tuple[Indices, Indices], ...]
     others: Indices
+    replay: Indices
 
     @property
     def text(self) -> str:
@@ -194,6 +203,7 @@ class _Expansion:
         self.split = data.split or default_split(rec)
         self.scenarios = data.scenarios or spec.scenarios
         self.fingerprints: dict[str, str] = {}
+        self.people: dict[int, Indices] = {}
         self.single: list[int] = []  # subjects with one session
         for subject in data.subjects or ():
             rec.sessions(subject)
@@ -254,6 +264,13 @@ class _Expansion:
             except SplitError as error:
                 self.left_out[str(error)] = None
 
+    def untested(self, subject: int, others: Indices) -> Indices:
+        """Windows of everybody but `subject` that share nothing with the tested ones, `others`."""
+        if subject not in self.people:
+            everybody = np.flatnonzero(self.rec.subject != subject)
+            self.people[subject] = apart(self.rec, everybody, others)
+        return self.people[subject]
+
     def fold(self, subject: int, seed: int, rule: Rule, norm: str) -> Fold:
         way = rule.pretrained_norm(norm)
         if way not in self.fingerprints:
@@ -292,7 +309,11 @@ class _Expansion:
         if not self.takes_norm and NORMS[recipe["norm"]][0] == "group":
             recipe["norm"] = "convert"
         fold = self.fold(subject, seed, rule, recipe["norm"])
-        decisive = {k: v for k, v in recipe.items() if rule.trains != "none" or k not in IDLE}
+        off = set(OPTIONAL if not recipe["holdout"] else OPTIONAL[3:])
+        off |= set(OPTIONAL) if not rule.learns_labels else set()
+        off |= set(IDLE) if rule.trains == "none" else set()
+        decisive = {k: v for k, v in recipe.items() if k not in off}
+        wanted = recipe["replay"] if rule.learns_labels else 0
         before: str | None = None
         earlier: tuple[tuple[Indices, Indices], ...] = ()
         for part in parts:
@@ -305,6 +326,11 @@ class _Expansion:
                 **recipe,
             }
             alone = part.scenario == "sizes"
+            sessions = [] if alone else [calibration for calibration, _ in earlier]
+            replay = np.zeros(0, np.int64)
+            if wanted:
+                people = self.untested(subject, others)
+                replay = replay_of(self.rec, people, sessions, wanted, seed)
             key = digest(
                 "cell",
                 fold.key,
@@ -317,6 +343,7 @@ class _Expansion:
                 None if alone else before,
                 [part.calibration.tolist(), part.test.tolist()],
                 others.tolist(),
+                *([replay.tolist()] if len(replay) else []),
             )
             yield Cell(
                 key,
@@ -330,6 +357,7 @@ class _Expansion:
                 None if alone else before,
                 () if alone else earlier,
                 others,
+                replay,
             )
             if not alone:
                 before = key

@@ -57,6 +57,10 @@ class Recipe:
     schedule: str = "cosine"
     accumulate: int = 8
     batch: int = 1  # windows that share BatchNorm's statistics in the C (norm = "batch")
+    holdout: float = 0.0  # share of the calibration that is held back to choose the epoch by
+    best: str = "loss"  # on it; or "accuracy"
+    patience: int = 0  # epochs without a better one after which it stops; 0: all are run
+    replay: int = 0  # windows of other subjects and earlier sessions that every epoch sees again
     norm: str = "group"
     target: str = "host"
     memory: str | int | None = None
@@ -198,6 +202,7 @@ def _checked(spec: Spec) -> Spec:
         ("norm", [s.recipe.norm for s in spec.strategies], tuple(NORMS)),
         ("schedule", [s.recipe.schedule for s in spec.strategies], ("constant", "cosine")),
         ("engine", [spec.pretrain.engine], ENGINES),
+        ("best", [s.recipe.best for s in spec.strategies], ("loss", "accuracy")),
     )
     for kind, values, allowed in chosen:
         wrong = [value for value in values if value not in allowed]
@@ -212,14 +217,21 @@ def _checked(spec: Spec) -> Spec:
     for kind, found in named:
         if not found:
             raise BioTrainError(f"nothing to do: name at least one {kind}")
-    counts = [spec.others, spec.pretrain.epochs, *(s.recipe.epochs for s in spec.strategies)]
+    counts = [spec.others, spec.pretrain.epochs]
+    recipes = [s.recipe for s in spec.strategies]
+    counts += [n for r in recipes for n in (r.epochs, r.patience, r.replay)]
     ones = [spec.pretrain.every, spec.pretrain.batch, *spec.sizes]
     ones += [n for s in spec.strategies for n in (s.recipe.accumulate, s.recipe.batch)]
     ones += [one.pretrain_every for one in spec.data if one.pretrain_every is not None]
     if min(counts) < 0 or min(ones) < 1:
         raise BioTrainError(
-            "epochs and others must not be negative; every, batch, accumulate and sizes above 0"
+            "epochs, others, patience and replay must not be negative; every, batch, accumulate "
+            "and sizes above 0"
         )
+    if not all(0 <= r.holdout < 1 for r in recipes):
+        raise BioTrainError("holdout is a share from 0 (nothing is held back) to below 1")
+    if any(r.patience and not r.holdout for r in recipes):
+        raise BioTrainError("patience needs a holdout: the epochs are judged by what is held back")
     return replace(
         spec,
         scenarios=tuple(dict.fromkeys(spec.scenarios)),

@@ -140,6 +140,84 @@ def within(
     return np.sort(idx[keeps]), np.sort(idx[tests])
 
 
+def held_back(
+    rec: Recordings, calibration: Indices, share: float, seed: int
+) -> tuple[Indices, Indices]:
+    """A part of `calibration` to choose the epoch by: (what trains, what is held back).
+
+    Of every class one stretch in time of `share` of its windows, at least one, beginning where
+    `seed` says; training windows that overlap what is held back are left out. A class that would
+    have no training window then holds nothing back.
+    Raises SplitError for a share outside 0 to 1, and where no class can hold a window back.
+    """
+    if not 0 < share < 1:
+        raise SplitError(f"the share that is held back lies between 0 and 1, not at {share:g}")
+    starts = rec.starts(calibration)
+    in_time = np.argsort(starts, kind="stable")
+    idx, starts = np.asarray(calibration)[in_time], starts[in_time]
+    draw = np.random.Generator(np.random.Philox(np.random.SeedSequence(seed, spawn_key=(0, 1))))
+    reach = rec.duration_s - 0.5 / rec.fs
+    held = np.zeros(len(idx), dtype=bool)
+    for label in np.unique(rec.y[idx]):
+        own = np.flatnonzero(rec.y[idx] == label)
+        count = max(1, int(np.floor(share * len(own) + 0.5)))
+        first = int(draw.integers(max(1, len(own) - count + 1)))
+        part = own[first : first + count]
+        rest = np.setdiff1d(own, part)
+        if (~_overlap(starts[rest], starts[part], reach)).any():
+            held[part] = True
+    if not held.any():
+        raise SplitError(
+            f"{rec.name}: nothing of {len(idx)} calibration windows can be held back; every class "
+            "needs windows that do not overlap"
+        )
+    trains = ~held & ~_overlap(starts, starts[held], reach)
+    return np.sort(idx[trains]), np.sort(idx[held])
+
+
+def replay_of(
+    rec: Recordings, others: Indices, sessions: Sequence[Indices], count: int, seed: int
+) -> Indices:
+    """`count` windows to see again: of other subjects (`others`), and half of them of the earlier
+    `sessions` where there are any; fewer where there are not so many.
+
+    Drawn by `seed`, as even over the classes as there are windows.
+    """
+    old = np.concatenate(sessions) if sessions else np.zeros(0, np.int64)
+    own = _drawn(rec, old, min(count // 2, len(old)), seed)
+    return np.sort(np.concatenate([own, _drawn(rec, others, count - len(own), seed)]))
+
+
+def _drawn(rec: Recordings, candidates: Indices, count: int, seed: int) -> Indices:
+    """Up to `count` of `candidates`, by turns of one from every class."""
+    if not count:
+        return np.zeros(0, np.int64)
+    draw = np.random.Generator(np.random.Philox(np.random.SeedSequence(seed, spawn_key=(0, 2))))
+    mixed = draw.permutation(np.sort(candidates))
+    turn = np.zeros(len(mixed), dtype=np.int64)
+    for label in np.unique(rec.y[mixed]):
+        own = rec.y[mixed] == label
+        turn[own] = np.arange(own.sum())
+    chosen: Indices = mixed[np.argsort(turn, kind="stable")[:count]]
+    return chosen
+
+
+def apart(rec: Recordings, candidates: Indices, tests: Indices) -> Indices:
+    """Those of `candidates` that share no sample with a window of `tests`, and are none of them."""
+    keep = ~np.isin(candidates, tests)
+    chosen = np.asarray(candidates)
+    both = np.stack([rec.subject, rec.session], 1)
+    for key in np.unique(both[tests], axis=0):
+        at = np.flatnonzero(keep & (both[chosen] == key).all(1))
+        own = tests[(both[tests] == key).all(1)]
+        together = np.concatenate([chosen[at], own])
+        starts = rec.starts(together)
+        reach = rec.duration_s - 0.5 / rec.fs
+        keep[at[_overlap(starts[: len(at)], starts[len(at) :], reach)]] = False
+    out: Indices = chosen[keep]
+    return out
+
+
 def _border(count: int, calibration: float) -> int:
     """How many of `count` windows calibrate; a single one does."""
     return max(1, int(np.floor(calibration * count + 1e-9)))

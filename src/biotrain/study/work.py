@@ -104,6 +104,8 @@ def compute(
             return Task(rec, fold.subject, fold.seed, calibration, test, _silent, fold.transform)
 
         task = task_of(cell.calibration, cell.test)
+        if len(cell.replay):
+            task.again = _recordings(fold).signal(cell.replay), rec.y[cell.replay]
         earlier = [task_of(*pair) for pair in cell.earlier]
         package = None
         if not rule.in_torch:
@@ -131,7 +133,9 @@ def compute(
             "ms_per_sample": (plan.ms_per_sample or None) if plan else None,
             "mj_per_sample": (plan.mj_per_sample or None) if plan else None,
             "windows_per_class": cell.size,
-            "windows": [len(task.x), len(task.x_test)],
+            "windows": [len(cell.calibration), len(cell.test)],
+            "replayed": len(cell.replay),
+            "kept": measured.kept,
             "before": measured.curve[0],
             "curve": measured.curve,
             "confusion": _confusion(measured.logits.argmax(1), task.y_test, rec.n_classes),
