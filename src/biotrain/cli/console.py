@@ -10,22 +10,27 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self
 
 from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
+    Task,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
-    TimeRemainingColumn,
 )
 from rich.status import Status
 from rich.table import Table
+from rich.text import Text
 
 from biotrain.errors import BioTrainError
+
+if TYPE_CHECKING:
+    from biotrain.study.run import Event
 
 PLAIN_WIDTH = 120
 """Columns of a table that goes into a file or a pipe."""
@@ -182,14 +187,25 @@ class Busy:
                 self._line("done")
 
 
-class Work:
-    """Progress of long work on standard error: bars on a terminal, else a line per finished task
-    and one every `EVERY_S` seconds. Calling it with (task, done, total) moves the task."""
+class _Left(ProgressColumn):
+    """Time left: what the work itself estimates, else what the bar's speed says."""
 
-    EVERY_S = 15.0
+    def render(self, task: Task) -> Text:
+        seconds = task.fields.get("left", task.time_remaining)
+        return Text("" if seconds is None else f"{as_duration(seconds)} left")
 
-    def __init__(self, tasks: int | None = None) -> None:
-        """`tasks`: how many there will be in all, where that is known."""
+
+def as_duration(seconds: float) -> str:
+    """ "40 s", "7 min", "3.2 h"."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+class Progressing:
+    """Bars of long work on standard error where that is a terminal, else lines."""
+
+    def __init__(self) -> None:
         self._console = console(stderr=True)
         self._live: Progress | None = None
         if self._console.is_terminal:
@@ -198,23 +214,14 @@ class Work:
                 BarColumn(24),
                 MofNCompleteColumn(),
                 TimeElapsedColumn(),
-                TextColumn("left"),
-                TimeRemainingColumn(),
+                _Left(),
                 console=self._console,
                 transient=True,
             )
-        self._tasks = tasks
-        self._all: TaskID | None = None
-        self._bar: TaskID | None = None
-        self._task = ""
-        self._started = self._said = 0.0
-        self._finished = 0
 
-    def __enter__(self) -> "Work":
+    def __enter__(self) -> Self:
         if self._live:
             self._live.start()
-            if self._tasks:
-                self._all = self._live.add_task("all", total=self._tasks)
         return self
 
     def __exit__(
@@ -225,6 +232,33 @@ class Work:
     ) -> None:
         if self._live:
             self._live.stop()
+
+    def line(self, text: str) -> None:
+        """One plain line."""
+        self._console.print(text, markup=False, soft_wrap=True)
+
+
+class Work(Progressing):
+    """Progress task by task: two bars, or a line per finished task and one every `EVERY_S` seconds.
+    Calling it with (task, done, total) moves the task."""
+
+    EVERY_S = 15.0
+
+    def __init__(self, tasks: int | None = None) -> None:
+        """`tasks`: how many there will be in all, where that is known."""
+        super().__init__()
+        self._tasks = tasks
+        self._all: TaskID | None = None
+        self._bar: TaskID | None = None
+        self._task = ""
+        self._started = self._said = 0.0
+        self._finished = 0
+
+    def __enter__(self) -> Self:
+        super().__enter__()
+        if self._live and self._tasks:
+            self._all = self._live.add_task("all", total=self._tasks)
+        return self
 
     def __call__(self, task: str, done: int, total: int) -> None:
         now = time.monotonic()
@@ -244,12 +278,35 @@ class Work:
         if not self._live and (complete or now - self._said > self.EVERY_S):
             self._said = now
             count = f"[{self._finished}/{self._tasks}] " if self._tasks and complete else ""
-            self._console.print(
-                f"{count}{task}: {done}/{total}, {now - self._started:.1f} s",
-                markup=False,
-                soft_wrap=True,
-            )
+            self.line(f"{count}{task}: {done}/{total}, {now - self._started:.1f} s")
 
     def on(self, task: str) -> Callable[[int, int], None]:
         """A callback (done, total) for one task."""
         return lambda done, total: self(task, done, total)
+
+
+class Pieces(Progressing):
+    """Progress of a study, piece by piece: one bar, or a line every `EVERY_S` seconds, with the
+    time that the study thinks is left."""
+
+    EVERY_S = 5.0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._bar: TaskID | None = None
+        self._said = time.monotonic()
+
+    def __call__(self, event: "Event") -> None:
+        seconds = event.seconds_left if event.done < event.total else None
+        if self._live:
+            if self._bar is None:
+                self._bar = self._live.add_task("study", total=event.total, left=None)
+            self._live.update(self._bar, description=event.text, completed=event.done, left=seconds)
+            return
+        now = time.monotonic()
+        if 0 < event.done < event.total and now - self._said < self.EVERY_S:
+            return
+        self._said = now
+        got = "" if event.row is None else f", {100 * event.row['accuracy']:.1f} %"
+        left = "" if seconds is None else f", {as_duration(seconds)} left"
+        self.line(f"[{event.done}/{event.total}] {event.text}{got}{left}")

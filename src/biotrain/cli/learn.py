@@ -1,32 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
 """`adapt` and `demo`: a network learns a person that it has never seen, in the generated C."""
 
-import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
 from biotrain.cli.build import draw_plan
 from biotrain.cli.console import Out, Work, table, writable_folder
-from biotrain.cli.options import Json, On, options
-from biotrain.errors import BioTrainError
+from biotrain.cli.options import Json, LearnOptions, integers, names, one_thread, options
 
 if TYPE_CHECKING:
     from biotrain.package import Package
     from biotrain.study import AdaptResult, Recordings
 
-SHORT_REFERENCE = "full-bn8"
-"""How the command line spells `biotrain.study.REFERENCE`."""
-
-DEFAULT_STRATEGIES = f"none,last,full,{SHORT_REFERENCE}"
+DEFAULT_STRATEGIES = "none,last,full,full-bn8"
 
 
 @options
 def adapt_verb(
+    learn: LearnOptions,
     data: Annotated[
         str, typer.Option("--data", metavar="DATA", help="Recordings: biotrain list data.")
     ],
@@ -53,43 +50,6 @@ def adapt_verb(
     decimate: Annotated[
         float | None, typer.Option("--decimate", metavar="HZ", help="Resample the data to HZ.")
     ] = None,
-    strategies: Annotated[
-        str,
-        typer.Option(
-            "--strategies",
-            help="none, last, bias, norm, full, globs; full-bn8 is BatchNorm at batch 8 in torch.",
-        ),
-    ] = DEFAULT_STRATEGIES,
-    epochs: Annotated[int, typer.Option("--epochs", help="Of the calibration.")] = 30,
-    pretrain_epochs: Annotated[
-        int, typer.Option("--pretrain-epochs", help="On the other subjects, in torch.")
-    ] = 40,
-    pretrain_every: Annotated[
-        int, typer.Option("--pretrain-every", help="Pretrain on every N-th window only.")
-    ] = 1,
-    seeds: Annotated[
-        str, typer.Option("--seeds", metavar="S,S", help="Of weights and order: 0 or 0,1,2.")
-    ] = "0",
-    norm: Annotated[
-        Literal["group", "convert", "frozen", "batch"],
-        typer.Option("--norm", help="convert: pretrain with BatchNorm, calibrate with GroupNorm."),
-    ] = "group",
-    lr: Annotated[float, typer.Option("--lr", help="Learning rate of the calibration.")] = 5e-3,
-    lr_for: Annotated[
-        list[str] | None,
-        typer.Option("--lr-for", metavar="STRATEGY=LR", help="Another one for a strategy."),
-    ] = None,
-    momentum: Annotated[float, typer.Option("--momentum")] = 0.9,
-    weight_decay: Annotated[float, typer.Option("--weight-decay")] = 1e-3,
-    schedule: Annotated[Literal["constant", "cosine"], typer.Option("--schedule")] = "cosine",
-    accumulate: Annotated[
-        int, typer.Option("--accumulate", help="Samples whose mean gradient makes a step.")
-    ] = 8,
-    target: Annotated[str, typer.Option("--target", help="What the C is planned for.")] = "host",
-    memory: Annotated[
-        str | None, typer.Option("--memory", help="Whole RAM to stay within: 256KiB.")
-    ] = None,
-    on: On = "host",
     folder: Annotated[
         Path | None,
         typer.Option("--out", metavar="DIR", help="Figure, JSON and C go there; made if missing."),
@@ -107,26 +67,20 @@ def adapt_verb(
         rec,
         model,
         out,
-        subjects=_subjects(subject, rec),
-        strategies=_strategies(strategies),
+        subjects=rec.subjects if subject == "all" else integers("--subject", subject),
+        strategies=names(learn.strategies or DEFAULT_STRATEGIES),
         folder=folder,
-        norm=norm,
-        seeds=_integers("--seeds", seeds),
-        lr_per_strategy=_rates(lr_for or []),
-        target=target,
-        memory=memory,
-        on=on,
-        epochs=epochs,
-        lr=lr,
-        momentum=momentum,
-        weight_decay=weight_decay,
-        schedule=schedule,
-        accumulate=accumulate,
+        seeds=integers("--seeds", learn.seeds or "0"),
+        lr_per_strategy=learn.rates,
         split=split,
         calibration=calibration,
         test_repetition=test_repetition,
-        pretrain_epochs=pretrain_epochs,
-        pretrain_every=pretrain_every,
+        **{
+            key: value
+            for key in ("pretrain_epochs", "pretrain_every")
+            if (value := getattr(learn, key)) is not None
+        },
+        **learn.recipe,
     )
     _show_result(out, result)
     if folder is not None:
@@ -171,7 +125,7 @@ def demo_verb(
         "epidenet",
         out,
         subjects=people,
-        strategies=_strategies(DEFAULT_STRATEGIES),
+        strategies=names(DEFAULT_STRATEGIES),
         folder=folder,
         target=target,
         epochs=epochs,
@@ -213,67 +167,34 @@ def _adapt(
     folder: Path | None,
     norm: str = "group",
     seeds: Sequence[int] = (0,),
+    lr_per_strategy: Mapping[str, float] = MappingProxyType({}),
     **more: Any,
 ) -> "AdaptResult":
-    import torch
-
-    from biotrain import models
-    from biotrain.cli.model import factory, takes_norm
+    from biotrain.cli.model import network
     from biotrain.study import REFERENCE, adapt
+    from biotrain.study.spec import SPELLINGS
 
-    if "OMP_NUM_THREADS" not in os.environ:
-        # Networks this small gain nothing from a second thread, and with one the numbers do not
-        # depend on how many cores there are.
-        torch.set_num_threads(1)
-    network: Any = model
-    if model not in models.MODELS:
-        network = factory(model)
-        if norm == "group" and not takes_norm(model):
-            norm = "convert"
-            out.say(f"{model} takes no norm: it is pretrained as it is, then gets GroupNorm")
+    one_thread()
+    made, takes_norm = network(model)
+    if norm == "group" and not takes_norm:
+        norm = "convert"
+        out.say(f"{model} takes no norm: it is pretrained as it is, then gets GroupNorm")
+    strategies = [SPELLINGS.get(name, name) for name in strategies]
     starts = {s == REFERENCE or norm != "group" for s in strategies}
     tasks = len(subjects) * len(seeds) * (len(strategies) + len(starts))
     with Work(tasks) as work:
         return adapt(
             rec,
-            network,
+            made,
             subjects,
             strategies,
             norm=norm,
             seeds=seeds,
+            lr_per_strategy={SPELLINGS.get(s, s): lr for s, lr in lr_per_strategy.items()},
             progress=work,
             save_to=None if folder is None else folder / "c",
             **more,
         )
-
-
-def _integers(option: str, text: str) -> list[int]:
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise BioTrainError(f"{option} takes numbers, 1 or 1,2,3; not '{text}'") from None
-
-
-def _subjects(text: str, rec: "Recordings") -> list[int]:
-    return rec.subjects if text == "all" else _integers("--subject", text)
-
-
-def _strategies(text: str) -> list[str]:
-    from biotrain.study import REFERENCE
-
-    names = [name.strip() for name in text.split(",") if name.strip()]
-    return [REFERENCE if name == SHORT_REFERENCE else name for name in names]
-
-
-def _rates(texts: Sequence[str]) -> dict[str, float]:
-    rates: dict[str, float] = {}
-    for text in texts:
-        name, _, value = text.partition("=")
-        try:
-            rates[_strategies(name)[0]] = float(value)
-        except (ValueError, IndexError):
-            raise BioTrainError(f"--lr-for takes STRATEGY=LR (last=0.02), not '{text}'") from None
-    return rates
 
 
 def _planned(rec: "Recordings", result: "AdaptResult") -> "Package":

@@ -204,11 +204,15 @@ def factory(name: str) -> Callable[..., nn.Module]:
     return build
 
 
-def takes_norm(name: str) -> bool:
-    """Whether the factory called `name` can build with another norm."""
+def network(name: str) -> tuple[str | Callable[..., nn.Module], bool]:
+    """A built-in network or module:factory, and whether it can be built with another norm; workers
+    of a study import this."""
+    if name in models.MODELS:
+        return name, True
+    make = factory(name)
     module_name, _, attribute = name.partition(":")
     found = getattr(imported(module_name), attribute, None)
-    return callable(found) and "norm" in inspect.signature(found).parameters
+    return make, callable(found) and "norm" in inspect.signature(found).parameters
 
 
 def imported(module_name: str) -> Any:

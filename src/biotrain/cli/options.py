@@ -2,6 +2,7 @@
 """The options that several verbs share, as dataclasses, and how a verb takes them."""
 
 import inspect
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     from biotrain.optim import Optimizer
 
 MODEL, TRAINING = "Model and data", "Training and target"
+CALIBRATION, LEARNING = "Calibration", "Pretraining and comparison"
 
 ModelName = Annotated[
     str,
@@ -203,6 +205,145 @@ class TrainOptions:
         given = {key: value for key, value in given.items() if value is not None}
         given |= {"schedule": self.schedule, "clip_norm": self.clip_norm}
         return Adam(**given) if self.optimizer == "adam" else SGD(**given)
+
+
+@dataclass(frozen=True)
+class LearnOptions:
+    """What is compared and how it calibrates; what is not given is left to `adapt` or the study."""
+
+    strategies: Annotated[
+        str | None,
+        _option(
+            "--strategies",
+            "none, last, bias, norm, full, globs; full-bn8 is BatchNorm at batch 8 in torch; "
+            "align, standardise, adabn, entropy take no labels; align+full.",
+            LEARNING,
+            metavar="S,S",
+        ),
+    ] = None
+    seeds: Annotated[
+        str | None,
+        _option("--seeds", "Of weights and order: 0 or 0,1,2.", LEARNING, metavar="S,S"),
+    ] = None
+    pretrain_epochs: Annotated[
+        int | None, _option("--pretrain-epochs", "On the other subjects, in torch; 40.", LEARNING)
+    ] = None
+    pretrain_every: Annotated[
+        int | None,
+        _option("--pretrain-every", "Pretrain on every N-th window only.", LEARNING),
+    ] = None
+    norm: Annotated[
+        Literal["group", "convert", "frozen", "batch"] | None,
+        _option(
+            "--norm",
+            "group (default); convert: pretrain with BatchNorm, calibrate with GroupNorm; batch or "
+            "frozen BatchNorm.",
+            LEARNING,
+        ),
+    ] = None
+    epochs: Annotated[int | None, _option("--epochs", "Of each calibration; 30.", CALIBRATION)] = (
+        None
+    )
+    lr: Annotated[float | None, _option("--lr", "Learning rate; 5e-3.", CALIBRATION)] = None
+    lr_for: Annotated[
+        list[str] | None,
+        _option("--lr-for", "Another one for a strategy.", CALIBRATION, metavar="STRATEGY=LR"),
+    ] = None
+    momentum: Annotated[float | None, _option("--momentum", "0.9.", CALIBRATION)] = None
+    weight_decay: Annotated[float | None, _option("--weight-decay", "1e-3.", CALIBRATION)] = None
+    schedule: Annotated[
+        Literal["constant", "cosine"] | None,
+        _option("--schedule", "Of the learning rate; cosine.", CALIBRATION),
+    ] = None
+    accumulate: Annotated[
+        int | None,
+        _option("--accumulate", "Samples whose mean gradient makes a step; 8.", CALIBRATION),
+    ] = None
+    holdout: Annotated[
+        float | None,
+        _option(
+            "--holdout",
+            "Share of the calibration that is held back; the epoch best on it is kept.",
+            CALIBRATION,
+        ),
+    ] = None
+    best: Annotated[
+        Literal["loss", "accuracy"] | None,
+        _option("--best", "By what; loss.", CALIBRATION),
+    ] = None
+    patience: Annotated[
+        int | None,
+        _option("--patience", "Stop after so many epochs without a better one.", CALIBRATION),
+    ] = None
+    replay: Annotated[
+        int | None,
+        _option(
+            "--replay",
+            "Windows of other subjects and earlier sessions that every epoch sees again.",
+            CALIBRATION,
+        ),
+    ] = None
+    target: Annotated[
+        str | None, _option("--target", "What the C is planned for; host.", CALIBRATION)
+    ] = None
+    memory: Annotated[
+        str | None, _option("--memory", "Whole RAM to stay within: 256KiB.", CALIBRATION)
+    ] = None
+    on: Annotated[
+        str | None,
+        _option(
+            "--on",
+            "Where the C runs: host, or the target's emulator, qemu, rtl.",
+            CALIBRATION,
+            metavar="PLACE",
+        ),
+    ] = None
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """What was given of a calibration, by the names that `adapt` and a study's `[calibrate]`
+        share."""
+        found = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in COMPARISON}
+        return {key: value for key, value in found.items() if value is not None}
+
+    @property
+    def rates(self) -> dict[str, float]:
+        """Learning rates by the strategy's name, as it was given."""
+        found: dict[str, float] = {}
+        for text in self.lr_for or ():
+            name, _, value = text.partition("=")
+            try:
+                found[names(name)[0]] = float(value)
+            except (ValueError, IndexError):
+                message = f"--lr-for takes STRATEGY=LR (last=0.02), not '{text}'"
+                raise BioTrainError(message) from None
+        return found
+
+
+COMPARISON = ("strategies", "seeds", "lr_for", "pretrain_epochs", "pretrain_every")
+"""Options of LearnOptions that are not of a calibration."""
+
+
+def names(text: str) -> list[str]:
+    """The parts of "a, b"."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def integers(option: str, text: str) -> list[int]:
+    """The numbers of "1,2,3"."""
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise BioTrainError(f"{option} takes numbers, 1 or 1,2,3; not '{text}'") from None
+
+
+def one_thread() -> None:
+    """Networks this small gain nothing from a second thread, and with one the numbers do not depend
+    on how many cores there are; OMP_NUM_THREADS says otherwise."""
+    import torch
+
+    if "OMP_NUM_THREADS" not in os.environ:
+        torch.set_num_threads(1)
 
 
 class ReaderGone(Exception):

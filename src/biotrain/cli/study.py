@@ -1,28 +1,22 @@
 # SPDX-License-Identifier: Apache-2.0
 """`study` and `report`: what adapting buys, over many people, and the page that tells it."""
 
-import os
 import shlex
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, is_dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn
 from rich.table import Table
 
-from biotrain.cli.console import Busy, Out, console, table
-from biotrain.cli.learn import _integers
-from biotrain.cli.options import Json, options
+from biotrain.cli.console import Busy, Out, Pieces, table
+from biotrain.cli.options import Json, LearnOptions, integers, names, one_thread, options
 from biotrain.errors import BioTrainError
 
 if TYPE_CHECKING:
-    from biotrain.study.cells import Network
-    from biotrain.study.run import Event, Outcome
+    from biotrain.study.run import Outcome
 
 FAILED = 1
 """Exit code where a cell has failed."""
@@ -30,6 +24,7 @@ FAILED = 1
 
 @options
 def study_verb(
+    learn: LearnOptions,
     spec: Annotated[
         Path | None,
         typer.Argument(
@@ -54,38 +49,8 @@ def study_verb(
     subjects: Annotated[
         str | None, typer.Option("--subject", metavar="N,N", help="Only these are new in turn.")
     ] = None,
-    strategies: Annotated[
-        str | None,
-        typer.Option(
-            "--strategies",
-            help="none, last, bias, norm, full, globs, full-bn8; align, standardise, adabn, "
-            "entropy take no labels; align+full.",
-        ),
-    ] = None,
     scenarios: Annotated[
         str | None, typer.Option("--scenarios", help="day1, longitudinal, sizes.")
-    ] = None,
-    seeds: Annotated[
-        str | None, typer.Option("--seeds", metavar="S,S", help="Of weights and order.")
-    ] = None,
-    epochs: Annotated[int | None, typer.Option("--epochs", help="Of each calibration.")] = None,
-    lr: Annotated[float | None, typer.Option("--lr", help="Learning rate of calibration.")] = None,
-    lr_for: Annotated[
-        list[str] | None,
-        typer.Option("--lr-for", metavar="STRATEGY=LR", help="Another one for a strategy."),
-    ] = None,
-    norm: Annotated[
-        Literal["group", "convert", "frozen", "batch"] | None,
-        typer.Option("--norm", help="As in adapt."),
-    ] = None,
-    target: Annotated[
-        str | None, typer.Option("--target", help="What the C is planned for.")
-    ] = None,
-    pretrain_epochs: Annotated[
-        int | None, typer.Option("--pretrain-epochs", help="On the other subjects, in torch.")
-    ] = None,
-    pretrain_every: Annotated[
-        int | None, typer.Option("--pretrain-every", help="Pretrain on every N-th window only.")
     ] = None,
     jobs: Annotated[int, typer.Option("--jobs", help="Processes on this machine.", min=1)] = 1,
     cluster: Annotated[
@@ -96,37 +61,32 @@ def study_verb(
 ) -> None:
     """Adapt to many people in many ways, and keep every result; run it again to go on."""
     out = Out(to)
+    from biotrain.cli.model import network
     from biotrain.study.run import run
     from biotrain.study.spec import make_spec, read_spec
 
     asked: dict[str, Any] = {} if spec is None else read_spec(spec)
     if data:
-        one: dict[str, Any] = {"models": _names(model)}
+        one: dict[str, Any] = {"models": names(model)}
         one |= {} if decimate is None else {"decimate": decimate}
-        one |= {} if subjects is None else {"subjects": _integers("--subject", subjects)}
+        one |= {} if subjects is None else {"subjects": integers("--subject", subjects)}
         asked["data"] = [{"source": source, **one} for source in data]
     elif spec is None:
         raise BioTrainError("a study needs a SPEC.toml or --data (biotrain list data)")
     elif decimate is not None or subjects is not None:
         raise BioTrainError("--decimate and --subject belong to --data; SPEC has its own")
-    for key, value in (("strategies", strategies), ("scenarios", scenarios)):
+    for key, value in (("strategies", learn.strategies), ("scenarios", scenarios)):
         if value is not None:
-            asked[key] = _names(value)
-    if seeds is not None:
-        asked["seeds"] = _integers("--seeds", seeds)
-    given = {"epochs": epochs, "lr": lr, "norm": norm, "target": target}
-    _into(asked, "calibrate", given)
-    _into(asked, "pretrain", {"epochs": pretrain_epochs, "every": pretrain_every})
-    for text in lr_for or []:
-        name, _, value = text.partition("=")
-        own = asked.setdefault("strategy", {}).setdefault(name, {})
-        try:
-            own["lr"] = float(value)
-        except ValueError:
-            raise BioTrainError(f"--lr-for takes STRATEGY=LR (last=0.02), not '{text}'") from None
+            asked[key] = names(value)
+    if learn.seeds is not None:
+        asked["seeds"] = integers("--seeds", learn.seeds)
+    _into(asked, "calibrate", learn.recipe)
+    _into(asked, "pretrain", {"epochs": learn.pretrain_epochs, "every": learn.pretrain_every})
+    for name, lr in learn.rates.items():
+        asked.setdefault("strategy", {}).setdefault(name, {})["lr"] = lr
     made = make_spec(asked)
-    _one_thread()
-    with _Watch() as watch:
+    one_thread()
+    with Pieces() as watch:
         outcome = run(
             made,
             folder,
@@ -183,20 +143,6 @@ def report_verb(
     )
 
 
-def network(name: str) -> "tuple[Network, bool]":
-    """A built-in network or module:factory, and whether it takes `norm`; workers import this."""
-    from biotrain import models
-    from biotrain.cli.model import factory, takes_norm
-
-    if name in models.MODELS:
-        return name, True
-    return factory(name), takes_norm(name)
-
-
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
-
-
 def _into(asked: dict[str, Any], section: str, given: dict[str, Any]) -> None:
     """Options into a table of the spec, in place of what it says."""
     known = {key: value for key, value in given.items() if value is not None}
@@ -205,69 +151,11 @@ def _into(asked: dict[str, Any], section: str, given: dict[str, Any]) -> None:
         asked[section] = {**before, **known} if isinstance(before, dict) else before
 
 
-def _one_thread() -> None:
-    import torch
-
-    if "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(1)
-
-
 def _plain(value: Any) -> Any:
     """Dataclasses inside as dicts."""
     if is_dataclass(value) and not isinstance(value, type):
         return asdict(value)
     return {k: _plain(v) for k, v in value.items()} if isinstance(value, dict) else value
-
-
-class _Watch:
-    """Progress with the time left, on standard error: a bar on a terminal, else lines."""
-
-    EVERY_S = 5.0
-
-    def __init__(self) -> None:
-        self._console = console(stderr=True)
-        self._live: Progress | None = None
-        self._bar: TaskID | None = None
-        self._said = time.monotonic()
-
-    def __enter__(self) -> "_Watch":
-        if self._console.is_terminal:
-            columns = (TextColumn("{task.description}"), BarColumn(24), MofNCompleteColumn())
-            left = TextColumn("{task.fields[left]}")
-            self._live = Progress(*columns, left, console=self._console, transient=True)
-            self._live.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        if self._live:
-            self._live.stop()
-
-    def __call__(self, event: "Event") -> None:
-        from biotrain.study.run import seconds_as_text
-
-        left = ""
-        if event.seconds_left is not None and event.done < event.total:
-            left = f"{seconds_as_text(event.seconds_left)} left"
-        if self._live:
-            if self._bar is None:
-                self._bar = self._live.add_task("study", total=event.total, left="")
-            self._live.update(self._bar, description=event.text, completed=event.done, left=left)
-            return
-        now = time.monotonic()
-        if 0 < event.done < event.total and now - self._said < self.EVERY_S:
-            return
-        self._said = now
-        got = "" if event.row is None else f", {100 * event.row['accuracy']:.1f} %"
-        self._console.print(
-            f"[{event.done}/{event.total}] {event.text}{got}{', ' if left else ''}{left}",
-            markup=False,
-            soft_wrap=True,
-        )
 
 
 def _show(out: Out, outcome: "Outcome", entries: Sequence[dict[str, Any]]) -> None:

@@ -293,11 +293,4 @@ def _dask(address: str) -> Iterator[tuple[Executor, int]]:
         yield client.get_executor(pure=False, retries=2), workers
 
 
-def seconds_as_text(seconds: float) -> str:
-    """ "40 s", "7 min", "3.2 h"."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-__all__ = ["Event", "Outcome", "run", "seconds_as_text"]
+__all__ = ["Event", "Outcome", "run"]
