@@ -27,7 +27,8 @@ from biotrain.study import RecordingError, Recordings, SplitError, adapt, genera
 from biotrain.study.calibrate import Task, calibrate, compiled
 from biotrain.study.cells import Cell, content_of, expand
 from biotrain.study.labelfree import adabn, align, minimise_entropy, standardise, transformed
-from biotrain.study.pretrain import pretrain, shuffled
+from biotrain.study.order import shuffled
+from biotrain.study.pretrain import pretrain
 from biotrain.study.run import Event, Outcome, run
 from biotrain.study.spec import Recipe, Spec, make_spec, read_spec
 from biotrain.study.splits import apart, calibration_sizes, day1, held_back
@@ -292,6 +293,53 @@ def test_keys_change_with_what_decides_a_cell_and_with_nothing_else(
     assert content_of(changed) != content_of(rec)
     # Folds are shared by strategies of the same norm.
     assert len({c.fold.key for c in before.values() if c.fold.subject == 1}) == 2
+
+
+def test_a_set_may_have_subjects_and_settings_of_its_own(tmp_path: Path) -> None:
+    """Recipes are chosen on some people, without a look at the others."""
+    path = str(generate("emg", subjects=4, sessions=1, trials=8).save(tmp_path / "four.npz"))
+    study = {
+        "data": [
+            {"source": path, "models": ["small"], "among": [1, 3]},
+            {"source": path, "models": ["small"], "subjects": [2], "strategies": ["last"]},
+            {
+                "source": path,
+                "models": ["small"],
+                "subjects": [4],
+                "strategy": {"last": {"epochs": 5}},
+            },
+        ],
+        "strategies": ["none", "last"],
+        "strategy": {"last": {"lr": 0.5}},
+    }
+    found = expand(make_spec(study), resolve).cells
+    assert [(c.fold.subject, c.strategy) for c in found] == [
+        (1, "none"), (1, "last"), (3, "none"), (3, "last"), (2, "last"), (4, "none"), (4, "last"),
+    ]  # fmt: skip
+    assert found[0].fold.source.load().subjects == [1, 3]
+    assert [c.settings["lr"] for c in found if c.strategy == "last"] == [0.5] * 4
+    assert found[-1].settings["epochs"] == 5
+    study["data"] = [{"source": path, "models": ["small"], "among": [1, 9]}]
+    with pytest.raises(RecordingError, match="no subject 9"):
+        expand(make_spec(study), resolve)
+
+
+def test_statistics_again_and_then_training(data: str, tmp_path: Path) -> None:
+    """adabn+none is AdaBN, in the C; adabn+full starts there and keeps the statistics."""
+    names = ["adabn", "adabn+none", "adabn+full"]
+    frozen = {"norm": "frozen"}
+    study = asked(data, strategies=names, strategy={names[1]: frozen, names[2]: frozen})
+    done = run(make_spec(study), tmp_path, resolve=resolve).rows
+    rows = {(r["strategy"], r["subject"], r["session"]): r for r in done}
+    for subject in (1, 2):
+        for session in (1, 2):
+            reference, plain, full = (rows[name, subject, session] for name in names)
+            assert plain["confusion"] == reference["confusion"]
+            if session == 1:
+                assert full["before"] == plain["accuracy"]
+            assert full["crc32"] != plain["crc32"]
+    with pytest.raises(BioTrainError, match="needs BatchNorm"):
+        make_spec(asked(data, strategies=["adabn+full"]))
 
 
 def test_scenarios(data: str) -> None:

@@ -21,7 +21,7 @@ from biotrain.emit import Source, emit
 from biotrain.errors import BioTrainError
 from biotrain.ir import Graph
 from biotrain.optim import SGD, Gradients, Optimizer, check_gradients
-from biotrain.plan import Plan, fit
+from biotrain.plan import Fitted, Plan, fit
 from biotrain.rewrite import DEFAULT, keep_half, keep_int16, rewrite_forward, rewrite_training
 from biotrain.rewrite.precision import in_words, parse_store
 from biotrain.strategy import trainable
@@ -225,6 +225,12 @@ def compile_model(
     return Package(source, chosen, strategy, module)
 
 
+PLANS = 32
+"""Plans that this process remembers."""
+
+_fitted: dict[str, Fitted] = {}
+
+
 def lower(
     captured: Captured,
     target: Target,
@@ -265,19 +271,22 @@ def lower(
         graph, predict = keep_int16(graph, input_scale), keep_int16(predict, input_scale)
     direct, value = with_loss(captured.train, loss)
     direct = with_updates(differentiate(direct, value, trained), trained, optimizer)
-    fitted = fit(
-        graph,
-        predict,
-        target,
-        memory=memory,
-        accumulate=accumulate,
-        gradients=gradients,
-        base_ops=training_cost(direct, target, accumulate).ops,
-        frontier=frontier,
-        deadline_ms=deadline_ms,
-        max_mj=max_mj,
-        batch=batch,
-    )
+    asked: dict[str, Any] = {
+        "memory": memory,
+        "accumulate": accumulate,
+        "gradients": gradients,
+        "base_ops": training_cost(direct, target, accumulate).ops,
+        "frontier": frontier,
+        "deadline_ms": deadline_ms,
+        "max_mj": max_mj,
+        "batch": batch,
+    }
+    # A study compiles one network with hundreds of weights: a plan does not know them.
+    key = repr((graph, predict, target, asked))
+    fitted = _fitted.pop(key, None) or fit(graph, predict, target, **asked)
+    _fitted[key] = fitted
+    if len(_fitted) > PLANS:
+        del _fitted[next(iter(_fitted))]
     plan = fitted.plan
     if half:
         kept = {v.name: v.nbytes for n in fitted.train.nodes for v in n.outputs}

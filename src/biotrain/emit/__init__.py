@@ -93,6 +93,14 @@ def _weights(source: Source) -> str:
         "/* SPDX-License-Identifier: Apache-2.0 */",
         f"/* {source.title}: initial values (hex floats: exact). */",
         "",
+        "#include <stdint.h>",
+        "",
+        "/* What differs between packages of one network stands here, not in the schedule. */",
+        "extern const uint32_t bt_fingerprint; /* of the model, in checkpoints */",
+        f"const uint32_t bt_fingerprint = {fingerprint(source):#010x}u;",
+        "extern const float bt_initial_lr; /* learning rate, until bt_begin says another */",
+        f"const float bt_initial_lr = {float_literal(source.optimizer.lr)};",
+        "",
     ]
     values = (*source.train.params, *source.train.consts, *running_values(source))
     for v in values:
@@ -108,6 +116,4 @@ def _weights(source: Source) -> str:
             "};",
             "",
         ]
-    if not values:
-        lines += ["typedef int bt_no_weights; /* C99 wants something here */", ""]
     return "\n".join(lines)

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from biotrain.emit.batch import batch_interface
-from biotrain.emit.source import CTYPE, Source, fingerprint, running_values, trained_values
+from biotrain.emit.source import CTYPE, Source, running_values, trained_values
 from biotrain.ir import Value
 from biotrain.op import float_literal, rows_times
 from biotrain.optim import Gradients
@@ -122,7 +122,9 @@ def header(source: Source) -> str:
         f"#define BT_TRAINED {sum(v.size for v in trained)} /* parameters that train */",
         *([] if target.dtype == "i32" else [f"#define BT_TARGETS {target.size} /* of a window */"]),
         *(["#define BT_GROUPED 1 /* bt_group is there */"] if _GROUP[source.gradients] else []),
-        f"#define BT_FINGERPRINT {fingerprint(source):#010x}u /* of the model, in checkpoints */",
+        "",
+        "extern const uint32_t bt_fingerprint; /* of the model, in checkpoints */",
+        "#define BT_FINGERPRINT bt_fingerprint",
         "",
     ]
     lines += [f"typedef {x_type} bt_sample; /* of a window */", ""]

@@ -35,6 +35,7 @@ def model(source: Source, stems: Sequence[str]) -> str:
     ]
     frozen = [*source.train.params, *source.train.consts]
     lines += ["/* Initial values, in flash (model_weights.c). */"]
+    lines += ["extern const float bt_initial_lr;"]
     lines += [f"extern const float bt_w_{v.name}[{v.size}];" for v in frozen]
     lines += [f"extern const float bt_w_{v.name}[{v.size}];" for v in running_values(source)]
     shapes = Shapes()
@@ -378,7 +379,7 @@ def _state_functions(source: Source) -> list[str]:
         "  memset(m, 0, sizeof *m);",
         *[f"  memcpy(m->p.{v.name}, bt_w_{v.name}, sizeof m->p.{v.name});" for v in trained],
         *[f"  memcpy(m->s.{v.name}, bt_w_{v.name}, sizeof m->s.{v.name});" for v in running],
-        f"  m->progress.lr = {float_literal(source.optimizer.lr)};",
+        "  m->progress.lr = bt_initial_lr;",
         *(["  m->group = BT_GROUP;"] if inside else []),
         "}",
         "",

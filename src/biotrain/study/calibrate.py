@@ -44,17 +44,23 @@ Progress = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Rule:
-    """What a strategy does: a transform of the windows ("" for none), and what then trains."""
+    """What a strategy does: a transform of the windows ("" for none), whether BatchNorm's running
+    statistics become those of the calibration windows first, and what then trains."""
 
     transform: str
     trains: str
+    renews: bool = False
 
     @classmethod
     def of(cls, text: str) -> "Rule":
-        """ "align" is Rule("align", "none"); "align+full" is Rule("align", "full")."""
+        """ "align" is Rule("align", "none"); "align+full" is Rule("align", "full"); "adabn+full"
+        is Rule("", "full", True)."""
         first, plus, rest = text.partition("+")
         if first in TRANSFORMS:
-            return cls(first, rest if plus else "none")
+            inner = cls.of(rest if plus else "none")
+            return cls(first, inner.trains, inner.renews)
+        if first == "adabn" and plus:
+            return cls("", rest, True)
         return cls("", text)
 
     @property
@@ -225,6 +231,16 @@ def compiled(start: nn.Module, example: NDArray[np.float32], rule: str, settings
     )
 
 
+def renewed(start: nn.Module, x: NDArray[np.float32], weights: State | None) -> nn.Module:
+    """A copy of `start`, with `weights` if an earlier session left some, whose BatchNorm statistics
+    are those of the windows `x`."""
+    module = copy.deepcopy(start)
+    if weights is not None:
+        held = {name: torch.from_numpy(v.copy()) for name, v in weights.items()}
+        module.load_state_dict(held, strict=False)
+    return adabn(module, x)
+
+
 def calibrate(
     task: Task,
     start: nn.Module,
@@ -250,6 +266,8 @@ def calibrate(
         task.hold_back(settings["holdout"])
     if rule.in_torch:
         return _in_torch(task, start, rule.trains, settings, weights, probes, keep)
+    if rule.renews and package is None:
+        start = renewed(start, task.x, weights)
     package = package or compiled(start, task.x[:1], rule.trains, settings)
     if folder is not None:
         package.save(folder / strategy.replace("*", "_"))

@@ -3,7 +3,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -14,7 +14,7 @@ from biotrain.errors import BioTrainError
 from biotrain.study.adapt import dataset_name
 from biotrain.study.calibrate import NORMS, Row, Rule
 from biotrain.study.pretrain import Factory, untrained
-from biotrain.study.recordings import Recordings, decimate, load
+from biotrain.study.recordings import RecordingError, Recordings, decimate, load
 from biotrain.study.spec import Data, Pretraining, Spec, Strategy
 from biotrain.study.splits import (
     Indices,
@@ -45,11 +45,12 @@ class Source:
 
     source: str
     decimate: float | None
+    among: tuple[int, ...] | None
     content: str
 
     def load(self) -> Recordings:
         """The recordings; BioTrainError where they are not those of the study."""
-        rec = recordings(self.source, self.decimate)
+        rec = recordings(self.source, self.decimate, self.among)
         if content_of(rec) != self.content:
             raise BioTrainError(f"{self.source}: here are other recordings than the study has")
         return rec
@@ -109,9 +110,14 @@ class Cell:
         )
 
 
-def recordings(source: str, hz: float | None) -> Recordings:
-    """The recordings called `source`, decimated where `hz` says so."""
+def recordings(source: str, hz: float | None, among: Sequence[int] | None = None) -> Recordings:
+    """The recordings called `source`, decimated where `hz` says so, of the subjects `among`."""
     rec = load(source)
+    if among is not None:
+        missing = sorted(set(among) - set(rec.subjects))
+        if missing:
+            raise RecordingError(f"{rec.name}: among: there is no subject {missing[0]}")
+        rec = rec.take(np.flatnonzero(np.isin(rec.subject, among)))
     return rec if hz is None else decimate(rec, hz)
 
 
@@ -159,7 +165,7 @@ def expand(spec: Spec, resolve: Resolve = builtin) -> Expanded:
     left_out: dict[str, None] = {}
     sets: dict[str, Row] = {}
     for data in spec.data:
-        rec = recordings(data.source, data.decimate)
+        rec = recordings(data.source, data.decimate, data.among)
         if len(rec.subjects) < 2:
             raise SplitError(f"{rec.name}: one subject only; there are no others to pretrain on")
         for model in data.models:
@@ -199,7 +205,7 @@ class _Expansion:
     ) -> None:
         self.spec, self.data, self.rec, self.model, self.left_out = spec, data, rec, model, left_out
         self.network, self.takes_norm = resolve(model)
-        self.source = Source(data.source, data.decimate, content_of(rec))
+        self.source = Source(data.source, data.decimate, data.among, content_of(rec))
         self.split = data.split or default_split(rec)
         self.scenarios = data.scenarios or spec.scenarios
         self.fingerprints: dict[str, str] = {}
@@ -229,7 +235,7 @@ class _Expansion:
             count = min(self.spec.others, len(everybody))
             others = everybody[np.linspace(0, len(everybody) - 1, count).astype(int)]
             for seed in self.spec.seeds:
-                for strategy in self.spec.strategies:
+                for strategy in self.data.strategies or self.spec.strategies:
                     yield from self.chain(subject, seed, strategy, parts, others)
         if self.single:
             who = ", ".join(map(str, self.single))

@@ -100,6 +100,8 @@ class Data:
     test_repetition: int | None = None
     pretrain_every: int | None = None  # in place of [pretrain] every
     scenarios: tuple[str, ...] | None = None  # in place of the study's
+    among: tuple[int, ...] | None = None  # the others are not looked at, nor pretrained on
+    strategies: tuple[Strategy, ...] | None = None  # in place of the study's
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,11 @@ class Spec:
     others: int = 200
     title: str = "Study"
     bootstrap_seed: int = 0
+
+    @property
+    def every_strategy(self) -> tuple[Strategy, ...]:
+        """Those of the study and of its sets."""
+        return (*self.strategies, *(s for one in self.data for s in one.strategies or ()))
 
     def to_dict(self) -> dict[str, Any]:
         """As plain lists and dicts."""
@@ -148,12 +155,7 @@ def make_spec(given: Mapping[str, Any]) -> Spec:
     known = {f.name for f in fields(Spec)} | {"calibrate", "strategy"}
     _known("the study", given, known)
     recipe = _made(Recipe, given.get("calibrate", {}), "[calibrate]")
-    names = _texts(given.get("strategies", DEFAULT_STRATEGIES), "strategies")
-    tables = _table(given.get("strategy", {}), "[strategy]")
-    unused = sorted(set(tables) - set(names))
-    if unused:
-        raise BioTrainError(f"[strategy.{unused[0]}]: no strategy of that name is asked for")
-    strategies = tuple(_strategy(name, tables.get(name, {}), recipe) for name in names)
+    strategies = _strategies(given, {}, recipe)
     data = given.get("data", ())
     if not isinstance(data, Sequence) or isinstance(data, str) or not data:
         raise BioTrainError("a study needs at least one [[data]] with source and models")
@@ -167,13 +169,40 @@ def make_spec(given: Mapping[str, Any]) -> Spec:
         Spec,
         {
             **simple,
-            "data": tuple(_made(Data, one, "[[data]]") for one in data),
+            "data": tuple(_data(one, given, recipe) for one in data),
             "strategies": strategies,
             "pretrain": pretrain,
         },
         "the study",
     )
     return _checked(made)
+
+
+def _data(one: Any, given: Mapping[str, Any], recipe: Recipe) -> Data:
+    """A set; what it says of strategies adds to what the study says."""
+    table = dict(_table(one, "[[data]]"))
+    own = {key: table.pop(key) for key in ("strategies", "strategy") if key in table}
+    if not own:
+        return _made(Data, table, "[[data]]")
+    found = _strategies(
+        {"strategies": given.get("strategies", DEFAULT_STRATEGIES)} | own, given, recipe
+    )
+    return replace(_made(Data, table, "[[data]]"), strategies=found)
+
+
+def _strategies(
+    given: Mapping[str, Any], beneath: Mapping[str, Any], recipe: Recipe
+) -> tuple[Strategy, ...]:
+    """The strategies that `given` names; settings of its [strategy] replace those of `beneath`."""
+    names = _texts(given.get("strategies", DEFAULT_STRATEGIES), "strategies")
+    tables = _table(given.get("strategy", {}), "[strategy]")
+    lower = _table(beneath.get("strategy", {}), "[strategy]")
+    unused = sorted(set(tables) - set(names))
+    if unused:
+        raise BioTrainError(f"[strategy.{unused[0]}]: no strategy of that name is asked for")
+    return tuple(
+        _strategy(name, {**lower.get(name, {}), **tables.get(name, {})}, recipe) for name in names
+    )
 
 
 def _strategy(name: str, table: Any, recipe: Recipe) -> Strategy:
@@ -193,16 +222,19 @@ def _strategy(name: str, table: Any, recipe: Recipe) -> Strategy:
             f"{where}: no rule is called {trains} ({hint}); a glob of parameter names has a * or . "
             "in it"
         )
-    return Strategy(name, rule, _made(Recipe, own, where))
+    made = Strategy(name, rule, _made(Recipe, own, where))
+    if Rule.of(rule).renews and NORMS.get(made.recipe.norm, ("group",))[0] != "batch":
+        raise BioTrainError(f'{where}: adabn+... needs BatchNorm: norm = "frozen" or "batch"')
+    return made
 
 
 def _checked(spec: Spec) -> Spec:
     chosen: tuple[tuple[str, Sequence[str], tuple[str, ...]], ...] = (
         ("scenario", _scenarios(spec), SCENARIOS),
-        ("norm", [s.recipe.norm for s in spec.strategies], tuple(NORMS)),
-        ("schedule", [s.recipe.schedule for s in spec.strategies], ("constant", "cosine")),
+        ("norm", [s.recipe.norm for s in spec.every_strategy], tuple(NORMS)),
+        ("schedule", [s.recipe.schedule for s in spec.every_strategy], ("constant", "cosine")),
         ("engine", [spec.pretrain.engine], ENGINES),
-        ("best", [s.recipe.best for s in spec.strategies], ("loss", "accuracy")),
+        ("best", [s.recipe.best for s in spec.every_strategy], ("loss", "accuracy")),
     )
     for kind, values, allowed in chosen:
         wrong = [value for value in values if value not in allowed]
@@ -218,10 +250,10 @@ def _checked(spec: Spec) -> Spec:
         if not found:
             raise BioTrainError(f"nothing to do: name at least one {kind}")
     counts = [spec.others, spec.pretrain.epochs]
-    recipes = [s.recipe for s in spec.strategies]
+    recipes = [s.recipe for s in spec.every_strategy]
     counts += [n for r in recipes for n in (r.epochs, r.patience, r.replay)]
     ones = [spec.pretrain.every, spec.pretrain.batch, *spec.sizes]
-    ones += [n for s in spec.strategies for n in (s.recipe.accumulate, s.recipe.batch)]
+    ones += [n for s in spec.every_strategy for n in (s.recipe.accumulate, s.recipe.batch)]
     ones += [one.pretrain_every for one in spec.data if one.pretrain_every is not None]
     if min(counts) < 0 or min(ones) < 1:
         raise BioTrainError(

@@ -18,7 +18,16 @@ import safetensors.numpy
 import safetensors.torch
 from torch import nn
 
-from biotrain.study.calibrate import Row, Rule, State, Task, accuracy, calibrate, compiled
+from biotrain.study.calibrate import (
+    Row,
+    Rule,
+    State,
+    Task,
+    accuracy,
+    calibrate,
+    compiled,
+    renewed,
+)
 from biotrain.study.cells import Cell, Fold, Resolve
 from biotrain.study.labelfree import transformed
 from biotrain.study.pretrain import one_thread, pretrain, untrained
@@ -110,7 +119,10 @@ def compute(
         package = None
         if not rule.in_torch:
             options = {k: v for k, v in settings.items() if k not in ("scenario", "dataset")}
-            key = ("package", fold.key, json.dumps(options, sort_keys=True))
+            key: tuple[str, ...] = ("package", fold.key, json.dumps(options, sort_keys=True))
+            if rule.renews:  # its statistics are constants of the package
+                start = renewed(start, task.x, None if before is None else _state(before))
+                key = (*key, cell.key)
             package = _keep(key, lambda: compiled(start, task.x[:1], rule.trains, settings))
         probes = [one.x_test for one in earlier]
         if len(cell.others):
