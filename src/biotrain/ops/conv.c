@@ -38,10 +38,10 @@ BT_KERNEL bt_block_row bt_conv_block_row(bt_conv g, int t, const float *x, int x
   return v;
 }
 
-/* Of its transposed: the gradients for inputs t, t + dilation, ..., the last of the eight first. */
+/* Of its transposed: the gradients for inputs t, t - dilation, ... */
 BT_KERNEL bt_block_row bt_conv_block_row_transposed(bt_conv g, int t, const float *dy, int y0)
 {
-  const int first = t + (BT_BLOCK_OUTPUTS - 1) * g.dilation + g.padding;
+  const int first = t + g.padding;
   const bt_block_row v = {dy, first - y0, -g.dilation,
                           bt_ceil_div(first - (g.out_times - 1), g.dilation),
                           bt_floor_div(first, g.dilation) + 1};
@@ -159,15 +159,13 @@ BT_KERNEL void bt_conv_mix(int count, const float *const *x, const float *w, flo
   }
 }
 
-/* Outputs t, t + dilation, ... of row r, eight of them, with all their terms in registers. `inside`:
- * no tap of theirs leaves the input. */
-BT_KERNEL void bt_conv_forward_block(bt_conv g, int r, int t, bool inside, bt_in x, const float *w,
-                                     const float *b, bt_out y)
+/* The terms of outputs t, t + dilation, ... of row r, added to s: eight, or, `wide`, BT_BLOCK_WIDE, no
+ * tap of which leaves the input. */
+BT_KERNEL void bt_conv_forward_terms(bt_conv g, int r, int t, bool wide, bt_in x, const float *w,
+                                     float *s)
 {
   const int per_group = g.channels / g.groups, outs = g.out_channels / g.groups;
   const int o = r / g.out_rows, h = r % g.out_rows;
-  const float z = b ? b[o] : 0.0f;
-  float s[BT_BLOCK_OUTPUTS] = {z, z, z, z, z, z, z, z};
   for (int i = 0; i < per_group; i++)
     for (int kh = 0; kh < g.kernel_rows; kh++) {
       const int from = h * g.row_stride + kh * g.row_dilation - g.row_padding;
@@ -176,22 +174,39 @@ BT_KERNEL void bt_conv_forward_block(bt_conv g, int r, int t, bool inside, bt_in
       const float *row = bt_at(x, (o / outs * per_group + i) * g.rows + from, x.t0);
       const float *wk = w + ((o * per_group + i) * g.kernel_rows + kh) * g.taps;
       const bt_block_row v = bt_conv_block_row(g, t, row, x.t0);
-      if (inside)
-        bt_block_slide(s, g.taps / 8 * 8, g.taps % 8, wk, row + v.first, v.step);
+      if (wide)
+        bt_block_slide_wide(s, g.taps, wk, row + v.first, v.step);
       else
         bt_block_edge(s, g.taps, wk, v);
     }
-  bt_block_store(s, bt_to(y, r, t), g.dilation);
+}
+
+/* These outputs, with all their terms in registers. */
+BT_KERNEL void bt_conv_forward_block(bt_conv g, int r, int t, bool wide, bt_in x, const float *w,
+                                     const float *b, bt_out y)
+{
+  const float z = b ? b[r / g.out_rows] : 0.0f;
+  if (wide) {
+    float s[BT_BLOCK_WIDE];
+    BT_BLOCK_EACH(j, BT_BLOCK_WIDE)
+      s[j] = z;
+    bt_conv_forward_terms(g, r, t, true, x, w, s);
+    bt_block_store_wide(s, bt_to(y, r, t), g.dilation);
+  } else {
+    float s[BT_BLOCK_OUTPUTS] = {z, z, z, z, z, z, z, z};
+    bt_conv_forward_terms(g, r, t, false, x, w, s);
+    bt_block_store(s, bt_to(y, r, t), g.dilation);
+  }
 }
 
 /* Row r of y in blocks. The last one begins where it ends with the row: it makes some outputs again. */
 BT_KERNEL void bt_conv_forward_row(bt_conv g, bt_box box, int r, bt_in x, const float *w,
                                    const float *b, bt_out y)
 {
-  const int width = BT_BLOCK_OUTPUTS * g.dilation;
+  const int width = BT_BLOCK_OUTPUTS * g.dilation, wide = BT_BLOCK_WIDE * g.dilation;
   const int end = bt_min(box.t1, g.times + g.padding - (g.taps - 1) * g.dilation);
   for (int t = box.t0; t < box.t1; t += width) {
-    for (; t >= g.padding && t + width <= end; t += width)
+    for (; t >= g.padding && t + wide <= end; t += wide)
       for (int phase = 0; phase < g.dilation; phase++)
         bt_conv_forward_block(g, r, t + phase, true, x, w, b, y);
     const int at = bt_min(t, box.t1 - width);
@@ -319,15 +334,14 @@ BT_KERNEL void bt_conv_row_transposed(bt_conv g, int t0, int t1, const float *dy
   }
 }
 
-/* Inputs t, t + dilation, ... of row r, eight of them, with all their terms in registers. `inside`:
- * no tap of theirs leaves the gradient. */
-BT_KERNEL void bt_conv_input_gradient_block(bt_conv g, int r, int t, bool inside, bt_in dy,
-                                            const float *w, bt_out dx)
+/* The terms of inputs t, t - dilation, ... of row r, added to s: eight, or, `wide`, BT_BLOCK_WIDE, no
+ * tap of which leaves the gradient. */
+BT_KERNEL void bt_conv_input_gradient_terms(bt_conv g, int r, int t, bool wide, bt_in dy,
+                                            const float *w, float *s)
 {
   const int per_group = g.channels / g.groups, outs = g.out_channels / g.groups;
   const int c = r / g.rows, at = r % g.rows;
   const int group = c / per_group, i = c % per_group;
-  float s[BT_BLOCK_OUTPUTS] = {0.0f};
   for (int o = group * outs; o < (group + 1) * outs; o++)
     for (int kh = 0; kh < g.kernel_rows; kh++) {
       const int up = at + g.row_padding - kh * g.row_dilation;
@@ -336,23 +350,39 @@ BT_KERNEL void bt_conv_input_gradient_block(bt_conv g, int r, int t, bool inside
       const float *row = bt_at(dy, o * g.out_rows + up / g.row_stride, dy.t0);
       const float *wk = w + ((o * per_group + i) * g.kernel_rows + kh) * g.taps;
       const bt_block_row v = bt_conv_block_row_transposed(g, t, row, dy.t0);
-      if (inside)
-        bt_block_slide(s, g.taps / 8 * 8, g.taps % 8, wk, row + v.first, v.step);
+      if (wide)
+        bt_block_slide_wide(s, g.taps, wk, row + v.first, v.step);
       else
         bt_block_edge(s, g.taps, wk, v);
     }
-  bt_block_store(s, bt_to(dx, r, t + (BT_BLOCK_OUTPUTS - 1) * g.dilation), -g.dilation);
+}
+
+/* Those of t, t + dilation, ..., with all their terms in registers. */
+BT_KERNEL void bt_conv_input_gradient_block(bt_conv g, int r, int t, bool wide, bt_in dy,
+                                            const float *w, bt_out dx)
+{
+  if (wide) {
+    const int last = t + (BT_BLOCK_WIDE - 1) * g.dilation;
+    float s[BT_BLOCK_WIDE] = {0.0f};
+    bt_conv_input_gradient_terms(g, r, last, true, dy, w, s);
+    bt_block_store_wide(s, bt_to(dx, r, last), -g.dilation);
+  } else {
+    const int last = t + (BT_BLOCK_OUTPUTS - 1) * g.dilation;
+    float s[BT_BLOCK_OUTPUTS] = {0.0f};
+    bt_conv_input_gradient_terms(g, r, last, false, dy, w, s);
+    bt_block_store(s, bt_to(dx, r, last), -g.dilation);
+  }
 }
 
 /* Row r of dx in blocks, as bt_conv_forward_row. */
 BT_KERNEL void bt_conv_input_gradient_row(bt_conv g, bt_box box, int r, bt_in dy, const float *w,
                                           bt_out dx)
 {
-  const int width = BT_BLOCK_OUTPUTS * g.dilation;
+  const int width = BT_BLOCK_OUTPUTS * g.dilation, wide = BT_BLOCK_WIDE * g.dilation;
   const int start = (g.taps - 1) * g.dilation - g.padding;
   const int end = bt_min(box.t1, g.out_times - g.padding);
   for (int t = box.t0; t < box.t1; t += width) {
-    for (; t >= start && t + width <= end; t += width)
+    for (; t >= start && t + wide <= end; t += wide)
       for (int phase = 0; phase < g.dilation; phase++)
         bt_conv_input_gradient_block(g, r, t + phase, true, dy, w, dx);
     const int at = bt_min(t, box.t1 - width);

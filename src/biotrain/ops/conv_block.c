@@ -12,6 +12,15 @@
 
 /* Outputs of a block of a sliding sum. */
 #define BT_BLOCK_OUTPUTS 8
+/* Outputs of a block whose taps are all inside the input: twelve sums, twelve samples and some
+ * weights fill the 32 registers of RISC-V, where a load takes as long as a multiply-add. */
+#ifndef BT_BLOCK_WIDE
+#if BT_FUSED && defined(__riscv)
+#define BT_BLOCK_WIDE 12
+#else
+#define BT_BLOCK_WIDE 8
+#endif
+#endif
 /* Samples that a row must have. */
 #define BT_BLOCK_SAMPLES 16
 
@@ -34,10 +43,29 @@
  * that go on by themselves: compilers make sums of a base and an index for each load instead. */
 #ifdef __GNUC__
 #define BT_BLOCK_HERE __asm__ volatile("" ::: "memory")
+#define BT_BLOCK_POINTER(a) __asm__("" : "+r"(a))
 #define BT_BLOCK_POINTERS(a, b, c, d) __asm__("" : "+r"(a), "+r"(b), "+r"(c), "+r"(d))
 #else
 #define BT_BLOCK_HERE ((void)0)
+#define BT_BLOCK_POINTER(a) ((void)0)
 #define BT_BLOCK_POINTERS(a, b, c, d) ((void)0)
+#endif
+
+/* These twelve sums come before what follows: compilers finish them one by one instead, each of its
+ * multiply-adds waiting for the one before. */
+#if defined(__GNUC__) && defined(__riscv_flen)
+#define BT_BLOCK_SUMS(s)                                                                           \
+  __asm__("" : "+f"((s)[0]), "+f"((s)[1]), "+f"((s)[2]), "+f"((s)[3]), "+f"((s)[4]), "+f"((s)[5]), \
+          "+f"((s)[6]), "+f"((s)[7]), "+f"((s)[8]), "+f"((s)[9]), "+f"((s)[10]), "+f"((s)[11]))
+#else
+#define BT_BLOCK_SUMS(s) ((void)0)
+#endif
+
+/* A loop of up to 12 turns, written out: its indices are constants, and what they index registers. */
+#ifdef __GNUC__
+#define BT_BLOCK_EACH(j, n) _Pragma("GCC unroll 12") for (int j = 0; j < (n); j++)
+#else
+#define BT_BLOCK_EACH(j, n) for (int j = 0; j < (n); j++)
 #endif
 
 /* s_j += w x_j for four j */
@@ -108,6 +136,48 @@ BT_KERNEL void bt_block_slide(float s[8], int eights, int rest, const float *w, 
     bt_block_tap(s, w[5], f, g, h, a, b, c, d, e = x[12 * step]);
   if (rest > 6)
     bt_block_tap(s, w[6], g, h, a, b, c, d, e, x[13 * step]);
+}
+
+/* s[j] += sum_i w[i] v[i + j] for `count` of four taps from tap k on; sample m is in v[m mod 12], and
+ * the next one comes in with each tap. */
+BT_KERNEL void bt_block_taps(float s[12], float v[12], int k, int count, const float *w,
+                             const float *x, int step)
+{
+  float taps[4];
+  BT_BLOCK_EACH(i, 4)
+    if (i < count)
+      taps[i] = w[i];
+  BT_BLOCK_EACH(i, 4)
+    if (i < count) {
+      v[(k + i + 11) % 12] = x[(i + 11) * step];
+      BT_BLOCK_EACH(j, 12)
+        s[j] = bt_fma(taps[i], v[(k + i + j) % 12], s[j]);
+      BT_BLOCK_HERE;
+    }
+}
+
+/* s[j] += sum_k w[k] x[(k + j) step] for BT_BLOCK_WIDE outputs. */
+BT_KERNEL void bt_block_slide_wide(float *s, int taps, const float *w, const float *x, int step)
+{
+  if (BT_BLOCK_WIDE == 8) {
+    bt_block_slide(s, taps / 8 * 8, taps % 8, w, x, step);
+    return;
+  }
+  float v[12];
+  BT_BLOCK_EACH(j, 11)
+    v[j] = x[j * step];
+  int left = taps;
+  for (; left >= 12; left -= 12) {
+    bt_block_taps(s, v, 0, 4, w, x, step);
+    bt_block_taps(s, v, 4, 4, w + 4, x + 4 * step, step);
+    bt_block_taps(s, v, 8, 4, w + 8, x + 8 * step, step);
+    BT_BLOCK_SUMS(s);
+    w += 12, x += 12 * step;
+  }
+  bt_block_taps(s, v, 0, left, w, x, step);
+  bt_block_taps(s, v, 4, left - 4, w + 4, x + 4 * step, step);
+  bt_block_taps(s, v, 8, left - 8, w + 8, x + 8 * step, step);
+  BT_BLOCK_SUMS(s);
 }
 
 /* A row of samples as a block meets it: v[m] = row[first + m step], inside the input for m in
@@ -203,6 +273,14 @@ BT_KERNEL void bt_block_store(const float s[8], float *y, int step)
   y[5 * step] = s[5];
   y[6 * step] = s[6];
   y[7 * step] = s[7];
+}
+
+/* The same of BT_BLOCK_WIDE. */
+BT_KERNEL void bt_block_store_wide(const float *s, float *y, int step)
+{
+  BT_BLOCK_POINTER(y);
+  BT_BLOCK_EACH(j, BT_BLOCK_WIDE)
+    y[j * step] = s[j];
 }
 
 /* y[r] = start[r] + sum_n w[r wr + n wn] x[n], rows of `times` samples: a matrix product. */
