@@ -219,9 +219,11 @@ def program() -> str:
 
 
 @pytest.mark.parametrize("fused", [False, True], ids=["separate", "fused"])
-@pytest.mark.parametrize("block", [0, 1], ids=["vectors", "blocks"])
+@pytest.mark.parametrize(
+    ("block", "wide"), [(0, 8), (1, 8), (1, 12)], ids=["vectors", "blocks", "wide blocks"]
+)
 def test_odd_shapes_have_the_bits_of_one_output_at_a_time(
-    block: int, fused: bool, tmp_path: Path
+    block: int, wide: int, fused: bool, tmp_path: Path
 ) -> None:
     if fused and not has_fma():
         pytest.skip("no fused multiply-add here")
@@ -233,7 +235,13 @@ def test_odd_shapes_have_the_bits_of_one_output_at_a_time(
     mode = fused_flags() if fused else ["-DBT_FUSED=0"]
     sanitize = [] if "ziglang" in find_compiler() else ["-fsanitize=address,undefined"]
     command = [*find_compiler(), "-O1", "-Dalways_inline=unused", *STRICT, *NUMERICS]
-    command += [*mode, *sanitize, f"-DBT_BLOCK={block}", "-Wno-unused-function"]
+    command += [
+        *mode,
+        *sanitize,
+        f"-DBT_BLOCK={block}",
+        f"-DBT_BLOCK_WIDE={wide}",
+        "-Wno-unused-function",
+    ]
     subprocess.run([*command, "main.c", "-o", "main"], cwd=tmp_path, check=True)
     done = subprocess.run(["./main"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
