@@ -38,22 +38,24 @@ BT_KERNEL void bt_leaf_moments(const float *x, float pivot, int n, float *mean, 
   float lane[BT_LANES] = {0.0f};
   int i = 0;
   for (; i + BT_LANES <= n; i += BT_LANES)
-    for (int j = 0; j < BT_LANES; j++)
+    BT_EACH_LANE
       lane[j] += x[i + j] - pivot;
-  for (int j = 0; i + j < n; j++)
-    lane[j] += x[i + j] - pivot;
+  BT_EACH_LANE
+    if (i + j < n)
+      lane[j] += x[i + j] - pivot;
   const float centre = bt_fold(lane) / (float)n;
-  for (int j = 0; j < BT_LANES; j++)
+  BT_EACH_LANE
     lane[j] = 0.0f;
   for (i = 0; i + BT_LANES <= n; i += BT_LANES)
-    for (int j = 0; j < BT_LANES; j++) {
+    BT_EACH_LANE {
       const float d = x[i + j] - pivot - centre;
       lane[j] = bt_fma(d, d, lane[j]);
     }
-  for (int j = 0; i + j < n; j++) {
-    const float d = x[i + j] - pivot - centre;
-    lane[j] = bt_fma(d, d, lane[j]);
-  }
+  BT_EACH_LANE
+    if (i + j < n) {
+      const float d = x[i + j] - pivot - centre;
+      lane[j] = bt_fma(d, d, lane[j]);
+    }
   *mean = centre;
   *square = bt_fold(lane);
 }
@@ -111,6 +113,15 @@ BT_KERNEL float bt_hat(float x, float mean, float rstd, float rest)
   return bt_fma(x - mean, rstd, rest);
 }
 
+/* The same of four samples. */
+BT_KERNEL void bt_hat_four(const float *x, float mean, float rstd, float rest, float hat[4])
+{
+  BT_EACH_OF_FOUR
+    hat[j] = x[j] - mean;
+  BT_EACH_OF_FOUR
+    hat[j] = bt_fma(hat[j], rstd, rest);
+}
+
 BT_KERNEL void bt_norm_apply(bt_norm g, bt_box box, bt_in x, const float *stats, const float *gamma,
                              const float *beta, bt_out y)
 {
@@ -121,7 +132,17 @@ BT_KERNEL void bt_norm_apply(bt_norm g, bt_box box, bt_in x, const float *stats,
     const float shift = beta ? beta[r / g.rows_per_channel] : 0.0f;
     const float *from = bt_at(x, r, box.t0);
     float *to = bt_to(y, r, box.t0);
-    for (int t = 0; t < box.t1 - box.t0; t++)
+    const int n = box.t1 - box.t0;
+    int t = 0;
+    for (; BT_BLOCK && t + 4 <= n; t += 4) {
+      float hat[4];
+      bt_hat_four(from + t, mean, rstd, rest, hat);
+      BT_EACH_OF_FOUR
+        hat[j] = bt_fma(hat[j], scale, shift);
+      BT_EACH_OF_FOUR
+        to[t + j] = hat[j];
+    }
+    for (; t < n; t++)
       to[t] = bt_fma(bt_hat(from[t], mean, rstd, rest), scale, shift);
   }
 }
@@ -161,16 +182,17 @@ BT_KERNEL void bt_norm_sums(bt_norm g, bt_box box, bt_in x, const float *stats, 
       float plain[BT_LANES] = {0.0f}, product[BT_LANES] = {0.0f};
       int i = 0;
       for (; i + BT_LANES <= n; i += BT_LANES)
-        for (int j = 0; j < BT_LANES; j++) {
+        BT_EACH_LANE {
           const float up = w ? w[i + j] * q[i + j] : q[i + j];
           plain[j] += up;
           product[j] = bt_fma(up, bt_hat(p[i + j], mean, rstd, rest), product[j]);
         }
-      for (int j = 0; i + j < n; j++) {
-        const float up = w ? w[i + j] * q[i + j] : q[i + j];
-        plain[j] += up;
-        product[j] = bt_fma(up, bt_hat(p[i + j], mean, rstd, rest), product[j]);
-      }
+      BT_EACH_LANE
+        if (i + j < n) {
+          const float up = w ? w[i + j] * q[i + j] : q[i + j];
+          plain[j] += up;
+          product[j] = bt_fma(up, bt_hat(p[i + j], mean, rstd, rest), product[j]);
+        }
       sums[2 * r] += bt_fold(plain);
       sums[2 * r + 1] += bt_fold(product);
     }
@@ -242,7 +264,19 @@ BT_KERNEL void bt_norm_input_gradient(bt_norm g, bt_box box, bt_in x, const floa
     const float scale = gamma ? gamma[r / g.rows_per_channel] : 1.0f;
     const float *p = bt_at(x, r, box.t0), *q = bt_at(dy, r, box.t0);
     float *to = bt_to(dx, r, box.t0);
-    for (int t = 0; t < box.t1 - box.t0; t++)
+    const int n = box.t1 - box.t0;
+    int t = 0;
+    for (; BT_BLOCK && t + 4 <= n; t += 4) {
+      float hat[4], up[4];
+      BT_EACH_OF_FOUR
+        up[j] = bt_fma(scale, q[t + j], -plain);
+      bt_hat_four(p + t, mean, rstd, rest, hat);
+      BT_EACH_OF_FOUR
+        up[j] = bt_fma(-hat[j], product, up[j]);
+      BT_EACH_OF_FOUR
+        to[t + j] = rstd * up[j];
+    }
+    for (; t < n; t++)
       to[t] = rstd * bt_fma(-bt_hat(p[t], mean, rstd, rest), product, bt_fma(scale, q[t], -plain));
   }
 }

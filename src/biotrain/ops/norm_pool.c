@@ -51,6 +51,37 @@ BT_KERNEL int bt_norm_active(bt_norm_row row, float hat)
   return !(bt_fma(hat, row.scale, row.shift) <= 0.0f);
 }
 
+/* sum and count of `windows` windows side by side, 1 or 4, whose first row of samples is at x. */
+BT_KERNEL void bt_norm_pool_windows(bt_norm_pool g, int windows, bt_norm_row row, const float *x,
+                                    int stride, float *sum, uint8_t *count)
+{
+  float total[4] = {0.0f, 0.0f, 0.0f, 0.0f};
+  int number[4] = {0, 0, 0, 0};
+  for (int h = 0; h < g.kernel_rows; h++)
+    for (int i = 0; i < g.kernel; i++) {
+      float hat[4], y[4];
+      BT_EACH_OF_FOUR
+        if (j < windows)
+          hat[j] = x[h * stride + j * g.kernel + i] - row.mean;
+      BT_EACH_OF_FOUR
+        if (j < windows)
+          hat[j] = bt_fma(hat[j], row.rstd, row.rest);
+      BT_EACH_OF_FOUR
+        if (j < windows)
+          y[j] = bt_fma(hat[j], row.scale, row.shift);
+      BT_EACH_OF_FOUR
+        if (j < windows && !(y[j] <= 0.0f)) {
+          total[j] += hat[j];
+          number[j]++;
+        }
+    }
+  BT_EACH_OF_FOUR
+    if (j < windows) {
+      sum[j] = total[j];
+      count[j] = (uint8_t)number[j];
+    }
+}
+
 /* s and n of every window of the box; samples in order of rows, then time. */
 BT_KERNEL void bt_norm_relu_pool(bt_norm_pool g, bt_box box, bt_in x, const float *stats,
                                  const float *gamma, const float *beta, bt_out s, bt_out8 n)
@@ -63,6 +94,15 @@ BT_KERNEL void bt_norm_relu_pool(bt_norm_pool g, bt_box box, bt_in x, const floa
     const bt_norm_row row = bt_norm_pool_row(g, c, stats, gamma, beta);
     float *sum = bt_to(s, r, box.t0);
     uint8_t *count = bt_to8(n, r, box.t0);
+    if (BT_BLOCK) {
+      const float *from = bt_at(x, c * g.rows + r % g.out_rows * g.kernel_rows, box.t0 * g.kernel);
+      int t = 0;
+      for (; t + 4 <= box.t1 - box.t0; t += 4)
+        bt_norm_pool_windows(g, 4, row, from + t * g.kernel, x.stride, sum + t, count + t);
+      for (; t < box.t1 - box.t0; t++)
+        bt_norm_pool_windows(g, 1, row, from + t * g.kernel, x.stride, sum + t, count + t);
+      continue;
+    }
     for (int t = 0; t < box.t1 - box.t0; t++) {
       sum[t] = 0.0f;
       count[t] = 0;
@@ -138,14 +178,15 @@ BT_KERNEL void bt_pooled_sums(bt_norm_pool g, bt_box box, bt_in up, bt_in s, bt_
         float plain[BT_LANES] = {0.0f}, product[BT_LANES] = {0.0f};
         int i = 0;
         for (; i + BT_LANES <= m; i += BT_LANES)
-          for (int j = 0; j < BT_LANES; j++) {
+          BT_EACH_LANE {
             plain[j] = bt_fma(q[i + j], (float)count[i + j], plain[j]);
             product[j] = bt_fma(q[i + j], p[i + j], product[j]);
           }
-        for (int j = 0; i + j < m; j++) {
-          plain[j] = bt_fma(q[i + j], (float)count[i + j], plain[j]);
-          product[j] = bt_fma(q[i + j], p[i + j], product[j]);
-        }
+        BT_EACH_LANE
+          if (i + j < m) {
+            plain[j] = bt_fma(q[i + j], (float)count[i + j], plain[j]);
+            product[j] = bt_fma(q[i + j], p[i + j], product[j]);
+          }
         sums[2 * c] = bt_fma(share, bt_fold(plain), sums[2 * c]);
         sums[2 * c + 1] = bt_fma(share, bt_fold(product), sums[2 * c + 1]);
       }
@@ -166,6 +207,29 @@ BT_KERNEL void bt_norm_pool_spread(bt_norm_pool g, int r, int t, int m, bt_in ds
   }
 }
 
+/* bt_norm_relu_pool_dx for n samples of one window, or beyond the last one; up is ds - plain. */
+BT_KERNEL void bt_norm_pool_window_dx(int n, bt_norm_row row, const float *x, float up, float plain,
+                                      float product, float *to)
+{
+  int i = 0;
+  for (; i + 4 <= n; i += 4) {
+    float hat[4], y[4];
+    bt_hat_four(x + i, row.mean, row.rstd, row.rest, hat);
+    BT_EACH_OF_FOUR
+      y[j] = bt_fma(hat[j], row.scale, row.shift);
+    BT_EACH_OF_FOUR
+      y[j] = !(y[j] <= 0.0f) ? up : -plain;
+    BT_EACH_OF_FOUR
+      y[j] = bt_fma(-hat[j], product, y[j]);
+    BT_EACH_OF_FOUR
+      to[i + j] = row.rstd * y[j];
+  }
+  for (; i < n; i++) {
+    const float hat = bt_hat(x[i], row.mean, row.rstd, row.rest);
+    to[i] = row.rstd * bt_fma(-hat, product, bt_norm_active(row, hat) ? up : -plain);
+  }
+}
+
 /* dx = rstd (active ds - mean1 - xhat mean2); dx may lie on x. */
 BT_KERNEL void bt_norm_relu_pool_dx(bt_norm_pool g, bt_box box, bt_in x, const float *stats,
                                     const float *means, const float *gamma, const float *beta,
@@ -176,6 +240,16 @@ BT_KERNEL void bt_norm_relu_pool_dx(bt_norm_pool g, bt_box box, bt_in x, const f
     const bt_norm_row row = bt_norm_pool_row(g, r / g.rows, stats, gamma, beta);
     const float *mean = &means[2 * bt_norm_pool_group(g, r / g.rows)];
     const float plain = mean[0], product = mean[1];
+    if (BT_BLOCK) {
+      const int at = r % g.rows / g.kernel_rows, end = at < g.out_rows ? g.out_times : 0;
+      for (int t = box.t0; t < box.t1;) {
+        const int w = t / g.kernel, n = (w < end ? bt_min(box.t1, (w + 1) * g.kernel) : box.t1) - t;
+        const float up = (w < end ? *bt_at(ds, r / g.rows * g.out_rows + at, w) : 0.0f) - plain;
+        bt_norm_pool_window_dx(n, row, bt_at(x, r, t), up, plain, product, bt_to(dx, r, t));
+        t += n;
+      }
+      continue;
+    }
     for (int t = box.t0; t < box.t1; t += BT_NORM_POOL_PART) {
       const int m = bt_min(BT_NORM_POOL_PART, box.t1 - t);
       bt_norm_pool_spread(g, r, t, m, ds, plain, part);

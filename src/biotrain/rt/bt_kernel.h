@@ -179,8 +179,19 @@ BT_KERNEL int bt_leaf_end(int t, int end) { return bt_min((t / BT_LEAF + 1) * BT
 #define BT_EACH_LANE for (int j = 0; j < BT_LANES; j++)
 #endif
 
+/* The same over four elements, which cores without vectors work on side by side: the result of an
+ * operation is there for the next one a cycle or more later. */
+#ifdef __GNUC__
+#define BT_EACH_OF_FOUR _Pragma("GCC unroll 4") for (int j = 0; j < 4; j++)
+#else
+#define BT_EACH_OF_FOUR for (int j = 0; j < 4; j++)
+#endif
+
 BT_KERNEL float bt_fold(float lane[BT_LANES])
 {
+#if BT_BLOCK
+  return ((lane[0] + lane[4]) + (lane[2] + lane[6])) + ((lane[1] + lane[5]) + (lane[3] + lane[7]));
+#endif
   for (int half = BT_LANES / 2; half > 0; half /= 2)
     for (int j = 0; j < half; j++)
       lane[j] += lane[j + half];
