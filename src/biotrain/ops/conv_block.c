@@ -51,14 +51,12 @@
 #define BT_BLOCK_POINTERS(a, b, c, d) ((void)0)
 #endif
 
-/* These twelve sums come before what follows: compilers finish them one by one instead, each of its
- * multiply-adds waiting for the one before. */
+/* These four sums come before what follows: compilers finish sums one by one instead, each multiply-add
+ * waiting for the one before. */
 #if defined(__GNUC__) && defined(__riscv_flen)
-#define BT_BLOCK_SUMS(s)                                                                           \
-  __asm__("" : "+f"((s)[0]), "+f"((s)[1]), "+f"((s)[2]), "+f"((s)[3]), "+f"((s)[4]), "+f"((s)[5]), \
-          "+f"((s)[6]), "+f"((s)[7]), "+f"((s)[8]), "+f"((s)[9]), "+f"((s)[10]), "+f"((s)[11]))
+#define BT_BLOCK_SUMS(s) __asm__("" : "+f"((s)[0]), "+f"((s)[1]), "+f"((s)[2]), "+f"((s)[3]))
 #else
-#define BT_BLOCK_SUMS(s) ((void)0)
+#define BT_BLOCK_SUMS(s) ((void)(s))
 #endif
 
 /* A loop of up to 12 turns, written out: its indices are constants, and what they index registers. */
@@ -138,6 +136,14 @@ BT_KERNEL void bt_block_slide(float s[8], int eights, int rest, const float *w, 
     bt_block_tap(s, w[6], g, h, a, b, c, d, e, x[13 * step]);
 }
 
+/* BT_BLOCK_SUMS of twelve. */
+BT_KERNEL void bt_block_done(float s[12])
+{
+  BT_BLOCK_SUMS(s);
+  BT_BLOCK_SUMS(s + 4);
+  BT_BLOCK_SUMS(s + 8);
+}
+
 /* s[j] += sum_i w[i] v[i + j] for `count` of four taps from tap k on; sample m is in v[m mod 12], and
  * the next one comes in with each tap. */
 BT_KERNEL void bt_block_taps(float s[12], float v[12], int k, int count, const float *w,
@@ -171,13 +177,13 @@ BT_KERNEL void bt_block_slide_wide(float *s, int taps, const float *w, const flo
     bt_block_taps(s, v, 0, 4, w, x, step);
     bt_block_taps(s, v, 4, 4, w + 4, x + 4 * step, step);
     bt_block_taps(s, v, 8, 4, w + 8, x + 8 * step, step);
-    BT_BLOCK_SUMS(s);
+    bt_block_done(s);
     w += 12, x += 12 * step;
   }
   bt_block_taps(s, v, 0, left, w, x, step);
   bt_block_taps(s, v, 4, left - 4, w + 4, x + 4 * step, step);
   bt_block_taps(s, v, 8, left - 8, w + 8, x + 8 * step, step);
-  BT_BLOCK_SUMS(s);
+  bt_block_done(s);
 }
 
 /* A row of samples as a block meets it: v[m] = row[first + m step], inside the input for m in
@@ -319,16 +325,20 @@ BT_KERNEL float bt_block_fold(const float s[8])
   return ((s[0] + s[4]) + (s[2] + s[6])) + ((s[1] + s[5]) + (s[3] + s[7]));
 }
 
-/* *a += bt_leaf_dot(x, y, n), *b += bt_leaf_dot(x, z, n) for n a multiple of 8, up to a leaf. */
-BT_KERNEL void bt_block_leaf_dots(int n, const float *x, const float *y, const float *z, float *a,
-                                  float *b)
+/* *a += bt_leaf_dot(x, y, BT_LEAF), *b += bt_leaf_dot(x, z, BT_LEAF). */
+BT_KERNEL void bt_block_leaf_dots(const float *x, const float *y, const float *z, float *a, float *b)
 {
   float s[8] = {0.0f}, u[8] = {0.0f};
-  for (const float *const end = x + n; x != end; x += 8, y += 8, z += 8) {
-    bt_block_lanes(s, x, y);
-    bt_block_lanes(u, x, z);
-    bt_block_lanes(s + 4, x + 4, y + 4);
-    bt_block_lanes(u + 4, x + 4, z + 4);
+  BT_BLOCK_EACH(i, BT_LEAF / 8) {
+    bt_block_lanes(s, x + 8 * i, y + 8 * i);
+    bt_block_lanes(u, x + 8 * i, z + 8 * i);
+    bt_block_lanes(s + 4, x + 8 * i + 4, y + 8 * i + 4);
+    bt_block_lanes(u + 4, x + 8 * i + 4, z + 8 * i + 4);
+    BT_BLOCK_SUMS(s);
+    BT_BLOCK_SUMS(u);
+    BT_BLOCK_SUMS(s + 4);
+    BT_BLOCK_SUMS(u + 4);
+    BT_BLOCK_HERE;
   }
   *a += bt_block_fold(s);
   *b += bt_block_fold(u);

@@ -32,6 +32,12 @@ BT_KERNEL void bt_join_moments(float *mean, float *square, float count, float me
   *square += bt_fma(delta * delta, count * share, square_n);
 }
 
+/* sum / n; a whole leaf's n is a power of two, by whose inverse a product has the quotient's bits. */
+BT_KERNEL float bt_leaf_share(float sum, int n)
+{
+  return n == BT_LEAF ? sum * (1.0f / (float)BT_LEAF) : sum / (float)n;
+}
+
 /* Mean and sum of squared distances of n <= BT_LEAF samples less the pivot. */
 BT_KERNEL void bt_leaf_moments(const float *x, float pivot, int n, float *mean, float *square)
 {
@@ -40,10 +46,11 @@ BT_KERNEL void bt_leaf_moments(const float *x, float pivot, int n, float *mean, 
   for (; i + BT_LANES <= n; i += BT_LANES)
     BT_EACH_LANE
       lane[j] += x[i + j] - pivot;
-  BT_EACH_LANE
-    if (i + j < n)
-      lane[j] += x[i + j] - pivot;
-  const float centre = bt_fold(lane) / (float)n;
+  if (i < n)
+    BT_EACH_LANE
+      if (i + j < n)
+        lane[j] += x[i + j] - pivot;
+  const float centre = bt_leaf_share(bt_fold(lane), n);
   BT_EACH_LANE
     lane[j] = 0.0f;
   for (i = 0; i + BT_LANES <= n; i += BT_LANES)
@@ -51,11 +58,12 @@ BT_KERNEL void bt_leaf_moments(const float *x, float pivot, int n, float *mean, 
       const float d = x[i + j] - pivot - centre;
       lane[j] = bt_fma(d, d, lane[j]);
     }
-  BT_EACH_LANE
-    if (i + j < n) {
-      const float d = x[i + j] - pivot - centre;
-      lane[j] = bt_fma(d, d, lane[j]);
-    }
+  if (i < n)
+    BT_EACH_LANE
+      if (i + j < n) {
+        const float d = x[i + j] - pivot - centre;
+        lane[j] = bt_fma(d, d, lane[j]);
+      }
   *mean = centre;
   *square = bt_fold(lane);
 }
@@ -187,12 +195,13 @@ BT_KERNEL void bt_norm_sums(bt_norm g, bt_box box, bt_in x, const float *stats, 
           plain[j] += up;
           product[j] = bt_fma(up, bt_hat(p[i + j], mean, rstd, rest), product[j]);
         }
-      BT_EACH_LANE
-        if (i + j < n) {
-          const float up = w ? w[i + j] * q[i + j] : q[i + j];
-          plain[j] += up;
-          product[j] = bt_fma(up, bt_hat(p[i + j], mean, rstd, rest), product[j]);
-        }
+      if (i < n)
+        BT_EACH_LANE
+          if (i + j < n) {
+            const float up = w ? w[i + j] * q[i + j] : q[i + j];
+            plain[j] += up;
+            product[j] = bt_fma(up, bt_hat(p[i + j], mean, rstd, rest), product[j]);
+          }
       sums[2 * r] += bt_fold(plain);
       sums[2 * r + 1] += bt_fold(product);
     }

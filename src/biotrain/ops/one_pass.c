@@ -35,8 +35,8 @@ BT_KERNEL void bt_centred_row(bt_pairs g, bt_box box, const float *from, int i, 
   float *to = raw + i;
   const int step = g.rows + 1;
   int o = box.r0;
-  for (; BT_BLOCK && n % BT_LANES == 0 && o + 2 <= box.r1; o += 2)
-    bt_block_leaf_dots(n, z, bt_at(d, o, t), bt_at(d, o + 1, t), to + o * step,
+  for (; BT_BLOCK && n == BT_LEAF && o + 2 <= box.r1; o += 2)
+    bt_block_leaf_dots(z, bt_at(d, o, t), bt_at(d, o + 1, t), to + o * step,
                        to + (o + 1) * step);
   for (; o < box.r1; o++)
     to[o * step] += bt_leaf_dot(z, bt_at(d, o, t), n);

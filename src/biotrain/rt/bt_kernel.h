@@ -206,9 +206,10 @@ BT_KERNEL float bt_leaf_sum(const float *x, int n)
   for (; i + BT_LANES <= n; i += BT_LANES)
     BT_EACH_LANE
       lane[j] += x[i + j];
-  BT_EACH_LANE
-    if (i + j < n)
-      lane[j] += x[i + j];
+  if (i < n)
+    BT_EACH_LANE
+      if (i + j < n)
+        lane[j] += x[i + j];
   return bt_fold(lane);
 }
 
@@ -220,9 +221,10 @@ BT_KERNEL float bt_leaf_dot(const float *x, const float *y, int n)
   for (; i + BT_LANES <= n; i += BT_LANES)
     BT_EACH_LANE
       lane[j] = bt_fma(x[i + j], y[i + j], lane[j]);
-  BT_EACH_LANE
-    if (i + j < n)
-      lane[j] = bt_fma(x[i + j], y[i + j], lane[j]);
+  if (i < n)
+    BT_EACH_LANE
+      if (i + j < n)
+        lane[j] = bt_fma(x[i + j], y[i + j], lane[j]);
   return bt_fold(lane);
 }
 
@@ -236,11 +238,12 @@ BT_KERNEL float bt_leaf_square(const float *x, float centre, int n)
       const float d = x[i + j] - centre;
       lane[j] = bt_fma(d, d, lane[j]);
     }
-  BT_EACH_LANE
-    if (i + j < n) {
-      const float d = x[i + j] - centre;
-      lane[j] = bt_fma(d, d, lane[j]);
-    }
+  if (i < n)
+    BT_EACH_LANE
+      if (i + j < n) {
+        const float d = x[i + j] - centre;
+        lane[j] = bt_fma(d, d, lane[j]);
+      }
   return bt_fold(lane);
 }
 
