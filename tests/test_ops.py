@@ -125,10 +125,12 @@ def test_sanitizers_find_nothing_and_bits_stay(
 def test_second_compiler_gives_the_same_bits(
     stem: str, folder: Path, plain: Callable[[str], Results]
 ) -> None:
+    """And the bodies for cores without vectors, which it builds."""
     if not find_spec("ziglang"):
         pytest.skip("the ziglang package (clang) is not installed")
     clang = [sys.executable, "-m", "ziglang", "cc", "-O1", "-fno-sanitize=all"]
-    command = [*clang, *WARNINGS, *NUMERICS, *fused_flags()]
+    scalar = ["-DBT_BLOCK=1", "-DBT_BLOCK_WIDE=12", "-DBT_FIR_LANES=1"]
+    command = [*clang, *WARNINGS, *NUMERICS, *fused_flags(), *scalar]
     same(stem, plain(stem), run(of(stem), ARRAYS, command, folder / f"clang-{stem}"))
 
 
