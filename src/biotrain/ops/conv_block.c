@@ -92,34 +92,52 @@ BT_KERNEL void bt_block_tap(float s[8], float w, float x0, float x1, float x2, f
   bt_block_four(s + 4, w, x4, x5, x6, x7);
 }
 
+/* s[j] += sum_k w[k] x[(k + j) step] for eight taps; v holds samples 0 to 6, and then 8 to 14. */
+BT_KERNEL void bt_block_eight(float s[8], float v[8], const float *w, const float *x, int step)
+{
+  float w0 = w[0], w1 = w[1], w2 = w[2], w3 = w[3];
+  v[7] = x[7 * step];
+  BT_BLOCK_LOADS(w0, w1, w2, w3, v[7]);
+  bt_block_tap(s, w0, v[0], v[1], v[2], v[3], v[4], v[5], v[6], v[7]);
+  v[0] = x[8 * step];
+  bt_block_tap(s, w1, v[1], v[2], v[3], v[4], v[5], v[6], v[7], v[0]);
+  v[1] = x[9 * step];
+  bt_block_tap(s, w2, v[2], v[3], v[4], v[5], v[6], v[7], v[0], v[1]);
+  v[2] = x[10 * step];
+  bt_block_tap(s, w3, v[3], v[4], v[5], v[6], v[7], v[0], v[1], v[2]);
+  w0 = w[4], w1 = w[5], w2 = w[6], w3 = w[7];
+  v[3] = x[11 * step];
+  BT_BLOCK_LOADS(w0, w1, w2, w3, v[3]);
+  bt_block_tap(s, w0, v[4], v[5], v[6], v[7], v[0], v[1], v[2], v[3]);
+  v[4] = x[12 * step];
+  bt_block_tap(s, w1, v[5], v[6], v[7], v[0], v[1], v[2], v[3], v[4]);
+  v[5] = x[13 * step];
+  bt_block_tap(s, w2, v[6], v[7], v[0], v[1], v[2], v[3], v[4], v[5]);
+  v[6] = x[14 * step];
+  bt_block_tap(s, w3, v[7], v[0], v[1], v[2], v[3], v[4], v[5], v[6]);
+}
+
+/* v = the first seven samples. */
+BT_KERNEL void bt_block_first(float v[8], const float *x, int step)
+{
+  v[0] = x[0];
+  v[1] = x[step];
+  v[2] = x[2 * step];
+  v[3] = x[3 * step];
+  v[4] = x[4 * step];
+  v[5] = x[5 * step];
+  v[6] = x[6 * step];
+}
+
 /* s[j] += sum_k w[k] x[(k + j) step] for k in [0, eights + rest), eights a multiple of 8, rest < 8. */
 BT_KERNEL void bt_block_slide(float s[8], int eights, int rest, const float *w, const float *x,
                               int step)
 {
-  float a = x[0], b = x[step], c = x[2 * step], d = x[3 * step];
-  float e = x[4 * step], f = x[5 * step], g = x[6 * step], h;
-  for (const float *const end = w + eights; w != end; w += 8, x += 8 * step) {
-    float w0 = w[0], w1 = w[1], w2 = w[2], w3 = w[3];
-    h = x[7 * step];
-    BT_BLOCK_LOADS(w0, w1, w2, w3, h);
-    bt_block_tap(s, w0, a, b, c, d, e, f, g, h);
-    a = x[8 * step];
-    bt_block_tap(s, w1, b, c, d, e, f, g, h, a);
-    b = x[9 * step];
-    bt_block_tap(s, w2, c, d, e, f, g, h, a, b);
-    c = x[10 * step];
-    bt_block_tap(s, w3, d, e, f, g, h, a, b, c);
-    w0 = w[4], w1 = w[5], w2 = w[6], w3 = w[7];
-    d = x[11 * step];
-    BT_BLOCK_LOADS(w0, w1, w2, w3, d);
-    bt_block_tap(s, w0, e, f, g, h, a, b, c, d);
-    e = x[12 * step];
-    bt_block_tap(s, w1, f, g, h, a, b, c, d, e);
-    f = x[13 * step];
-    bt_block_tap(s, w2, g, h, a, b, c, d, e, f);
-    g = x[14 * step];
-    bt_block_tap(s, w3, h, a, b, c, d, e, f, g);
-  }
+  float v[8];
+  bt_block_first(v, x, step);
+  for (const float *const end = w + eights; w != end; w += 8, x += 8 * step)
+    bt_block_eight(s, v, w, x, step);
+  float a = v[0], b = v[1], c = v[2], d = v[3], e = v[4], f = v[5], g = v[6], h;
   if (rest > 0)
     bt_block_tap(s, w[0], a, b, c, d, e, f, g, h = x[7 * step]);
   if (rest > 1)
@@ -266,6 +284,19 @@ BT_KERNEL void bt_block_add(float all[8], const float s[8])
   all[5] += s[5];
   all[6] += s[6];
   all[7] += s[7];
+}
+
+/* all[j] += bt_block_slide's sums of each of some leaves, one behind the other. */
+BT_KERNEL void bt_block_leaves(float all[8], int leaves, const float *w, const float *x)
+{
+  float v[8];
+  bt_block_first(v, x, 1);
+  for (; leaves > 0; leaves--) {
+    float s[8] = {0.0f};
+    for (const float *const end = w + BT_LEAF; w != end; w += 8, x += 8)
+      bt_block_eight(s, v, w, x, 1);
+    bt_block_add(all, s);
+  }
 }
 
 /* y[j step] = s[j] */

@@ -64,10 +64,11 @@ BT_KERNEL void bt_conv_leaf(bt_conv g, int t0, int t1, int k, int n, const float
   }
 }
 
-/* all[j] += sum over the n samples of the leaf at t of the gradient of w[o, i, kh, k + j], with
- * stride 1 and dilation 1; i is that of the group. `inside`: no tap leaves the input. */
-BT_KERNEL void bt_conv_weight_leaf(bt_conv g, int t, int n, bool inside, int o, int i, int kh, int k,
-                                   bt_in x, bt_in dy, float all[BT_BLOCK_OUTPUTS])
+/* all[j] += sum over the samples of some leaves from t on of the gradient of w[o, i, kh, k + j], with
+ * stride 1 and dilation 1; i is that of the group. Whole leaves, no tap of which leaves the input, or
+ * (0 of them) one of n samples. */
+BT_KERNEL void bt_conv_weight_leaves(bt_conv g, int t, int leaves, int n, int o, int i, int kh, int k,
+                                     bt_in x, bt_in dy, float all[BT_BLOCK_OUTPUTS])
 {
   const int per_group = g.channels / g.groups, outs = g.out_channels / g.groups;
   const int first = t + k - g.padding;
@@ -77,12 +78,13 @@ BT_KERNEL void bt_conv_weight_leaf(bt_conv g, int t, int n, bool inside, int o, 
       continue;
     const float *row = bt_at(x, (o / outs * per_group + i) * g.rows + from, x.t0);
     const float *up = bt_at(dy, o * g.out_rows + h, t);
+    if (leaves > 0) {
+      bt_block_leaves(all, leaves, up, row + (first - x.t0));
+      continue;
+    }
     const bt_block_row v = {row, first - x.t0, 1, -first, g.times - first};
     float s[BT_BLOCK_OUTPUTS] = {0.0f};
-    if (inside)
-      bt_block_slide(s, n, 0, up, row + v.first, 1);
-    else
-      bt_block_edge(s, n, up, v);
+    bt_block_edge(s, n, up, v);
     bt_block_add(all, s);
   }
 }
@@ -96,10 +98,13 @@ BT_KERNEL void bt_conv_weight_block(bt_conv g, bt_box box, int o, int i, int kh,
   float all[BT_BLOCK_OUTPUTS];
   bt_block_load(all, to, 1);
   for (int t = box.t0; t < box.t1; t = bt_leaf_end(t, box.t1)) {
-    for (; t % BT_LEAF == 0 && t + k >= g.padding && t + BT_LEAF <= end; t += BT_LEAF)
-      bt_conv_weight_leaf(g, t, BT_LEAF, true, o, i, kh, k, x, dy, all);
-    if (t < box.t1)
-      bt_conv_weight_leaf(g, t, bt_leaf_end(t, box.t1) - t, false, o, i, kh, k, x, dy, all);
+    if (t % BT_LEAF == 0 && t + k >= g.padding && t + BT_LEAF <= end) {
+      const int leaves = g.out_rows > 1 ? 1 : (end - t) / BT_LEAF; /* rows of a leaf in order */
+      bt_conv_weight_leaves(g, t, leaves, 0, o, i, kh, k, x, dy, all);
+      t += (leaves - 1) * BT_LEAF;
+      continue;
+    }
+    bt_conv_weight_leaves(g, t, 0, bt_leaf_end(t, box.t1) - t, o, i, kh, k, x, dy, all);
   }
   if (count == BT_BLOCK_OUTPUTS)
     bt_block_store(all, to, 1);
