@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a device that records, predicts, learns and survives is built with (docs/on-device.md)."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from biotrain.errors import BioTrainError
+from biotrain.frontend import FrontEnd
+
+
+@dataclass(frozen=True, kw_only=True)
+class Live:
+    """The life around a network: `compile_model(..., live=Live(...))`, `biotrain compile --live`.
+
+    A frame is one sample of every channel as the converter gives it. Without a front end (the
+    recording is filtered upstream) frames are int16 and windows are made of them as they are; with
+    one, frames are int16 or int32, and its windows are rounded to the int16 of the package.
+    """
+
+    hop: int = 0
+    """Frames from one window to the next; 0: the front end's hop, or a whole window."""
+    front: FrontEnd | None = None
+    ring: int = 64
+    """Frames that wait while the core is busy; a power of two."""
+    converter_bits: int = 16
+    """A channel at either end of this range is saturated. Above 16: frames are int32."""
+    epochs: int = 10
+    """Most of a calibration."""
+    patience: int = 3
+    """Epochs without a better one that end it; 0: all run."""
+    held_back: int = 5
+    """One of so many stored windows does not train and judges the weights; 0: none, and every
+    calibration is kept."""
+    least: int = 10
+    """Stored windows that a calibration wants."""
+    drift: float = 0.0
+    """Fall of the mean confidence, from that on the held-back windows, that counts as drift; 0:
+    drift is not looked for."""
+    automatic: bool = False
+    """Drift begins a calibration, where `least` windows are new."""
+    slice_cycles: int = 0
+    """Cycles that a piece of a prediction or of a training sample is cut to where its kernel can be
+    cut; 0: pieces are nodes and iterations of loops."""
+    page_bytes: int = 4096
+    """What one erasure of the flash clears."""
+    unit_bytes: int = 4
+    """The least that it programs."""
+    first_page: int = 0
+    store_pages: int = 16
+    """Pages of the sample store, at least two; the slots of checkpoints follow."""
+    seed: int = 0
+    """Of the order of an epoch and of the held-back windows."""
+
+    def __post_init__(self) -> None:
+        for name, low in (
+            *(("hop", 0), ("ring", 2), ("epochs", 1), ("patience", 0), ("held_back", 0)),
+            *(("least", 1), ("slice_cycles", 0), ("first_page", 0), ("store_pages", 2)),
+            *(("seed", 0), ("page_bytes", 64), ("unit_bytes", 1)),
+        ):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < low:
+                raise BioTrainError(f"live: {name} must be a whole number from {low}, not {value}")
+        if self.ring & (self.ring - 1):
+            raise BioTrainError(f"live: ring must be a power of two, not {self.ring}")
+        if not 8 <= self.converter_bits <= 32:
+            raise BioTrainError(f"live: converter_bits lies in 8 to 32, not {self.converter_bits}")
+        if self.held_back == 1:
+            raise BioTrainError("live: held_back=1 would leave nothing to train on")
+        if self.page_bytes % 64 or self.unit_bytes > 64 or self.unit_bytes & (self.unit_bytes - 1):
+            raise BioTrainError(
+                "live: a page of the flash is a multiple of 64 bytes and a unit a power of two up "
+                f"to 64, not {self.page_bytes} and {self.unit_bytes}"
+            )
+        if not (math.isfinite(self.drift) and 0 <= self.drift < 1):
+            raise BioTrainError(f"live: drift lies in [0, 1), not {self.drift}")
+        if self.converter_bits > 16 and self.front is None:
+            raise BioTrainError("live: more than 16 bits need a front end, which scales them")
+
+    @property
+    def frame_type(self) -> str:
+        """The C type of a converter's sample."""
+        return "int16_t" if self.converter_bits <= 16 else "int32_t"

@@ -1,0 +1,194 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/*
+ * A device that records, predicts, learns and survives. Include "live.h", which BioTrain emits with
+ * the numbers of the package (channels, hop, flash layout, sizes); it includes this. The code is in
+ * live.c. Nothing is global: the caller places one bt_live, and the model is inside it.
+ *
+ *     static bt_live live;
+ *     bt_live_start(&live, &flash);                  mounts the store, loads the last good session
+ *
+ *     void on_frame(const bt_frame *frame)           interrupt: one sample of every channel
+ *     { bt_live_push(&live, frame, label); }         label: of what is being done now; -1: unknown
+ *
+ *     for (;;) {                                     main loop
+ *       switch (bt_live_work(&live, 100000)) {       at most about so many cycles at a time
+ *       case BT_LIVE_PREDICTED: show(live.predicted, live.logits); break;
+ *       case BT_LIVE_IDLE: sleep_until_interrupt(); break;
+ *       default: break;
+ *       }
+ *     }
+ *
+ * A hop makes a window: it is predicted first, and then stored where one label holds for all of it.
+ * What is left of the time learns: a calibration (bt_live_calibrate, or drift where that is on) runs
+ * through the stored windows in slices, epoch by epoch, each followed by the held-back windows and by
+ * a checkpoint. Weights that do better on the held-back windows than those before are kept; if no
+ * epoch's do, the weights before come back.
+ *
+ * Flash, in pages from BT_LIVE_FIRST_PAGE on: the store, two slots of sessions (weights that are
+ * good), two slots of work (a calibration under way: weights, optimizer, epoch). After a power cut
+ * bt_live_start goes on with the calibration from its last epoch, to the same bits.
+ */
+#ifndef BT_LIVE_RUNTIME_H
+#define BT_LIVE_RUNTIME_H
+
+#ifndef BT_LIVE_HOP
+#error "include live.h (emitted by biotrain compile --live), not bt_live.h"
+#endif
+
+#include "bt_slots.h"
+#include "bt_store.h"
+#include "model.h"
+#if BT_LIVE_FRONT
+#include "front.h"
+#endif
+
+/* What a call of bt_live_work ended with. */
+typedef enum bt_live_event {
+  BT_LIVE_IDLE = 0,   /* nothing is left to do until the next frame */
+  BT_LIVE_MORE,       /* the cycles are used up: call again */
+  BT_LIVE_PREDICTED,  /* logits, predicted, window: of the newest window */
+  BT_LIVE_REFUSED,    /* window: it was not predicted; status says why, channel where */
+  BT_LIVE_CALIBRATED, /* a calibration ended: kept, before, best */
+  BT_LIVE_DRIFTED,    /* predictions have become unsure: confidence, reference */
+  BT_LIVE_FAILED      /* flash or checkpoint: status; it goes on without */
+} bt_live_event;
+
+typedef enum bt_live_mode {
+  BT_LIVE_RECORD = 0, /* no session yet: the factory's weights predict, labelled windows are stored */
+  BT_LIVE_CALIBRATE,  /* the same, and learns */
+  BT_LIVE_USE         /* weights of a good session predict; labelled windows are stored */
+} bt_live_mode;
+
+/* Since bt_live_start; in the order of the Python names. */
+typedef struct bt_live_counters {
+  uint32_t frames;       /* taken from the ring */
+  uint32_t lost;         /* frames that found the ring full: a new window begins after them */
+  uint32_t windows;      /* hops */
+  uint32_t predicted;
+  uint32_t flat;         /* windows refused: a constant channel */
+  uint32_t saturated;    /* windows refused: a channel at an end of the converter's range */
+  uint32_t nonfinite;    /* windows refused: NaN or infinity in the logits */
+  uint32_t labels;       /* frames with a label that is none: counted as unlabelled */
+  uint32_t stored;       /* labelled windows */
+  uint32_t unstored;     /* labelled windows that flash refused, or for which a calibration under way
+                            left no room */
+  uint32_t corrupt;      /* stored windows that could not be read: left out */
+  uint32_t trained;      /* windows */
+  uint32_t steps;        /* of the optimizer */
+  uint32_t losses;       /* windows left out: loss not finite */
+  uint32_t gradients;    /* groups dropped: NaN or infinity in a gradient */
+  uint32_t checkpoints;  /* written: sessions and work */
+  uint32_t failures;     /* checkpoints that flash refused */
+  uint32_t calibrations; /* begun, or gone on with after bt_live_start */
+  uint32_t kept;         /* of these: sessions that are better than before */
+  uint32_t undone;       /* of these: weights before came back */
+  uint32_t drifts;
+  uint32_t slices;       /* of training */
+} bt_live_counters;
+
+/* What a checkpoint holds beside the weights: 48 bytes. */
+typedef struct bt_live_record {
+  uint32_t session;    /* calibrations so far; 0: the factory's weights */
+  uint32_t epoch;      /* epochs done */
+  uint32_t stale;      /* epochs since the best */
+  uint32_t limit;      /* windows of the store from this number on came after the beginning */
+  uint32_t windows;    /* that train */
+  uint32_t held;       /* held back */
+  uint32_t right;      /* of these, by the best weights */
+  uint32_t right_before;
+  float loss;          /* mean over these, of the best weights */
+  float loss_before;
+  float confidence;    /* mean over these, of the best weights */
+  uint32_t found;      /* 1: this calibration has weights that are better than those before */
+} bt_live_record;
+
+/* Where a calibration is. */
+typedef enum bt_live_task {
+  BT_TASK_NONE = 0,
+  BT_TASK_JUDGE, /* predicts the held-back windows */
+  BT_TASK_GOOD,  /* writes the weights into a slot of sessions */
+  BT_TASK_WORK,  /* writes everything into a slot of work */
+  BT_TASK_TRAIN, /* a window in slices */
+  BT_TASK_STEP,  /* an optimizer step in slices */
+  BT_TASK_FINISH /* ends the calibration */
+} bt_live_task;
+
+typedef struct bt_live {
+  /* For the program. */
+  float logits[BT_OUTPUTS];
+  int32_t predicted;         /* class of the newest window */
+  uint32_t window;           /* its number since bt_live_start */
+  int32_t label;             /* that holds for all of it, or -1 */
+  bt_live_mode mode;
+  bt_status status;          /* of the newest refusal or failure */
+  uint32_t channel;          /* of the newest refusal */
+  uint32_t kept;             /* of the newest calibration: 1: its weights are better than before */
+  float before, best;        /* of it: share of the held-back windows that are right */
+  float confidence;          /* running mean of the largest probability */
+  bt_live_counters counters;
+  bt_live_record record;
+  /* Settings; bt_live_start sets those that the package was compiled with. Change them after it. */
+  uint32_t epochs;           /* most of a calibration; they must not change during one */
+  uint32_t patience;         /* epochs without a better one that end it; 0: all epochs run */
+  uint32_t least;            /* windows in the store that a calibration wants */
+  uint32_t seed;
+  float rate;                /* learning rate */
+  float drift;               /* fall of the confidence that counts as drift; 0: off */
+  uint32_t automatic;        /* 1: drift begins a calibration, where enough new windows are stored */
+  /* Inside. */
+  bt_live_task task, after;  /* after: what follows the task */
+  uint32_t at;               /* place in the order of the epoch, or of the held-back windows */
+  uint32_t right;            /* judged so far */
+  float loss, sure;          /* sums over them */
+  uint32_t judged;
+  uint32_t due;              /* a window waits for its prediction */
+  uint32_t predictions;      /* since the weights last changed */
+  uint32_t frames;           /* since the gap */
+  uint32_t next;             /* frames until the next window (without a front end) */
+  uint32_t same;             /* frames with the label that holds now */
+  int32_t holds;             /* it */
+  uint32_t told;             /* drift was told */
+  uint32_t store_ok;
+  uint32_t numbered;         /* of the store, when the calibration before ended */
+  volatile uint32_t head, tail; /* of the ring: written by bt_live_push and by bt_live_work */
+  volatile uint32_t lost;    /* frames that found the ring full */
+  uint32_t lost_seen;
+  uint32_t frozen[BT_STORE_SLOTS / 32]; /* slots with the windows of the calibration */
+  uint32_t still[BT_LIVE_CHANS];        /* per channel: frames since it changed */
+  uint32_t clipped[BT_LIVE_CHANS];      /* per channel: frames since it was at an end */
+  bt_store store;
+  bt_flash flash;
+  bt_slots_save_state save;
+  bt_segment segments[BT_STATE_SEGMENTS + 1];
+  bt_frame frames_ring[BT_LIVE_RING][BT_LIVE_CHANS];
+  int16_t labels_ring[BT_LIVE_RING];
+#if BT_LIVE_FRONT
+  bt_front front;
+#if BT_FRONT_WHOLE
+  float row[BT_FRONT_TIMES];
+#endif
+#endif
+  bt_model model;
+} bt_live;
+
+/* Mounts the store, loads the weights of the last good session, or the factory's, and goes on with a
+ * calibration that a power cut has ended. BT_OK, or what the store said: then nothing is stored. The
+ * driver is copied; its context must stay. */
+bt_status bt_live_start(bt_live *l, const bt_flash *flash);
+/* One sample of every channel. From an interrupt, or from wherever samples come. */
+void bt_live_push(bt_live *l, const bt_frame frame[BT_LIVE_CHANS], int32_t label);
+/* Works for about max_cycles, longer only where a piece of work is longer (BT_LIVE_LONGEST) or flash
+ * takes its time; returns after an event. */
+bt_live_event bt_live_work(bt_live *l, uint32_t max_cycles);
+/* Begins a calibration with what is stored: BT_OK, BT_ERR_BUSY (one is under way),
+ * BT_ERR_LIVE_FEW (too few windows). */
+bt_status bt_live_calibrate(bt_live *l);
+/* Ends a calibration under way; the weights before it come back. */
+bt_status bt_live_cancel(bt_live *l);
+/* To the session before the newest; to the factory's weights. Both end a calibration under way. */
+bt_status bt_live_back(bt_live *l);
+bt_status bt_live_factory(bt_live *l);
+/* Forgets the stored windows. */
+bt_status bt_live_forget(bt_live *l);
+
+#endif
