@@ -16,7 +16,7 @@ import pytest
 SOURCE = Path(__file__).resolve().parents[1] / "src" / "biotrain"
 
 # Lowest first. Modules of one line do not import each other, but for the leaves.
-LEAVES = ("frontend", "models", "optim", "published", "rt", "target", "topology")
+LEAVES = ("frontend", "models", "ondevice", "optim", "published", "rt", "target", "topology")
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors",),
     LEAVES,
@@ -27,7 +27,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("memory", "autodiff", "capture", "cost", "strategy"),
     ("choices", "judge", "limits", "rewrite"),
     ("search",),
-    ("batch",),
+    ("batch", "pieces", "liveplan"),
     ("plan",),
     ("emit",),
     ("package",),

@@ -23,7 +23,7 @@ class Live:
     """Frames from one window to the next; 0: the front end's hop, or a whole window."""
     front: FrontEnd | None = None
     ring: int = 64
-    """Frames that wait while the core is busy; a power of two."""
+    """Frames that may wait while the core is busy, or its flash."""
     converter_bits: int = 16
     """A channel at either end of this range is saturated. Above 16: frames are int32."""
     epochs: int = 10
@@ -62,8 +62,6 @@ class Live:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < low:
                 raise BioTrainError(f"live: {name} must be a whole number from {low}, not {value}")
-        if self.ring & (self.ring - 1):
-            raise BioTrainError(f"live: ring must be a power of two, not {self.ring}")
         if not 8 <= self.converter_bits <= 32:
             raise BioTrainError(f"live: converter_bits lies in 8 to 32, not {self.converter_bits}")
         if self.held_back == 1:

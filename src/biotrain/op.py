@@ -251,7 +251,7 @@ _KEYWORDS = (
 )
 _LOCALS = (
     "m status x_in logits loss_out target_in memcpy memset NULL i finite scale lr sample n source "
-    "total label_in"
+    "total label_in s b at box r0 r1 t0 t1"
 )
 _PREFIXES = ("bt_", "BT_", "k_", "g_", "momentum_", "mean_", "square_", "_")
 """Starts of the names that the compiler gives itself."""

@@ -18,10 +18,14 @@ from biotrain.autodiff import differentiate, prune, with_loss, with_updates
 from biotrain.capture import Captured, capture
 from biotrain.cost import Cost, training_cost
 from biotrain.emit import Source, emit
+from biotrain.emit.slices import SLICE_BYTES
 from biotrain.errors import BioTrainError
 from biotrain.ir import Graph
+from biotrain.op import rows_times
+from biotrain.liveplan import LivePlan, live_plan
+from biotrain.ondevice import Live
 from biotrain.optim import SGD, Gradients, Optimizer, check_gradients
-from biotrain.plan import Fitted, Plan, fit
+from biotrain.plan import Beside, Fitted, Plan, fit
 from biotrain.rewrite import DEFAULT, keep_half, keep_int16, rewrite_forward, rewrite_training
 from biotrain.rewrite.precision import in_words, parse_store
 from biotrain.strategy import trainable
@@ -115,6 +119,19 @@ def check_input(kind: str, scale: float | None) -> float | None:
     return float(np.float32(scale))
 
 
+def check_live(input_scale: float | None, loss: str, batch: int) -> None:
+    """What a device that lives can be made of."""
+    if input_scale is None:
+        raise BioTrainError(
+            "live keeps windows as the converter's integers: it needs input_type='int16' and an "
+            "input_scale"
+        )
+    if loss != "cross_entropy":
+        raise BioTrainError("live learns labelled windows: it needs loss='cross_entropy'")
+    if batch > 1:
+        raise BioTrainError("live learns window by window: it works with batch=1")
+
+
 def fused_on(target: Target) -> bool:
     """Whether the target's numeric mode is fused; `native` asks this machine."""
     if target.numerics != "native":
@@ -147,6 +164,7 @@ def compile_model(
     max_mj: float | None = None,
     frontier: bool = False,
     batch: int = 1,
+    live: Live | None = None,
 ) -> Package:
     """Compile a model into C that trains it.
 
@@ -172,6 +190,8 @@ def compile_model(
     batch : windows over which BatchNorm takes its statistics, as torch does with a batch of that
         size; 1: every window has its own. They are one group of the optimizer.
     deadline_ms, max_mj : bounds of the time and the energy of one sample (estimates).
+    live : the firmware records, stores windows and learns while it predicts (docs/on-device.md);
+        takes an int16 input and cross-entropy.
     frontier : also find the plans from the fastest to the smallest (`plan.frontier`); seconds.
     rewrites : which rewrites of `biotrain.rewrite.NAMES` run; all but `fastconv` by default.
 
@@ -197,6 +217,8 @@ def compile_model(
         )
     if batch > 1 and scale is not None:
         raise BioTrainError("batch takes a float input: input_type='int16' works with batch=1")
+    if live is not None:
+        check_live(scale, loss, batch)
     chosen = load_target(target)
     example = torch.as_tensor(example_input)
     if not example.numel():
@@ -220,6 +242,7 @@ def compile_model(
         max_mj=max_mj,
         frontier=frontier,
         batch=batch,
+        live=live,
     )
     module = model if isinstance(model, torch.nn.Module) else None
     return Package(source, chosen, strategy, module)
@@ -250,6 +273,7 @@ def lower(
     deadline_ms: float | None,
     max_mj: float | None,
     batch: int,
+    live: Live | None = None,
 ) -> Source:
     """Differentiate, add the optimizer, and plan."""
     half, logits = parse_store(store), captured.train.outputs[0]
@@ -271,6 +295,11 @@ def lower(
         graph, predict = keep_int16(graph, input_scale), keep_int16(predict, input_scale)
     direct, value = with_loss(captured.train, loss)
     direct = with_updates(differentiate(direct, value, trained), trained, optimizer)
+    around = (
+        _around(live, graph, trained, optimizer, gradients, input_scale, target)
+        if live is not None and input_scale is not None
+        else None
+    )
     asked: dict[str, Any] = {
         "memory": memory,
         "accumulate": accumulate,
@@ -280,6 +309,9 @@ def lower(
         "deadline_ms": deadline_ms,
         "max_mj": max_mj,
         "batch": batch,
+        "live": Beside(around.ram_bytes, 2 * SLICE_BYTES, around.live.slice_cycles)
+        if around
+        else None,
     }
     # A study compiles one network with hundreds of weights: a plan does not know them.
     key = repr((graph, predict, target, asked))
@@ -311,4 +343,37 @@ def lower(
         gradients=gradients,
         input_scale=input_scale,
         store=store,
+        live=around,
+        target=target,
+    )
+
+
+def _around(
+    live: Live,
+    graph: Graph,
+    trained: Sequence[str],
+    optimizer: Optimizer,
+    gradients: Gradients,
+    input_scale: float,
+    target: Target,
+) -> LivePlan:
+    """The ring, the store and the slots of one model."""
+    if not trained:
+        raise BioTrainError("live learns: strategy 'none' leaves nothing that trains")
+    kept = {f"{prefix}_{name}" for prefix in ("g", *optimizer.slots) for name in trained}
+    running = sum(v.nbytes for v in graph.states if v.name not in kept)
+    params = sum(v.nbytes for v in graph.params if v.name in trained)
+    inside = gradients == "momentum"
+    chans, times = rows_times(graph.inputs[0].shape)
+    return live_plan(
+        live,
+        chans=chans,
+        times=times,
+        classes=graph.outputs[0].size,
+        input_scale=input_scale,
+        weight_bytes=params + running,
+        state_bytes=params * (1 + len(optimizer.slots)) + running + 20 + (8 if inside else 0),
+        segments=1 + len(optimizer.slots) + bool(running) + 1 + (2 if inside else 0),
+        pointer_bytes=8 if target.core == "host" else 4,
+        clock_hz=target.clock_hz,
     )

@@ -15,6 +15,7 @@ from biotrain.judge import check
 from biotrain.limits import Limits, can_be_bounded, keeps, too_large, too_slow
 from biotrain.memory import ALIGNMENT, Buffer, lifetimes, lower_bound, peak, place
 from biotrain.optim import Gradients
+from biotrain.pieces import longest
 from biotrain.rewrite.stream import Stream, free
 from biotrain.rewrite.trunk import cut
 from biotrain.search import Score, Search, realise
@@ -22,6 +23,17 @@ from biotrain.target import Target
 
 RUNTIME_BYTES: dict[Gradients, int] = {"separate": 36, "momentum": 40, "update": 44}
 """Fields of the context that are neither tensors nor arena (`bt_model` in model.h)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Beside:
+    """What a device that lives needs beside its model. Sizes in bytes."""
+
+    ram_bytes: int
+    runtime_bytes: int
+    """Fields of the context that only its packages have."""
+    slice_cycles: int
+    """Pieces are cut to so many cycles where they can be; 0: nodes and iterations."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +93,14 @@ class Plan:
     """Operations from a window to its features: once for every window."""
     head_ops: int = 0
     """Operations of a training sample from its features, the update shared by its group."""
+    predict_arena_bytes: int = 0
+    """Where predictions have an arena of their own, beside a half-done training sample: its size."""
+    live_bytes: int = 0
+    """What records, stores and learns around the model: ring, front end, store, session."""
+    longest_slice_cycles: int = 0
+    """Estimated cycles of the longest piece that no call can pause in."""
+    longest_slice: str = ""
+    """What that piece makes."""
 
     def to_json(self) -> dict[str, Any]:
         """The contract's keys."""
@@ -104,7 +124,7 @@ class Plan:
     @property
     def context_bytes(self) -> int:
         """Size of `bt_model`: the static RAM without the stack."""
-        return self.ram_bytes - self.stack_bytes
+        return self.ram_bytes - self.stack_bytes - self.live_bytes
 
 
 def _bytes(values: tuple[Value, ...]) -> int:
@@ -131,12 +151,16 @@ class Fixed:
     runtime: int
     trained: int
     """Number of trained parameters."""
+    live: int = 0
+    """What a device that lives has beside the model."""
+    look: int = 0
+    """The arena of its predictions."""
 
     @property
     def total(self) -> int:
         """All of it."""
         sizes = (self.params, self.gradients, self.optimizer, self.running)
-        return sum(sizes) + self.stack + self.runtime
+        return sum(sizes) + self.stack + self.runtime + self.live + self.look
 
 
 def _fixed(train: Graph, target: Target, gradients: Gradients) -> Fixed:
@@ -234,6 +258,18 @@ class Planner:
         starts = [self.predict.everything(), self.predict.nothing()]
         return self.within(self.predict, arena, starts)
 
+    def beside(self, room: int | None) -> Schedule:
+        """Predictions in an arena of their own: the smallest that costs at most a tenth more than
+        the fastest, or the smallest of all where that is what fits."""
+        rungs = [(s, self.schedule(self.predict, s)) for s in self.predict.ladder()]
+        least = min(s.ops for s, _ in rungs)
+        good = min(
+            (r for r in rungs if 10 * r[0].ops <= 11 * least), key=lambda r: (r[1].peak, r[0].ops)
+        )
+        if room is None or good[1].peak <= room:
+            return good[1]
+        return min(rungs, key=lambda r: (r[1].peak, r[0].ops))[1]
+
 
 @dataclass(frozen=True, slots=True)
 class Features:
@@ -274,12 +310,14 @@ def fit(
     max_mj: float | None = None,
     frontier: bool = False,
     batch: int = 1,
+    live: Beside | None = None,
 ) -> Fitted:
     """The plan with the lowest estimated cycles among those that stay within the limits.
 
     `memory` bounds the whole static RAM, `deadline_ms` and `max_mj` the work of one sample; where
     only the last two are given, the plan is the smallest that keeps them. `base_ops` are the
-    operations of the direct algorithms with everything stored.
+    operations of the direct algorithms with everything stored. `live`: predictions must not disturb
+    a training sample that is half done, and what records and stores needs RAM too.
 
     Raises
     ------
@@ -299,6 +337,13 @@ def fit(
     planner = Planner(train, predict, target, accumulate)
     budget = memory if memory is not None else target.memory("ram").bytes or None
     search = planner.train
+    beside: Schedule | None = None
+    if live is not None:
+        least = planner.ladder()[-1][1].peak if budget is not None else 0
+        free_bytes = None if budget is None else budget - fixed.total - live.ram_bytes - least
+        beside = planner.beside(free_bytes)
+        runtime = fixed.runtime + live.runtime_bytes
+        fixed = replace(fixed, live=live.ram_bytes, look=beside.peak, runtime=runtime)
     if memory is None and limits:
         points = [s for _, s in planner.ladder() if keeps(planner.cost(s), limits)]
         chosen = min(points or [planner.ladder()[0][1]], key=lambda s: s.peak)
@@ -315,8 +360,8 @@ def fit(
     else:
         top = search.relax(search.score(search.everything(), 1 << 62), 1 << 62)
         chosen = planner.schedule(search, top)
-    prediction = planner.prediction(chosen.peak)
-    arena = max(chosen.peak, prediction.peak)
+    prediction = beside or planner.prediction(chosen.peak)
+    arena = chosen.peak if beside else max(chosen.peak, prediction.peak)
     ram = arena + fixed.total
     cost = planner.cost(chosen)
     if not keeps(cost, limits):
@@ -325,15 +370,18 @@ def fit(
         raise DoesNotFitError(too_large(ram, budget, target, chosen.buffers, limits))
     check(chosen.graph, chosen.buffers)
     check(prediction.graph, prediction.buffers)
-    made = _points(planner, fixed) if frontier else ()
+    made = _points(planner, fixed, beside) if frontier else ()
     stored = planner.schedule(search, search.score(search.everything(), 1 << 62))
     features, about_features = _features(planner, train, arena, cost.ops)
+    if live is not None:
+        features, about_features = None, ()
     plan = replace(
         _plan(chosen, prediction, fixed, train, target, ram, cost, base_ops),
         choices=(
             *in_words(chosen.graph, chosen.buffers, stored.graph, stored.peak),
             *_where_gradients_go(gradients, fixed.params),
             *about_features,
+            *(_beside_in_words(beside, live) if beside and live else ()),
         ),
         feature_bytes=_bytes(features.values) if features else 0,
         trunk_ops=node_ops(features.trunk.graph.nodes) if features else 0,
@@ -341,7 +389,24 @@ def fit(
     )
     if made:
         plan = replace(plan, frontier=made)
+    if beside and live:
+        found = longest((chosen.graph, prediction.graph), live.slice_cycles, target)
+        plan = replace(
+            plan,
+            peak_bytes=arena,
+            predict_arena_bytes=beside.peak,
+            live_bytes=live.ram_bytes,
+            longest_slice_cycles=found.cycles,
+            longest_slice=found.name,
+        )
     return Fitted(plan, chosen.graph, prediction.graph, features=features)
+
+
+def _beside_in_words(beside: Schedule, live: Beside) -> tuple[str, ...]:
+    return (
+        f"predictions beside a half-done sample: {beside.peak:,} B of their own",
+        f"ring, front end, store and session: {live.ram_bytes:,} B",
+    )
 
 
 def _plan(
@@ -478,9 +543,11 @@ def _point(cost: Cost, arena: int, bound: int, ram: int) -> Point:
     return Point(ram, arena, bound, cost.ops, cost.cycles, cost.ms, cost.mj)
 
 
-def _points(planner: Planner, fixed: Fixed) -> tuple[Point, ...]:
+def _points(planner: Planner, fixed: Fixed, beside: Schedule | None) -> tuple[Point, ...]:
     points: list[Point] = []
     for _, schedule in planner.ladder():
-        arena = max(schedule.peak, planner.prediction(schedule.peak).peak)
+        arena = schedule.peak
+        if beside is None:
+            arena = max(arena, planner.prediction(arena).peak)
         points.append(_point(planner.cost(schedule), arena, schedule.bound, arena + fixed.total))
     return tuple(points)

@@ -6,6 +6,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from biotrain.emit.batch import batch_interface
+from biotrain.emit.sliced import segment_count
+from biotrain.emit.slices import STRUCT
 from biotrain.emit.source import CTYPE, Source, running_values, trained_values
 from biotrain.ir import Value
 from biotrain.op import float_literal, rows_times
@@ -84,6 +86,30 @@ def _feature_interface(source: Source, label: str) -> list[str]:
     ]
 
 
+def _live_interface(source: Source, label: str) -> list[str]:
+    """Calls that pause."""
+    kind = source.sample_type
+    return [
+        "/* The same calls in slices: they return BT_MORE at the border of a node, or of an iteration",
+        " * of a loop, before max_cycles (estimated; at least one piece is done) are over; then call",
+        " * again, with the same arguments, of which only loss and logits are looked at. The bits are",
+        " * those of the whole call. Between two slices of training bt_predict may be called: it has",
+        " * an arena of its own. What would disturb a slice that is open returns BT_ERR_BUSY; bt_begin",
+        " * and bt_drop forget it. During a step bt_predict sees the tensors that are done. */",
+        f"bt_status bt_train_slice(bt_model *m, const {kind} *x, {label}, float *loss,",
+        "                         uint32_t max_cycles);",
+        "bt_status bt_step_slice(bt_model *m, uint32_t max_cycles);",
+        f"bt_status bt_predict_slice(bt_model *m, const {kind} *x, float *logits, "
+        "uint32_t max_cycles);",
+        "/* As bt_window, for predictions. */",
+        f"{kind} *bt_predict_window(bt_model *m);",
+        "/* The pieces of a checkpoint: everything; weights and running statistics. How many. */",
+        f"#define BT_STATE_SEGMENTS {segment_count(source)}",
+        "size_t bt_state_segments(bt_model *m, bt_segment *segments);",
+        "size_t bt_weight_segments(bt_model *m, bt_segment *segments);",
+    ]
+
+
 def header(source: Source) -> str:
     x, logits, target = source.train.inputs[0], source.train.outputs[0], source.train.inputs[1]
     rows, times = rows_times(x.shape)
@@ -108,6 +134,7 @@ def header(source: Source) -> str:
         "#include <stddef.h>",
         "#include <stdint.h>",
         "",
+        *(['#include "bt_checkpoint.h"'] if source.live else []),
         '#include "bt_status.h"',
         "",
         "#ifdef __cplusplus",
@@ -154,6 +181,7 @@ def header(source: Source) -> str:
         "  float correction1, correction2; /* Adam: 1 - beta^steps */",
         "} bt_progress;",
         "",
+        *([*STRUCT.splitlines(), ""] if source.live else []),
         "typedef struct bt_model {",
         *(["  bt_params p; /* parameters */"] if trained else []),
         *(["  bt_params g; /* sum of the gradients of this group */"] if sums else []),
@@ -161,6 +189,15 @@ def header(source: Source) -> str:
         *(["  bt_running s;"] if running else []),
         "  bt_progress progress;",
         *_CONTEXT[source.gradients],
+        *(
+            [
+                "  bt_slice slice; /* of training */",
+                "  bt_slice look;  /* of a prediction */",
+                f"  float predict_arena[{plan.predict_arena_bytes // 4}];",
+            ]
+            if source.live
+            else []
+        ),
         "  uint32_t samples;    /* windows in the gradients now */",
         "  uint32_t check_flat; /* 1: refuse a window with a constant channel */",
         "  uint32_t rejected;   /* windows and groups that were refused since bt_init */",
@@ -193,6 +230,7 @@ def header(source: Source) -> str:
             ]
         ),
         *_feature_interface(source, label),
+        *(_live_interface(source, label) if source.live else []),
         *_GROUP[source.gradients],
         _STEP[source.gradients],
         "bt_status bt_step(bt_model *m);",

@@ -7,10 +7,17 @@ from collections.abc import Sequence
 
 from biotrain.emit.batch import refuse_function, train_batch_function
 from biotrain.emit.schedule import Places, Shapes, node_text
+from biotrain.emit.sliced import (
+    SLICES,
+    predict_functions,
+    state_segments,
+    step_functions,
+    train_functions,
+)
 from biotrain.emit.source import Source, running_values, trained_values
+from biotrain.emit.step import corrections, new_group, rate
 from biotrain.ir import Graph
 from biotrain.op import float_literal
-from biotrain.optim import SGD
 
 
 def kernel_file(source: str) -> str:
@@ -39,20 +46,24 @@ def model(source: Source, stems: Sequence[str]) -> str:
     lines += [f"extern const float bt_w_{v.name}[{v.size}];" for v in frozen]
     lines += [f"extern const float bt_w_{v.name}[{v.size}];" for v in running_values(source)]
     shapes = Shapes()
+    live = source.live is not None
     functions = [
-        *_predict_function(source, shapes),
+        *(predict_functions(source, shapes) if live else _predict_function(source, shapes)),
         *_window_functions(source),
         *(
             [*refuse_function(), *train_batch_function(source, source.batch, shapes)]
             if source.batch
+            else train_functions(source, shapes)
+            if live
             else _train_function(source, shapes)
         ),
         *_feature_functions(source, shapes),
-        *_step_function(source, shapes),
+        *(step_functions(source, shapes) if live else _step_function(source, shapes)),
         *_state_functions(source),
     ]
     lines += ["", "/* Dimensions of the kernels; all of them fold into the code. */"]
-    lines += [*shapes.lines(), "", *_input_function(source), *functions]
+    lines += [*shapes.lines(), "", *_input_function(source)]
+    lines += [*(SLICES if live else ()), *functions]
     return "\n".join(lines) + "\n"
 
 
@@ -233,10 +244,10 @@ def _window_functions(source: Source) -> list[str]:
         "/* The rate of the step that the updates of this window are. */",
         "static void bt_open_step(bt_model *m)",
         "{",
-        *_rate(source),
+        *rate(source),
         "  m->rate = lr;",
         "  m->skipped = 0;",
-        *_corrections(source),
+        *corrections(source),
         "}",
         "",
         "static bt_status bt_close_step(bt_model *m)",
@@ -250,31 +261,6 @@ def _window_functions(source: Source) -> list[str]:
         "}",
         "",
     ]
-
-
-def _corrections(source: Source) -> list[str]:
-    optimizer = source.optimizer
-    lines: list[str] = []
-    if not isinstance(optimizer, SGD):
-        for i, beta in enumerate(optimizer.betas, 1):
-            name = f"m->progress.correction{i}"
-            lines += [
-                f"  {name} = bt_fma({float_literal(beta)}, {name}, {float_literal(1.0 - beta)});"
-            ]
-    return lines
-
-
-def _rate(source: Source) -> list[str]:
-    rate = "m->progress.lr"
-    if source.optimizer.schedule == "cosine":
-        return [
-            f"  float lr = {rate};",
-            "  if (m->progress.horizon > 0) { /* lr (1 + cos(pi step / horizon)) / 2 */",
-            "    const uint32_t end = m->progress.horizon, done = m->progress.steps;",
-            "    lr *= 0.5f * (1.0f + bt_cospif((float)(done < end ? done : end) / (float)end));",
-            "  }",
-        ]
-    return [f"  const float lr = {rate};"]
 
 
 def _step_function(source: Source, shapes: Shapes) -> list[str]:
@@ -323,12 +309,12 @@ def _step_function(source: Source, shapes: Shapes) -> list[str]:
                 "(norm + 1e-6f));"
             ),
         ]
-    lines += _rate(source)
-    lines += _corrections(source)
+    lines += rate(source)
+    lines += corrections(source)
     for i, node in enumerate(source.train.updates):
         lines += node_text(node, i, places, shapes)
     lines += [
-        *_new_group(source),
+        *new_group(source),
         "  m->progress.steps++;",
         "  return BT_OK;",
         "}",
@@ -337,21 +323,12 @@ def _step_function(source: Source, shapes: Shapes) -> list[str]:
     return lines
 
 
-def _new_group(source: Source) -> list[str]:
-    """No window is in the gradients, and none of them in what is kept."""
-    lines = ["  m->samples = 0;"]
-    if source.trained and source.gradients == "separate":
-        lines = ["  memset(&m->g, 0, sizeof m->g);", *lines]
-    if source.gradients == "momentum":
-        lines += ["  m->group = BT_GROUP;"]
-    return lines
-
-
 def _group_functions(source: Source) -> list[str]:
     lines = ["void bt_drop(bt_model *m)", "{"]
+    lines += ["  m->slice.open = 0;"] if source.live is not None else []
     if source.gradients == "momentum":
         lines += ["  if (m->samples > 0)", "    memset(&m->momentum, 0, sizeof m->momentum);"]
-    lines += [*_new_group(source), "}", ""]
+    lines += [*new_group(source), "}", ""]
     if source.gradients == "momentum":
         lines += [
             "bt_status bt_group(bt_model *m, uint32_t windows)",
@@ -372,7 +349,9 @@ def _state_functions(source: Source) -> list[str]:
     members = [*(["p"] if trained else []), *slots, *(["s"] if running else []), "progress"]
     inside = source.gradients == "momentum"  # the windows of an open group are in the momentum
     members += ["group", "samples"] if inside else []
-    opened = _new_group(source) if not inside else []
+    opened = new_group(source) if not inside else []
+    live = source.live is not None
+    busy = ["  if (m->slice.open)", "    return BT_ERR_BUSY;"] if live else []
     lines = [
         "void bt_init(bt_model *m)",
         "{",
@@ -389,8 +368,9 @@ def _state_functions(source: Source) -> list[str]:
         "  m->progress.horizon = steps;",
         "  m->progress.lr = lr;",
         "  m->progress.correction1 = m->progress.correction2 = 0.0f;",
+        *(["  m->slice.open = 0;"] if live else []),
         *[f"  memset(&m->{s}, 0, sizeof m->{s});" for s in slots],
-        *_new_group(source),
+        *new_group(source),
         "}",
         "",
         *_group_functions(source),
@@ -423,6 +403,7 @@ def _state_functions(source: Source) -> list[str]:
         "bt_status bt_save(bt_model *m, void *slot, size_t slot_bytes)",
         "{",
         "  bt_segment segments[BT_SEGMENTS];",
+        *busy,
         "  bt_segments(m, segments);",
         "  const bt_status status = bt_checkpoint_write(slot, slot_bytes, segments, BT_SEGMENTS,",
         "                                               BT_FINGERPRINT, m->sequence + 1);",
@@ -434,6 +415,7 @@ def _state_functions(source: Source) -> list[str]:
         "bt_status bt_load(bt_model *m, const void *slot, size_t slot_bytes)",
         "{",
         "  bt_segment segments[BT_SEGMENTS];",
+        *busy,
         "  bt_segments(m, segments);",
         "  const bt_status status =",
         "      bt_checkpoint_read(slot, slot_bytes, segments, BT_SEGMENTS, BT_FINGERPRINT);",
@@ -444,4 +426,4 @@ def _state_functions(source: Source) -> list[str]:
         "  return status;",
         "}",
     ]
-    return lines
+    return [*lines, *state_segments(source)]

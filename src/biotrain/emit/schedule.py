@@ -21,8 +21,10 @@ class Places:
         source: Source,
         buffers: Sequence[Buffer],
         tables: dict[tuple[int, ...], str] | None = None,
+        arena: str = "arena",
     ) -> None:
         self._source = source
+        self._arena = arena
         self.tables: dict[tuple[int, ...], str] = {} if tables is None else tables
         self._at = {m: b for b in buffers for m in b.members}
 
@@ -80,7 +82,7 @@ class Places:
         cast = "" if value.dtype == "f32" else f"({ctype} *)"
         buffer = self._at[value.name]
         return (
-            f"  {ctype} *const {value.name} = {cast}&m->arena[{offset // 4}]; "
+            f"  {ctype} *const {value.name} = {cast}&m->{self._arena}[{offset // 4}]; "
             f"/* {shape}; moments {buffer.first} to {buffer.last} */"
         )
 

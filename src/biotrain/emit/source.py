@@ -13,7 +13,9 @@ import numpy.typing as npt
 from biotrain.batch import BatchSchedule
 from biotrain.ir import Graph, Value
 from biotrain.optim import Gradients, Optimizer
+from biotrain.liveplan import LivePlan
 from biotrain.plan import Features, Plan
+from biotrain.target import Target
 
 CTYPE = {"f32": "float", "u8": "uint8_t", "i16": "int16_t", "i32": "int32_t"}
 
@@ -46,6 +48,10 @@ class Source:
     """In which format activations wait for the backward pass."""
     features: Features | None = None
     """The training step in two functions, where a frozen trunk makes small features."""
+    live: LivePlan | None = None
+    """What a device that records and learns at the same time needs."""
+    target: Target | None = None
+    """For the cycles of the pieces that `live` pauses between."""
 
     @property
     def sample_type(self) -> str:

@@ -24,6 +24,10 @@ typedef enum bt_status {
     BT_ERR_STORE_FLASH,         /* flash refused, or does not hold what was written; weights unchanged */
     BT_ERR_STORE_INDEX,         /* no window of that number in the store; weights unchanged */
     BT_ERR_STORE_CORRUPT,       /* a stored window's CRC does not fit any more; weights unchanged */
+    BT_MORE,                    /* a call in slices is not done: call again; weights unchanged */
+    BT_ERR_INPUT_SATURATED,     /* a channel at an end of the converter's range: window ignored; weights unchanged */
+    BT_ERR_OUTPUT_NONFINITE,    /* NaN or infinity in the logits: no prediction; weights unchanged */
+    BT_ERR_LIVE_FEW,            /* too few stored windows for a calibration; weights unchanged */
     BT_STATUS_COUNT             /* how many there are; never returned */
 } bt_status;
 
@@ -49,6 +53,10 @@ static inline const char *bt_status_text(bt_status status)
     case BT_ERR_STORE_FLASH: return "flash refused, or does not hold what was written to it";
     case BT_ERR_STORE_INDEX: return "the store has no window of that number";
     case BT_ERR_STORE_CORRUPT: return "a stored window is corrupt: its CRC does not fit";
+    case BT_MORE: return "not done yet: call again";
+    case BT_ERR_INPUT_SATURATED: return "saturated channel in the input: window ignored";
+    case BT_ERR_OUTPUT_NONFINITE: return "NaN or infinity in the logits: no prediction";
+    case BT_ERR_LIVE_FEW: return "too few stored windows for a calibration";
     case BT_STATUS_COUNT: break;
     }
     return "unknown status";

@@ -12,7 +12,7 @@ from biotrain.emit import RUNTIME
 @lru_cache
 def _statuses() -> tuple[tuple[str, str], ...]:
     header = (RUNTIME / "bt_status.h").read_text(encoding="utf-8")
-    names = re.findall(r"^    (BT_(?:OK|ERR_\w+))", header, re.MULTILINE)
+    names = re.findall(r"^    (BT_(?:OK|MORE|ERR_\w+))", header, re.MULTILINE)
     texts = dict(re.findall(r'case (BT_\w+): return "([^"]+)"', header))
     return tuple((name, texts[name]) for name in names)
 
@@ -21,3 +21,13 @@ def status_text(status: int) -> str:
     """One line for a person: what `bt_status_text` returns."""
     known = _statuses()
     return known[status][1] if 0 <= status < len(known) else "unknown status"
+
+
+def status_number(name: str) -> int:
+    """The number of a status by its name in C."""
+    return [known for known, _ in _statuses()].index(name)
+
+
+def status_name(status: int) -> str:
+    """The name in C of a status."""
+    return _statuses()[status][0]
