@@ -2,7 +2,6 @@
 """A training sample, a step and a prediction in slices: the bits of the uninterrupted calls."""
 
 import ctypes
-import re
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -11,10 +10,8 @@ import pytest
 import torch
 
 import biotrain as bt
-from biotrain.ir import Loop
 from biotrain.ondevice import Live
 from biotrain.package import Package
-from biotrain.pieces import box_cycles, cut_call, piece_of
 from biotrain.run.host import HostDevice
 from biotrain.run.status import status_number
 

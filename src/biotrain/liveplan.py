@@ -15,6 +15,10 @@ HEAD_BYTES, HEADER_BYTES, CRC_BYTES = 20, 20, 4
 """Of a stored window (bt_record.h) and of a checkpoint (bt_checkpoint.h)."""
 RECORD_BYTES = 48
 """`bt_live_record`."""
+SESSION_BYTES = 332
+"""Members of `bt_live` before `frozen`, without the logits."""
+SAVE_BYTES = {4: 136, 8: 160}
+"""`bt_slots_save_state` with pointers of that size."""
 
 
 @dataclass(frozen=True)
@@ -80,27 +84,49 @@ class LivePlan:
         return self.pages * self.live.page_bytes
 
     @property
-    def parts(self) -> dict[str, int]:
-        """RAM beside the model on a 32-bit core, by what it is for."""
-        front = self.live.front
-        ring = self.ring_frames * (self.frame_bytes + 2)
+    def _layout(self) -> tuple[tuple[str, str, int, int], ...]:
+        """Members of `bt_live` before the model, in order: name, part, alignment, bytes."""
+        front, pointer = self.live.front, self.pointer_bytes
+        store = -(-(pointer + 14 * 4 + 4 * STORE_CLASSES + STORE_SLOTS // 8) // pointer) * pointer
         row = 4 * self.times if front and front.standardise == "window" else 0
-        store = 16 * 4 + 4 * STORE_CLASSES + STORE_SLOTS // 8 - 4
-        return {
-            "capture ring": -(-ring // 4) * 4,
-            "front end": (front.ram_bytes if front else 0) + row,
-            "sample store": store + STORE_SLOTS // 8,
-            "session": self._session_bytes,
-        }
+        members = [
+            ("for the program, settings", "session", 4, 4 * self.classes + SESSION_BYTES),
+            ("frozen", "sample store", 4, STORE_SLOTS // 8),
+            ("guards", "session", 4, 12 * self.chans),
+            ("store", "sample store", pointer, store),
+            ("flash", "sample store", pointer, 4 * pointer + 8),
+            ("save", "session", pointer, SAVE_BYTES[pointer]),
+            ("segments", "session", pointer, 2 * pointer * (self.segments + 1)),
+            ("ring", "capture ring", 4, self.ring_frames * self.frame_bytes),
+            ("labels", "capture ring", 1, self.live.ring),
+        ]
+        if front:
+            sections = sum(map(len, front.sections))
+            members.append(("front", "front end", 8 if sections else 4, front.ram_bytes))
+            members.append(("row", "front end", 4, row))
+        members.append(("model", "session", 4, 0))
+        return tuple(members)
 
     @property
-    def _session_bytes(self) -> int:
-        """The rest of `bt_live`."""
-        return 0
+    def alignment(self) -> int:
+        """Of `bt_live`."""
+        return max(alignment for _, _, alignment, _ in self._layout)
+
+    @property
+    def parts(self) -> dict[str, int]:
+        """RAM beside the model by what it is for; gaps of alignment count where they begin."""
+        found: dict[str, int] = {}
+        at, last = 0, "session"
+        for _, part, alignment, size in self._layout:
+            start = -(-at // alignment) * alignment
+            found[last] = found.get(last, 0) + start - at
+            found[part] = found.get(part, 0) + size
+            at, last = start + size, part
+        return found
 
     @property
     def ram_bytes(self) -> int:
-        """`bt_live` without the model."""
+        """`bt_live` without the model, and without what rounds its size up to its alignment."""
         return sum(self.parts.values())
 
     @property

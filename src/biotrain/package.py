@@ -21,9 +21,9 @@ from biotrain.emit import Source, emit
 from biotrain.emit.slices import SLICE_BYTES
 from biotrain.errors import BioTrainError
 from biotrain.ir import Graph
-from biotrain.op import rows_times
 from biotrain.liveplan import LivePlan, live_plan
 from biotrain.ondevice import Live
+from biotrain.op import rows_times
 from biotrain.optim import SGD, Gradients, Optimizer, check_gradients
 from biotrain.plan import Beside, Fitted, Plan, fit
 from biotrain.rewrite import DEFAULT, keep_half, keep_int16, rewrite_forward, rewrite_training
@@ -33,6 +33,7 @@ from biotrain.target import Target, load_target, parse_bytes
 
 if TYPE_CHECKING:
     from biotrain.run.device import Device
+    from biotrain.run.live_device import Flash, LiveDevice
 
 Loss = Literal["cross_entropy", "mse"]
 InputType = Literal["float", "int16"]
@@ -98,6 +99,12 @@ class Package:
         from biotrain.run import start
 
         return start(self, on, **options)
+
+    def live(self, on: str = "host", flash: Flash | None = None) -> LiveDevice:
+        """Start the life around the package (compiled with `live=`): on `host` or `emulator`."""
+        from biotrain.run.live_device import LiveDevice
+
+        return LiveDevice(self, on, flash)
 
 
 def check_input(kind: str, scale: float | None) -> float | None:
@@ -309,7 +316,7 @@ def lower(
         "deadline_ms": deadline_ms,
         "max_mj": max_mj,
         "batch": batch,
-        "live": Beside(around.ram_bytes, 2 * SLICE_BYTES, around.live.slice_cycles)
+        "live": Beside(around.ram_bytes, 2 * SLICE_BYTES, around.live.slice_cycles, around.alignment)
         if around
         else None,
     }

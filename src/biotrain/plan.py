@@ -34,6 +34,8 @@ class Beside:
     """Fields of the context that only its packages have."""
     slice_cycles: int
     """Pieces are cut to so many cycles where they can be; 0: nodes and iterations."""
+    alignment: int
+    """Of all of it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -344,6 +346,8 @@ def fit(
         beside = planner.beside(free_bytes)
         runtime = fixed.runtime + live.runtime_bytes
         fixed = replace(fixed, live=live.ram_bytes, look=beside.peak, runtime=runtime)
+        tail = -(fixed.total - fixed.stack) % live.alignment  # arenas are multiples of it
+        fixed = replace(fixed, live=live.ram_bytes + tail)
     if memory is None and limits:
         points = [s for _, s in planner.ladder() if keeps(planner.cost(s), limits)]
         chosen = min(points or [planner.ladder()[0][1]], key=lambda s: s.peak)
@@ -395,7 +399,7 @@ def fit(
             plan,
             peak_bytes=arena,
             predict_arena_bytes=beside.peak,
-            live_bytes=live.ram_bytes,
+            live_bytes=fixed.live,
             longest_slice_cycles=found.cycles,
             longest_slice=found.name,
         )

@@ -13,6 +13,7 @@ from pathlib import Path
 from textwrap import fill
 
 from biotrain.emit.header import header
+from biotrain.emit.live import LIVE_SOURCES, live_files
 from biotrain.emit.model import kernel_file, model, window_offset
 from biotrain.emit.schedule import Places, Shapes, call_text, literal, node_text
 from biotrain.emit.source import (
@@ -36,6 +37,7 @@ RUNTIME_FILES = (
 )
 
 __all__ = [
+    "LIVE_SOURCES",
     "RUNTIME_FILES",
     "Places",
     "Shapes",
@@ -62,7 +64,7 @@ def emit(source: Source) -> dict[str, str]:
     files["model.h"] = header(source)
     files["model.c"] = model(source, stems)
     files["model_weights.c"] = _weights(source)
-    return files
+    return {**live_files(source), **files}
 
 
 def _stems(source: Source) -> list[str]:

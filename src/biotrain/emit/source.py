@@ -12,8 +12,8 @@ import numpy.typing as npt
 
 from biotrain.batch import BatchSchedule
 from biotrain.ir import Graph, Value
-from biotrain.optim import Gradients, Optimizer
 from biotrain.liveplan import LivePlan
+from biotrain.optim import Gradients, Optimizer
 from biotrain.plan import Features, Plan
 from biotrain.target import Target
 

@@ -7,7 +7,7 @@
  *     static bt_live live;
  *     bt_live_start(&live, &flash);                  mounts the store, loads the last good session
  *
- *     void on_frame(const bt_frame *frame)           interrupt: one sample of every channel
+ *     void on_frame(const bt_raw *frame)           interrupt: one sample of every channel
  *     { bt_live_push(&live, frame, label); }         label: of what is being done now; -1: unknown
  *
  *     for (;;) {                                     main loop
@@ -115,16 +115,17 @@ typedef enum bt_live_task {
 
 typedef struct bt_live {
   /* For the program. */
-  float logits[BT_OUTPUTS];
+  float logits[BT_OUTPUTS];  /* of the newest window */
   int32_t predicted;         /* class of the newest window */
   uint32_t window;           /* its number since bt_live_start */
   int32_t label;             /* that holds for all of it, or -1 */
-  bt_live_mode mode;
-  bt_status status;          /* of the newest refusal or failure */
+  uint32_t mode;             /* a bt_live_mode */
+  uint32_t status;           /* a bt_status: of the newest refusal or failure */
   uint32_t channel;          /* of the newest refusal */
   uint32_t kept;             /* of the newest calibration: 1: its weights are better than before */
   float before, best;        /* of it: share of the held-back windows that are right */
   float confidence;          /* running mean of the largest probability */
+  uint32_t left;             /* cycles of the last bt_live_work that are not used up */
   bt_live_counters counters;
   bt_live_record record;
   /* Settings; bt_live_start sets those that the package was compiled with. Change them after it. */
@@ -135,33 +136,43 @@ typedef struct bt_live {
   float rate;                /* learning rate */
   float drift;               /* fall of the confidence that counts as drift; 0: off */
   uint32_t automatic;        /* 1: drift begins a calibration, where enough new windows are stored */
+  uint32_t guards;           /* 1: windows with a flat or saturated channel are refused */
   /* Inside. */
-  bt_live_task task, after;  /* after: what follows the task */
+  uint32_t task;             /* a bt_live_task */
   uint32_t at;               /* place in the order of the epoch, or of the held-back windows */
-  uint32_t right;            /* judged so far */
+  uint32_t right, judged;    /* held-back windows so far */
   float loss, sure;          /* sums over them */
-  uint32_t judged;
-  uint32_t due;              /* a window waits for its prediction */
+  uint32_t judging;          /* 1: the half-done prediction is of a held-back window */
+  int32_t truth;             /* its label */
+  uint32_t due;              /* 1: a window waits for its prediction, 2: it is half done */
+  uint32_t storing;          /* 1: the newest window is to be stored */
+  uint32_t tell;             /* a bt_live_event that follows the prediction */
   uint32_t predictions;      /* since the weights last changed */
+  uint32_t told;             /* 1: drift was told */
+  uint32_t store_ok;
+  int32_t good, work;        /* slots of the newest checkpoints, and their numbers */
+  uint32_t good_sequence, work_sequence;
+  uint32_t good_session;     /* of the newest session */
   uint32_t frames;           /* since the gap */
   uint32_t next;             /* frames until the next window (without a front end) */
   uint32_t same;             /* frames with the label that holds now */
   int32_t holds;             /* it */
-  uint32_t told;             /* drift was told */
-  uint32_t store_ok;
-  uint32_t numbered;         /* of the store, when the calibration before ended */
-  volatile uint32_t head, tail; /* of the ring: written by bt_live_push and by bt_live_work */
-  volatile uint32_t lost;    /* frames that found the ring full */
-  uint32_t lost_seen;
+  volatile uint32_t pushed;  /* frames; by bt_live_push */
+  volatile uint32_t lost;    /* frames that found the ring full; by bt_live_push */
+  volatile uint32_t unknown; /* labels; by bt_live_push */
+  volatile uint32_t taken;   /* frames; by bt_live_work */
+  uint32_t in, out;          /* places in the ring */
+  uint32_t gap;              /* 1: frames were lost before the next one; by bt_live_push */
   uint32_t frozen[BT_STORE_SLOTS / 32]; /* slots with the windows of the calibration */
-  uint32_t still[BT_LIVE_CHANS];        /* per channel: frames since it changed */
-  uint32_t clipped[BT_LIVE_CHANS];      /* per channel: frames since it was at an end */
+  int32_t last[BT_LIVE_CHANS];          /* per channel: the newest sample */
+  uint32_t still[BT_LIVE_CHANS];        /* frames since it changed */
+  uint32_t clipped[BT_LIVE_CHANS];      /* frames since it was at an end of the range */
   bt_store store;
   bt_flash flash;
   bt_slots_save_state save;
   bt_segment segments[BT_STATE_SEGMENTS + 1];
-  bt_frame frames_ring[BT_LIVE_RING][BT_LIVE_CHANS];
-  int16_t labels_ring[BT_LIVE_RING];
+  bt_raw ring[BT_LIVE_RING][BT_LIVE_CHANS];
+  uint8_t labels[BT_LIVE_WAIT];         /* of the frames that wait: label + 1; a flag for a gap */
 #if BT_LIVE_FRONT
   bt_front front;
 #if BT_FRONT_WHOLE
@@ -176,7 +187,7 @@ typedef struct bt_live {
  * driver is copied; its context must stay. */
 bt_status bt_live_start(bt_live *l, const bt_flash *flash);
 /* One sample of every channel. From an interrupt, or from wherever samples come. */
-void bt_live_push(bt_live *l, const bt_frame frame[BT_LIVE_CHANS], int32_t label);
+void bt_live_push(bt_live *l, const bt_raw frame[BT_LIVE_CHANS], int32_t label);
 /* Works for about max_cycles, longer only where a piece of work is longer (BT_LIVE_LONGEST) or flash
  * takes its time; returns after an event. */
 bt_live_event bt_live_work(bt_live *l, uint32_t max_cycles);

@@ -131,6 +131,99 @@ static inline bt_status bt_slots_save(const bt_slots *s)
     return bt_slots_check(s, slot, &written) == BT_OK ? BT_OK : BT_ERR_CHECKPOINT_WRITE;
 }
 
+/* ---- a save in pieces: a page is erased, or up to BT_FLASH_CHUNK bytes are programmed or read ---- */
+
+typedef struct bt_slots_save_state {
+    bt_slots slots;
+    int32_t slot; /* a bt_slot */
+    uint32_t sequence;
+    uint32_t erased;  /* pages */
+    uint32_t segment; /* that comes next, and its first byte that does */
+    size_t offset;
+    uint32_t header;  /* 1: written */
+    uint32_t checked; /* bytes read back */
+    uint32_t crc;     /* of what was written, of what was read */
+    uint32_t read;
+    bt_flash_writer writer;
+} bt_slots_save_state;
+
+/* Prepares to write the state to a slot. Until it is done, the state must not change. */
+static inline bt_status bt_slots_begin(bt_slots_save_state *w, const bt_slots *s, bt_slot slot,
+                                       uint32_t sequence)
+{
+    const bt_slots_save_state fresh = {0};
+    *w = fresh;
+    w->slots = *s;
+    w->slot = (int32_t)slot;
+    w->sequence = sequence;
+    w->writer = bt_flash_write_at(s->flash, bt_slots_address(s, slot));
+    return bt_slots_fit(s);
+}
+
+/* The next piece of the payload; BT_MORE where there is one. */
+static inline bt_status bt_slots_payload(bt_slots_save_state *w)
+{
+    const bt_slots *s = &w->slots;
+    while (w->segment < s->count && w->offset == s->segments[w->segment].bytes) {
+        w->segment++;
+        w->offset = 0;
+    }
+    if (w->segment == s->count)
+        return BT_OK;
+    const size_t left = s->segments[w->segment].bytes - w->offset;
+    const size_t n = left < BT_FLASH_CHUNK ? left : BT_FLASH_CHUNK;
+    const uint8_t *from = (const uint8_t *)s->segments[w->segment].data + w->offset;
+    w->crc = bt_crc32(w->crc, from, n);
+    w->offset += n;
+    return bt_flash_write(&w->writer, from, n) ? BT_MORE : BT_ERR_CHECKPOINT_WRITE;
+}
+
+/* One piece: BT_MORE, BT_OK when the slot holds the checkpoint, or BT_ERR_CHECKPOINT_WRITE: it does
+ * not, and the other slot is as it was. */
+static inline bt_status bt_slots_more(bt_slots_save_state *w)
+{
+    const bt_slots *s = &w->slots;
+    const uint32_t pages = s->pages / 2u;
+    const size_t payload = bt_checkpoint_payload_bytes(s->segments, s->count);
+    const uint32_t end = BT_CHECKPOINT_HEADER_BYTES + (uint32_t)payload;
+    if (w->erased < pages) {
+        const uint32_t first = s->first_page + (w->slot == (int32_t)BT_SLOT_B ? pages : 0u);
+        return bt_flash_erase(s->flash, first + w->erased++, 1) ? BT_MORE : BT_ERR_CHECKPOINT_WRITE;
+    }
+    if (!w->header) {
+        uint8_t header[BT_CHECKPOINT_HEADER_BYTES] = {'B', 'T', 'C', 'K'};
+        bt_store_u32(header + 4, BT_CHECKPOINT_VERSION);
+        bt_store_u32(header + 8, s->fingerprint);
+        bt_store_u32(header + 12, w->sequence);
+        bt_store_u32(header + 16, (uint32_t)payload);
+        w->header = 1;
+        w->crc = bt_crc32(0, header, sizeof header);
+        return bt_flash_write(&w->writer, header, sizeof header) ? BT_MORE : BT_ERR_CHECKPOINT_WRITE;
+    }
+    if (w->checked == 0) {
+        const bt_status status = bt_slots_payload(w);
+        if (status != BT_OK)
+            return status;
+        uint8_t crc[BT_CHECKPOINT_CRC_BYTES];
+        bt_store_u32(crc, w->crc);
+        if (!bt_flash_write(&w->writer, crc, sizeof crc) || !bt_flash_finish(&w->writer))
+            return BT_ERR_CHECKPOINT_WRITE;
+    }
+    uint32_t words[BT_FLASH_CHUNK / 4u], n = end - w->checked;
+    const uint32_t at = bt_slots_address(s, (bt_slot)w->slot) + w->checked;
+    n = n < BT_FLASH_CHUNK ? n : BT_FLASH_CHUNK;
+    if (!s->flash->read(s->flash->context, at, words, n > 0u ? n : BT_CHECKPOINT_CRC_BYTES))
+        return BT_ERR_CHECKPOINT_WRITE;
+    if (n > 0u) {
+        w->read = bt_crc32(w->read, words, n);
+        w->checked += n;
+        return BT_MORE;
+    }
+    return w->read == w->crc && bt_load_u32((const uint8_t *)words) == w->crc
+               ? BT_OK
+               : BT_ERR_CHECKPOINT_WRITE;
+}
+
 /* Reads the newest valid checkpoint into the state: BT_OK, or BT_ERR_CHECKPOINT_FOREIGN where there
  * is none (the state stays as it was). BT_ERR_CHECKPOINT_CORRUPT: flash read twice was not the same;
  * only then the state is lost, and bt_init makes a new one. */

@@ -376,14 +376,14 @@ static inline bt_status bt_store_label(const bt_store *s, uint32_t index, int32_
     return BT_OK;
 }
 
-/* Copies window `index` to x and checks its CRC: BT_OK, BT_ERR_STORE_INDEX, BT_ERR_STORE_CORRUPT. For
- * the order of an epoch: index = bt_shuffled(s->count, seed, epoch, i). */
-static inline bt_status bt_store_read(const bt_store *s, uint32_t index, int16_t *x, int32_t *label)
+/* Copies the window of a slot to x and checks its CRC: BT_OK, BT_ERR_STORE_INDEX (none is there),
+ * BT_ERR_STORE_CORRUPT. */
+static inline bt_status bt_store_read_slot(const bt_store *s, uint32_t slot, int16_t *x,
+                                           int32_t *label)
 {
     bt_store_head h;
     uint32_t crc;
-    const uint32_t slot = bt_store_find(s, index);
-    if (slot == BT_STORE_NONE)
+    if (!bt_store_is_live(s, slot))
         return BT_ERR_STORE_INDEX;
     const uint32_t at = bt_store_slot_at(s, slot) + BT_STORE_HEAD_BYTES;
     if (!bt_store_read_head(s, slot, &h, &crc) ||
@@ -392,6 +392,30 @@ static inline bt_status bt_store_read(const bt_store *s, uint32_t index, int16_t
         return BT_ERR_STORE_CORRUPT;
     *label = (int32_t)h.label;
     return BT_OK;
+}
+
+/* The same of window `index`. For the order of an epoch: index = bt_shuffled(s->count, seed, epoch,
+ * i). */
+static inline bt_status bt_store_read(const bt_store *s, uint32_t index, int16_t *x, int32_t *label)
+{
+    return bt_store_read_slot(s, bt_store_find(s, index), x, label);
+}
+
+/* Would a window be stored without moving or replacing another? */
+static inline bool bt_store_has_room(const bt_store *s)
+{
+    uint32_t erasures, lowest;
+    if (s->count >= s->capacity)
+        return false;
+    if (s->open != BT_STORE_NONE && s->next < s->per_block)
+        return true;
+    const uint32_t block = bt_store_least(s, BT_STORE_NONE, false);
+    if (bt_store_live_in(s, block) > 0u ||
+        bt_store_live_in(s, bt_store_least(s, block, false)) > 0u)
+        return false; /* the last empty block is opened by moving windows */
+    (void)bt_store_formatted(s, block, &erasures);
+    (void)bt_store_formatted(s, bt_store_least(s, block, true), &lowest);
+    return lowest + BT_STORE_LAG > erasures + 1u;
 }
 
 /* Forgets all windows. A power cut leaves some of them. */
