@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 import biotrain as bt
 from biotrain.cli import app
 from biotrain.emit.project import Footprint, readme
+from biotrain.ondevice import Live
 from biotrain.package import Package
 from biotrain.run.compiler import STRICT
 from biotrain.run.memory import footprint, painted_stack
@@ -40,6 +41,12 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "none": {"strategy": "none"},
     "last": {"strategy": "last", "accumulate": 4},
     "batch": {"batch": 4},
+    "live": {
+        "accumulate": 4,
+        "input_type": "int16",
+        "input_scale": 0.001,
+        "live": Live(hop=8, slice_cycles=2000),
+    },
 }
 
 
@@ -205,7 +212,7 @@ def test_makefile_with_gcc(variant: str, target: str, tmp_path: Path) -> None:
     run("make", "EXTRA=-Werror", "all", "session", "hex", cwd=folder)
     assert (folder / "build" / "main.hex").stat().st_size > 1000
     if importlib.util.find_spec("elftools"):
-        found = footprint(folder / "build" / "main.elf", package.plan.context_bytes)
+        found = footprint(folder / "build" / "main.elf", package.plan.placed_bytes)
         assert found == replaced(measured(package, project_files(package), "gcc"))
         assert found.rest_bytes == 0
 

@@ -49,7 +49,7 @@ class Piece:
     cut: Cut | None = None
     """Of a plain node."""
     steps: tuple[tuple[tuple[int, ...], Cut | None, int], ...] = ()
-    """Of an iteration that is cut: steps that run together, the cut of one that is alone, cycles."""
+    """Of an iteration that is cut: steps that run together, the cut of a single one, cycles."""
 
 
 @dataclass(frozen=True, slots=True)

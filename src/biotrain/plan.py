@@ -96,7 +96,7 @@ class Plan:
     head_ops: int = 0
     """Operations of a training sample from its features, the update shared by its group."""
     predict_arena_bytes: int = 0
-    """Where predictions have an arena of their own, beside a half-done training sample: its size."""
+    """The arena of predictions where it is not that of training (`Live`)."""
     live_bytes: int = 0
     """What records, stores and learns around the model: ring, front end, store, session."""
     longest_slice_cycles: int = 0
@@ -127,6 +127,11 @@ class Plan:
     def context_bytes(self) -> int:
         """Size of `bt_model`: the static RAM without the stack."""
         return self.ram_bytes - self.stack_bytes - self.live_bytes
+
+    @property
+    def placed_bytes(self) -> int:
+        """What a program places: the model, or the life around it."""
+        return self.ram_bytes - self.stack_bytes
 
 
 def _bytes(values: tuple[Value, ...]) -> int:

@@ -137,6 +137,7 @@ class Model:
             input_type=train.input_type,
             input_scale=train.input_scale,
             store=train.store,
+            live=train.made_live(),
             title=title,
         )
 

@@ -12,6 +12,7 @@ import typer
 from biotrain.errors import BioTrainError
 
 if TYPE_CHECKING:
+    from biotrain.ondevice import Live
     from biotrain.optim import Optimizer
 
 MODEL, TRAINING = "Model and data", "Training and target"
@@ -176,6 +177,51 @@ class TrainOptions:
             TRAINING,
         ),
     ] = False
+
+    live: Annotated[
+        bool,
+        _option(
+            "--live",
+            "The firmware records, stores labelled windows and learns while it predicts.",
+            TRAINING,
+        ),
+    ] = False
+    hop: Annotated[
+        int, _option("--hop", "With --live: samples between windows; 0: a window.", TRAINING, min=0)
+    ] = 0
+    ring: Annotated[
+        int, _option("--ring", "With --live: frames that may wait.", TRAINING, min=2)
+    ] = 64
+    store_pages: Annotated[
+        int, _option("--store-pages", "With --live: pages of flash for windows.", TRAINING, min=2)
+    ] = 16
+    slice_cycles: Annotated[
+        int,
+        _option(
+            "--slice-cycles",
+            "With --live: cut pieces of work to so many cycles where kernels can be cut.",
+            TRAINING,
+            min=0,
+        ),
+    ] = 0
+
+    def made_live(self) -> "Live | None":
+        """What `--live` asks for."""
+        from biotrain.ondevice import Live
+
+        own: dict[str, Any] = {
+            "hop": self.hop,
+            "ring": self.ring,
+            "store_pages": self.store_pages,
+            "slice_cycles": self.slice_cycles,
+        }
+        if self.live:
+            return Live(**own)
+        plain = TrainOptions()
+        for name, value in own.items():
+            if value != getattr(plain, name):
+                raise BioTrainError(f"--{name.replace('_', '-')} belongs to --live")
+        return None
 
     @property
     def group(self) -> int:

@@ -90,17 +90,18 @@ def _live_interface(source: Source, label: str) -> list[str]:
     """Calls that pause."""
     kind = source.sample_type
     return [
-        "/* The same calls in slices: they return BT_MORE at the border of a node, or of an iteration",
-        " * of a loop, before max_cycles (estimated; at least one piece is done) are over; then call",
-        " * again, with the same arguments, of which only loss and logits are looked at. The bits are",
-        " * those of the whole call. Between two slices of training bt_predict may be called: it has",
-        " * an arena of its own. What would disturb a slice that is open returns BT_ERR_BUSY; bt_begin",
-        " * and bt_drop forget it. During a step bt_predict sees the tensors that are done. */",
+        "/* The same calls in slices: they return BT_MORE at the border of a node, or of an",
+        " * iteration of a loop, before max_cycles (estimated; one piece at least) are over;",
+        " * then call again, with the same arguments, of which only loss and logits are looked at.",
+        " * The bits are those of the whole call. Between two slices of training bt_predict may be",
+        " * called: it has an arena of its own. What would disturb a slice that is open returns",
+        " * BT_ERR_BUSY; bt_begin and bt_drop forget it. During a step bt_predict sees the tensors",
+        " * that are done. */",
         f"bt_status bt_train_slice(bt_model *m, const {kind} *x, {label}, float *loss,",
         "                         uint32_t max_cycles);",
         "bt_status bt_step_slice(bt_model *m, uint32_t max_cycles);",
-        f"bt_status bt_predict_slice(bt_model *m, const {kind} *x, float *logits, "
-        "uint32_t max_cycles);",
+        f"bt_status bt_predict_slice(bt_model *m, const {kind} *x, float *logits,",
+        "                           uint32_t max_cycles);",
         "/* As bt_window, for predictions. */",
         f"{kind} *bt_predict_window(bt_model *m);",
         "/* The pieces of a checkpoint: everything; weights and running statistics. How many. */",

@@ -8,7 +8,7 @@ uninterrupted functions, in their order, so the bits are too.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from biotrain.emit.schedule import (
@@ -23,7 +23,7 @@ from biotrain.emit.schedule import (
     view,
     wrap,
 )
-from biotrain.ir import Loop, Node
+from biotrain.ir import Loop, Node, Step, Window
 from biotrain.op import OPS, Call
 from biotrain.pieces import Cut, Piece, flat, piece_of
 from biotrain.target import Target
@@ -182,10 +182,10 @@ class Slices:
             lines += [f"        s->step = {number + 1};", "      }"]
         return [*lines, "      s->step = 0;", "    }", "    s->part = 0;"]
 
-    def _body(self, loop: Loop, windows: dict[str, object]) -> list[str]:
+    def _body(self, loop: Loop, windows: Mapping[str, Window]) -> list[str]:
         lines: list[str] = []
         for step in loop.body:
-            lines += _step_text(step, self.places, self.shapes, windows)  # type: ignore[arg-type]
+            lines += _step_text(step, self.places, self.shapes, windows)
         return lines
 
     def _cut_step(self, loop: Loop, k: int, cut: Cut, cycles: int) -> list[str]:
@@ -218,8 +218,8 @@ class Slices:
             "        s->block = 0;",
         ]
 
-    def _active(self, step: object) -> str:
-        flags = [int(not b.empty) for b in step.boxes]  # type: ignore[attr-defined]
+    def _active(self, step: Step) -> str:
+        flags = [int(not b.empty) for b in step.boxes]
         return f"({self.places.index(flags)})"
 
 
@@ -236,7 +236,8 @@ def _ranges(cut: Cut, rows: int, times: int) -> list[str]:
         low = [f"const int r0 = 0, t0 = {cut.times} * b;"]
     else:
         low = [
-            f"const int r0 = {cut.rows} * (b / {cut.across}), t0 = {cut.times} * (b % {cut.across});"
+            f"const int r0 = {cut.rows} * (b / {cut.across});",
+            f"const int t0 = {cut.times} * (b % {cut.across});",
         ]
     high = (
         f"const int r1 = bt_min(r0 + {cut.rows}, {rows}), t1 = bt_min(t0 + {cut.times}, {times});"

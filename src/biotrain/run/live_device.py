@@ -249,16 +249,15 @@ class LiveDevice:
             HostPlace(package) if on == "host" else EmulatorPlace(package, len(given.memory))
         )
         self._outputs = package.source.train.outputs[0].size
-        self._frame = np.dtype(np.int16 if plan.live.converter_bits <= 16 else np.int32)
+        self._narrow = plan.live.converter_bits <= 16
         take = self._place.take
         self._frames = take(MOST_FRAMES * plan.frame_bytes)
         self._labels = take(MOST_FRAMES * 4)
         self._events = take(MOST_EVENTS * 4 * (EVENT_WORDS + self._outputs))
         self._parts = [take(a.nbytes) for a in (given.memory, given.programmed, given.wear)]
-        for address, array in zip(
-            self._parts, (given.memory, given.programmed, given.wear), strict=True
-        ):
-            self._place.write(address, array.tobytes())
+        self._place.write(self._parts[0], given.memory.tobytes())
+        self._place.write(self._parts[1], given.programmed.tobytes())
+        self._place.write(self._parts[2], given.wear.tobytes())
         pointer = self._place.pointer
         self._pointers = WORDS + 4 * BOX_WORDS
         self._sim = self._pointers + 3 * pointer
@@ -424,7 +423,7 @@ class LiveDevice:
     def flash(self) -> Flash:
         """A copy of what the flash holds now."""
         kinds: Mapping[str, Any] = {"memory": np.uint8, "programmed": np.uint8, "wear": np.uint32}
-        arrays = {
+        arrays: dict[str, npt.NDArray[Any]] = {
             name: np.frombuffer(
                 self._place.read(address, getattr(self._given, name).nbytes), kind
             ).copy()
@@ -486,13 +485,12 @@ class LiveDevice:
             raise BioTrainError(f"frames must be [{self.plan.chans}, n], not {list(x.shape)}")
         if not np.issubdtype(x.dtype, np.integer):
             raise BioTrainError(f"frames must be the converter's integers, not {x.dtype}")
-        limits = np.iinfo(self._frame)
+        kind = "int16" if self._narrow else "int32"
+        limits = np.iinfo(np.int16) if self._narrow else np.iinfo(np.int32)
         if x.size and not (limits.min <= x.min() and x.max() <= limits.max):
-            raise BioTrainError(
-                f"frames reach from {x.min()} to {x.max()}: more than {self._frame} holds"
-            )
+            raise BioTrainError(f"frames reach from {x.min()} to {x.max()}: more than {kind} holds")
         y = np.broadcast_to(np.asarray(labels, np.int32), (x.shape[1],))
-        return np.ascontiguousarray(x.T, self._frame), np.ascontiguousarray(y)
+        return np.ascontiguousarray(x.T, kind), np.ascontiguousarray(y)
 
     def _hand_over(self, frames: npt.NDArray[Any], labels: npt.NDArray[np.int32]) -> None:
         self._place.write(self._frames, frames.tobytes())

@@ -14,6 +14,7 @@ from biotrain.emit.project import (
     filled,
     firmware_files,
     library_files,
+    live_values,
     main_files,
     readme,
 )
@@ -44,7 +45,7 @@ def project_files(package: Package, *, measure: bool = False) -> dict[str, str]:
     source, target = package.source, package.target
     if target.build is None:
         files = {f"example/{name}": text for name, text in main_files(source).items()}
-        files["example/Makefile"] = filled("host.mk", {})
+        files["example/Makefile"] = filled("host.mk", live_values(source))
         if target.core != "host":
             files |= library_files(source, target.stack_bytes)
         return {**files, "README.md": readme(source, target, None)}
@@ -81,7 +82,7 @@ def measured(
         if name.endswith((".c", ".h")) and Path(name).stem != "session"
     }
     elf = build(flat, package.target, files["firmware/link.ld"], which)
-    return footprint(elf, package.plan.context_bytes, compiler_name(package, which))
+    return footprint(elf, package.plan.placed_bytes, compiler_name(package, which))
 
 
 def compiler_name(package: Package, which: Compiler) -> str:

@@ -13,13 +13,22 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from biotrain.emit.live import LIVE_SOURCES
 from biotrain.emit.project.footprint import Footprint
 from biotrain.emit.project.readme import readme
 from biotrain.emit.project.template import filled
 from biotrain.emit.source import Source
 from biotrain.target import Target
 
-__all__ = ["Footprint", "filled", "firmware_files", "library_files", "main_files", "readme"]
+__all__ = [
+    "Footprint",
+    "filled",
+    "firmware_files",
+    "library_files",
+    "live_values",
+    "main_files",
+    "readme",
+]
 
 _STORED = """/* How many windows of the calibration are stored. */
 uint32_t stored_windows(void);
@@ -48,8 +57,21 @@ _ANNOUNCE = """      if (i % BT_GROUP == 0) /* the last group may have fewer win
 """
 
 
+def live_values(source: Source) -> dict[str, str]:
+    """The sources beside the model, as the build systems name them."""
+    names = LIVE_SOURCES if source.live is not None else ()
+    return {
+        "LIVE_OBJECTS": "".join(f" {name.replace('.c', '.o')}" for name in names),
+        "LIVE_SOURCES": "".join(f" ../{name}" for name in names),
+        "LIVE_ZEPHYR": "".join(f"\n    ${{CMAKE_CURRENT_LIST_DIR}}/../{name}" for name in names),
+    }
+
+
 def main_files(source: Source) -> dict[str, str]:
     """`main.c`, and the board's part with the functions that a person fills in."""
+    if source.live is not None:
+        names = {"main.c": "main_live.c", "board.c": "board_live.c", "board.h": "board_live.h"}
+        return {name: filled(template, {}) for name, template in names.items()}
     by_class = source.train.inputs[-1].dtype == "i32"
     sample = source.sample_type
     label = "int32_t *label" if by_class else "float *label"
@@ -112,6 +134,7 @@ def firmware_files(
         "FLASH": _flash_hint(target),
         "START_SOURCES": " ".join(sources),
         "START_OBJECTS": " ".join(name.replace(".c", ".o") for name in sources),
+        **live_values(source),
     }
     files = {**main_files(source), **start}
     for name in ("Makefile", "CMakeLists.txt", "gcc.cmake", "zig.cmake"):
@@ -133,21 +156,23 @@ def library_files(source: Source, stack_bytes: int) -> dict[str, str]:
         "TITLE": source.title,
         "STACK": f"{stack_bytes:,}",
         "CONTEXT": str(source.plan.context_bytes),
+        **live_values(source),
     }
     names = ("zephyr/module.yml", "zephyr/CMakeLists.txt", "zephyr/Kconfig", "library.properties")
     files = {name: filled(name, values) for name in names}
+    compiled = ("model.c", "model_weights.c", *(LIVE_SOURCES if source.live is not None else ()))
     manifest = {
         "name": "biotrain_model",
         "version": "1.0.0",
         "description": f"{source.title}: a network that predicts and trains on the device",
         "keywords": ["biosignals", "training"],
-        "headers": "model.h",
+        "headers": "model.h" if source.live is None else "live.h",
         "frameworks": "*",
         "platforms": "*",
         "build": {
             "srcDir": ".",
             "includeDir": ".",
-            "srcFilter": ["-<*>", "+<model.c>", "+<model_weights.c>"],
+            "srcFilter": ["-<*>", *(f"+<{name}>" for name in compiled)],
             "flags": ["-O2", "-fno-math-errno", "-ffp-contract=off", "-DBT_NO_CONTRACTION"],
         },
     }

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from biotrain.emit.live import LIVE_SOURCES
 from biotrain.emit.project.footprint import Footprint
 from biotrain.emit.project.template import filled
 from biotrain.emit.source import Source
@@ -25,14 +26,14 @@ def readme(source: Source, target: Target, footprint: Footprint | None) -> str:
         "ELSE": _table(("else", "", ""), _else(source, target, footprint)),
         "NOTES": "".join(f"\n{note}\n" for note in _notes(target, footprint)),
         "CALL": _call(source),
-        "BUILD": "\n\n".join(_build(target, footprint)),
+        "BUILD": "\n\n".join(_build(source, target, footprint)),
         "TRY": "\n".join(run),
-        "FILES": "\n".join(_folders(target)),
+        "FILES": "\n".join([*_live_files(source), *_folders(target)]),
     }
     return filled("README.md", values)
 
 
-def _build(target: Target, footprint: Footprint | None) -> list[str]:
+def _build(source: Source, target: Target, footprint: Footprint | None) -> list[str]:
     core = target.build
     blocks: list[str] = []
     if core is not None:
@@ -41,8 +42,17 @@ def _build(target: Target, footprint: Footprint | None) -> list[str]:
         blocks.append("A program for this machine:\n\n```\nmake -C example && example/main\n```")
     if target.core != "host":
         stack = footprint.stack_bytes if footprint is not None else target.stack_bytes
-        blocks.append(filled("libraries.md", {"STACK": f"{stack:,}"}).rstrip())
+        blocks.append(
+            filled(
+                "libraries.md", {"STACK": f"{stack:,}", "LIVE_NAMES": live_names(source)}
+            ).rstrip()
+        )
     return blocks
+
+
+def live_names(source: Source) -> str:
+    """What is compiled beside the model, as words."""
+    return "".join(f", `{name}`" for name in (LIVE_SOURCES if source.live is not None else ()))
 
 
 def _folders(target: Target) -> list[str]:
@@ -86,11 +96,13 @@ def _ram(source: Source, target: Target, footprint: Footprint | None) -> list[Ro
         ("optimizer", plan.optimizer_bytes, ", ".join(source.slots)),
         ("running statistics", plan.state_bytes, ""),
         ("arena", plan.peak_bytes, f"activations; the window's {plan.input_bytes:,} among them"),
+        ("arena of predictions", plan.predict_arena_bytes, "beside a half-done training sample"),
     ]
     counters = plan.context_bytes - sum(size for _, size, _ in parts)
     parts += [("counters", counters, "fields of `bt_model`")]
     rows = [(name, f"{size:,}", note) for name, size, note in parts if size]
     rows.append(("**`bt_model`**", f"**{plan.context_bytes:,}**", ""))
+    rows += _live(source)
     if plan.stack_bytes:
         where = "reserved in `link.ld`" if target.build else "reserve"
         rows.append(("stack", f"{plan.stack_bytes:,}", where))
@@ -103,6 +115,22 @@ def _ram(source: Source, target: Target, footprint: Footprint | None) -> list[Ro
     limit = target.memory("ram").bytes
     share = f"{whole / limit:.0%} of {limit:,}" if limit else ""
     return [*rows, ("**whole RAM**", f"**{whole:,}**", share)]
+
+
+def _live(source: Source) -> list[Row]:
+    if source.live is None:
+        return []
+    parts = dict(source.live.parts)
+    parts["session"] += source.plan.live_bytes - sum(parts.values())
+    live = source.live
+    notes = {
+        "capture ring": f"{live.ring_frames} frames, of which {live.live.ring} may wait",
+        "front end": "filters and the newest window",
+        "sample store": f"{live.live.store_pages} pages of flash",
+        "session": "calibration, checkpoints, guards, counters",
+    }
+    rows = [(name, f"{size:,}", notes[name]) for name, size in parts.items()]
+    return [*rows, ("**`bt_live`**", f"**{source.plan.placed_bytes:,}**", "the model within it")]
 
 
 def _else(source: Source, target: Target, footprint: Footprint | None) -> list[Row]:
@@ -124,6 +152,11 @@ def _else(source: Source, target: Target, footprint: Footprint | None) -> list[R
     if plan.ms_per_sample:
         clock = f"estimate: those cycles at {target.clock_hz / 1e6:g} MHz"
         rows.append(("time per window, ms", f"{plan.ms_per_sample:,.1f}", clock))
+    if source.live is not None:
+        longest = plan.longest_slice_cycles
+        rows.append(("longest piece, cycles", f"{longest:,}", f"estimate: `{plan.longest_slice}`"))
+        pages = f"{source.live.pages} pages of windows and checkpoints"
+        rows.append(("flash it writes, bytes", f"{source.live.flash_bytes:,}", pages))
     if plan.mj_per_sample:
         power = f"estimate: that time at {target.mw_per_mhz:g} mW per MHz, the core alone"
         rows.append(("energy per window, mJ", f"{plan.mj_per_sample:.3g}", power))
@@ -153,7 +186,39 @@ def _arm(target: Target) -> bool:
     return target.build is not None and target.build.family == "arm"
 
 
+def _live_files(source: Source) -> list[str]:
+    if source.live is None:
+        return []
+    return [
+        "| `live.h`, `bt_live.h` | the interface of the life around the model |",
+        "| `live.c` | its code; `bt_store.h`, `bt_slots.h`: windows and checkpoints in flash |",
+    ]
+
+
+_CALL_LIVE = """\
+```c
+static bt_live live;
+bt_live_start(&live, &flash);                      /* three calls of your flash: bt_flash.h */
+bt_live_push(&live, frame, label);                 /* from the converter's interrupt */
+for (;;)
+  switch (bt_live_work(&live, 100000)) {           /* at most about so many cycles */
+  case BT_LIVE_PREDICTED: ... live.predicted
+  case BT_LIVE_IDLE: ...                           /* sleep */
+  }
+bt_live_calibrate(&live);                          /* learn from what is stored, meanwhile */
+```
+
+`bt_live.h` tells the rest. Without the life around it the model is called so:
+
+"""
+
+
 def _call(source: Source) -> str:
+    life = _CALL_LIVE if source.live is not None else ""
+    return life + _call_model(source)
+
+
+def _call_model(source: Source) -> str:
     by_class = source.train.inputs[-1].dtype == "i32"
     lines = ["static bt_model model;", "float loss, logits[BT_OUTPUTS];", "bt_init(&model);"]
     label = "label" if by_class else "target"

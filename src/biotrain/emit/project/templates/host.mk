@@ -5,7 +5,7 @@ WARNINGS := -Wall -Wextra -Wpedantic -Wconversion -Wdouble-promotion -Wshadow
 CFLAGS := -O2 -g -std=c99 -march=native $(WARNINGS) -I. -I.. \
   -fno-math-errno -ffp-contract=off
 
-main: main.c board.c board.h ../model.c ../model_weights.c $(wildcard ../*.h)
+main: main.c board.c board.h ../model.c ../model_weights.c@LIVE_SOURCES@ $(wildcard ../*.h)
 	$(CC) $(CFLAGS) $(EXTRA) -o $@ $(filter %.c,$^)
 
 .PHONY: clean
