@@ -47,7 +47,7 @@ size_t bt_live_box_bytes(void)
   return sizeof(bt_live_box);
 }
 
-static uint32_t bt_bits(float x)
+static uint32_t bt_box_bits(float x)
 {
   uint32_t bits;
   memcpy(&bits, &x, sizeof bits);
@@ -107,8 +107,8 @@ static void bt_box_report(bt_live_box *box)
   const uint64_t model = (uint64_t)(uintptr_t)&l->model;
   const uint32_t first[] = {(uint32_t)(model & 0xffffffffu), (uint32_t)(model >> 32),
                             bt_weights_crc32(&l->model), l->mode, l->task, l->at, l->status,
-                            l->kept, bt_bits(l->before), bt_bits(l->best),
-                            bt_bits(l->confidence), l->store.count, l->store.capacity, l->store_ok,
+                            l->kept, bt_box_bits(l->before), bt_box_bits(l->best),
+                            bt_box_bits(l->confidence), l->store.count, l->store.capacity, l->store_ok,
                             l->lost, l->pushed - l->taken, l->store.number, l->model.progress.steps};
   memcpy(w, first, sizeof first);
   memcpy(w + 20, &l->counters, sizeof l->counters);

@@ -1,0 +1,465 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A device that records, predicts, learns and survives, against what plain calls give."""
+
+from collections import Counter
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import biotrain as bt
+from biotrain.frontend import FrontEnd
+from biotrain.ondevice import Live
+from biotrain.package import Package
+from biotrain.run.live_device import Event, LiveDevice
+
+CHANS, TIMES, HOP, CLASSES, SCALE = 2, 32, 16, 3, 0.01
+GROUP = 4
+SPAN = 64  # frames of one class, in `signal`
+
+
+class Small(torch.nn.Module):
+    """Enough of a network to tell three patterns of amplitudes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = torch.nn.Conv1d(CHANS, 4, 5, padding=2, bias=False)
+        self.norm = torch.nn.GroupNorm(1, 4)
+        self.pool = torch.nn.AvgPool1d(8)
+        self.classifier = torch.nn.Linear(4 * 4, CLASSES)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.classifier(self.pool(torch.relu(self.norm(self.conv(x)))).flatten(1))
+
+
+@cache
+def package(live: bool = True, **options: Any) -> Package:
+    torch.manual_seed(0)
+    given: dict[str, Any] = {"optimizer": bt.SGD(lr=0.05), "accumulate": GROUP}
+    own = {key: options.pop(key) for key in list(options) if key in Live.__dataclass_fields__}
+    settings: dict[str, Any] = {"page_bytes": 256, "store_pages": 64, "epochs": 4, "patience": 2}
+    settings |= {"hop": HOP} | own
+    around = Live(**settings) if live else None
+    given |= {"input_type": "int16", "input_scale": SCALE, "fused": False, "target": "nrf52840"}
+    net = Small()
+    net.train()
+    return bt.compile(net, torch.zeros(1, CHANS, TIMES), live=around, **(given | options))
+
+
+def signal(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Frames [CHANS, n] whose amplitudes tell the class, and the labels."""
+    rng = np.random.default_rng(seed)
+    y = np.repeat(rng.integers(0, CLASSES, n // SPAN + 1), SPAN)[:n].astype(np.int32)
+    amplitude = np.array([[30, 300], [300, 30], [200, 200]])[y].T
+    return (rng.standard_normal((CHANS, n)) * amplitude).astype(np.int16), y
+
+
+def cut_out(x: np.ndarray, y: np.ndarray) -> list[tuple[np.ndarray, int]]:
+    """Windows and the labels that hold for all of them, or -1."""
+    starts = range(0, x.shape[1] - TIMES + 1, HOP)
+    labels = [y[t : t + TIMES] for t in starts]
+    return [
+        (x[:, t : t + TIMES], int(part[0]) if len(set(part)) == 1 else -1)
+        for t, part in zip(starts, labels, strict=True)
+    ]
+
+
+def recorded(n: int = 1200, **options: Any) -> LiveDevice:
+    dev = package(**options).live()
+    dev.play(*signal(n))
+    return dev
+
+
+def names(events: list[Event]) -> Counter[str]:
+    return Counter(e.name for e in events)
+
+
+# ---------------------------------------------------------------- signals
+
+
+def test_every_window_is_predicted_and_labelled_ones_are_stored() -> None:
+    dev = package().live()
+    x, y = signal(1200)
+    events = dev.play(x, y)
+    cut = cut_out(x, y)
+    plain = package(live=False).run("host").predict(np.stack([w for w, _ in cut]))
+    assert names(events) == {"predicted": len(cut)}
+    np.testing.assert_array_equal(np.asarray([e.logits for e in events], np.float32), plain)
+    assert [e.predicted for e in events] == plain.argmax(1).tolist()
+    assert [e.label for e in events] == [label for _, label in cut]
+    assert [e.window for e in events] == list(range(len(cut)))
+    stored = sum(label >= 0 for _, label in cut)
+    counted = dev.counters
+    assert (counted["frames"], counted["windows"], counted["stored"]) == (1200, len(cut), stored)
+    assert dev.state["stored"] == min(stored, dev.state["capacity"])
+    assert dev.breaches == 0
+
+
+@pytest.mark.parametrize("cycles", [3000, 20_000])
+def test_little_time_changes_when_and_not_what(cycles: int) -> None:
+    x, y = signal(600)
+    full, slow = package().live(), package(ring=256).live()
+    events, later = full.play(x, y), slow.play(x, y, cycles_per_frame=cycles)
+    later += slow.work()
+    assert [e.logits for e in later] == [e.logits for e in events]
+    assert slow.counters["lost"] == 0
+    assert slow.flash.image == full.flash.image
+
+
+FRONTS = {
+    "filters": FrontEnd(200, CHANS, TIMES, HOP, bandpass=(4, 40), notch=50, scale=0.02),
+    "decimation, window": FrontEnd(
+        400, CHANS, TIMES, HOP, decimate=2, standardise="window", scale=0.02
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", FRONTS)
+def test_a_front_end_gives_the_windows_of_the_study(kind: str) -> None:
+    front = FRONTS[kind]
+    wide = kind != "filters"
+    dev = package(front=front, hop=0, converter_bits=24 if wide else 16).live()
+    x, _ = signal(700)
+    frames = x.astype(np.int32) * 200 if wide else x
+    windows = front.run(frames)
+    events = dev.play(frames)
+    q = np.clip(np.rint(windows * np.float32(1 / SCALE)), -32767, 32767).astype(np.int16)
+    plain = package(live=False).run("host").predict(q)
+    assert len(events) == len(plain) > 10
+    np.testing.assert_array_equal(np.asarray([e.logits for e in events], np.float32), plain)
+
+
+# ---------------------------------------------------------------- guards
+
+
+def test_a_flat_channel_is_refused_where_it_is() -> None:
+    x, y = signal(400)
+    x[1, 100:200] = 7
+    events = package().live().play(x, y)
+    refused = [e for e in events if e.name == "refused"]
+    assert {(e.status, e.channel) for e in refused} == {("BT_ERR_INPUT_FLAT", 1)}
+    flat = [i for i, (w, _) in enumerate(cut_out(x, y)) if len(set(w[1])) == 1]
+    assert [e.window for e in refused] == flat
+    assert flat
+
+
+def test_a_saturated_channel_is_refused() -> None:
+    x, y = signal(400)
+    x[0, 150] = np.iinfo(np.int16).max
+    dev = package().live()
+    events = dev.play(x, y)
+    refused = [e.window for e in events if e.name == "refused"]
+    assert refused == [i for i, (w, _) in enumerate(cut_out(x, y)) if 32767 in w]
+    assert dev.counters["saturated"] == len(refused) == 2
+    assert {e.status for e in events if e.name == "refused"} == {"BT_ERR_INPUT_SATURATED"}
+    dev.set(guards=0)
+    assert names(dev.play(x, y)) == {"predicted": 25}
+
+
+def test_labels_that_are_none_count_as_none() -> None:
+    x, y = signal(400)
+    dev = package().live()
+    y[:200] = CLASSES
+    y[200:] = -5
+    dev.play(x, y)
+    assert dev.counters["labels"] == 400
+    assert dev.counters["stored"] == 0
+
+
+def test_lost_frames_begin_a_new_window() -> None:
+    x, y = signal(500)
+    dev = package(ring=20).live()
+    dev.play(x[:, :40], y[:40])
+    dev.push(x[:, 40:80], y[40:80])  # nobody works: 20 of 40 are lost
+    events = dev.work()
+    events += dev.play(x[:, 80:200], y[80:200])
+    assert dev.counters["lost"] == 20
+    whole = [w for w, _ in cut_out(x[:, :60], y[:60])][1:]  # until the gap
+    whole += [w for w, _ in cut_out(x[:, 80:200], y[80:200])]  # and after it
+    plain = package(live=False).run("host").predict(np.stack(whole))
+    np.testing.assert_array_equal(np.asarray([e.logits for e in events], np.float32), plain)
+
+
+def test_a_loss_that_is_not_finite_is_left_out() -> None:
+    dev = recorded(epochs=2, patience=0)
+    before = dev.crc32()
+    dev.set(rate=1e30)
+    dev.calibrate()
+    events = dev.play(signal(600, 1)[0])
+    counted = dev.counters
+    assert counted["losses"] + counted["gradients"] > 0
+    assert [e.kept for e in events if e.name == "calibrated"] == [False]
+    assert dev.crc32() == before
+    assert counted["undone"] == 1
+    assert dev.mode == "record"
+
+
+# ---------------------------------------------------------------- calibration
+
+
+def mixed(x: int) -> int:
+    """`bt_mixed`."""
+    m = 0xFFFFFFFF
+    x = (x ^ x >> 16) * 0x9E3779B1 & m
+    x = (x ^ x >> 15) * 0xB7E15163 & m
+    x = (x ^ x >> 14) * 0x243F6A89 & m
+    return x ^ x >> 16
+
+
+def shuffled(n: int, seed: int, epoch: int, i: int) -> int:
+    """`bt_shuffled`."""
+    half = 1
+    while half < 16 and n > 1 << 2 * half:
+        half += 1
+    mask = (1 << half) - 1
+    key = mixed(seed ^ mixed((epoch + 0x9E3779B9) & 0xFFFFFFFF))
+    while True:
+        left, right = i >> half, i & mask
+        for turn in range(6):
+            word = (key + mixed((right << 3 | turn) & 0xFFFFFFFF)) & 0xFFFFFFFF
+            left, right = right, left ^ (mixed(word) & mask)
+        i = left << half | right
+        if i < n:
+            return i
+
+
+def by_hand(windows: list[tuple[np.ndarray, int]], epochs: int, patience: int) -> tuple[int, float]:
+    """The calibration with plain calls, in the documented order: the weights' CRC-32, accuracy."""
+    dev = package(live=False).run("host")
+    x, y = np.stack([w for w, _ in windows]), np.asarray([label for _, label in windows])
+    n, key = len(x), mixed(1)  # seed 0, session 1
+    held = n // 5
+    order = [shuffled(n, key, 0xFFFFFFFF, i) for i in range(n)]
+    test, train = order[:held], order[held:]
+
+    def judged() -> tuple[int, float]:
+        z = dev.predict(x[test]).astype(np.float64)
+        z -= z.max(1, keepdims=True)
+        losses = np.log(np.exp(z).sum(1)) - z[range(held), y[test]]
+        return int((z.argmax(1) == y[test]).sum()), -float(losses.mean())
+
+    best, kept, stale = judged(), dev.crc32(), 0
+    dev.begin()
+    for epoch in range(epochs):
+        turn = [train[shuffled(len(train), key, epoch, i)] for i in range(len(train))]
+        dev.train(x[turn], y[turn])
+        now = judged()
+        stale = 0 if now > best else stale + 1
+        if now > best:
+            best, kept = now, dev.crc32()
+        if patience and stale >= patience:
+            break
+    return kept, best[0] / held
+
+
+@pytest.mark.parametrize(("epochs", "patience"), [(3, 0), (8, 2)])
+def test_a_calibration_is_what_plain_calls_do(epochs: int, patience: int) -> None:
+    dev = package(epochs=epochs, patience=patience, store_pages=128).live()
+    x, y = signal(1200)
+    dev.play(x, y)
+    windows = [(w, label) for w, label in cut_out(x, y) if label >= 0]
+    assert dev.state["stored"] == len(windows) < dev.state["capacity"]
+    dev.calibrate()
+    events = dev.play(*signal(1200, 1), cycles_per_frame=20_000)
+    crc, accuracy = by_hand(windows, epochs, patience)
+    done = [e for e in events if e.name == "calibrated"]
+    assert [e.kept for e in done] == [True]
+    assert dev.crc32() == crc
+    assert dev.state["best"] == pytest.approx(accuracy)
+    assert dev.state["best"] > dev.state["before"]
+    assert dev.mode == "use"
+    # no window was missed meanwhile, and those with a label were stored
+    assert names(events)["predicted"] == 75
+    assert [e.window for e in events if e.name == "predicted"] == list(range(74, 149))
+    counted = dev.counters
+    assert (counted["lost"], counted["unstored"]) == (0, 0)
+    assert dev.again().crc32() == crc
+
+
+def test_time_to_work_does_not_change_the_weights() -> None:
+    crcs = set()
+    for cycles in (2500, 9001, 0xFFFFFFFF):
+        dev = recorded(ring=256)
+        dev.calibrate()
+        dev.play(*signal(4000, 1), cycles_per_frame=cycles)
+        assert dev.mode == "use"
+        crcs.add(dev.crc32())
+    assert len(crcs) == 1
+
+
+def test_the_emulated_core_lives_the_same_life() -> None:
+    for needed in ("unicorn", "elftools", "ziglang"):
+        pytest.importorskip(needed)
+    ends = []
+    for on in ("host", "emulator"):
+        dev = package().live(on)
+        events = dev.play(*signal(700))
+        dev.calibrate()
+        events += dev.play(*signal(700, 1), cycles_per_frame=20_000)
+        assert dev.mode == "use"
+        again = dev.again()
+        ends.append((dev.crc32(), again.crc32(), events, dev.counters, dev.flash.image))
+    assert ends[0] == ends[1]
+
+
+def test_too_few_windows_and_two_at_a_time() -> None:
+    dev = package(least=10).live()
+    with pytest.raises(bt.BioTrainError, match="too few stored windows"):
+        dev.calibrate()
+    dev.play(*signal(600))
+    dev.calibrate()
+    with pytest.raises(bt.BioTrainError):
+        dev.calibrate()
+    with pytest.raises(bt.BioTrainError):
+        dev.forget()
+
+
+def test_back_factory_and_cancel() -> None:
+    dev = recorded()
+    factory = dev.crc32()
+    dev.calibrate()
+    dev.work()
+    first = dev.crc32()
+    dev.play(*signal(900, 3))
+    dev.set(rate=0.01)
+    dev.calibrate()
+    dev.work()
+    second = dev.crc32()
+    assert len({factory, first, second}) == 3
+    dev.calibrate()
+    done = dev.counters["steps"]
+    while dev.counters["steps"] < done + 2:
+        dev.step(3000)
+    assert dev.crc32() != second
+    dev.cancel()
+    assert (dev.mode, dev.crc32()) == ("use", second)
+    dev.back()
+    assert dev.crc32() == first
+    with pytest.raises(bt.BioTrainError, match="no checkpoint"):
+        dev.back()
+    assert dev.again().crc32() == first
+    dev.factory()
+    assert (dev.mode, dev.crc32()) == ("record", factory)
+    assert dev.again().crc32() == factory
+    dev.forget()
+    assert dev.state["stored"] == 0
+    assert dev.breaches == 0
+
+
+def test_drift_is_told_and_begins_a_calibration() -> None:
+    options: dict[str, Any] = {"drift": 0.05, "automatic": True, "least": 20, "store_pages": 128}
+    dev = recorded(**options)
+    dev.calibrate()
+    dev.work()
+    assert dev.mode == "use"
+    settled = dev.play(*signal(900, 5))
+    assert "drifted" not in names(settled)
+    x, y = signal(2400, 6)
+    weak = (x // 12 + np.array([[0], [9]])).astype(np.int16)  # a loose electrode: little signal
+    events = dev.play(weak[::-1], y)
+    assert names(events)["drifted"] == 1
+    assert names(events)["calibrated"] >= 1
+    assert dev.counters["calibrations"] >= 2
+
+
+# ---------------------------------------------------------------- power
+
+
+@cache
+def interrupted() -> tuple[Any, int, int]:
+    """Flash before a calibration, the CRC after an undisturbed one, and its steps."""
+    dev = recorded(700, epochs=2)
+    flash = dev.flash
+    dev = package(epochs=2).live(flash=flash)
+    dev.calibrate()
+    dev.work()
+    assert dev.mode == "use"
+    return flash, dev.crc32(), dev.steps
+
+
+def survive(cut: int) -> None:
+    flash, wanted, _ = interrupted()
+    dev = package(epochs=2).live(flash=flash)
+    factory = dev.crc32()
+    dev.calibrate()
+    dev.cut(cut, noise=cut)
+    dev.work()
+    assert dev.off
+    if cut % 3 == 0:  # power goes once more, while it comes back or soon after
+        dev = dev.again()
+        dev.cut(1 + cut % 701, noise=cut)
+        dev.work()
+    dev = dev.again()
+    if dev.mode == "record":  # nothing of the calibration had been written
+        assert dev.crc32() == factory
+        dev.calibrate()
+    dev.work()
+    assert (dev.mode, dev.crc32(), dev.breaches) == ("use", wanted, 0), cut
+    assert dev.again().crc32() == wanted
+
+
+def test_power_may_go_during_a_calibration() -> None:
+    steps = interrupted()[2]
+    assert steps > 2000
+    for cut in [*range(1, steps, 61), steps]:
+        survive(cut)
+
+
+@pytest.mark.slow
+def test_power_may_go_at_every_byte_of_a_calibration() -> None:
+    for cut in range(1, interrupted()[2] + 1):
+        survive(cut)
+
+
+def test_power_may_go_while_a_window_is_stored() -> None:
+    flash = recorded(500).flash
+    x, y = signal(200, 2)
+    ref = package().live(flash=flash)
+    before = ref.state["stored"]
+    ref.play(x, y)
+    for cut in range(1, ref.steps, 37):
+        dev = package().live(flash=flash)
+        dev.cut(cut, noise=cut)
+        events = dev.play(x, y)
+        assert dev.off
+        done = sum(e.label >= 0 for e in events if e.name == "predicted")
+        dev = dev.again()
+        assert before <= dev.state["stored"] <= before + done
+        dev.play(x, y)
+        assert dev.counters["stored"] == ref.counters["stored"]
+        assert dev.breaches == 0
+
+
+# ---------------------------------------------------------------- what does not fit
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"input_type": "float", "input_scale": None}, "input_type='int16'"),
+        ({"strategy": "none"}, "leaves nothing that trains"),
+        ({"hop": 16, "front": FrontEnd(200, CHANS, 40, HOP)}, "windows of 2 x 40"),
+        ({"loss": "mse"}, "cross_entropy"),
+        ({"converter_bits": 24}, "need a front end"),
+        ({"held_back": 1}, "nothing to train on"),
+        ({"page_bytes": 100}, "multiple of 64"),
+    ],
+)
+def test_what_cannot_live_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(bt.BioTrainError, match=message):
+        package(**options)
+
+
+def test_the_plan_counts_what_lives() -> None:
+    pkg = package()
+    plan, live = pkg.plan, pkg.source.live
+    assert live is not None
+    assert plan.placed_bytes == plan.context_bytes + plan.live_bytes
+    assert plan.ram_bytes == plan.placed_bytes + plan.stack_bytes
+    assert sum(live.parts.values()) <= plan.live_bytes < sum(live.parts.values()) + 8
+    tight = package(memory=plan.ram_bytes)
+    assert tight.plan.ram_bytes <= plan.ram_bytes
+    with pytest.raises(bt.BioTrainError):
+        package(memory=6000)
