@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from scipy import signal
 
 from biotrain.errors import BioTrainError
-from biotrain.frontend import HOST, FrontEnd, Stream, emit
+from biotrain.frontend import HOST, FrontEnd, Stream, emit, read_front
 from biotrain.run.cycles import cycles
 from biotrain.run.histogram import Histogram
 
@@ -446,3 +446,116 @@ def test_bad_samples_get_one_line(samples: np.ndarray, words: str) -> None:
     with pytest.raises(BioTrainError, match="front end: ") as caught:
         front().run(samples)
     assert words in str(caught.value)
+
+
+# ---- integers out, and frames -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("keys", [DESIGNS["eeg"], DESIGNS["decimated"], {"standardise": "running"}])
+def test_integer_windows_are_the_rounded_floats(keys: dict[str, Any]) -> None:
+    chain = front(**keys, scale=0.02, window=50, hop=25)
+    unit = 1 / 4096 if "standardise" in keys else 0.05
+    ints = dataclasses.replace(chain, unit=unit)
+    x = biosignal(6000, 3)
+    got, exact = ints.run(x), chain.run(x).astype(np.float64) / unit
+    assert got.dtype == np.int16
+    assert np.abs(got).max() > 100
+    # Half a step, and what float32 loses of the value itself.
+    assert np.abs(got - np.clip(exact, -32768, 32767)).max() <= 0.5 + 4 * EPS * 32768
+    assert ints.ram_bytes == int(Stream(ints)._c.front_bytes()) == chain.ram_bytes - 2 * 50 * 2
+
+
+def test_what_16_bits_cannot_hold_becomes_the_largest_that_they_can() -> None:
+    chain = front(window=1, hop=1, unit=0.5)
+    x = np.array([[0, 16383, 16384, -16384, -16385, 2**31 - 1, -(2**31)], [0] * 7], np.int32)
+    got = chain.run(x)[:, 0, 0]
+    np.testing.assert_array_equal(got, [0, 32766, 32767, -32768, -32768, 32767, -32768])
+
+
+def test_halves_go_to_the_even_step() -> None:
+    x = np.tile(np.array([1, 3, 5, -1, -3], np.int32), (2, 1))
+    got = front(window=1, hop=1, unit=2.0).run(x)[:, 0, 0]
+    np.testing.assert_array_equal(got, np.rint(x[0] / 2))
+
+
+@pytest.mark.parametrize("unit", [None, 0.25])
+def test_frames_are_what_the_windows_are_made_of(unit: float | None) -> None:
+    chain = front(**DESIGNS["decimated"], window=64, hop=64, unit=unit)
+    x = biosignal(5000, 3)
+    frames = chain.start().frames(x)
+    windows = chain.run(x)
+    assert frames.dtype == windows.dtype
+    assert frames.shape == (2, 1250)
+    np.testing.assert_array_equal(frames[:, : 64 * len(windows)], joined(windows))
+
+
+def test_without_a_ring_it_is_smaller_by_the_ring(tmp_path: Path) -> None:
+    chain = front(**DESIGNS["ecg"], window=37, unit=1.0)
+    for name, text in emit(chain, ring=False).items():
+        (tmp_path / name).write_text(text)
+    program = (
+        '#include "front.h"\n'
+        f"typedef char size[sizeof(bt_front) == {chain.state_bytes} ? 1 : -1];\n"
+        "int main(void)\n{\n    bt_front f;\n    int32_t x[2] = {1, 2};\n    int16_t y[2];\n"
+        "    bt_front_init(&f);\n    return bt_front_frame(&f, x, y) != 1;\n}\n"
+    )
+    (tmp_path / "main.c").write_text(program)
+    subprocess.run(["gcc", *STRICT, "main.c", "-o", "program"], cwd=tmp_path, check=True)
+    subprocess.run([tmp_path / "program"], check=True)
+
+
+# ---- as a person writes it ----------------------------------------------------------------------
+
+
+def test_a_description_is_the_same_front_end(tmp_path: Path) -> None:
+    path = tmp_path / "front.toml"
+    path.write_text(
+        "bandpass = [4, 30]\nnotch = 50\ndecimate = 4\nreference = 'average'\n"
+        "window_s = 2.0\nhop = 25\nunit = 0.1\n"
+    )
+    made = read_front(path).front(fs_in=500.0, n_chans=2, scale=0.02)
+    assert made == front(
+        bandpass=(4.0, 30.0), notch=50.0, decimate=4, reference="average", window=250, hop=25,
+        unit=0.1, scale=0.02,
+    )  # fmt: skip
+    given = {"fs_in": 500.0, "n_chans": 2, "scale": 0.02, "window": 64}
+    plain = read_front({"highpass": 1.0}).front(**given)
+    assert (plain.bandpass, plain.hop, plain.unit) == ((1.0, None), 64, 0.02)
+    running = read_front({"standardise": "running"}).front(**given)
+    assert running.unit == 1 / 4096
+    assert read_front({"standardise": "window"}).front(**given).unit is None
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"bandpas": [1, 2]}, "no setting is called bandpas (did you mean bandpass?)"),
+        ({"bandpass": 4}, "bandpass must be a list of numbers, not 4"),
+        ({"bandpass": [4.0]}, "for one side write highpass or lowpass"),
+        ({"bandpass": [4.0, 30.0], "lowpass": 20}, "not both"),
+        ({"window": 100, "window_s": 1.0}, "give window (samples) or window_s, not both"),
+        ({"window": 1.5}, "window must be a whole number, not 1.5"),
+        ({"notch": "50"}, "notch must be a number, not '50'"),
+        ({"fs_in": 250}, "described for fs_in = 250, the recording has 500"),
+        ({"standardise": "window", "unit": 1.0}, "leave unit out"),
+        ({"reference": 1}, "reference must be text"),
+        ({"unit": -1.0}, "unit must be a positive number"),
+    ],
+)
+def test_a_bad_description_gets_one_line(given: dict[str, Any], words: str) -> None:
+    with pytest.raises(BioTrainError) as caught:
+        read_front(given).front(fs_in=500.0, n_chans=2, scale=1.0, window=100)
+    assert words in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_description_that_leaves_something_open(tmp_path: Path) -> None:
+    with pytest.raises(BioTrainError, match=r"window \(samples\) or window_s is missing"):
+        read_front({}).front(fs_in=500.0, n_chans=2, scale=1.0)
+    with pytest.raises(BioTrainError, match="fs_in is missing: the sampling rate"):
+        read_front({"window": 8}).front(n_chans=2, scale=1.0)
+    with pytest.raises(BioTrainError, match="cannot read"):
+        read_front(tmp_path / "nothing.toml")
+    (tmp_path / "bad.toml").write_text("window = ")
+    with pytest.raises(BioTrainError, match="not TOML"):
+        read_front(tmp_path / "bad.toml")

@@ -6,8 +6,11 @@
  *     static bt_front front;
  *     bt_front_init(&front);
  *     if (bt_front_push(&front, sample)) {       per sample: BT_FRONT_CHANS integers
- *         bt_front_window(&front, x);            [BT_FRONT_CHANS][BT_FRONT_TIMES] floats
+ *         bt_front_window(&front, x);            [BT_FRONT_CHANS][BT_FRONT_TIMES]
  *     }
+ *
+ * Windows hold bt_front_sample: float, or int16_t where the design has a unit for it. Without
+ * BT_FRONT_RING the newest window is kept by somebody else, who takes frames from bt_front_frame.
  *
  * Per channel: first sample subtracted, anti-alias sections, decimation, the other sections; then
  * the average of the channels subtracted, and physical units. The first sample (an electrode's
@@ -27,6 +30,12 @@
 
 #define BT_FRONT_STATES (2 * (BT_FRONT_FAST + BT_FRONT_SLOW))
 
+#if BT_FRONT_INT16
+typedef int16_t bt_front_sample;
+#else
+typedef float bt_front_sample;
+#endif
+
 typedef struct bt_front {
 #if BT_FRONT_STATES > 0
     int64_t state[BT_FRONT_CHANS][BT_FRONT_STATES];
@@ -36,14 +45,16 @@ typedef struct bt_front {
     float mean[BT_FRONT_CHANS][2];
     float variance[BT_FRONT_CHANS][2];
 #endif
-    float ring[BT_FRONT_CHANS][BT_FRONT_TIMES]; /* the newest samples */
-    int32_t first[BT_FRONT_CHANS];              /* the first sample of all */
+#if BT_FRONT_RING
+    bt_front_sample ring[BT_FRONT_CHANS][BT_FRONT_TIMES]; /* the newest samples */
+#endif
+    int32_t first[BT_FRONT_CHANS]; /* the first sample of all */
     uint32_t begun;    /* 1 after the first sample */
     uint32_t phase;    /* samples until the next that decimation keeps */
     uint32_t at;       /* where in the ring the next sample goes: the oldest */
     uint32_t wait;     /* samples (after decimation) until the next window */
     uint32_t memory;   /* samples in the running mean, up to BT_FRONT_MEMORY */
-    uint32_t reserved;
+    uint32_t clipped;  /* values that an int16_t could not hold */
 } bt_front;
 
 /* As before the first sample; after a gap in the signal too. */
@@ -76,8 +87,20 @@ BT_KERNEL float bt_front_standard(bt_front *f, int c, float x, float r)
 }
 #endif
 
-/* Takes a sample that decimation keeps; returns 1 when it completes a window. */
-BT_KERNEL int bt_front_store(bt_front *f, const int64_t y[BT_FRONT_CHANS])
+#if BT_FRONT_INT16
+/* The nearest integer, halves to even; beyond 16 bits the largest that they hold. */
+BT_KERNEL int16_t bt_front_int16(bt_front *f, float x)
+{
+    const float whole = 12582912.0f; /* 1.5 2^23: floats beside it are integers */
+    const float held = bt_maxf(bt_minf(x, 32767.0f), -32768.0f);
+    f->clipped += held != x;
+    return (int16_t)((held + whole) - whole);
+}
+#endif
+
+/* Makes the frame of a sample that decimation keeps. */
+BT_KERNEL void bt_front_finish(bt_front *f, const int64_t y[BT_FRONT_CHANS],
+                               bt_front_sample frame[BT_FRONT_CHANS])
 {
     int64_t average = 0;
 #if BT_FRONT_AVERAGE
@@ -90,22 +113,26 @@ BT_KERNEL int bt_front_store(bt_front *f, const int64_t y[BT_FRONT_CHANS])
     const float r = 1.0f / (float)f->memory;
 #endif
     for (int c = 0; c < BT_FRONT_CHANS; c++) {
-        const float x = (float)(y[c] - average) * BT_FRONT_UNIT;
+        float x = (float)(y[c] - average) * BT_FRONT_UNIT;
 #if BT_FRONT_RUNNING
-        f->ring[c][f->at] = bt_front_standard(f, c, x, r);
+        x = bt_front_standard(f, c, x, r);
+#endif
+#if BT_FRONT_INT16 && BT_FRONT_RUNNING
+        x *= BT_FRONT_STEPS;
+#endif
+#if BT_FRONT_INT16
+        frame[c] = bt_front_int16(f, x);
 #else
-        f->ring[c][f->at] = x;
+        frame[c] = x;
 #endif
     }
-    f->at = f->at + 1 == BT_FRONT_TIMES ? 0 : f->at + 1;
-    if (--f->wait != 0)
-        return 0;
-    f->wait = BT_FRONT_HOP;
-    return 1;
+    (void)f;
 }
 
-/* One sample of every channel, int32_t (converters of 24 bits too); 1: a new window is there. */
-static inline int bt_front_push(bt_front *f, const int32_t sample[BT_FRONT_CHANS])
+/* One sample of every channel, int32_t (converters of 24 bits too); 1: it is kept, and frame is what
+ * becomes of it. */
+static inline int bt_front_frame(bt_front *f, const int32_t sample[BT_FRONT_CHANS],
+                                 bt_front_sample frame[BT_FRONT_CHANS])
 {
     if (!f->begun)
         for (int c = 0; c < BT_FRONT_CHANS; c++)
@@ -129,7 +156,25 @@ static inline int bt_front_push(bt_front *f, const int32_t sample[BT_FRONT_CHANS
 #endif
         }
     }
-    return keep ? bt_front_store(f, y) : 0;
+    if (keep)
+        bt_front_finish(f, y, frame);
+    return (int)keep;
+}
+
+#if BT_FRONT_RING
+/* The same, into the ring; 1: a new window is there. */
+static inline int bt_front_push(bt_front *f, const int32_t sample[BT_FRONT_CHANS])
+{
+    bt_front_sample frame[BT_FRONT_CHANS];
+    if (!bt_front_frame(f, sample, frame))
+        return 0;
+    for (int c = 0; c < BT_FRONT_CHANS; c++)
+        f->ring[c][f->at] = frame[c];
+    f->at = f->at + 1 == BT_FRONT_TIMES ? 0 : f->at + 1;
+    if (--f->wait != 0)
+        return 0;
+    f->wait = BT_FRONT_HOP;
+    return 1;
 }
 
 /* The same for a converter of up to 16 bits. */
@@ -160,7 +205,7 @@ BT_KERNEL void bt_front_whiten(float x[BT_FRONT_TIMES])
 #endif
 
 /* Copies the newest window: x is [BT_FRONT_CHANS][BT_FRONT_TIMES], oldest sample first. */
-static inline void bt_front_window(const bt_front *f, float *x)
+static inline void bt_front_window(const bt_front *f, bt_front_sample *x)
 {
     for (int c = 0; c < BT_FRONT_CHANS; c++, x += BT_FRONT_TIMES) {
         const uint32_t old = BT_FRONT_TIMES - f->at;
@@ -171,5 +216,6 @@ static inline void bt_front_window(const bt_front *f, float *x)
 #endif
     }
 }
+#endif /* BT_FRONT_RING */
 
 #endif

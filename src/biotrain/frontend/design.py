@@ -1,32 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The signal chain from the converter to the network: one description, the same C everywhere.
-
-A `FrontEnd` is designed with scipy.signal (extra `study`) and becomes causal fixed-rate C for the
-device (`emit`). `FrontEnd.run` and `FrontEnd.start` run exactly that C on this machine, so that
-pretraining and a study see what the device will see.
-"""
+"""A front end: what it is asked for, and the second-order sections that scipy designs for it."""
 
 from __future__ import annotations
 
-import ctypes
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from biotrain.errors import BioTrainError
 
+if TYPE_CHECKING:
+    from biotrain.frontend.stream import Stream
+
 Reference = Literal["none", "average"]
 Standardise = Literal["none", "running", "window"]
 Floats = npt.NDArray[np.float64]
-
-RUNTIME = Path(__file__).parent / "rt"
-RUNTIME_FILES = ("bt_front.h", "bt_biquad.h", "bt_kernel.h", "bt_math.h", "bt_string.h")
 
 ANTI_ALIAS = (8, 60.0)
 """Order and stop-band attenuation in dB (from the new Nyquist frequency on) of the Chebyshev filter
@@ -35,32 +28,6 @@ of type II before decimation; it is flat and 3 dB down at 0.67 of the new Nyquis
 STATE_BITS = 60  # bt_biquad.h: no state exceeds 2^60
 SAMPLE_BITS = 32  # the difference of two int32 has magnitude below 2^32
 LONGEST_RESPONSE = 1 << 22  # samples
-
-HOST = """\
-#include "front.h"
-unsigned long front_bytes(void);
-void front_init(bt_front *f);
-unsigned long front_bytes(void) { return sizeof(bt_front); }
-void front_init(bt_front *f) { bt_front_init(f); }
-unsigned long front_push(bt_front *f, const int32_t *samples, unsigned long n, float *x);
-unsigned long front_push(bt_front *f, const int32_t *samples, unsigned long n, float *x)
-{
-    unsigned long windows = 0;
-    for (unsigned long t = 0; t < n; t++)
-        if (bt_front_push(f, samples + t * BT_FRONT_CHANS))
-            bt_front_window(f, x + windows++ * BT_FRONT_CHANS * BT_FRONT_TIMES);
-    return windows;
-}
-unsigned long front_push16(bt_front *f, const int16_t *samples, unsigned long n, float *x);
-unsigned long front_push16(bt_front *f, const int16_t *samples, unsigned long n, float *x)
-{
-    unsigned long windows = 0;
-    for (unsigned long t = 0; t < n; t++)
-        if (bt_front_push16(f, samples + t * BT_FRONT_CHANS))
-            bt_front_window(f, x + windows++ * BT_FRONT_CHANS * BT_FRONT_TIMES);
-    return windows;
-}
-"""
 
 
 @dataclass(frozen=True)
@@ -96,7 +63,7 @@ class Section:
 
 @dataclass(frozen=True)
 class FrontEnd:
-    """Converter integers at `fs_in` Hz in, windows float32 [n_chans, window] out.
+    """Converter integers at `fs_in` Hz in, windows [n_chans, window] out.
 
     window, hop : samples after decimation; a window is ready after `window` of them, then every
         `hop`.
@@ -108,6 +75,9 @@ class FrontEnd:
     standardise : "window" makes mean 0 and deviation 1 in each window; "running" by the mean and
         the deviation of all samples so far, which after `memory_s` forgets exponentially.
     scale : physical units per converter step.
+    unit : None makes windows of float32, in physical units (or in deviations, where they are
+        standardised); a number makes windows of int16, of which one step stands for so much, and
+        what 16 bits cannot hold becomes the largest that they can.
 
     Raises BioTrainError where a value makes no sense, scipy is missing, or a cut-off is too low.
     """
@@ -125,14 +95,17 @@ class FrontEnd:
     scale: float = 1.0
     notch_q: float = 30.0
     memory_s: float = 30.0
+    unit: float | None = None
 
     def __post_init__(self) -> None:
         for name in ("n_chans", "window", "hop", "decimate", "order"):
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
                 raise BioTrainError(f"front end: {name} must be a whole number from 1, not {value}")
-        for name in ("fs_in", "scale", "notch_q", "memory_s"):
+        for name in ("fs_in", "scale", "notch_q", "memory_s", "unit"):
             value = getattr(self, name)
+            if name == "unit" and value is None:
+                continue
             if not (math.isfinite(value) and value > 0):
                 raise BioTrainError(f"front end: {name} must be a positive number, not {value}")
         if self.order > 10:
@@ -142,6 +115,11 @@ class FrontEnd:
         if self.standardise not in ("none", "running", "window"):
             raise BioTrainError(
                 f"front end: standardise is none, running or window, not {self.standardise}"
+            )
+        if self.standardise == "window" and self.unit is not None:
+            raise BioTrainError(
+                "front end: windows that are standardised each on its own are float32: "
+                "leave unit out, or standardise running"
             )
         if self.reference == "average" and self.n_chans < 2:
             raise BioTrainError("front end: the average of one channel leaves nothing of it")
@@ -233,11 +211,30 @@ class FrontEnd:
         return max(2, round(self.memory_s * self.fs_out))
 
     @property
+    def dtype(self) -> npt.DTypeLike:
+        """Type of a window's samples."""
+        return np.float32 if self.unit is None else np.int16
+
+    @property
+    def ring_bytes(self) -> int:
+        """The ring of one window, which `bt_front` holds unless it is emitted without."""
+        size = self.n_chans * self.window * np.dtype(self.dtype).itemsize
+        return -(-size // 4) * 4
+
+    @property
+    def state_bytes(self) -> int:
+        """`sizeof(bt_front)` without the ring: states and statistics."""
+        return self._bytes(0)
+
+    @property
     def ram_bytes(self) -> int:
         """`sizeof(bt_front)`: states, statistics, and the ring of one window."""
+        return self._bytes(self.ring_bytes)
+
+    def _bytes(self, ring: int) -> int:
         states = 16 * sum(map(len, self.sections))
         statistics = 16 if self.standardise == "running" else 0
-        size = self.n_chans * (states + statistics + 4 * self.window + 4) + 24
+        size = self.n_chans * (states + statistics + 4) + ring + 24
         return -(-size // 8) * 8 if states else size
 
     @property
@@ -254,60 +251,14 @@ class FrontEnd:
 
     def start(self, *, fused: bool = False) -> Stream:
         """The C on this machine, at rest. `fused` is the numeric mode of the package."""
+        from biotrain.frontend.stream import Stream
+
         return Stream(self, fused)
 
-    def run(self, samples: npt.ArrayLike, *, fused: bool = False) -> npt.NDArray[np.float32]:
-        """All windows of a recording: int [n_chans, n_samples] to float32 [n, n_chans, window]."""
+    def run(self, samples: npt.ArrayLike, *, fused: bool = False) -> npt.NDArray[Any]:
+        """All windows of a recording: int [n_chans, n_samples] to float32 (or int16, with `unit`)
+        [n, n_chans, window]."""
         return self.start(fused=fused).push(samples)
-
-
-class Stream:
-    """A front end on this machine that keeps its state from one `push` to the next."""
-
-    def __init__(self, front: FrontEnd, fused: bool = False) -> None:
-        from biotrain.run.compiler import NUMERICS, STRICT, shared_library
-
-        flags = [*STRICT, *NUMERICS, "-O2", "-fPIC"]
-        if fused:
-            flags += ["-march=native", "-DBT_FUSED=1"]
-        self.front = front
-        path = shared_library({**emit(front), "front_host.c": HOST}, flags)
-        self._c = ctypes.CDLL(str(path))
-        for name in ("front_bytes", "front_push", "front_push16"):
-            getattr(self._c, name).restype = ctypes.c_ulong
-        size = int(self._c.front_bytes())
-        self._memory = np.zeros(size // 8 + 1, np.int64)
-        self.reset()
-
-    def reset(self) -> None:
-        """As before the first sample."""
-        self._c.front_init(ctypes.c_void_p(self._memory.ctypes.data))
-
-    def push(self, samples: npt.ArrayLike) -> npt.NDArray[np.float32]:
-        """Take converter integers [n_chans, n]; return the windows that they complete."""
-        front = self.front
-        x = np.asarray(samples)
-        if x.ndim != 2 or x.shape[0] != front.n_chans:
-            raise BioTrainError(
-                f"front end: samples must be [{front.n_chans}, n], not {list(x.shape)}"
-            )
-        narrow = x.dtype in (np.dtype(np.int8), np.dtype(np.uint8), np.dtype(np.int16))
-        if not (narrow or x.dtype in (np.dtype(np.uint16), np.dtype(np.int32))):
-            raise BioTrainError(
-                "front end: samples must be the converter's integers (int16 or int32), "
-                f"not {x.dtype}"
-            )
-        data = np.ascontiguousarray(x.T, np.int16 if narrow else np.int32)
-        most = x.shape[1] // (front.hop * front.decimate) + 2
-        windows = np.empty((most, front.n_chans, front.window), np.float32)
-        push = self._c.front_push16 if narrow else self._c.front_push
-        count = push(
-            ctypes.c_void_p(self._memory.ctypes.data),
-            ctypes.c_void_p(data.ctypes.data),
-            ctypes.c_ulong(len(data)),
-            ctypes.c_void_p(windows.ctypes.data),
-        )
-        return windows[:count]
 
 
 def _quantised(value: float) -> tuple[int, int]:
@@ -379,102 +330,3 @@ def _gains(sections: Sequence[Section]) -> tuple[float, float]:
         largest = max(largest, size_y, *states, by_u * size_u / 4, by_y * size_y / 4)
         u = y
     return 1.01 * largest, 1.01 * float(np.abs(u).sum())
-
-
-def _table(front: FrontEnd) -> list[str]:
-    """The coefficients, and one call per section."""
-    before, after = front.sections
-    lines: list[str] = []
-    if before or after:
-        lines = [
-            "/* b2, b1, b0, a1, a0 as {m, shift}, each m 2^-(32 + shift); then the link. */",
-            f"static const bt_biquad bt_front_sections[{len(before) + len(after)}] = {{",
-        ]
-        for s in (*before, *after):
-            numbers = ", ".join(f"{{{m}, {shift}}}" for m, shift in s.coefficients())
-            lines.append(f"    {{{numbers}, {s.link}}}, /* {s.name} */")
-        lines += ["};", ""]
-    at = 0
-    for name, part, fs in (("fast", before, front.fs_in), ("slow", after, front.fs_out)):
-        if not part:
-            continue
-        lines += [
-            f"/* One sample of one channel at {fs:g} Hz. */",
-            f"BT_KERNEL int64_t bt_front_{name}(int64_t *w, int64_t u)",
-            "{",
-        ]
-        for i in range(len(part)):
-            lines.append(f"    u = bt_biquad_step(&bt_front_sections[{at + i}], w + {2 * i}, u);")
-        lines += ["    return u;", "}", ""]
-        at += len(part)
-    return lines
-
-
-def _hex(value: float) -> str:
-    """A C literal of the nearest float32, exact."""
-    return f"{float(np.float32(value)).hex()}f"
-
-
-def describe(front: FrontEnd) -> str:
-    """The chain in one line."""
-    parts = [f"{front.n_chans} channels at {front.fs_in:g} Hz"]
-    if front.decimate > 1:
-        parts.append(f"every {front.decimate}th sample after an anti-alias filter")
-    if front.bandpass is not None:
-        low, high = front.bandpass
-        edges = [f"from {low:g} Hz" if low is not None else "", f"to {high:g} Hz" if high else ""]
-        parts.append(f"band {' '.join(e for e in edges if e)} (Butterworth {front.order})")
-    if front.notch is not None:
-        parts.append(f"notch {front.notch:g} Hz (Q {front.notch_q:g})")
-    if front.bandpass is None and front.notch is None:
-        parts.append("not filtered here")
-    if front.reference == "average":
-        parts.append("average reference")
-    if front.standardise != "none":
-        parts.append(f"{front.standardise} standardisation")
-    return "; ".join(parts)
-
-
-def emit(front: FrontEnd) -> dict[str, str]:
-    """The C of a front end: `front.h` and the runtime files that it includes, by name."""
-    before, after = front.sections
-    ops = round(front.ops_per_second)
-    unit = _hex(math.ldexp(front.scale, -front.point))
-    lines = [
-        "/* SPDX-License-Identifier: Apache-2.0 */",
-        f"/* {describe(front)}.",
-        " * Generated by BioTrain. One context holds everything: place a bt_front where you like.",
-        f" * Context {front.ram_bytes} bytes; {ops} multiply-adds a second. */",
-        "#ifndef BT_FRONT_DESIGN_H",
-        "#define BT_FRONT_DESIGN_H",
-        "",
-        '#include "bt_biquad.h"',
-        "",
-        f"#define BT_FRONT_CHANS {front.n_chans}",
-        f"#define BT_FRONT_TIMES {front.window} /* samples of a window */",
-        f"#define BT_FRONT_HOP {front.hop} /* samples from one window to the next */",
-        f"#define BT_FRONT_DECIMATE {front.decimate}",
-        f"#define BT_FRONT_FAST {len(before)} /* sections before decimation */",
-        f"#define BT_FRONT_SLOW {len(after)} /* sections after it */",
-        f"#define BT_FRONT_POINT {front.point} /* binary places of a signal in the sections */",
-        f"#define BT_FRONT_UNIT {unit} /* physical units of the last of these places */",
-        f"#define BT_FRONT_STEP {_hex(front.scale)} /* the same of a step of the converter */",
-        f"#define BT_FRONT_AVERAGE {int(front.reference == 'average')}",
-        f"#define BT_FRONT_OFFSET {int(front.passes_constants and front.standardise == 'none')}",
-        f"#define BT_FRONT_RUNNING {int(front.standardise == 'running')}",
-        f"#define BT_FRONT_MEMORY {front.memory}u /* samples of the running mean */",
-        f"#define BT_FRONT_WHOLE {int(front.standardise == 'window')}",
-        "",
-        *_table(front),
-        '#include "bt_front.h"',
-        "",
-        "#endif",
-        "",
-    ]
-    files: dict[str, str] = {"front.h": "\n".join(lines)}
-    for name in RUNTIME_FILES:
-        files[name] = (RUNTIME / name).read_text(encoding="utf-8")
-    return files
-
-
-__all__ = ["ANTI_ALIAS", "FrontEnd", "Section", "Stream", "describe", "emit"]
