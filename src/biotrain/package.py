@@ -316,9 +316,9 @@ def lower(
         "deadline_ms": deadline_ms,
         "max_mj": max_mj,
         "batch": batch,
-        "live": Beside(around.ram_bytes, 2 * SLICE_BYTES, around.live.slice_cycles, around.alignment)
-        if around
-        else None,
+        "live": None
+        if around is None
+        else Beside(around.ram_bytes, 2 * SLICE_BYTES, around.live.slice_cycles, around.alignment),
     }
     # A study compiles one network with hundreds of weights: a plan does not know them.
     key = repr((graph, predict, target, asked))

@@ -79,12 +79,16 @@ def run_verb(
 
     if Path(model).is_dir():
         pkg = _from_folder(Path(model), given, train, out)
-        rec = None if given.data is None else recordings(given.data, given.decimate)
+        rec, note = None, ""
+        if given.data is not None:
+            rec, note = recordings(given.data, given.decimate, given.front)
     else:
         if Path(model, "").parent != Path() and ":" not in model and not model.endswith(".pt2"):
             raise BioTrainError(f"cannot read '{model}': there is no such folder")
         chosen = Model(model, given)
-        pkg, rec = chosen.compiled(train), chosen.recordings
+        pkg, (rec, note) = chosen.compiled(train), chosen.found
+    if note:
+        out.say(note)
     if rec is None and subject is not None:
         raise BioTrainError("--subject needs --data")
     x, y = _windows(pkg, rec, subject, samples, given.seed)
@@ -236,7 +240,7 @@ def _from_folder(folder: Path, given: ModelOptions, train: TrainOptions, out: Ou
     from biotrain.package import compile_model
 
     if train != TrainOptions() or given != ModelOptions(
-        data=given.data, decimate=given.decimate, seed=given.seed
+        data=given.data, decimate=given.decimate, front=given.front, seed=given.seed
     ):
         raise BioTrainError(
             f"'{folder}' is compiled already: shapes, target, strategy and optimizer are fixed; "

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from biotrain.cli.build import draw_plan
 from biotrain.cli.console import Out, Work, table, writable_folder
-from biotrain.cli.options import Json, LearnOptions, integers, names, one_thread, options
+from biotrain.cli.options import Front, Json, LearnOptions, integers, names, one_thread, options
 
 if TYPE_CHECKING:
     from biotrain.package import Package
@@ -50,6 +50,7 @@ def adapt_verb(
     decimate: Annotated[
         float | None, typer.Option("--decimate", metavar="HZ", help="Resample the data to HZ.")
     ] = None,
+    front: Front = None,
     folder: Annotated[
         Path | None,
         typer.Option("--out", metavar="DIR", help="Figure, JSON and C go there; made if missing."),
@@ -62,7 +63,9 @@ def adapt_verb(
         writable_folder(folder)
     from biotrain.cli.model import recordings
 
-    rec = recordings(data, decimate)
+    rec, note = recordings(data, decimate, front)
+    if note:
+        out.say(note)
     result = _adapt(
         rec,
         model,

@@ -19,9 +19,12 @@ from torch import nn
 from biotrain import models
 from biotrain.cli.options import ModelOptions, TrainOptions
 from biotrain.errors import BioTrainError
+from biotrain.frontend import FrontEnd, read_front
 from biotrain.package import Package, compile_model
 from biotrain.study.adapt import dataset_name
-from biotrain.study.recordings import Recordings, decimate, load
+from biotrain.study.continuous import load_continuous
+from biotrain.study.continuous import recordings as found_recordings
+from biotrain.study.recordings import Recordings
 from biotrain.topology import prepare
 
 SHAPE = {"n_chans": "--chans", "n_times": "--times", "n_outputs": "--classes", "sfreq": "--sfreq"}
@@ -45,13 +48,40 @@ class Model:
         return self.name in models.PAPER and self.shape == models.PAPER[self.name]
 
     @cached_property
-    def recordings(self) -> Recordings | None:
-        """The recordings of `--data`."""
+    def found(self) -> tuple[Recordings | None, str]:
+        """The recordings of `--data`, and a line about `--front`, "" without one."""
         if self.options.data is None:
             if self.options.decimate is not None:
                 raise BioTrainError("--decimate needs --data")
+            return None, ""
+        return recordings(self.options.data, self.options.decimate, self.options.front)
+
+    @property
+    def recordings(self) -> Recordings | None:
+        """The recordings of `--data`."""
+        return self.found[0]
+
+    @cached_property
+    def front(self) -> FrontEnd | None:
+        """The front end of `--front`, for the recordings of `--data` or the shape; None where they
+        are cut upstream, or nobody asked for one."""
+        given = self.options
+        if given.front is None:
             return None
-        return recordings(self.options.data, self.options.decimate)
+        spec = read_front(given.front)
+        if given.data is not None:
+            found = load_continuous(given.data)
+            return None if found is None else found.front(spec)
+        rate, chans = self.shape.get("sfreq"), self.shape.get("n_chans")
+        times = self.shape.get("n_times")
+        fs = None if rate is None or spec.fs_in is not None else rate * spec.decimate
+        made = spec.front(fs_in=fs, n_chans=chans, window=times)
+        if made.window != times:
+            raise BioTrainError(
+                f"the windows of '{given.front}' have {made.window} samples, those of the network "
+                f"{times}: give --times {made.window}"
+            )
+        return made
 
     @cached_property
     def shape(self) -> dict[str, Any]:
@@ -161,10 +191,10 @@ def readable(path: str) -> str:
     return path
 
 
-def recordings(data: str, hz: float | None) -> Recordings:
-    """The recordings called `data`, decimated where `hz` says so."""
-    rec = load(data)
-    return rec if hz is None else decimate(rec, hz)
+def recordings(data: str, hz: float | None, front: Path | None = None) -> tuple[Recordings, str]:
+    """The recordings called `data`, decimated where `hz` says so or through the front end of a
+    file; and a line about that, "" without one."""
+    return found_recordings(data, hz, None if front is None else read_front(front))
 
 
 def factory(name: str) -> Callable[..., nn.Module]:

@@ -5,6 +5,7 @@ import inspect
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import typer
@@ -38,6 +39,14 @@ On = Annotated[
     str,
     typer.Option(
         "--on", metavar="PLACE", help="Where the C runs: host, or the target's emulator, qemu, rtl."
+    ),
+]
+Front = Annotated[
+    Path | None,
+    typer.Option(
+        "--front",
+        metavar="FILE.toml",
+        help="Continuous recordings go through this front end, in the device's C.",
     ),
 ]
 Show = Annotated[
@@ -74,6 +83,15 @@ class ModelOptions:
     ] = None
     decimate: Annotated[
         float | None, _option("--decimate", "Resample the data to HZ.", MODEL, metavar="HZ")
+    ] = None
+    front: Annotated[
+        Path | None,
+        _option(
+            "--front",
+            "The front end: continuous data go through it, and compile adds its C.",
+            MODEL,
+            metavar="FILE.toml",
+        ),
     ] = None
     norm: Annotated[
         Literal["group", "batch", "frozen"],

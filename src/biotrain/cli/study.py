@@ -12,7 +12,7 @@ import typer
 from rich.table import Table
 
 from biotrain.cli.console import Busy, Out, Pieces, table
-from biotrain.cli.options import Json, LearnOptions, integers, names, one_thread, options
+from biotrain.cli.options import Front, Json, LearnOptions, integers, names, one_thread, options
 from biotrain.errors import BioTrainError
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ def study_verb(
     decimate: Annotated[
         float | None, typer.Option("--decimate", metavar="HZ", help="Resample --data to HZ.")
     ] = None,
+    front: Front = None,
     subjects: Annotated[
         str | None, typer.Option("--subject", metavar="N,N", help="Only these are new in turn.")
     ] = None,
@@ -69,12 +70,13 @@ def study_verb(
     if data:
         one: dict[str, Any] = {"models": names(model)}
         one |= {} if decimate is None else {"decimate": decimate}
+        one |= {} if front is None else {"front": str(front)}
         one |= {} if subjects is None else {"subjects": integers("--subject", subjects)}
         asked["data"] = [{"source": source, **one} for source in data]
     elif spec is None:
         raise BioTrainError("a study needs a SPEC.toml or --data (biotrain list data)")
-    elif decimate is not None or subjects is not None:
-        raise BioTrainError("--decimate and --subject belong to --data; SPEC has its own")
+    elif not (decimate is None and front is None and subjects is None):
+        raise BioTrainError("--decimate, --front, --subject belong to --data; SPEC has its own")
     for key, value in (("strategies", learn.strategies), ("scenarios", scenarios)):
         if value is not None:
             asked[key] = names(value)
@@ -166,6 +168,8 @@ def _show(out: Out, outcome: "Outcome", entries: Sequence[dict[str, Any]]) -> No
             seen.append(key)
     for dataset, model, scenario in seen:
         out.show(f"\n{dataset}, {model}, {scenario}", _table_of(entries, dataset, model, scenario))
+    for text in outcome.notes:
+        out.say(text)
     for text in outcome.left_out:
         out.say(f"left out: {text}")
     alike: dict[str, list[str]] = {}

@@ -11,10 +11,12 @@ import numpy as np
 
 from biotrain import __version__
 from biotrain.errors import BioTrainError
+from biotrain.frontend import FrontSpec, read_front
 from biotrain.study.adapt import dataset_name
 from biotrain.study.calibrate import NORMS, Row, Rule
+from biotrain.study.continuous import recordings
 from biotrain.study.pretrain import Factory, untrained
-from biotrain.study.recordings import RecordingError, Recordings, decimate, load
+from biotrain.study.recordings import RecordingError, Recordings
 from biotrain.study.spec import Data, Pretraining, Spec, Strategy
 from biotrain.study.splits import (
     Indices,
@@ -41,16 +43,17 @@ the key that it had before they were there."""
 
 @dataclass(frozen=True)
 class Source:
-    """Where recordings come from, and the hash of what is in them."""
+    """Where recordings come from, through which front end, and the hash of what is in them."""
 
     source: str
     decimate: float | None
     among: tuple[int, ...] | None
+    front: FrontSpec | None
     content: str
 
     def load(self) -> Recordings:
         """The recordings; BioTrainError where they are not those of the study."""
-        rec = recordings(self.source, self.decimate, self.among)
+        rec, _ = part_of(self.source, self.decimate, self.front, self.among)
         if content_of(rec) != self.content:
             raise BioTrainError(f"{self.source}: here are other recordings than the study has")
         return rec
@@ -110,15 +113,17 @@ class Cell:
         )
 
 
-def recordings(source: str, hz: float | None, among: Sequence[int] | None = None) -> Recordings:
-    """The recordings called `source`, decimated where `hz` says so, of the subjects `among`."""
-    rec = load(source)
+def part_of(
+    source: str, hz: float | None, front: FrontSpec | None, among: Sequence[int] | None
+) -> tuple[Recordings, str]:
+    """What `recordings` returns, of the subjects `among` only (None: all)."""
+    rec, note = recordings(source, hz, front)
     if among is not None:
         missing = sorted(set(among) - set(rec.subjects))
         if missing:
             raise RecordingError(f"{rec.name}: among: there is no subject {missing[0]}")
         rec = rec.take(np.flatnonzero(np.isin(rec.subject, among)))
-    return rec if hz is None else decimate(rec, hz)
+    return rec, note
 
 
 def builtin(name: str) -> tuple[Network, bool]:
@@ -147,12 +152,13 @@ def content_of(rec: Recordings) -> str:
 
 @dataclass(frozen=True)
 class Expanded:
-    """The cells of a study in the order of its tables, what is left out and why, and what a report
-    says of each set of recordings."""
+    """The cells of a study in the order of its tables, what is left out and why, what a report
+    says of each set of recordings, and a line on each front end."""
 
     cells: list[Cell]
     left_out: list[str]
     sets: dict[str, Row]
+    notes: list[str]
 
 
 def expand(spec: Spec, resolve: Resolve = builtin) -> Expanded:
@@ -164,20 +170,24 @@ def expand(spec: Spec, resolve: Resolve = builtin) -> Expanded:
     cells: list[Cell] = []
     left_out: dict[str, None] = {}
     sets: dict[str, Row] = {}
+    notes: list[str] = []
     for data in spec.data:
-        rec = recordings(data.source, data.decimate, data.among)
+        front = None if data.front is None else read_front(data.front)
+        rec, note = part_of(data.source, data.decimate, front, data.among)
+        notes += [note] if note else []
         if len(rec.subjects) < 2:
             raise SplitError(f"{rec.name}: one subject only; there are no others to pretrain on")
         for model in data.models:
-            expansion = _Expansion(spec, data, rec, model, resolve, left_out)
+            source = Source(data.source, data.decimate, data.among, front, content_of(rec))
+            expansion = _Expansion(spec, data, rec, source, model, resolve, left_out)
             cells += expansion.cells()
-            sets[dataset_name(rec)] = expansion.facts
+            sets[dataset_name(rec)] = expansion.facts | ({"front": note} if note else {})
     if not cells:
         raise BioTrainError(f"nothing to do: {'; '.join(left_out)}")
     seen: dict[str, Cell] = {}
     for cell in cells:
         seen.setdefault(cell.key, cell)
-    return Expanded(list(seen.values()), list(left_out), sets)
+    return Expanded(list(seen.values()), list(left_out), sets, notes)
 
 
 @dataclass
@@ -199,13 +209,14 @@ class _Expansion:
         spec: Spec,
         data: Data,
         rec: Recordings,
+        source: Source,
         model: str,
         resolve: Resolve,
         left_out: dict[str, None],
     ) -> None:
         self.spec, self.data, self.rec, self.model, self.left_out = spec, data, rec, model, left_out
         self.network, self.takes_norm = resolve(model)
-        self.source = Source(data.source, data.decimate, data.among, content_of(rec))
+        self.source = source
         self.split = data.split or default_split(rec)
         self.scenarios = data.scenarios or spec.scenarios
         self.fingerprints: dict[str, str] = {}

@@ -9,7 +9,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from biotrain.study.recordings import MNE_SUFFIXES, RecordingError, Recordings, from_signal
+from biotrain.study.continuous import Continuous, Part
+from biotrain.study.recordings import (
+    MNE_SUFFIXES,
+    RecordingError,
+    Recordings,
+    from_signal,
+    quantize,
+)
 
 KINDS = ("eeg", "emg", "eog", "seeg", "ecog", "ecg")
 """Channel types of MNE; the first that a file has is read."""
@@ -68,6 +75,43 @@ def load_mne(path: Path, window_s: float | None = None) -> Recordings:
     )
 
 
+def load_mne_continuous(path: Path) -> Continuous | None:
+    """Continuous files of MNE with annotations, not cut; None where a file holds epochs.
+
+    Values are quantised to integers, for MNE gives volts and not the converter's steps.
+    """
+    mne = _mne(str(path))
+    files = [path]
+    if path.is_dir():
+        files = sorted(p for p in path.rglob("*") if p.name.lower().endswith(MNE_SUFFIXES))
+    if not files or any("epo.fif" in file.name.lower() for file in files):
+        return None
+    raws = [_pick(_raw(mne, file)) for file in files]
+    names, fs = list(raws[0].ch_names), float(raws[0].info["sfreq"])
+    if any(list(raw.ch_names) != names or raw.info["sfreq"] != fs for raw in raws):
+        raise RecordingError(f"{path}: its files differ in channels or sampling rate")
+    marks = [_marks(raw) for raw in raws]
+    classes = sorted({label for found in marks for _, _, label in found})
+    if not classes:
+        raise RecordingError(f"{path}: no annotations, so no labels")
+    signals = [np.asarray(raw.get_data(), np.float64) * 1e6 for raw in raws]
+    steps, scale = quantize(np.concatenate(signals, axis=1)[None])
+    ends = np.cumsum([signal.shape[1] for signal in signals])
+    who = {key: _ranks([_entity(file, key) for file in files]) for key in ("sub", "ses")}
+    parts = []
+    for k, x in enumerate(np.split(steps[0], ends[:-1], axis=1)):
+        spans = [
+            (max(0, round(onset * fs)), min(x.shape[1], round((onset + duration) * fs)), label)
+            for onset, duration, label in marks[k]
+        ]
+        spans = [span for span in spans if span[0] < span[1]]
+        begin, end = (np.array([span[i] for span in spans], np.int64) for i in (0, 1))
+        labels = np.array([classes.index(span[2]) for span in spans], np.int64)
+        parts.append(Part(who["sub"][k], who["ses"][k], x, begin, end, labels))
+    name = path.name.split(".")[0]
+    return Continuous(tuple(parts), scale, fs, tuple(names), tuple(classes), "uV (x*scale)", name)
+
+
 def _entity(path: Path, key: str) -> str:
     """The value of a BIDS entity in a file name: sub-07_ses-2_eeg.edf -> "07" for "sub"."""
     found = re.search(rf"(?:^|_){key}-([A-Za-z0-9]+)", path.name)
@@ -85,16 +129,21 @@ def _ranks(labels: list[str]) -> list[int]:
 
 
 def _windows(mne: ModuleType, path: Path, window_s: float | None) -> dict[str, Any]:
+    if "epo.fif" in path.name.lower():
+        return _from_epochs(_read(path, mne.read_epochs))
+    return _from_raw(_raw(mne, path), path, window_s)
+
+
+def _raw(mne: ModuleType, path: Path) -> Any:
+    return _read(path, mne.io.read_raw)
+
+
+def _read(path: Path, reader: Any) -> Any:
     try:
-        if "epo.fif" in path.name.lower():
-            return _from_epochs(mne.read_epochs(path, verbose="error"))
-        raw = mne.io.read_raw(path, preload=True, verbose="error")
-    except RecordingError:
-        raise
+        return reader(path, preload=True, verbose="error")
     except Exception as error:  # MNE raises whatever its reader meets
         line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise RecordingError(f"{path}: MNE cannot read it: {line}") from error
-    return _from_raw(raw, path, window_s)
 
 
 def _from_epochs(epochs: Any) -> dict[str, Any]:
@@ -112,12 +161,7 @@ def _from_epochs(epochs: Any) -> dict[str, Any]:
 def _from_raw(raw: Any, path: Path, window_s: float | None) -> dict[str, Any]:
     raw = _pick(raw)
     fs = float(raw.info["sfreq"])
-    first = raw.first_samp / fs if raw.annotations.orig_time is not None else 0.0
-    marks = [
-        (float(a["onset"]) - first, float(a["duration"]), str(a["description"]))
-        for a in raw.annotations
-        if not str(a["description"]).upper().startswith(("BAD", "EDGE"))
-    ]
+    marks = _marks(raw)
     durations = [duration for _, duration, _ in marks if duration > 0]
     if not marks:
         raise RecordingError(f"{path}: no annotations, so no labels")
@@ -148,6 +192,17 @@ def _from_raw(raw: Any, path: Path, window_s: float | None) -> dict[str, Any]:
         "fs": fs,
         "channels": list(raw.ch_names),
     }
+
+
+def _marks(raw: Any) -> list[tuple[float, float, str]]:
+    """Onset in seconds from the first sample, duration and label of every annotation."""
+    dated = raw.annotations.orig_time is not None
+    first = raw.first_samp / float(raw.info["sfreq"]) if dated else 0.0
+    return [
+        (float(a["onset"]) - first, float(a["duration"]), str(a["description"]))
+        for a in raw.annotations
+        if not str(a["description"]).upper().startswith(("BAD", "EDGE"))
+    ]
 
 
 def _pick(instance: Any) -> Any:

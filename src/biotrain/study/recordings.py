@@ -343,6 +343,8 @@ def _load_npz(path: Path) -> Recordings:
             if not isinstance(file, np.lib.npyio.NpzFile):
                 raise RecordingError(f"{path}: a single array, not a .npz archive")
             missing = [key for key in REQUIRED if key not in file]
+            if "signal" in file:
+                raise RecordingError(f"{path}: continuous; cut it with a front end (--front)")
             if missing:
                 raise RecordingError(
                     f"{path}: not in the layout of BioTrain, no {', '.join(missing)}; "

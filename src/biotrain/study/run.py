@@ -47,11 +47,13 @@ Watch = Callable[[Event], None]
 @dataclass(frozen=True)
 class Outcome:
     """rows: of every cell that has a result, in the order of the study. failures: cell or fold and
-    why. left_out: what the recordings do not allow. computed, found: cells."""
+    why. left_out: what the recordings do not allow. notes: what front ends did. computed, found:
+    cells."""
 
     rows: list[Row]
     failures: list[str]
     left_out: list[str]
+    notes: list[str]
     computed: int
     found: int
 
@@ -105,7 +107,7 @@ def run(
         if lead.failures:
             store.describe({**study, "failures": lead.failures})
         rows = [store.rows[cell.key] for cell in cells if cell.key in store.rows]
-    return Outcome(rows, lead.failures, left_out, len(rows) - found, found)
+    return Outcome(rows, lead.failures, left_out, expanded.notes, len(rows) - found, found)
 
 
 def _unseen(event: Event) -> None:

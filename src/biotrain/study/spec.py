@@ -20,6 +20,7 @@ epochs = 40
 
 [[data]]
 source = "synthetic-emg"     # whatever biotrain.study.load takes
+front = "front.toml"         # continuous recordings through the device's C; others skip it
 models = ["epidenet"]
 """
 
@@ -94,6 +95,7 @@ class Data:
     source: str
     models: tuple[str, ...]
     decimate: float | None = None  # Hz
+    front: str | None = None  # a front end's TOML, for continuous recordings
     subjects: tuple[int, ...] | None = None  # who is new to the network in turn; all
     split: str | None = None  # one of SPLITS; what fits
     calibration: float = 0.8

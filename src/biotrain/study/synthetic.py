@@ -429,7 +429,7 @@ def generate(
         for session in range(1, n_sessions + 1):
             rng = stream(seed, modality, subject, session)
             person.session(rng)
-            order = _order(design, per_class, rng)
+            order = order_of(design, per_class, rng)
             for k, label in enumerate(order):
                 t = k * hop_s + np.arange(design.n_times) / design.fs
                 signal = person.trial(
@@ -462,7 +462,7 @@ def generate(
     )
 
 
-def _order(design: Design, per_class: int, rng: np.random.Generator) -> list[int]:
+def order_of(design: Design, per_class: int, rng: np.random.Generator) -> list[int]:
     """Labels of one session: blocks per repetition, or every class once in random order, again and
     again."""
     classes = np.arange(len(design.classes))

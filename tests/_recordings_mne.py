@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""As much of MNE as the readers use."""
+
+import sys
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+
+class FakeRaw:
+    """As much of mne.io.Raw as the reader uses: 2 channels, 10 s at 100 Hz, two annotations."""
+
+    first_samp = 0
+    ch_names = ("C3", "C4")
+
+    def __init__(self) -> None:
+        self.info = {"sfreq": 100.0}
+        self.annotations = types.SimpleNamespace(orig_time=None)
+        marks = [(1.0, 4.0, "left"), (6.0, 2.5, "right"), (9.5, 2.0, "left"), (0, 9, "BAD move")]
+        rows = [dict(zip(("onset", "duration", "description"), m, strict=True)) for m in marks]
+        self.annotations = type("Marks", (list,), {"orig_time": None})(rows)
+
+    def get_channel_types(self, unique: bool) -> list[str]:
+        return ["stim", "eeg"]
+
+    def pick(self, kind: str) -> "FakeRaw":
+        assert kind == "eeg"
+        return self
+
+    def get_data(self) -> np.ndarray:
+        return np.stack([np.arange(1000.0), -np.arange(1000.0)]) * 1e-6
+
+
+def fake_mne(monkeypatch: pytest.MonkeyPatch, raise_on: str = "") -> None:
+    def read_raw(path: Path, **options: object) -> FakeRaw:
+        if raise_on and raise_on in path.name:
+            raise RuntimeError("Bad EDF file\nmore")
+        return FakeRaw()
+
+    module = types.ModuleType("mne")
+    module.io = types.SimpleNamespace(read_raw=read_raw)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "mne", module)
