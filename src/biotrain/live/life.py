@@ -1,0 +1,229 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The loop: samples into a device that lives, and what it predicts, stores and learns over time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from biotrain.live.feeds import Chunk
+
+RECENT = 20
+"""Labelled windows that the running accuracy is of."""
+REPLACED = "power off and on"
+"""What a gap in the signal is to the device."""
+
+
+class Happening(Protocol):
+    """An event of the device; `name` says which of the others hold."""
+
+    @property
+    def name(self) -> str:
+        """predicted, refused, calibrated, drifted, failed."""
+
+
+class Body(Protocol):
+    """A device that lives: what `biotrain live` needs of it."""
+
+    def play(self, frames: npt.ArrayLike, labels: npt.ArrayLike) -> Iterable[Any]:
+        """Take samples [n_chans, n] with their labels in time; the events."""
+
+    def calibrate(self) -> None:
+        """Begin to learn from what is stored."""
+
+    def again(self) -> Body:
+        """Power off and on: RAM is lost, flash stays."""
+
+    def crc32(self) -> int:
+        """Of the weights."""
+
+    @property
+    def mode(self) -> str:
+        """record, calibrate or use."""
+
+    @property
+    def counted(self) -> dict[str, int]:
+        """Counters since power came."""
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One window; `label` -1: nobody knows. `t`: seconds of signal since the beginning."""
+
+    t: float
+    predicted: int
+    label: int
+
+    @property
+    def right(self) -> bool | None:
+        """None where nobody knows."""
+        return None if self.label < 0 else self.predicted == self.label
+
+
+@dataclass(frozen=True)
+class Note:
+    """Something that happened beside predictions."""
+
+    t: float
+    kind: str
+    text: str
+
+
+@dataclass
+class Life:
+    """What a device has done so far."""
+
+    classes: Sequence[str]
+    t: float = 0.0
+    where: str = ""
+    mode: str = "record"
+    predictions: list[Prediction] = field(default_factory=list)
+    notes: list[Note] = field(default_factory=list)
+    calibrating: list[tuple[float, float]] = field(default_factory=list)
+    """From when to when it learned."""
+    counters: dict[str, int] = field(default_factory=dict)
+    """Over all power cycles."""
+    crc32: int = 0
+
+    def accuracy(self, begin: float = 0.0, end: float = float("inf")) -> float | None:
+        """Share of the labelled windows in [begin, end) that were predicted right."""
+        known = [p.right for p in self.predictions if p.label >= 0 and begin <= p.t < end]
+        return sum(map(bool, known)) / len(known) if known else None
+
+    def recent(self, last: int = RECENT) -> float | None:
+        """The same of the newest labelled windows."""
+        known = [p.right for p in self.predictions if p.label >= 0][-last:]
+        return sum(map(bool, known)) / len(known) if known else None
+
+    @property
+    def missed(self) -> int:
+        """Windows that were due and not predicted."""
+        return self.counters.get("windows", 0) - self.counters.get("predicted", 0)
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain lists and dicts."""
+        begins = [0.0, *(end for _, end in self.calibrating)]
+        ends = [*begins[1:], self.t]
+        return {
+            "seconds": self.t,
+            "classes": list(self.classes),
+            "accuracy": self.accuracy(),
+            "accuracy_between_calibrations": [
+                self.accuracy(a, b) for a, b in zip(begins, ends, strict=True)
+            ],
+            "counters": self.counters,
+            "notes": [asdict(note) for note in self.notes],
+            "calibrating": self.calibrating,
+            "predictions": [asdict(p) for p in self.predictions],
+            "crc32": self.crc32,
+        }
+
+
+Watch = Callable[[Life], None]
+
+
+def live(
+    chunks: Iterable[Chunk],
+    body: Body,
+    *,
+    fs: float,
+    span: int,
+    hop: int,
+    classes: Sequence[str],
+    calibrate_after: Sequence[int] = (),
+    told_s: float | None = None,
+    restarts: bool = True,
+    watch: Watch | None = None,
+) -> tuple[Life, Body]:
+    """Play chunks into a device until they end.
+
+    Each window is predicted before its label is used, so the accuracy is that of windows which the
+    device has not learned from.
+
+    fs : converter samples per second.
+    span, hop : samples of the converter that a window is made of, and from one to the next.
+    calibrate_after : a calibration begins whenever so many windows have been stored.
+    told_s : seconds of signal after which the device is told no labels any more.
+    restarts : power goes off and on wherever signal is missing; else the device sees a jump.
+
+    Returns what happened, and the device (another one after a restart).
+    """
+    life = Life(tuple(classes))
+    wanted = sorted(calibrate_after)
+    before: dict[str, int] = {}
+    began: float | None = None
+    heard = _Heard(span, hop)
+    for chunk in chunks:
+        if chunk.gap and life.t > 0 and restarts:
+            before = _sum(before, body.counted)
+            body = body.again()
+            heard = _Heard(span, hop, life.t)
+            life.notes.append(Note(life.t, "restarted", REPLACED))
+        life.where = chunk.where or life.where
+        told = chunk.labels if told_s is None or life.t < told_s else 0 * chunk.labels - 1
+        heard.add(chunk.labels)
+        life.t += chunk.x.shape[1] / fs
+        for event in body.play(chunk.x, told):
+            if event.name == "predicted":
+                end, label = heard.window(event.window)
+                life.predictions.append(
+                    Prediction(heard.begin_s + end / fs, int(event.predicted), label)
+                )
+            else:
+                life.notes.append(Note(life.t, event.name, _in_words(event)))
+        counted = _sum(before, body.counted)
+        life.counters, life.mode = counted, body.mode
+        if wanted and counted.get("stored", 0) >= wanted[0] and body.mode != "calibrate":
+            wanted.pop(0)
+            body.calibrate()
+            life.mode = body.mode
+            life.notes.append(Note(life.t, "calibrate", f"{counted['stored']} windows stored"))
+        if life.mode == "calibrate" and began is None:
+            began = life.t
+        if life.mode != "calibrate" and began is not None:
+            life.calibrating.append((began, life.t))
+            began = None
+        if watch:
+            watch(life)
+    if began is not None:
+        life.calibrating.append((began, life.t))
+    life.crc32 = body.crc32()
+    return life, body
+
+
+def _sum(one: dict[str, int], other: dict[str, int]) -> dict[str, int]:
+    return {key: one.get(key, 0) + other.get(key, 0) for key in {**one, **other}}
+
+
+class _Heard:
+    """The labels of the newest samples since power came; `begin_s` is when that was."""
+
+    def __init__(self, span: int, hop: int, begin_s: float = 0.0) -> None:
+        self.span, self.hop, self.begin_s = span, hop, begin_s
+        self._held = np.zeros(0, np.int64)
+        self._first = 0  # which sample the first that is held is
+
+    def add(self, labels: npt.NDArray[np.int64]) -> None:
+        """Labels of the samples that follow."""
+        spare = max(0, len(self._held) - 8 * (self.span + self.hop))
+        self._held, self._first = self._held[spare:], self._first + spare
+        self._held = np.concatenate([self._held, labels])
+
+    def window(self, number: int) -> tuple[int, int]:
+        """One past the last sample of a window, and the label of all its samples; -1: none."""
+        begin = number * self.hop
+        held = self._held[max(begin - self._first, 0) : begin - self._first + self.span]
+        same = len(held) == self.span and (held == held[0]).all()
+        return begin + self.span, int(held[0]) if same else -1
+
+
+def _in_words(event: Any) -> str:
+    if event.name == "calibrated":
+        better = f"{100 * event.before:.0f} to {100 * event.best:.0f} % of the held-back windows"
+        return f"kept: {better}" if event.kept else f"undone: {better}"
+    status = getattr(event, "status", "")
+    return f"{event.name}: {status}" if status else str(event.name)
