@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The loop of `biotrain live`: what is predicted, learned, restarted, and how it is told."""
+
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from biotrain.live import Chunk, Life, figure, live
+from biotrain.live.life import _Heard
+
+
+class FakeBody:
+    """Predicts the label that it is told, class 0 before it has learned; learns in two chunks."""
+
+    def __init__(self, span: int, hop: int, learned: bool = False) -> None:
+        self.span, self.hop, self.learned = span, hop, learned
+        self.frames, self.windows, self.left, self.stored = 0, 0, 0, 0
+        self.told: list[int] = []
+
+    def play(self, frames: Any, labels: Any) -> Iterator[SimpleNamespace]:
+        for label in labels:
+            self.frames += 1
+            self.told.append(int(label))
+            if self.frames >= self.span and (self.frames - self.span) % self.hop == 0:
+                number = self.windows
+                self.windows += 1
+                self.stored += int(label) >= 0
+                seen = max(int(frames[0, 0]), 0)
+                yield SimpleNamespace(
+                    name="predicted", window=number, predicted=seen if self.learned else 0
+                )
+        if self.left:
+            self.left -= 1
+            if not self.left:
+                self.learned = True
+                yield SimpleNamespace(name="calibrated", kept=True, before=0.5, best=0.75)
+
+    def calibrate(self) -> None:
+        self.left = 2
+
+    def again(self) -> "FakeBody":
+        return FakeBody(self.span, self.hop, self.learned)
+
+    def crc32(self) -> int:
+        return 0x1234
+
+    @property
+    def mode(self) -> str:
+        return "calibrate" if self.left else "use" if self.learned else "record"
+
+    @property
+    def counted(self) -> dict[str, int]:
+        return {"windows": self.windows, "predicted": self.windows, "stored": self.stored}
+
+
+def chunks(labels: list[int], gaps: tuple[int, ...] = ()) -> list[Chunk]:
+    """Chunks of 10 samples of one label each, which the signal holds too."""
+    return [
+        Chunk(np.full((1, 10), label), np.full(10, label), gap=k in gaps)
+        for k, label in enumerate(labels)
+    ]
+
+
+def test_a_life_is_written_down() -> None:
+    labels = [1, 1, 1, 0, 0, 0, 1, 1, 1, 1]
+    seen: list[float] = []
+    found, _ = live(
+        chunks(labels), FakeBody(10, 10), fs=10.0, span=10, hop=10, classes=("a", "b"),
+        calibrate_after=[3], watch=lambda life: seen.append(life.t),
+    )  # fmt: skip
+    assert [p.label for p in found.predictions] == labels
+    assert [p.t for p in found.predictions] == [float(k) for k in range(1, 11)]
+    assert [p.right for p in found.predictions] == [False] * 3 + [True] * 7
+    assert [n.kind for n in found.notes] == ["calibrate", "calibrated"]
+    assert found.notes[1].text == "kept: 50 to 75 % of the held-back windows"
+    assert found.calibrating == [(3.0, 5.0)]
+    assert found.accuracy(0, 4) == 0.0
+    assert found.accuracy(6) == 1.0
+    assert found.recent(4) == 1.0
+    assert (found.mode, found.crc32, found.missed) == ("use", 0x1234, 0)
+    assert seen == [float(k) for k in range(1, 11)]
+    told = found.to_json()
+    assert told["accuracy_between_calibrations"] == [pytest.approx(0.25), 1.0]
+    assert len(told["predictions"]) == 10
+    assert figure(found, "title").axes[1].get_ylim()[1] > 1
+
+
+def test_the_device_is_told_labels_for_so_long_only() -> None:
+    body = FakeBody(10, 10)
+    found, _ = live(chunks([1] * 6), body, fs=10.0, span=10, hop=10, classes=("a", "b"), told_s=2.0)
+    assert body.told == [1] * 20 + [-1] * 40
+    assert [p.label for p in found.predictions] == [1] * 6  # but the loop knows
+
+
+def test_a_gap_is_power_off_and_on() -> None:
+    first = FakeBody(20, 10, learned=True)
+    found, last = live(
+        chunks([1] * 8, gaps=(0, 4)), first, fs=10.0, span=20, hop=10, classes=("a", "b")
+    )
+    assert last is not first
+    assert [n.text for n in found.notes] == ["power off and on"]
+    # No window of 20 samples reaches over the gap at 4 s.
+    assert [p.t for p in found.predictions] == [2.0, 3.0, 4.0, 6.0, 7.0, 8.0]
+    assert found.counters["windows"] == 6
+    _, same = live(
+        chunks([1] * 8, gaps=(0, 4)), first, fs=10.0, span=20, hop=10, classes=("a", "b"),
+        restarts=False,
+    )  # fmt: skip
+    assert same is first
+
+
+def test_a_window_has_a_label_where_all_its_samples_have() -> None:
+    heard = _Heard(20, 5)
+    labels = np.repeat([0, 1, -1, 1], 30)
+    for at in range(0, 120, 7):
+        heard.add(labels[at : at + 7])
+    for number in range(21):
+        begin = 5 * number
+        own = set(labels[begin : begin + 20].tolist())
+        assert heard.window(number) == (begin + 20, own.pop() if len(own) == 1 else -1)
+    assert heard.window(21)[1] == -1  # not heard to its end
+
+
+def test_labels_of_long_ago_are_let_go() -> None:
+    heard = _Heard(20, 5)
+    for k in range(1000):
+        heard.add(np.full(5, k % 4))
+    assert len(heard._held) < 500
+    assert heard.window(996)[0] == 5000
+
+
+def test_nothing_happened() -> None:
+    assert Life(("a", "b")).accuracy() is None
+    figure(Life(("a", "b")))
