@@ -20,6 +20,8 @@ from biotrain.cost import Cost, training_cost
 from biotrain.emit import Source, emit
 from biotrain.emit.slices import SLICE_BYTES
 from biotrain.errors import BioTrainError
+from biotrain.frontend import FrontEnd
+from biotrain.frontend import emit as emit_front
 from biotrain.ir import Graph
 from biotrain.liveplan import LivePlan, live_plan
 from biotrain.ondevice import Live
@@ -48,6 +50,8 @@ class Package:
     strategy: str
     module: torch.nn.Module | None
     """The module as compiled, for verification; None where a `.pt2` file was given."""
+    front: FrontEnd | None = None
+    """What makes the windows, in C beside the model."""
 
     @property
     def plan(self) -> Plan:
@@ -62,7 +66,8 @@ class Package:
     @cached_property
     def files(self) -> Mapping[str, str]:
         """The emitted files by name."""
-        return emit(self.source)
+        files = emit(self.source)
+        return files | emit_front(self.front) if self.front else files
 
     @property
     def cost(self) -> Cost:
@@ -139,6 +144,22 @@ def check_live(input_scale: float | None, loss: str, batch: int) -> None:
         raise BioTrainError("live learns window by window: it works with batch=1")
 
 
+def check_front(front: FrontEnd, shape: tuple[int, int], input_scale: float | None) -> None:
+    """Whether a front end makes the windows that a model takes."""
+    if (front.n_chans, front.window) != shape:
+        raise BioTrainError(
+            f"the front end makes windows of {front.n_chans} x {front.window}, the model takes "
+            f"{shape[0]} x {shape[1]}"
+        )
+    if input_scale is not None and (
+        front.unit is None or abs(front.unit - input_scale) > 1e-6 * input_scale
+    ):
+        unit = "floats" if front.unit is None else f"steps of {front.unit:g}"
+        raise BioTrainError(
+            f"the front end makes {unit}, the model takes steps of {input_scale:g}"
+        )
+
+
 def fused_on(target: Target) -> bool:
     """Whether the target's numeric mode is fused; `native` asks this machine."""
     if target.numerics != "native":
@@ -172,6 +193,7 @@ def compile_model(
     frontier: bool = False,
     batch: int = 1,
     live: Live | None = None,
+    front: FrontEnd | None = None,
 ) -> Package:
     """Compile a model into C that trains it.
 
@@ -199,6 +221,7 @@ def compile_model(
     deadline_ms, max_mj : bounds of the time and the energy of one sample (estimates).
     live : the firmware records, stores windows and learns while it predicts (docs/on-device.md);
         takes an int16 input and cross-entropy.
+    front : the C of the front end comes too, and its RAM counts (with `live`: `Live(front=)`).
     frontier : also find the plans from the fastest to the smallest (`plan.frontier`); seconds.
     rewrites : which rewrites of `biotrain.rewrite.NAMES` run; all but `fastconv` by default.
 
@@ -226,11 +249,15 @@ def compile_model(
         raise BioTrainError("batch takes a float input: input_type='int16' works with batch=1")
     if live is not None:
         check_live(scale, loss, batch)
+    if front is not None and live is not None:
+        raise BioTrainError("the front end of a device that lives is Live(front=...)")
     chosen = load_target(target)
     example = torch.as_tensor(example_input)
     if not example.numel():
         raise BioTrainError(f"the example input is empty: {list(example.shape)}")
     captured = capture(model, example, batch)
+    if front is not None:
+        check_front(front, rows_times(captured.predict.inputs[0].shape), scale)
     source = lower(
         captured,
         chosen,
@@ -250,9 +277,10 @@ def compile_model(
         frontier=frontier,
         batch=batch,
         live=live,
+        front_bytes=front.ram_bytes if front else 0,
     )
     module = model if isinstance(model, torch.nn.Module) else None
-    return Package(source, chosen, strategy, module)
+    return Package(source, chosen, strategy, module, front)
 
 
 PLANS = 32
@@ -281,6 +309,7 @@ def lower(
     max_mj: float | None,
     batch: int,
     live: Live | None = None,
+    front_bytes: int = 0,
 ) -> Source:
     """Differentiate, add the optimizer, and plan."""
     half, logits = parse_store(store), captured.train.outputs[0]
@@ -319,6 +348,7 @@ def lower(
         "live": None
         if around is None
         else Beside(around.ram_bytes, 2 * SLICE_BYTES, around.live.slice_cycles, around.alignment),
+        "front_bytes": front_bytes,
     }
     # A study compiles one network with hundreds of weights: a plan does not know them.
     key = repr((graph, predict, target, asked))

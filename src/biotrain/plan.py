@@ -159,7 +159,7 @@ class Fixed:
     trained: int
     """Number of trained parameters."""
     live: int = 0
-    """What a device that lives has beside the model."""
+    """What lies beside the model: a front end, or all that a device that lives has."""
     look: int = 0
     """The arena of its predictions."""
 
@@ -170,7 +170,7 @@ class Fixed:
         return sum(sizes) + self.stack + self.runtime + self.live + self.look
 
 
-def _fixed(train: Graph, target: Target, gradients: Gradients) -> Fixed:
+def _fixed(train: Graph, target: Target, gradients: Gradients, front: int) -> Fixed:
     updates = [
         n for n in (*train.nodes, *train.updates) if any(v.kind == "param" for v in n.outputs)
     ]
@@ -186,6 +186,7 @@ def _fixed(train: Graph, target: Target, gradients: Gradients) -> Fixed:
         stack=target.stack_bytes,
         runtime=RUNTIME_BYTES[gradients],
         trained=sum(v.size for v in trained),
+        live=front,
     )
 
 
@@ -318,13 +319,15 @@ def fit(
     frontier: bool = False,
     batch: int = 1,
     live: Beside | None = None,
+    front_bytes: int = 0,
 ) -> Fitted:
     """The plan with the lowest estimated cycles among those that stay within the limits.
 
     `memory` bounds the whole static RAM, `deadline_ms` and `max_mj` the work of one sample; where
     only the last two are given, the plan is the smallest that keeps them. `base_ops` are the
     operations of the direct algorithms with everything stored. `live`: predictions must not disturb
-    a training sample that is half done, and what records and stores needs RAM too.
+    a training sample that is half done, and what records and stores needs RAM too. `front_bytes`:
+    of a front end beside the model, where there is no `live` to hold it.
 
     Raises
     ------
@@ -339,8 +342,8 @@ def fit(
     can_be_bounded(limits, target)
     if batch > 1:
         size = (memory, gradients, base_ops, frontier, batch)
-        return _fit_batch(train, predict, target, *size, limits)
-    fixed = _fixed(train, target, gradients)
+        return _fit_batch(train, predict, target, *size, limits, front_bytes)
+    fixed = _fixed(train, target, gradients, front_bytes)
     planner = Planner(train, predict, target, accumulate)
     budget = memory if memory is not None else target.memory("ram").bytes or None
     search = planner.train
@@ -391,6 +394,7 @@ def fit(
             *_where_gradients_go(gradients, fixed.params),
             *about_features,
             *(_beside_in_words(beside, live) if beside and live else ()),
+            *_front_in_words(front_bytes),
         ),
         feature_bytes=_bytes(features.values) if features else 0,
         trunk_ops=node_ops(features.trunk.graph.nodes) if features else 0,
@@ -409,6 +413,10 @@ def fit(
             longest_slice=found.name,
         )
     return Fitted(plan, chosen.graph, prediction.graph, features=features)
+
+
+def _front_in_words(size: int) -> tuple[str, ...]:
+    return (f"front end beside the model: {size:,} B",) if size else ()
 
 
 def _beside_in_words(beside: Schedule, live: Beside) -> tuple[str, ...]:
@@ -452,6 +460,7 @@ def _plan(
         mj_per_sample=cost.mj,
         choices=(),
         frontier=(_point(cost, chosen.peak, chosen.bound, ram),),
+        live_bytes=fixed.live,
     )
 
 
@@ -489,9 +498,10 @@ def _fit_batch(
     frontier: bool,
     size: int,
     limits: Limits,
+    front_bytes: int,
 ) -> Fitted:
     """The plan of a batch whose statistics batch norm shares (see `biotrain/batch.py`)."""
-    fixed = _fixed(train, target, gradients)
+    fixed = _fixed(train, target, gradients, front_bytes)
     planner = Planner(train, predict, target, size)
     budget = memory if memory is not None else target.memory("ram").bytes or None
     made = Batch(train, size)

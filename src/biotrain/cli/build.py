@@ -15,12 +15,14 @@ import typer
 from biotrain.cli.console import Busy, Out, table, writable, writable_figure, writable_folder
 from biotrain.cli.options import Json, ModelName, ModelOptions, Show, TrainOptions, options
 from biotrain.errors import BioTrainError
+from biotrain.frontend import describe
 
 if TYPE_CHECKING:
     from biotrain.cli.model import Model
     from biotrain.package import Package
     from biotrain.plan import Point
     from biotrain.published import Reference
+    from biotrain.run.front import FrontCost
 
 What = Literal["models", "targets", "strategies", "ops", "data"]
 
@@ -217,6 +219,8 @@ def plan_verb(
             pkg = chosen.compiled(train, frontier=True)
     else:
         pkg = chosen.compiled(train)
+    if not show:
+        _about_front(out, chosen)
     known = references(model, train.strategy) if chosen.as_published else ()
     beside = _with_group_norm(chosen, train) if pkg.plan.points[1:] and train.batch > 1 else {}
     if show in ("graph", "c"):
@@ -263,10 +267,11 @@ def compile_verb(
     if output is not None:
         writable_folder(output)
     from biotrain.cli.model import Model
-    from biotrain.cli.tables import cost_table, plan_json, ram_table
+    from biotrain.cli.tables import cost_table, front_table, plan_json, ram_table
 
     chosen = Model(model, given)
     pkg = chosen.compiled(train)
+    _about_front(out, chosen)
     files = []
     project: dict[str, str] = {}
     if output is not None:
@@ -275,13 +280,16 @@ def compile_verb(
         with Busy("linking the firmware" if pkg.target.build else "writing"):
             project = project_files(pkg, measure=True)
         pkg.save(output, project)
-        _describe(chosen, pkg, train, output)
+        _describe(chosen, pkg, chosen.fed(train), output)
         names = [*pkg.files, *project, "plan.json", SETTINGS_FILE, MODULE_FILE]
         files = [{"name": n, "bytes": (output / n).stat().st_size} for n in names]
     if show:
         _show(out, pkg, show)
     else:
         out.show(ram_table(pkg), "", cost_table(pkg), "")
+        cost = _front_cost(pkg)
+        if cost is not None:
+            out.show(front_table(pkg, cost), "")
         own = sum(name.endswith((".c", ".h")) for name in pkg.files)
         out.say(f"wrote {own} C files to {output}; model.h is the interface")
         out.say("README.md tells how to build it, and what it takes of the target")
@@ -289,7 +297,31 @@ def compile_verb(
             if line.startswith("**The reserve"):
                 out.say(line.replace("*", "").replace("`", ""))
         out.say(f"next: biotrain run {output}")
-    out.result({"folder": output and str(output), "files": files, "plan": plan_json(pkg)})
+    result = {"folder": output and str(output), "files": files, "plan": plan_json(pkg)}
+    if pkg.front is not None:
+        cost = _front_cost(pkg)
+        result["front"] = {
+            "description": describe(pkg.front),
+            "ram_bytes": pkg.front.ram_bytes,
+            "cost": None if cost is None else cost.to_json(),
+        }
+    out.result(result)
+
+
+def _front_cost(pkg: "Package") -> "FrontCost | None":
+    from biotrain.run.front import front_cost
+
+    return None if pkg.front is None else front_cost(pkg.front, pkg.target)
+
+
+def _about_front(out: Out, chosen: "Model") -> None:
+    """One line on `--front`."""
+    if chosen.options.front is None:
+        return
+    if chosen.found[1]:
+        out.say(chosen.found[1])
+    elif chosen.front is not None:
+        out.say(f"front end: {describe(chosen.front)}")
 
 
 def _out(to: str | None, show: str | None) -> Out:
@@ -335,6 +367,7 @@ def _describe(chosen: "Model", pkg: "Package", train: TrainOptions, folder: Path
         "fused": pkg.fused,
         "title": pkg.source.title,
         "train": asdict(train),
+        "front": None if pkg.front is None else asdict(pkg.front),
     }
     text = json.dumps(settings, indent=1) + "\n"
     (folder / SETTINGS_FILE).write_text(text, encoding="utf-8")

@@ -13,6 +13,7 @@ from biotrain.cli.build import MODULE_FILE, SETTINGS_FILE
 from biotrain.cli.console import Out, Work, table, writable, writable_figure
 from biotrain.cli.options import Json, ModelName, ModelOptions, On, TrainOptions, options
 from biotrain.errors import BioTrainError
+from biotrain.frontend import FrontEnd
 
 if TYPE_CHECKING:
     from biotrain.package import Package
@@ -250,6 +251,7 @@ def _from_folder(folder: Path, given: ModelOptions, train: TrainOptions, out: Ou
         settings = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
         wanted = TrainOptions(**settings["train"])
         fused, title = settings["fused"], settings["title"]
+        front = FrontEnd(**made) if (made := settings.get("front")) else None
     except FileNotFoundError:
         raise BioTrainError(
             f"'{folder}' was not written by `biotrain compile`: it holds no {SETTINGS_FILE}"
@@ -274,6 +276,7 @@ def _from_folder(folder: Path, given: ModelOptions, train: TrainOptions, out: Ou
         store=wanted.store,
         fused=fused,
         title=title,
+        front=front,
     )
     names = dict.fromkeys([*pkg.files, *sorted(path.name for path in folder.glob("*.h"))])
     there = {name: (folder / name).read_text(encoding="utf-8") for name in names}

@@ -150,7 +150,7 @@ def live_verb(
             feed = Lsl(lsl, step, names, markers)
         else:
             assert board is not None
-            given = {} if port is None else {"serial_port": port}
+            given: dict[str, Any] = {} if port is None else {"serial_port": port}
             feed = BrainFlow(board, step, len(names), kind=kind, channels=channels, **given)
     else:
         assert source is not None

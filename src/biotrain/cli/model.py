@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import cached_property
 from importlib import import_module
@@ -138,8 +138,16 @@ class Model:
             )
         return torch.zeros(1, self.shape["n_chans"], self.shape["n_times"])
 
+    def fed(self, train: TrainOptions) -> TrainOptions:
+        """The options with the input that the front end makes."""
+        front = self.front
+        if front is None or front.unit is None or train.input_scale is not None:
+            return train
+        return replace(train, input_type="int16", input_scale=front.unit)
+
     def compiled(self, train: TrainOptions, frontier: bool = False) -> Package:
         """The package; `frontier`: with the plans from the fastest to the smallest."""
+        train = self.fed(train)
         optimizer = train.made_optimizer()
         if self.exported:
             model: Any = Path(readable(self.name))
@@ -169,6 +177,7 @@ class Model:
             store=train.store,
             live=train.made_live(),
             title=title,
+            front=self.front,
         )
 
 

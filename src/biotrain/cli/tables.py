@@ -16,6 +16,7 @@ from biotrain.cli.console import table
 from biotrain.package import Package
 from biotrain.plan import Point
 from biotrain.published import Reference
+from biotrain.run.front import FrontCost
 from biotrain.timeline import timeline
 
 LARGEST = 10
@@ -52,6 +53,7 @@ def parts(pkg: Package) -> list[tuple[str, int, str]]:
         ("optimizer", plan.optimizer_bytes, ", ".join(pkg.source.optimizer.slots)),
         ("running statistics", plan.state_bytes, ""),
         ("arena", plan.peak_bytes, f"{len(plan.buffers)} buffers"),
+        *((("beside the model", plan.live_bytes, "front end"),) if pkg.front else ()),
         ("stack", plan.stack_bytes, f"reserve of {pkg.target.name}"),
     )
     rest = plan.ram_bytes - sum(size for _, size, _ in known)
@@ -87,6 +89,22 @@ def cost_table(pkg: Package) -> Table:
     share = above / max(plan.lower_bound_bytes, 1)
     gap = f"which lies {above:,} above it ({share:.1%})" if above else "which meets it"
     made.add_row("lower bound, bytes", f"{plan.lower_bound_bytes:,}", f"of the arena, {gap}")
+    return made
+
+
+def front_table(pkg: Package, cost: FrontCost) -> Table:
+    """What the front end takes of the target."""
+    made = table(f"front end on {cost.target}", "", "", numbers=[1])
+    made.add_row("cycles per frame", f"{cost.cycles_per_frame:,.0f}", cost.source)
+    if cost.cycles_per_window:
+        made.add_row("cycles per window", f"{cost.cycles_per_window:,.0f}", "to copy it")
+    if cost.share:
+        made.add_row("share of the core", f"{100 * cost.share:.2f} %", "")
+    if cost.mw:
+        made.add_row("mW", f"{cost.mw:.3g}", "while it records")
+    made.add_row("RAM, bytes", f"{cost.ram_bytes:,}", "counted in the whole RAM")
+    if cost.code_bytes:
+        made.add_row("flash, bytes", f"{cost.code_bytes:,}", "code and coefficients")
     return made
 
 

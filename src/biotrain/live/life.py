@@ -101,8 +101,10 @@ class Life:
 
     @property
     def missed(self) -> int:
-        """Windows that were due and not predicted."""
-        return self.counters.get("windows", 0) - self.counters.get("predicted", 0)
+        """Windows that were due and neither predicted nor refused; frames that were lost count."""
+        told = ("predicted", "flat", "saturated", "nonfinite")
+        due = self.counters.get("windows", 0) + self.counters.get("lost", 0)
+        return due - sum(self.counters.get(name, 0) for name in told)
 
     def to_json(self) -> dict[str, Any]:
         """As plain lists and dicts."""
