@@ -147,6 +147,11 @@ class LivePlan:
         }
 
 
+def same(unit: float, scale: float) -> bool:
+    """Whether a step of a front end is that of a model, which keeps it as a float32."""
+    return abs(unit - scale) <= 1e-6 * scale
+
+
 def live_plan(
     live: Live,
     *,
@@ -166,6 +171,11 @@ def live_plan(
         raise BioTrainError(
             f"live: the front end makes windows of {front.n_chans} x {front.window}, the model "
             f"takes {chans} x {times}"
+        )
+    if front is not None and front.unit is not None and not same(front.unit, input_scale):
+        raise BioTrainError(
+            f"live: the front end makes steps of {front.unit:g}, the model takes steps of "
+            f"{input_scale:g}"
         )
     if front is not None and live.hop not in (0, front.hop):
         raise BioTrainError(f"live: the front end's hop is {front.hop}, not {live.hop}")

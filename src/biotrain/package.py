@@ -23,7 +23,7 @@ from biotrain.errors import BioTrainError
 from biotrain.frontend import FrontEnd
 from biotrain.frontend import emit as emit_front
 from biotrain.ir import Graph
-from biotrain.liveplan import LivePlan, live_plan
+from biotrain.liveplan import LivePlan, live_plan, same
 from biotrain.ondevice import Live
 from biotrain.op import rows_times
 from biotrain.optim import SGD, Gradients, Optimizer, check_gradients
@@ -151,9 +151,7 @@ def check_front(front: FrontEnd, shape: tuple[int, int], input_scale: float | No
             f"the front end makes windows of {front.n_chans} x {front.window}, the model takes "
             f"{shape[0]} x {shape[1]}"
         )
-    if input_scale is not None and (
-        front.unit is None or abs(front.unit - input_scale) > 1e-6 * input_scale
-    ):
+    if input_scale is not None and (front.unit is None or not same(front.unit, input_scale)):
         unit = "floats" if front.unit is None else f"steps of {front.unit:g}"
         raise BioTrainError(
             f"the front end makes {unit}, the model takes steps of {input_scale:g}"

@@ -419,7 +419,7 @@ static bool bt_live_take(bt_live *l)
   return whole;
 }
 
-#if BT_LIVE_FRONT
+#if BT_LIVE_FRONT && !BT_FRONT_INT16
 /* The nearest of the package's integers, halves to even. */
 static int16_t bt_live_integer(float x)
 {
@@ -431,7 +431,9 @@ static int16_t bt_live_integer(float x)
 /* The newest window, oldest sample first. */
 static void bt_live_window(bt_live *l, int16_t *x)
 {
-#if BT_LIVE_FRONT
+#if BT_LIVE_FRONT && BT_FRONT_INT16
+  bt_front_window(&l->front, x);
+#elif BT_LIVE_FRONT
   const bt_front *const f = &l->front;
   for (int c = 0; c < BT_LIVE_CHANS; c++, x += BT_INPUT_TIMES) {
 #if BT_FRONT_WHOLE
