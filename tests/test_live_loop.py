@@ -38,11 +38,19 @@ class FakeBody:
                 self.learned = True
                 yield SimpleNamespace(name="calibrated", kept=True, before=0.5, best=0.75)
 
+    def settle(self, frames: int) -> list[SimpleNamespace]:
+        self.settled = frames
+        return []
+
     def calibrate(self) -> None:
         self.left = 2
 
     def again(self) -> "FakeBody":
         return FakeBody(self.span, self.hop, self.learned)
+
+    @property
+    def off(self) -> bool:
+        return False
 
     def crc32(self) -> int:
         return 0x1234
@@ -75,7 +83,7 @@ def test_a_life_is_written_down() -> None:
     assert [p.t for p in found.predictions] == [float(k) for k in range(1, 11)]
     assert [p.right for p in found.predictions] == [False] * 3 + [True] * 7
     assert [n.kind for n in found.notes] == ["calibrate", "calibrated"]
-    assert found.notes[1].text == "kept: 50 to 75 % of the held-back windows"
+    assert found.notes[1].text == "kept: 50 to 75 % of the held-back"
     assert found.calibrating == [(3.0, 5.0)]
     assert found.accuracy(0, 4) == 0.0
     assert found.accuracy(6) == 1.0

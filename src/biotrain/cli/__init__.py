@@ -17,6 +17,7 @@ from biotrain import __version__
 from biotrain.cli.build import compile_verb, list_verb, plan_verb, prepare_verb
 from biotrain.cli.device import run_verb, verify_verb
 from biotrain.cli.learn import adapt_verb, demo_verb
+from biotrain.cli.live import live_verb
 from biotrain.cli.options import ReaderGone
 from biotrain.cli.study import report_verb, study_verb
 from biotrain.errors import BioTrainError
@@ -41,6 +42,7 @@ app.command("compile")(compile_verb)
 app.command("run")(run_verb)
 app.command("verify")(verify_verb)
 app.command("adapt")(adapt_verb)
+app.command("live")(live_verb)
 app.command("study")(study_verb)
 app.command("report")(report_verb)
 

@@ -99,12 +99,16 @@ def live_verb(
     accumulate: Annotated[
         int, typer.Option("--accumulate", min=1, help="Samples whose mean gradient makes a step.")
     ] = 8,
+    store: Annotated[
+        int,
+        typer.Option("--store", min=4, max=512, help="Labelled windows that the flash holds."),
+    ] = 150,
     calibrate: Annotated[
         str,
         typer.Option(
             "--calibrate", metavar="N,N", help="Begin to learn when so many windows are stored."
         ),
-    ] = "60",
+    ] = "100",
     told: Annotated[
         float | None,
         typer.Option("--told", metavar="S", help="Tell the device labels for S seconds only."),
@@ -134,7 +138,7 @@ def live_verb(
     if lsl is None and board is None and data is None:
         raise BioTrainError("live needs --data, --lsl or --board")
     from biotrain.frontend import read_front
-    from biotrain.live import BrainFlow, Cued, Lsl, Played, live, paced
+    from biotrain.live import BrainFlow, Cued, Living, Lsl, Played, live, paced
 
     spec = None if front is None else read_front(front)
     source = _Source(data, subject, spec, hop, out) if data is not None else None
@@ -170,9 +174,9 @@ def live_verb(
         )
     network = _network(model, source, chain, names, pretrain_epochs, seed)
     pkg = _package(
-        network, chain, source, hop, bits, target, strategy, epochs, lr, accumulate, seed
+        network, chain, source, hop, bits, target, strategy, epochs, lr, accumulate, seed, store
     )
-    body: Any = _body(pkg, on)
+    body: Any = Living.start(pkg, on, feed.fs)
     size = pkg.graph.inputs[0].shape[-1]
     factor = chain.decimate if chain else 1
     step_of_windows = chain.hop if chain else hop or size
@@ -296,6 +300,7 @@ def _package(
     lr: float,
     accumulate: int,
     seed: int,
+    store: int,
 ) -> "Package":
     import numpy as np
 
@@ -328,13 +333,10 @@ def _package(
                 converter_bits=bits,
                 epochs=epochs,
                 seed=seed,
+                store_pages=-(-store * (2 * shape[1] * shape[2] + 64) // 4096) + 4,
             ),
             title=f"strategy {strategy}",
         )
-
-
-def _body(pkg: "Package", on: str) -> Any:
-    raise NotImplementedError
 
 
 def _described(chain: "FrontEnd") -> str:
@@ -361,6 +363,8 @@ def _tell(out: Out, life: "Life", took: float) -> None:
     keys = ("windows", "predicted", "stored", "trained", "steps", "calibrations", "kept")
     text = ", ".join(f"{counted[key]:,} {key}" for key in keys if key in counted)
     out.say(f"{life.t:.1f} s of signal in {took:.1f} s: {text}; {life.missed} windows missed")
+    if life.latest_s:
+        out.say(f"a prediction was there at most {1e3 * life.latest_s:.0f} ms after its window")
     out.say(f"CRC-32 of the weights {life.crc32:08x}")
 
 

@@ -2,6 +2,7 @@
 """A stream (a recording, LSL, a board of BrainFlow) into a device that predicts and learns, in
 time."""
 
+from biotrain.live.body import Living, Seen
 from biotrain.live.feeds import BrainFlow, Chunk, Cued, Feed, Lsl, Played, paced
 from biotrain.live.figure import figure
 from biotrain.live.life import Body, Life, Note, Prediction, live
@@ -13,10 +14,12 @@ __all__ = [
     "Cued",
     "Feed",
     "Life",
+    "Living",
     "Lsl",
     "Note",
     "Played",
     "Prediction",
+    "Seen",
     "figure",
     "live",
     "paced",

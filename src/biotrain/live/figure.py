@@ -50,7 +50,7 @@ def _accuracy(axes: Axes, life: Life, unit: float) -> None:
         if note.kind in MARKS:
             axes.annotate(
                 note.text, (note.t / unit, 2), (2, 0), textcoords="offset points", rotation=90,
-                fontsize=7, color=MARKS[note.kind], va="bottom",
+                fontsize=6, color=MARKS[note.kind], va="bottom", clip_on=True,
             )  # fmt: skip
 
 
@@ -59,7 +59,12 @@ def _windows(axes: Axes, life: Life, unit: float) -> None:
     t = np.array([p.t for p in found]) / unit
     labels = np.array([p.label for p in found], np.float64)
     predicted = np.array([p.predicted for p in found], np.float64)
-    axes.plot(t, np.where(labels < 0, np.nan, labels), color=DONE, linewidth=5, zorder=2)
+    known = np.where(labels < 0, np.nan, labels)
+    jumps = np.flatnonzero(np.diff(labels, prepend=labels[:1]) != 0)
+    axes.plot(
+        np.insert(t, jumps, t[jumps]), np.insert(known, jumps, np.nan), color=DONE, linewidth=5,
+        zorder=2,
+    )  # fmt: skip
     right = labels == predicted
     for chosen, colour in ((right, RIGHT), (~right & (labels >= 0), WRONG)):
         axes.scatter(t[chosen], predicted[chosen], s=5, color=colour, zorder=3)

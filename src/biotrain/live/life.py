@@ -12,25 +12,19 @@ import numpy.typing as npt
 
 from biotrain.live.feeds import Chunk
 
-RECENT = 20
+RECENT = 60
 """Labelled windows that the running accuracy is of."""
-REPLACED = "power off and on"
-"""What a gap in the signal is to the device."""
-
-
-class Happening(Protocol):
-    """An event of the device; `name` says which of the others hold."""
-
-    @property
-    def name(self) -> str:
-        """predicted, refused, calibrated, drifted, failed."""
+OFF_AND_ON, POWER_LOST = "power off and on", "power lost while flash was written"
 
 
 class Body(Protocol):
     """A device that lives: what `biotrain live` needs of it."""
 
     def play(self, frames: npt.ArrayLike, labels: npt.ArrayLike) -> Iterable[Any]:
-        """Take samples [n_chans, n] with their labels in time; the events."""
+        """Take samples [n_chans, n] with their labels in time; the events (`Seen`)."""
+
+    def settle(self, frames: int) -> Iterable[Any]:
+        """No samples come for as long as so many would take; the events."""
 
     def calibrate(self) -> None:
         """Begin to learn from what is stored."""
@@ -40,6 +34,10 @@ class Body(Protocol):
 
     def crc32(self) -> int:
         """Of the weights."""
+
+    @property
+    def off(self) -> bool:
+        """Whether power has gone."""
 
     @property
     def mode(self) -> str:
@@ -87,6 +85,8 @@ class Life:
     """From when to when it learned."""
     counters: dict[str, int] = field(default_factory=dict)
     """Over all power cycles."""
+    latest_s: float = 0.0
+    """Longest from the end of a window to its prediction, in the emulator: there time is counted."""
     crc32: int = 0
 
     def accuracy(self, begin: float = 0.0, end: float = float("inf")) -> float | None:
@@ -121,6 +121,7 @@ class Life:
             "notes": [asdict(note) for note in self.notes],
             "calibrating": self.calibrating,
             "predictions": [asdict(p) for p in self.predictions],
+            "latest_s": self.latest_s,
             "crc32": self.crc32,
         }
 
@@ -150,7 +151,8 @@ def live(
     span, hop : samples of the converter that a window is made of, and from one to the next.
     calibrate_after : a calibration begins whenever so many windows have been stored.
     told_s : seconds of signal after which the device is told no labels any more.
-    restarts : power goes off and on wherever signal is missing; else the device sees a jump.
+    restarts : power goes off and on wherever signal is missing; else the device sees a jump. Where
+        power is lost (`cut`), it comes back with the next chunk, and the rest of this one is lost.
 
     Returns what happened, and the device (another one after a restart).
     """
@@ -160,23 +162,21 @@ def live(
     began: float | None = None
     heard = _Heard(span, hop)
     for chunk in chunks:
-        if chunk.gap and life.t > 0 and restarts:
+        if body.off or (chunk.gap and life.t > 0 and restarts):
+            text = POWER_LOST if body.off else OFF_AND_ON
+            if not body.off:
+                _heard_of(life, heard, body.settle(hop), fs)  # the last window is still due
             before = _sum(before, body.counted)
             body = body.again()
             heard = _Heard(span, hop, life.t)
-            life.notes.append(Note(life.t, "restarted", REPLACED))
+            life.notes.append(Note(life.t, "restarted", text))
         life.where = chunk.where or life.where
         told = chunk.labels if told_s is None or life.t < told_s else 0 * chunk.labels - 1
         heard.add(chunk.labels)
         life.t += chunk.x.shape[1] / fs
-        for event in body.play(chunk.x, told):
-            if event.name == "predicted":
-                end, label = heard.window(event.window)
-                life.predictions.append(
-                    Prediction(heard.begin_s + end / fs, int(event.predicted), label)
-                )
-            else:
-                life.notes.append(Note(life.t, event.name, _in_words(event)))
+        _heard_of(life, heard, body.play(chunk.x, told), fs)
+        if body.off:
+            continue
         counted = _sum(before, body.counted)
         life.counters, life.mode = counted, body.mode
         if wanted and counted.get("stored", 0) >= wanted[0] and body.mode != "calibrate":
@@ -193,7 +193,10 @@ def live(
             watch(life)
     if began is not None:
         life.calibrating.append((began, life.t))
-    life.crc32 = body.crc32()
+    if not body.off:
+        _heard_of(life, heard, body.settle(hop), fs)
+        life.counters = _sum(before, body.counted)
+        life.crc32 = body.crc32()
     return life, body
 
 
@@ -223,9 +226,21 @@ class _Heard:
         return begin + self.span, int(held[0]) if same else -1
 
 
+def _heard_of(life: Life, heard: _Heard, events: Iterable[Any], fs: float) -> None:
+    """Writes events down."""
+    for event in events:
+        if event.name == "predicted":
+            end, label = heard.window(event.window)
+            t = heard.begin_s + end / fs
+            life.predictions.append(Prediction(t, int(event.predicted), label))
+            life.latest_s = max(life.latest_s, getattr(event, "late_s", 0.0))
+        else:
+            life.notes.append(Note(life.t, event.name, _in_words(event)))
+
+
 def _in_words(event: Any) -> str:
     if event.name == "calibrated":
-        better = f"{100 * event.before:.0f} to {100 * event.best:.0f} % of the held-back windows"
-        return f"kept: {better}" if event.kept else f"undone: {better}"
+        share = f"{100 * event.before:.0f} to {100 * event.best:.0f} % of the held-back"
+        return f"kept: {share}" if event.kept else f"undone: {share}"
     status = getattr(event, "status", "")
     return f"{event.name}: {status}" if status else str(event.name)

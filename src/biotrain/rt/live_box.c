@@ -109,7 +109,10 @@ static void bt_box_report(bt_live_box *box)
                             bt_weights_crc32(&l->model), l->mode, l->task, l->at, l->status,
                             l->kept, bt_box_bits(l->before), bt_box_bits(l->best),
                             bt_box_bits(l->confidence), l->store.count, l->store.capacity, l->store_ok,
-                            l->lost, l->pushed - l->taken, l->store.number, l->model.progress.steps};
+                            l->lost, l->pushed - l->taken, l->store.number, l->model.progress.steps,
+                            (uint32_t)((const char *)&l->pushed - (const char *)box),
+                            (uint32_t)((const char *)&l->taken - (const char *)box)};
+  w[42] = (uint32_t)((const char *)&l->task - (const char *)box);
   memcpy(w, first, sizeof first);
   memcpy(w + 20, &l->counters, sizeof l->counters);
   memcpy(w + 44, &l->record, sizeof l->record);

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import numpy.typing as npt
 
 from biotrain.errors import BioTrainError, CompilerError
 from biotrain.run.compiler import shared_library
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 Block = tuple[int, int]
 """Address and size in bytes of what the emulator translates at once."""
@@ -92,7 +93,7 @@ class Histogram:
     @property
     def instructions(self) -> int:
         """Instructions executed; one that an IT instruction skips counts, as it takes a cycle."""
-        return sum(count * self._length(key) for key, (count, _) in self._counter.table().items())
+        return self._counter.weighted(self._length)
 
     def cut(self, pc: int) -> None:
         """Put right the last block, which a stop or a fault left before the instruction at `pc`.
@@ -121,6 +122,7 @@ class _Native:
         self._state = self._lib.bt_histogram_new()
         if not self._state:
             raise MemoryError("no memory for the block histogram")
+        self._keys = self._weights = np.zeros(0, np.uint64)
 
     def __del__(self) -> None:
         # The engine holds this object until it is closed, so the hook no longer runs.
@@ -153,11 +155,29 @@ class _Native:
     def reset(self) -> None:
         self._lib.bt_histogram_reset(self._state)
 
-    def table(self) -> Mapping[Block, tuple[int, int]]:
+    def _slots(self) -> npt.NDArray[np.uint64]:
+        """(key, count, taken) of every slot."""
         state = self._state.contents
         if state.lost:
             raise BioTrainError(f"the block histogram ran out of memory; {state.lost} blocks lost")
-        slots = np.ctypeslib.as_array(state.slots, shape=(state.mask + 1, 3))
+        slots: npt.NDArray[np.uint64] = np.ctypeslib.as_array(
+            state.slots, shape=(state.mask + 1, 3)
+        )
+        return slots
+
+    def weighted(self, weight: Callable[[Block], int]) -> int:
+        """Sum of counts times weights; the weight of a block is asked for once."""
+        slots = self._slots()
+        keys = slots[:, 0]
+        if len(self._keys) != len(keys):
+            self._keys, self._weights = np.zeros_like(keys), np.zeros_like(keys)
+        for i in np.flatnonzero((keys != self._keys) & (keys != 0)):
+            self._weights[i] = weight(_block(int(keys[i])))
+            self._keys[i] = keys[i]
+        return int(slots[:, 1] @ self._weights)
+
+    def table(self) -> Mapping[Block, tuple[int, int]]:
+        slots = self._slots()
         rows = slots[(slots[:, 0] != 0) & (slots[:, 1] != 0)].tolist()
         return {_block(key): (count, taken) for key, count, taken in rows}
 
@@ -177,6 +197,9 @@ class _Python:
         from unicorn import UC_HOOK_BLOCK
 
         uc.hook_add(UC_HOOK_BLOCK, self._block, None, first, last)
+
+    def weighted(self, weight: Callable[[Block], int]) -> int:
+        return sum(count * weight(key) for key, (count, _) in self._table.items())
 
     def _block(self, uc: Any, address: int, size: int, user: object) -> None:
         if address != self._next:

@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A living device in the emulator with a clock: when frames come, and what work and flash take.
+
+The emulator runs as fast as it can; the time of the device is counted: the instructions that it
+executes, at the cycles per instruction of the core's table, and what flash takes to erase and to
+program, while which the core stands still. A frame comes every 1 / fs seconds, whatever the device
+is doing; it waits in the ring until `bt_live_work` takes it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from biotrain.errors import BioTrainError
+from biotrain.run.live_device import PUSH, EmulatorPlace, Event, Flash, LiveDevice
+
+if TYPE_CHECKING:
+    from biotrain.package import Package
+
+SLICE_S = 0.002
+"""Seconds of the device's time that one call of `bt_live_work` is asked for."""
+PRICED_EVERY = 2_000
+"""Calls of work between two looks at the cycles per instruction."""
+CYCLES_PER_INSTRUCTION = 1.25
+"""Until the first look."""
+
+
+@dataclass(frozen=True)
+class FlashTime:
+    """Milliseconds to erase a page, microseconds to program a word of 4 bytes."""
+
+    erase_ms: float
+    word_us: float
+
+
+NRF52840 = FlashTime(85.0, 41.0)
+"""Largest values of the nRF52840 product specification, NVMC electrical specification."""
+
+
+@dataclass(frozen=True)
+class Timed:
+    """An event and when it was there, in seconds since power came."""
+
+    event: Event
+    t: float
+    late_s: float
+    """Of a prediction: since the last sample of its window came."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.event, name)
+
+
+class ClockedDevice(LiveDevice):
+    """`LiveDevice` in the emulator, in its own time."""
+
+    def __init__(
+        self,
+        package: Package,
+        flash: Flash | None = None,
+        *,
+        fs: float,
+        flash_time: FlashTime = NRF52840,
+    ) -> None:
+        """`fs`: frames per second."""
+        self._instructions = 0
+        super().__init__(package, "emulator", flash)
+        self.clock_hz = package.target.clock_hz
+        if not self.clock_hz:
+            raise BioTrainError(f"the clock of {package.target.name} is not known: name a board")
+        self.fs, self.flash_time = fs, flash_time
+        front = self.plan.live.front
+        factor = front.decimate if front else 1
+        self._hop = self.plan.hop * factor
+        self._last = (self.plan.times - 1) * factor  # from a window's first frame to its last
+        self._cpi = CYCLES_PER_INSTRUCTION
+        self._flash_s = 0.0
+        self._calls = 0
+        self.t = 0.0
+        """Seconds since power came."""
+        self.pushed = 0
+        """Frames since then."""
+        self.busy_s = self.stalled_s = self.longest_s = 0.0
+        """Seconds of work, of flash, and of the longest call (with its flash)."""
+        self.deepest = 0
+        """Most frames that waited."""
+        self._ring = self._report()[18:20]
+        self._tick()
+
+    # ------------------------------------------------------------ time passes
+
+    def live(self, frames: npt.ArrayLike, labels: npt.ArrayLike = -1) -> list[Timed]:
+        """Frames `[n_chans, n]` come at their rate, and the device works whenever it can; returns
+        the events until the last frame is there. Stops where power goes."""
+        x, y = self._signals(frames, labels)
+        first, total = self.pushed, self.pushed + len(x)
+        found: list[Timed] = []
+        while not self.off:
+            due = min(int(self.t * self.fs) + 1, total)
+            if due > self.pushed:
+                here = slice(self.pushed - first, due - first)
+                self._hand_over(x[here], y[here])
+                self._command(PUSH)
+                self._tick()
+                self.pushed = due
+                self.deepest = max(self.deepest, self.waiting)
+            event = self._one(found)
+            if event.name == "idle":
+                if self.pushed == total:
+                    return found
+                self.t = max(self.t, self.pushed / self.fs)  # it sleeps until the next frame
+            elif self.pushed == total and self.t * self.fs > total:
+                return found
+        return found
+
+    def rest(self, most_s: float = 3600.0) -> list[Timed]:
+        """No frames come: works until nothing is left to do, or power goes."""
+        found: list[Timed] = []
+        end = self.t + most_s
+        while not self.off and self.t < end and self._one(found).name != "idle":
+            pass
+        return found
+
+    def _one(self, found: list[Timed]) -> Event:
+        """One call of work; what it ended with is also put among `found`."""
+        before = self.t
+        event = self.step(max(1, int(SLICE_S * self.clock_hz)))
+        self._tick()
+        self.longest_s = max(self.longest_s, self.t - before)
+        if event.name not in ("idle", "more") and not self.off:
+            late = 0.0
+            if event.name == "predicted":
+                late = self.t - (event.window * self._hop + self._last) / self.fs
+            found.append(Timed(event, self.t, late))
+        self._calls += 1
+        if self._calls % PRICED_EVERY == 0:
+            self.price()
+        return event
+
+    @property
+    def waiting(self) -> int:
+        """Frames in the ring."""
+        pushed, taken = (self._get(offset) for offset in self._ring)
+        return (pushed - taken) % (1 << 32)
+
+    def price(self) -> float:
+        """Cycles per instruction by the core's table, over all that was executed; the clock goes
+        by it from now on."""
+        self._cpi = self.cycles() / max(self.machine.instructions, 1)
+        return self._cpi
+
+    def again(self, on: str | None = None) -> ClockedDevice:
+        """The next start: the same flash, another RAM, time from zero."""
+        del on
+        return ClockedDevice(self.package, self.flash, fs=self.fs, flash_time=self.flash_time)
+
+    def _report(self) -> tuple[int, ...]:
+        """A look from outside, which takes no time of the device."""
+        found = super()._report()
+        self._instructions = self.machine.instructions
+        return found
+
+    def _tick(self) -> None:
+        """The time that the newest command took."""
+        now = self.machine.instructions
+        executed, self._instructions = now - self._instructions, now
+        place = self._place
+        assert isinstance(place, EmulatorPlace)
+        wear = np.frombuffer(place.read(self._parts[2], self._given.wear.nbytes), np.uint32)
+        erased = int(wear.sum()) - int(self._given.wear.sum())
+        words = max(0, self.steps - 4 * erased) / 4
+        flash = 1e-3 * self.flash_time.erase_ms * erased + 1e-6 * self.flash_time.word_us * words
+        busy = executed * self._cpi / self.clock_hz
+        self.busy_s += busy
+        self.stalled_s += flash - self._flash_s
+        self.t += busy + flash - self._flash_s
+        self._flash_s = flash
