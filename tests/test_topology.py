@@ -479,7 +479,8 @@ def test_parametrized_and_hooked_layers_survive() -> None:
     x = torch.randn(1, 2, 9)
     ready = prepare(net, norm="keep", example_input=x)
     torch.testing.assert_close(ready(x), net(x))
-    assert report(ready).rewrites[0].changed
+    assert [r.path for r in report(ready)] == ["1.weight", "0"]
+    assert all(r.changed for r in report(ready))
     hooked = nn.Sequential(nn.ZeroPad1d(1), nn.Conv1d(2, 4, 3))
     hooked[0].register_forward_hook(lambda *_: None)
     assert not report(prepare(hooked)).rewrites[0].changed
@@ -503,3 +504,57 @@ def test_double_precision_and_mode_are_kept() -> None:
     ready = prepare(net, pool="avg")
     assert {p.dtype for p in ready.parameters()} == {torch.float64}
     assert not any(layer.training for layer in ready.modules())
+
+
+# -- weights that are computed ---------------------------------------------------------------------
+
+
+class Merged(nn.Module):
+    """Two convolutions run as one, as braindecode's CombinedConv does; the second has no bias."""
+
+    def __init__(self, factor: float = 1.0) -> None:
+        super().__init__()
+        self.time, self.space = nn.Conv2d(1, 4, (1, 5)), nn.Conv2d(4, 6, (3, 1), bias=False)
+        self.factor = factor
+
+    def forward(self, x: Tensor) -> Tensor:
+        space = self.space.weight.squeeze(3)
+        kernel = torch.einsum("oir,ik->ork", space, self.time.weight.flatten(1)).unsqueeze(1)
+        bias = torch.einsum("oir,i->o", space, self.time.bias)
+        return F.conv2d(x, self.factor * kernel, bias)
+
+
+def test_two_convolutions_that_run_as_one_come_apart() -> None:
+    net = nn.Sequential(Merged(), nn.BatchNorm2d(6), nn.Flatten()).eval()
+    x = torch.randn(2, 1, 3, 20)
+    ready = prepare(net, norm="keep", example_input=x)
+    assert isinstance(ready[0], nn.Sequential)  # type: ignore[index]
+    torch.testing.assert_close(ready(x), net(x))
+    assert list(ready.state_dict()) == list(net.state_dict())
+    assert [(r.path, r.before, r.after) for r in report(ready)] == [
+        ("0", "Merged", "Conv2d, Conv2d")
+    ]
+    other = prepare(nn.Sequential(Merged(factor=2.0)))
+    assert isinstance(other[0], Merged), "it does something else"  # type: ignore[index]
+
+
+def test_a_parametrised_weight_becomes_its_value() -> None:
+    class Half(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x / 2
+
+    layer = nn.Linear(4, 3)
+    nn.utils.parametrize.register_parametrization(layer, "weight", Half())
+    net = nn.Sequential(layer, nn.utils.parametrizations.spectral_norm(nn.Linear(3, 2))).train()
+    before = {k: v.clone() for k, v in net.state_dict().items()}
+    value = layer.weight.detach().clone()
+    ready = prepare(net)
+    assert all((v == before[k]).all() for k, v in net.state_dict().items())
+    assert sorted(ready.state_dict()) == ["0.bias", "0.weight", "1.bias", "1.weight"]
+    assert (ready.get_parameter("0.weight") == value).all()
+    x = torch.randn(2, 4)
+    torch.testing.assert_close(ready.eval()(x), net.eval()(x))
+    assert [r.before for r in report(ready)] == [
+        "parametrised by Half",
+        "parametrised by _SpectralNorm",
+    ]

@@ -15,6 +15,7 @@ from torch.nn.parameter import is_lazy
 
 from biotrain.topology.layers import rewrite_layer
 from biotrain.topology.padding import fold_padding
+from biotrain.topology.plain import apart, plain_weights
 from biotrain.topology.report import ATTRIBUTE, Report, Rewrite, report
 from biotrain.topology.walk import Size, measure, replace_all, run_copy
 
@@ -50,8 +51,10 @@ def prepare(
         module (eval mode, no gradient) to measure `bytes_saved` and to check each folded padding.
 
     Dropout is always removed, and zero padding folded where a convolution's own padding can say the
-    same. A module that is used twice is replaced once, for all its uses. Hooks of a replaced layer
-    go with it. Rewrites of a module that was prepared before are added to its report.
+    same. A parametrised weight (weight norm, max norm) becomes its value, and a module that runs
+    two convolutions as one becomes the two. A module that is used twice is replaced once, for all
+    its uses. Hooks of a replaced layer go with it. Rewrites of a module that was prepared before
+    are added to its report.
 
     Raises:
         ValueError: an unknown option; `groups` that does not divide a layer's channels; a module
@@ -74,11 +77,13 @@ def prepare(
     except RuntimeError as error:
         raise ValueError(f"{type(module).__name__} cannot be copied: {error}") from error
 
+    rewrites = plain_weights(net)
+    net, split = apart(net)
+    rewrites += split
     inputs = None
     if example_input is not None:
         inputs = example_input if isinstance(example_input, tuple) else (example_input,)
     sizes = None if inputs is None else measure(net, inputs)
-    rewrites: list[Rewrite] = []
 
     def visit(path: str, layer: nn.Module) -> nn.Module:
         size = None if sizes is None else sizes.get(path, Size())
