@@ -236,7 +236,7 @@ def test_without_mne_or_moabb_the_extra_is_named(
     (tmp_path / "sub-01_eeg.edf").write_bytes(b"0")
     with pytest.raises(RecordingError, match=r"needs MNE: pip install 'biotrain\[data\]'"):
         load(tmp_path / "sub-01_eeg.edf")
-    with pytest.raises(RecordingError, match=r"needs MOABB: pip install 'biotrain\[data\]'"):
+    with pytest.raises(RecordingError, match=r"needs MOABB: pip install 'biotrain\[moabb\]'"):
         load("moabb:BNCI2014_001")
 
 

@@ -15,6 +15,7 @@ import typer
 
 from biotrain import __version__
 from biotrain.cli.build import compile_verb, list_verb, plan_verb, prepare_verb
+from biotrain.cli.data import app as data_app
 from biotrain.cli.device import run_verb, verify_verb
 from biotrain.cli.learn import adapt_verb, demo_verb
 from biotrain.cli.live import live_verb
@@ -45,6 +46,7 @@ app.command("adapt")(adapt_verb)
 app.command("live")(live_verb)
 app.command("study")(study_verb)
 app.command("report")(report_verb)
+app.add_typer(data_app, name="data")
 
 
 @app.callback(invoke_without_command=True)

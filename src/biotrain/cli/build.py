@@ -53,7 +53,7 @@ def list_verb(
         "targets": _targets,
         "strategies": _strategies,
         "ops": _ops,
-        "data": _data,
+        "data": list_data,
     }
     for name in (what,) if what else makers:
         data[name] = makers[name](out)
@@ -122,7 +122,8 @@ def _ops(out: Out) -> list[dict[str, Any]]:
     return rows
 
 
-def _data(out: Out) -> list[dict[str, Any]]:
+def list_data(out: Out) -> list[dict[str, Any]]:
+    """What --data takes."""
     import os
 
     from biotrain.study.recordings import FOLDER_VARIABLE, SYNTHETIC
@@ -137,8 +138,12 @@ def _data(out: Out) -> list[dict[str, Any]]:
         rows.append({"name": path.stem, "synthetic": False})
         shown.add_row(path.stem, f"from the folder that {FOLDER_VARIABLE} names")
     shown.add_row("FILE.npz", "in BioTrain's layout (see biotrain.study.recordings)")
-    shown.add_row("moabb:SET", "a set of MOABB, which downloads it: pip install 'biotrain[data]'")
-    shown.add_row("FILE or FOLDER", "what MNE reads (EDF, BDF, BrainVision ...); the same extra")
+    shown.add_row(
+        "FILE.toml", "files of your own, described in ten lines (docs/add-a-recording.md)"
+    )
+    shown.add_row("FILE or FOLDER", "what MNE reads (EDF, BDF ...): pip install 'biotrain[data]'")
+    shown.add_row("bids:ROOT?task=T", "a BIDS tree; the same extra")
+    shown.add_row("moabb:SET", "a set of MOABB, which downloads it: pip install 'biotrain[moabb]'")
     out.show(shown)
     return rows
 

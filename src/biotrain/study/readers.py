@@ -1,7 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Recordings through MNE and MOABB (extra `data`)."""
+"""Recordings through MNE (extra `data`) and MOABB (extra `moabb`)."""
 
 import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -34,6 +37,37 @@ def _mne(what: str) -> ModuleType:
     return found
 
 
+@dataclass(frozen=True)
+class Cut:
+    """How windows are cut from a continuous recording.
+
+    window_s: their length; the shortest event where it is None. start_s: from the onset of an event
+    to its first window. hop_s: to the next one, as many as fit into the event; None: window_s.
+    duration_s: of events that have none. events: description -> class; what is not in it is left
+    out; empty: every description is a class. channels: names; empty: all of the first of KINDS that
+    is there. scale: from MNE's unit (volts) to that of the recordings.
+    """
+
+    window_s: float | None = None
+    start_s: float = 0.0
+    hop_s: float | None = None
+    duration_s: float = 0.0
+    events: Mapping[str, str] = field(default_factory=dict)
+    channels: tuple[str, ...] = ()
+    scale: float = 1e6
+
+
+@dataclass(frozen=True)
+class Place:
+    """Whose a file is, in words; `label`: the class of all of it; `repetition`: of its task."""
+
+    subject: str = ""
+    session: str = ""
+    run: str = ""
+    repetition: str = ""
+    label: str = ""
+
+
 def load_mne(path: Path, window_s: float | None = None) -> Recordings:
     """A file of epochs, or a continuous file with annotations, or a folder of such files.
 
@@ -41,37 +75,56 @@ def load_mne(path: Path, window_s: float | None = None) -> Recordings:
     the other; its description is the class, and those that begin with BAD or EDGE are left out.
     Values are taken from MNE's volts to microvolts.
     """
-    mne = _mne(str(path))
     files = [path]
     if path.is_dir():
         files = sorted(p for p in path.rglob("*") if p.name.lower().endswith(MNE_SUFFIXES))
         if not files:
             raise RecordingError(f"{path}: it holds no file of MNE ({', '.join(MNE_SUFFIXES)})")
-    parts = [_windows(mne, file, window_s) for file in files]
+    places = [Place(*(_entity(file, key) for key in ("sub", "ses", "run"))) for file in files]
+    parts = [
+        _windows(file, place, Cut(window_s)) for file, place in zip(files, places, strict=True)
+    ]
+    return joined(path, parts, places, "uV (x*scale)", path.name.split(".")[0])
+
+
+def joined(
+    where: Path,
+    parts: Sequence[dict[str, Any]],
+    places: Sequence[Place],
+    unit: str,
+    name: str,
+    classes: Sequence[str] = (),
+) -> Recordings:
+    """The recordings of `parts`, one per file; subjects and sessions are numbered in the order of
+    their names. classes: in this order; else by name."""
     rates = sorted({part["fs"] for part in parts})
     names = parts[0]["channels"]
     if len(rates) > 1 or any(part["channels"] != names for part in parts):
-        raise RecordingError(f"{path}: its files differ in channels or sampling rate")
+        raise RecordingError(f"{where}: its files differ in channels or sampling rate")
     lengths = [part["signal"].shape[2] for part in parts]
     if len(set(lengths)) > 1:
-        raise RecordingError(f"{path}: its windows differ in length; give window_s")
-    classes = sorted({label for part in parts for label in part["labels"]})
-    entities = {
-        key: _ranks([_entity(file, key) for file in files]) for key in ("sub", "ses", "run")
-    }
+        raise RecordingError(f"{where}: its windows differ in length; give window_s")
+    found = {label for part in parts for label in part["labels"]}
+    ordered = [one for one in classes if one in found] if classes else sorted(found)
     counts = [len(part["labels"]) for part in parts]
+
+    def numbers(key: str) -> NDArray[np.int64]:
+        return np.repeat(_ranks([getattr(place, key) for place in places]), counts)
+
+    repeats = {"repetition": numbers("repetition")} if any(p.repetition for p in places) else {}
     return from_signal(
         np.concatenate([part["signal"] for part in parts]),
-        y=np.array([classes.index(label) for part in parts for label in part["labels"]]),
-        subject=np.repeat(entities["sub"], counts),
-        session=np.repeat(entities["ses"], counts),
-        run=np.repeat(entities["run"], counts),
+        y=np.array([ordered.index(label) for part in parts for label in part["labels"]]),
+        subject=numbers("subject"),
+        session=numbers("session"),
+        run=numbers("run"),
         time_s=np.concatenate([part["time_s"] for part in parts]),
         fs=rates[0],
         channels=names,
-        classes=classes,
-        unit="uV (x*scale)",
-        name=path.name.split(".")[0],
+        classes=ordered,
+        unit=unit,
+        name=name,
+        **repeats,
     )
 
 
@@ -80,20 +133,20 @@ def load_mne_continuous(path: Path) -> Continuous | None:
 
     Values are quantised to integers, for MNE gives volts and not the converter's steps.
     """
-    mne = _mne(str(path))
     files = [path]
     if path.is_dir():
         files = sorted(p for p in path.rglob("*") if p.name.lower().endswith(MNE_SUFFIXES))
     if not files or any("epo.fif" in file.name.lower() for file in files):
         return None
-    raws = [_pick(_raw(mne, file)) for file in files]
+    raws = [_pick(read_raw(file)) for file in files]
     names, fs = list(raws[0].ch_names), float(raws[0].info["sfreq"])
     if any(list(raw.ch_names) != names or raw.info["sfreq"] != fs for raw in raws):
         raise RecordingError(f"{path}: its files differ in channels or sampling rate")
-    marks = [_marks(raw) for raw in raws]
+    marks = [
+        _marks(raw, file, Place(), Cut(), raw.n_times / fs)
+        for raw, file in zip(raws, files, strict=True)
+    ]
     classes = sorted({label for found in marks for _, _, label in found})
-    if not classes:
-        raise RecordingError(f"{path}: no annotations, so no labels")
     signals = [np.asarray(raw.get_data(), np.float64) * 1e6 for raw in raws]
     steps, scale = quantize(np.concatenate(signals, axis=1)[None])
     ends = np.cumsum([signal.shape[1] for signal in signals])
@@ -128,22 +181,29 @@ def _ranks(labels: list[str]) -> list[int]:
     return [order.index(label) + 1 for label in labels]
 
 
-def _windows(mne: ModuleType, path: Path, window_s: float | None) -> dict[str, Any]:
-    if "epo.fif" in path.name.lower():
-        return _from_epochs(_read(path, mne.read_epochs))
-    return _from_raw(_raw(mne, path), path, window_s)
+def read_raw(path: Path) -> Any:
+    """A continuous file, loaded; RecordingError with MNE's own words where it cannot be read."""
+    return _read(path, lambda mne: mne.io.read_raw(path, preload=True, verbose="error"))
 
 
-def _raw(mne: ModuleType, path: Path) -> Any:
-    return _read(path, mne.io.read_raw)
-
-
-def _read(path: Path, reader: Any) -> Any:
+def _read(path: Path, how: Callable[[ModuleType], Any]) -> Any:
+    mne = _mne(str(path))
     try:
-        return reader(path, preload=True, verbose="error")
+        return how(mne)
     except Exception as error:  # MNE raises whatever its reader meets
-        line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise RecordingError(f"{path}: MNE cannot read it: {line}") from error
+        raise RecordingError(f"{path}: MNE cannot read it: {first_line(error)}") from error
+
+
+def first_line(error: Exception) -> str:
+    """What an error of another package says, on one line."""
+    text = str(error).strip()
+    return text.splitlines()[0] if text else type(error).__name__
+
+
+def _windows(path: Path, place: Place, cut: Cut) -> dict[str, Any]:
+    if "epo.fif" in path.name.lower():
+        return _from_epochs(_read(path, lambda mne: mne.read_epochs(path, verbose="error")))
+    return from_raw(read_raw(path), path, place, cut)
 
 
 def _from_epochs(epochs: Any) -> dict[str, Any]:
@@ -158,28 +218,30 @@ def _from_epochs(epochs: Any) -> dict[str, Any]:
     }
 
 
-def _from_raw(raw: Any, path: Path, window_s: float | None) -> dict[str, Any]:
-    raw = _pick(raw)
+def from_raw(raw: Any, path: Path, place: Place, cut: Cut) -> dict[str, Any]:
+    """The windows of a continuous recording: signal [windows, channels, time], labels, time_s, fs,
+    channels."""
+    raw = _chosen(raw, path, cut.channels)
     fs = float(raw.info["sfreq"])
-    marks = _marks(raw)
-    durations = [duration for _, duration, _ in marks if duration > 0]
-    if not marks:
-        raise RecordingError(f"{path}: no annotations, so no labels")
+    data: NDArray[np.float64] = raw.get_data() * cut.scale
+    marks = _marks(raw, path, place, cut, data.shape[1] / fs)
+    window_s = cut.window_s
     if window_s is None:
+        durations = [duration for _, duration, _ in marks if duration > 0]
         if not durations:
             raise RecordingError(f"{path}: its annotations have no duration; give window_s")
         window_s = min(durations)
     n_times = round(window_s * fs)
-    if n_times < 1:
+    hop = n_times if cut.hop_s is None else round(cut.hop_s * fs)
+    if n_times < 1 or hop < 1:
         raise RecordingError(f"{path}: a window of {window_s:g} s is shorter than one sample")
-    data: NDArray[np.float64] = raw.get_data() * 1e6
     begins: list[int] = []
     labels: list[str] = []
     for onset, duration, label in marks:
-        begin = round(onset * fs)
-        count = max(1, int(duration * fs + 0.5) // n_times)
+        begin = round((onset + cut.start_s) * fs)
+        count = max(1, (int((duration - cut.start_s) * fs + 0.5) - n_times) // hop + 1)
         for k in range(count):
-            at = begin + k * n_times
+            at = begin + k * hop
             if at >= 0 and at + n_times <= data.shape[1]:
                 begins.append(at)
                 labels.append(label)
@@ -194,15 +256,42 @@ def _from_raw(raw: Any, path: Path, window_s: float | None) -> dict[str, Any]:
     }
 
 
-def _marks(raw: Any) -> list[tuple[float, float, str]]:
-    """Onset in seconds from the first sample, duration and label of every annotation."""
-    dated = raw.annotations.orig_time is not None
-    first = raw.first_samp / float(raw.info["sfreq"]) if dated else 0.0
-    return [
+def _marks(
+    raw: Any, path: Path, place: Place, cut: Cut, length_s: float
+) -> list[tuple[float, float, str]]:
+    """Onset and duration in seconds, and class, of every event."""
+    if place.label:
+        return [(0.0, length_s, cut.events.get(place.label, place.label))]
+    first = raw.first_samp / raw.info["sfreq"] if raw.annotations.orig_time is not None else 0.0
+    there = [
         (float(a["onset"]) - first, float(a["duration"]), str(a["description"]))
         for a in raw.annotations
         if not str(a["description"]).upper().startswith(("BAD", "EDGE"))
     ]
+    if not there:
+        raise RecordingError(f"{path}: no annotations, so no labels")
+    known = [
+        (onset, duration or cut.duration_s, cut.events.get(text, text))
+        for onset, duration, text in there
+        if not cut.events or text in cut.events
+    ]
+    if not known:
+        names = ", ".join(sorted({text for _, _, text in there})[:8])
+        raise RecordingError(
+            f"{path}: none of its events is among {', '.join(cut.events)}; there are: {names}"
+        )
+    return known
+
+
+def _chosen(raw: Any, path: Path, channels: tuple[str, ...]) -> Any:
+    """The channels that are read, in the order asked for."""
+    if not channels:
+        return _pick(raw)
+    missing = [name for name in channels if name not in raw.ch_names]
+    if missing:
+        there = ", ".join(raw.ch_names[:12])
+        raise RecordingError(f"{path}: no channel {', '.join(missing)}; there are: {there}")
+    return raw.pick(list(channels))
 
 
 def _pick(instance: Any) -> Any:
@@ -220,10 +309,12 @@ def load_moabb(name: str) -> Recordings:
         import moabb.datasets
         import moabb.paradigms
     except ImportError as error:
-        raise RecordingError(f"moabb:{name} needs MOABB: pip install 'biotrain[data]'") from error
-    maker = getattr(moabb.datasets, name, None)
+        raise RecordingError(f"moabb:{name} needs MOABB: pip install 'biotrain[moabb]'") from error
+    maker = getattr(moabb.datasets, name.replace("-", "_"), None)
     if not isinstance(maker, type):
-        raise RecordingError(f"moabb:{name}: MOABB has no data set of that name")
+        near = get_close_matches(name.replace("-", "_"), dir(moabb.datasets), 1)
+        hint = f" (did you mean {near[0]}?)" if near else ""
+        raise RecordingError(f"moabb:{name}: MOABB has no data set of that name{hint}")
     dataset = maker()
     if dataset.paradigm not in PARADIGMS:
         raise RecordingError(f"moabb:{name}: no labelled trials in paradigm {dataset.paradigm}")
@@ -231,8 +322,7 @@ def load_moabb(name: str) -> Recordings:
     try:
         epochs, labels, table = paradigm.get_data(dataset, return_epochs=True)
     except Exception as error:  # downloads and file formats of many kinds
-        line = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise RecordingError(f"moabb:{name}: MOABB cannot load it: {line}") from error
+        raise RecordingError(f"moabb:{name}: MOABB cannot load it: {first_line(error)}") from error
     epochs = _pick(epochs.load_data())
     classes, y = np.unique(np.asarray(labels, dtype=str), return_inverse=True)
     columns = {key: [str(value) for value in table[key]] for key in ("subject", "session", "run")}

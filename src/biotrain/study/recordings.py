@@ -283,7 +283,9 @@ def load(source: str | Path, *, window_s: float | None = None) -> Recordings:
         `synthetic-eeg`, `synthetic-eog` or `synthetic-emg`: made by biotrain.study.synthetic;
         another bare name: that `.npz` in the folder which the variable BIOTRAIN_DATA names;
         a `.npz` in the layout of this module;
-        `moabb:<dataset>`: a set of MOABB, which downloads it (extra `data`);
+        `moabb:<dataset>`: a set of MOABB, which downloads it (extra `moabb`);
+        a `.toml` that describes files of one's own, see biotrain.study.own (extra `data`);
+        `bids:ROOT?task=...&window=...`: a BIDS tree (extra `data`);
         a file that MNE reads, or a folder of them (extra `data`); subject, session and run come
         from BIDS names (`sub-01_ses-02_run-1_eeg.edf`).
     window_s: length of a window where MNE reads a continuous recording; by default the shortest
@@ -302,6 +304,10 @@ def load(source: str | Path, *, window_s: float | None = None) -> Recordings:
         from biotrain.study.readers import load_moabb
 
         return load_moabb(text.removeprefix("moabb:"))
+    if text.startswith("bids:"):
+        from biotrain.study.own import load_bids
+
+        return load_bids(text.removeprefix("bids:"))
     path = Path(text)
     bare = path.name == text and not path.suffix
     if bare and not path.exists():
@@ -314,8 +320,13 @@ def load(source: str | Path, *, window_s: float | None = None) -> Recordings:
         return load_mne(path, window_s)
     if path.suffix.lower() == ".npz":
         return _load_npz(path)
+    if path.suffix.lower() == ".toml":
+        from biotrain.study.own import load_toml
+
+        return load_toml(path)
     raise RecordingError(
-        f"{path}: unknown kind of file; known are .npz and, through MNE, {', '.join(MNE_SUFFIXES)}"
+        f"{path}: unknown kind of file; known are .npz, .toml (biotrain.study.own) and, through "
+        f"MNE, {', '.join(MNE_SUFFIXES)}"
     )
 
 
