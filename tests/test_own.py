@@ -126,7 +126,7 @@ def test_bids(tmp_path: Path) -> None:
         path = mne_bids.BIDSPath(
             subject=subject, session=session, task="move", datatype="eeg", root=tmp_path / "bids"
         )
-        mne_bids.write_raw_bids(raw, path, overwrite=True, verbose="error")
+        mne_bids.write_raw_bids(raw, path, format="EDF", overwrite=True, verbose="error")
     by_name = load(f"bids:{tmp_path / 'bids'}?task=move&window=2&channels=C3,C4&events=769:left")
     assert (by_name.name, by_name.classes, by_name.channels) == ("bids", ("left",), ("C3", "C4"))
     assert by_name.subject.tolist() == [1, 1, 1, 1, 2, 2]

@@ -642,6 +642,24 @@ def test_align_makes_the_mean_covariance_the_identity(rng: np.random.Generator) 
     assert np.abs((whole**2).mean((0, 2)) - 1).max() < 1e-3
 
 
+def test_align_is_pyriemanns(rng: np.random.Generator) -> None:
+    """R as pyRiemann's Euclidean mean of its covariances, R^-1/2 as its own."""
+    pytest.importorskip("pyriemann.geometry", reason="pyRiemann is not installed")
+    from pyriemann.geometry.base import invsqrtm
+    from pyriemann.geometry.covariance import covariances
+    from pyriemann.geometry.mean import mean_euclid
+
+    mixing = rng.standard_normal((5, 5))
+    x = np.einsum("cd,ndt->nct", mixing, rng.standard_normal((30, 5, 200)))
+    x = (x + 3 * rng.standard_normal((30, 5, 1))).astype(np.float32)
+    centred = x.astype(np.float64) - x.mean(-1, keepdims=True, dtype=np.float64)
+    mean = mean_euclid(covariances(centred, estimator="scm"))
+    whitened = invsqrtm(mean) @ x.astype(np.float64)
+    np.testing.assert_allclose(align(x)(x), whitened, rtol=1e-4, atol=1e-4)
+    other = x[:7] * 2
+    np.testing.assert_allclose(align(x)(other), 2 * whitened[:7], rtol=1e-4, atol=2e-4)
+
+
 def test_transformed_recordings_stay_integers_and_sessions_apart(data: str) -> None:
     from biotrain.study import load
 
