@@ -296,7 +296,7 @@ class DeviceClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
 def _accepted(make: Callable[..., Any], shape: dict[str, Any]) -> dict[str, Any]:
     """The part of `shape` that `make` takes by name."""
-    parameters = inspect.signature(make).parameters.values()
-    if any(p.kind is p.VAR_KEYWORD for p in parameters):
-        return shape
-    return {p.name: shape[p.name] for p in parameters if p.name in shape}
+    parameters = inspect.signature(make).parameters
+    if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):  # but nobody asked for a norm
+        return {key: value for key, value in shape.items() if key != "norm" or key in parameters}
+    return {name: shape[name] for name in parameters if name in shape}

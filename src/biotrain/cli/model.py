@@ -270,9 +270,10 @@ def imported(module_name: str) -> Any:
 
 def _accepted(name: str, make: Callable[..., Any], shape: dict[str, Any]) -> dict[str, Any]:
     """The part of `shape` that `make` takes by name."""
-    parameters = inspect.signature(make).parameters.values()
-    if any(p.kind is p.VAR_KEYWORD for p in parameters):
-        return shape
+    signature = inspect.signature(make).parameters
+    parameters = signature.values()
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):  # but nobody asked for a norm
+        return {key: value for key, value in shape.items() if key != "norm" or key in signature}
     named = {p.name: p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
     needed = [key for key, p in named.items() if p.default is p.empty and key not in SHAPE]
     if needed:
