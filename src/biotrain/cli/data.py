@@ -44,7 +44,7 @@ def _info(
     from biotrain.cli.model import recordings
 
     with Busy(f"reading {data}"):
-        rec = recordings(data, decimate)
+        rec, _ = recordings(data, decimate)
     facts = _facts(rec)
     shown = table(rec.name, "")
     for key, value in facts.items():

@@ -13,8 +13,7 @@ from rich.live import Live as Screen
 from rich.text import Text
 
 from biotrain.cli.console import Busy, Out, Work, console, table, writable_figure
-from biotrain.cli.learn import _integers
-from biotrain.cli.options import Front, Json, options
+from biotrain.cli.options import Front, Json, integers, options
 from biotrain.errors import BioTrainError
 
 if TYPE_CHECKING:
@@ -158,7 +157,7 @@ def live_verb(
             feed = BrainFlow(board, step, len(names), kind=kind, channels=channels, **given)
     else:
         assert source is not None
-        chosen = None if sessions is None else _integers("--sessions", sessions)
+        chosen = None if sessions is None else integers("--sessions", sessions)
         feed, bits = Played(source.continuous, source.subject, chosen), source.bits
     if cue is not None:
         feed = Cued(feed, len(names), cue, seed)
@@ -192,7 +191,7 @@ def live_verb(
                 span=size * factor,
                 hop=step_of_windows * factor,
                 classes=names,
-                calibrate_after=[n for n in _integers("--calibrate", calibrate) if n > 0],
+                calibrate_after=[n for n in integers("--calibrate", calibrate) if n > 0],
                 told_s=told,
                 watch=watch,
             )
