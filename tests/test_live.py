@@ -1,13 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """A device that records, predicts, learns and survives, against what plain calls give."""
 
+import shutil
+import subprocess
 from collections import Counter
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from _cc import RUNTIME
 
 import biotrain as bt
 from biotrain.frontend import FrontEnd
@@ -17,6 +21,7 @@ from biotrain.run.live_device import Event, LiveDevice
 
 CHANS, TIMES, HOP, CLASSES, SCALE = 2, 32, 16, 3, 0.01
 GROUP = 4
+FUZZ = Path(__file__).parent / "fuzz"
 SPAN = 64  # frames of one class, in `signal`
 
 
@@ -430,6 +435,52 @@ def test_power_may_go_while_a_window_is_stored() -> None:
         dev.play(x, y)
         assert dev.counters["stored"] == ref.counters["stored"]
         assert dev.breaches == 0
+
+
+def damaged(folder: Path, *flags: str) -> list[str]:
+    """Builds `fuzz/fuzz_live.c` for flash in the middle of a second calibration; the command."""
+    if not shutil.which("clang"):
+        pytest.skip("clang is not installed")
+    dev = recorded(700)
+    dev.calibrate()
+    dev.work()
+    dev.calibrate()
+    while dev.record["epoch"] < 2 or not dev.record["found"]:
+        assert dev.step(3000).name == "more"
+    files = {n: t for n, t in package().files.items() if n.endswith((".c", ".h"))}
+    files["sim_flash.h"] = (RUNTIME / "sim_flash.h").read_text()
+    flash = dev.flash
+    arrays = {"image": flash.memory, "blanked": flash.programmed}
+    files["image.h"] = "\n".join(
+        f"static const unsigned char {name}[] = {{{','.join(map(str, array.tolist()))}}};"
+        for name, array in arrays.items()
+    )
+    for name, text in files.items():
+        (folder / name).write_text(text)
+    sources = [str(FUZZ / "fuzz_live.c"), *sorted(n for n in files if n.endswith(".c"))]
+    command = ["clang", "-std=c99", "-g", "-O1", "-ffp-contract=off", "-Wall", "-Wextra", "-I."]
+    command += ["-fno-sanitize-recover=all", *flags, "-o", "live_damage", *sources]
+    built = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    if "libclang_rt" in built.stderr or "cannot find" in built.stderr:
+        pytest.skip("this clang has no sanitizers (Debian: libclang-rt-14-dev)")
+    assert built.returncode == 0, built.stderr
+    return [str(folder / "live_damage")]
+
+
+@pytest.mark.parametrize("count", [3000, pytest.param(100_000, marks=pytest.mark.slow)])
+def test_damaged_flash_leaves_good_weights(count: int, tmp_path: Path) -> None:
+    command = damaged(tmp_path, "-fsanitize=address,undefined")
+    done = subprocess.run([*command, str(count)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+    assert done.stdout == f"{count} images\n"
+
+
+@pytest.mark.slow
+def test_fuzzed_flash_leaves_good_weights(tmp_path: Path) -> None:
+    command = damaged(tmp_path, "-DFUZZ", "-fsanitize=fuzzer,address,undefined")
+    command += ["-max_total_time=20", "-max_len=96", "-seed=1"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
 
 
 # ---------------------------------------------------------------- what does not fit

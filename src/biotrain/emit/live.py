@@ -13,14 +13,16 @@ from biotrain.op import float_literal
 RUNTIME = Path(__file__).parent.parent / "rt"
 LIVE_FILES = (
     "bt_live.h",
+    "bt_live_parts.h",
     "live.c",
+    "live_learn.c",
     "bt_store.h",
     "bt_record.h",
     "bt_slots.h",
     "bt_flash.h",
     "bt_shuffle.h",
 )
-LIVE_SOURCES = ("live.c",)
+LIVE_SOURCES = ("live.c", "live_learn.c")
 """What is compiled beside the model."""
 
 

@@ -2,7 +2,7 @@
 /*
  * A device that records, predicts, learns and survives. Include "live.h", which BioTrain emits with
  * the numbers of the package (channels, hop, flash layout, sizes); it includes this. The code is in
- * live.c. Nothing is global: the caller places one bt_live, and the model is inside it.
+ * live.c and live_learn.c. Nothing is global: the caller places one bt_live, and the model is inside it.
  *
  *     static bt_live live;
  *     bt_live_start(&live, &flash);                  mounts the store, loads the last good session
@@ -162,6 +162,7 @@ typedef struct bt_live {
   volatile uint32_t unknown; /* labels; by bt_live_push */
   volatile uint32_t taken;   /* frames; by bt_live_work */
   uint32_t in, out;          /* places in the ring */
+  uint32_t label_in, label_out;
   uint32_t gap;              /* 1: frames were lost before the next one; by bt_live_push */
   uint32_t frozen[BT_STORE_SLOTS / 32]; /* slots with the windows of the calibration */
   int32_t last[BT_LIVE_CHANS];          /* per channel: the newest sample */

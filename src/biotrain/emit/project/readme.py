@@ -191,7 +191,7 @@ def _live_files(source: Source) -> list[str]:
         return []
     return [
         "| `live.h`, `bt_live.h` | the interface of the life around the model |",
-        "| `live.c` | its code; `bt_store.h`, `bt_slots.h`: windows and checkpoints in flash |",
+        "| `live.c`, `live_learn.c` | its code; `bt_store.h`, `bt_slots.h`: what lies in flash |",
     ]
 
 
