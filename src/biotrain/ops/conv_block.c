@@ -59,6 +59,13 @@
 #define BT_BLOCK_SUMS(s) ((void)(s))
 #endif
 
+/* Whether the compiler knows the number, so that a body for it is one body. */
+#ifdef __GNUC__
+#define BT_BLOCK_KNOWN(n) __builtin_constant_p(n)
+#else
+#define BT_BLOCK_KNOWN(n) 0
+#endif
+
 /* A loop of up to 12 turns, written out: its indices are constants, and what they index registers. */
 #ifdef __GNUC__
 #define BT_BLOCK_EACH(j, n) _Pragma("GCC unroll 12") for (int j = 0; j < (n); j++)
@@ -435,26 +442,82 @@ BT_KERNEL void bt_block_mix_one(bt_block_mix m, int r, int t)
   bt_block_store(s, m.y + r * m.y_stride + t, 1);
 }
 
-/* The last block of a row, and of the rows, begins where it ends with them: what two blocks make is
- * the same. */
+/* `rows` rows from r on, up to three, `samples` samples from t on, a multiple of four: up to 16 sums. */
+BT_KERNEL void bt_block_mix_tile(bt_block_mix m, int rows, int samples, int r, int t)
+{
+  float s[16];
+  BT_BLOCK_EACH(a, 3)
+    if (a < rows) {
+      const float start = m.start ? m.start[r + a] : 0.0f;
+      BT_BLOCK_EACH(j, 8)
+        if (j < samples)
+          s[a * samples + j] = start;
+    }
+  const float *w = m.w + r * m.wr, *x = m.x + t;
+  for (int n = 0; n < m.terms; n++) {
+    float v[8];
+    BT_BLOCK_EACH(j, 8)
+      if (j < samples)
+        v[j] = x[j];
+    BT_BLOCK_EACH(a, 3)
+      if (a < rows) {
+        const float wa = w[a * m.wr];
+        BT_BLOCK_EACH(j, 8)
+          if (j < samples)
+            s[a * samples + j] = bt_fma(wa, v[j], s[a * samples + j]);
+      }
+    BT_BLOCK_EACH(q, 4)
+      if (4 * q < rows * samples)
+        BT_BLOCK_SUMS(s + 4 * q);
+    w += m.wn;
+    x += m.x_stride;
+  }
+  BT_BLOCK_EACH(a, 3)
+    if (a < rows) {
+      float *const y = m.y + (r + a) * m.y_stride + t;
+      BT_BLOCK_EACH(j, 8)
+        if (j < samples)
+          y[j] = s[a * samples + j];
+    }
+}
+
+/* All samples of `rows` rows. The last block of a row begins where it ends with it: what two blocks
+ * make is the same. */
+BT_KERNEL void bt_block_mix_rows(bt_block_mix m, int rows, int r)
+{
+  const int samples = rows > 2 ? 4 : 8;
+  for (int t = 0; t < m.times; t += samples) {
+    const int at = bt_min(t, m.times - samples);
+    if (rows == 4)
+      bt_block_mix_four(m, r, at);
+    else if (rows == 1)
+      bt_block_mix_one(m, r, at);
+    else
+      bt_block_mix_tile(m, rows, samples, r, at);
+  }
+}
+
 BT_KERNEL void bt_block_mix_all(bt_block_mix m)
 {
-  if (m.rows >= 4 && m.times >= 4) {
-    for (int r = 0; r < m.rows; r += 4)
-      for (int t = 0; t < m.times; t += 4)
-        bt_block_mix_four(m, bt_min(r, m.rows - 4), bt_min(t, m.times - 4));
-    return;
+  int r = 0;
+  if (m.times >= 8) {
+    const int rest = m.rows % 4;
+    for (; r + 4 <= m.rows; r += 4)
+      bt_block_mix_rows(m, 4, r);
+    if (BT_BLOCK_KNOWN(rest) && rest > 0) {
+      bt_block_mix_rows(m, rest, r);
+      return;
+    }
+    for (; r < m.rows; r++)
+      bt_block_mix_rows(m, 1, r);
   }
-  for (int r = 0; r < m.rows; r++) {
-    for (int t = 0; t < m.times && m.times >= 8; t += 8)
-      bt_block_mix_one(m, r, bt_min(t, m.times - 8));
-    for (int t = 0; t < m.times && m.times < 8; t++) {
+  for (; r < m.rows; r++)
+    for (int t = 0; t < m.times; t++) {
       float sum = m.start ? m.start[r] : 0.0f;
       for (int n = 0; n < m.terms; n++)
         sum = bt_fma(m.w[r * m.wr + n * m.wn], m.x[n * m.x_stride + t], sum);
       m.y[r * m.y_stride + t] = sum;
     }
-  }
 }
 
 /* Sums over time of n <= BT_LEAF products of rows of y and rows of x: to[o ts + i is] += sum over t
@@ -524,63 +587,98 @@ BT_KERNEL void bt_block_dots_four(bt_block_dots m, int o, int i)
   bt_block_add_four(s + 12, to + 3 * m.ts, m.is);
 }
 
-/* to[i is] += sum over t < n of y[t] x_i[t] for four rows of x. */
-BT_KERNEL void bt_block_dots_one(int n, const float *y, const float *x, int x_stride, float *to,
-                                 int is)
+/* to[o ts + i is] += the sum over t < m.n, for `outs` rows of y from o on by `ins` of x from i on, up to
+ * four. */
+BT_KERNEL void bt_block_dots_tile(bt_block_dots m, int outs, int ins, int o, int i)
 {
-  const float *x0 = x, *x1 = x0 + x_stride, *x2 = x1 + x_stride, *x3 = x2 + x_stride;
-  float s[4] = {0.0f};
-  for (; n >= 4; n -= 4) {
-    bt_block_four(s, y[0], x0[0], x1[0], x2[0], x3[0]);
-    BT_BLOCK_HERE;
-    bt_block_four(s, y[1], x0[1], x1[1], x2[1], x3[1]);
-    BT_BLOCK_HERE;
-    bt_block_four(s, y[2], x0[2], x1[2], x2[2], x3[2]);
-    BT_BLOCK_HERE;
-    bt_block_four(s, y[3], x0[3], x1[3], x2[3], x3[3]);
-    y += 4, x0 += 4, x1 += 4, x2 += 4, x3 += 4;
-    BT_BLOCK_POINTERS(x0, x1, x2, x3);
+  const float *y[4], *x[4];
+  float s[16];
+  BT_BLOCK_EACH(a, 4) {
+    y[a] = m.y + (o + bt_min(a, outs - 1)) * m.y_stride;
+    x[a] = m.x + (i + bt_min(a, ins - 1)) * m.x_stride;
   }
-  for (int t = 0; t < n; t++)
-    bt_block_four(s, y[t], x0[t], x1[t], x2[t], x3[t]);
-  bt_block_add_four(s, to, is);
+  BT_BLOCK_EACH(j, 12)
+    s[j] = 0.0f;
+  s[12] = s[13] = s[14] = s[15] = 0.0f;
+  int t = 0;
+  for (; t + 4 <= m.n; t += 4)
+    BT_BLOCK_EACH(u, 4) {
+      BT_BLOCK_EACH(a, 4)
+        BT_BLOCK_EACH(b, 4)
+          if (a < outs && b < ins)
+            s[4 * a + b] = bt_fma(y[a][t + u], x[b][t + u], s[4 * a + b]);
+      BT_BLOCK_HERE;
+    }
+  for (; t < m.n; t++)
+    BT_BLOCK_EACH(a, 4)
+      BT_BLOCK_EACH(b, 4)
+        if (a < outs && b < ins)
+          s[4 * a + b] = bt_fma(y[a][t], x[b][t], s[4 * a + b]);
+  BT_BLOCK_EACH(a, 4)
+    BT_BLOCK_EACH(b, 4)
+      if (a < outs && b < ins)
+        m.to[(o + a) * m.ts + (i + b) * m.is] += s[4 * a + b];
 }
 
-/* sum over t < n of y[t] x[t] */
-BT_KERNEL float bt_block_dot(int n, const float *y, const float *x)
+/* `outs` rows of y from o on, up to four, by all `ins` of x. */
+BT_KERNEL void bt_block_dots_rows(bt_block_dots m, int outs, int ins, int o)
 {
-  float sum = 0.0f;
-  for (; n >= 4; n -= 4, y += 4, x += 4) {
-    sum = bt_fma(y[0], x[0], sum);
-    sum = bt_fma(y[1], x[1], sum);
-    sum = bt_fma(y[2], x[2], sum);
-    sum = bt_fma(y[3], x[3], sum);
-  }
-  for (int t = 0; t < n; t++)
-    sum = bt_fma(y[t], x[t], sum);
-  return sum;
+  const int rest = ins % 4;
+  int i = 0;
+  for (; i + 4 <= ins; i += 4)
+    if (outs == 4)
+      bt_block_dots_four(m, o, i);
+    else
+      bt_block_dots_tile(m, outs, 4, o, i);
+  if (BT_BLOCK_KNOWN(rest) && rest > 0)
+    bt_block_dots_tile(m, outs, rest, o, i);
+  else
+    for (; i < ins; i++)
+      bt_block_dots_tile(m, outs, 1, o, i);
 }
 
 /* All rows: `outs` of y by `ins` of x. */
 BT_KERNEL void bt_block_dots_all(bt_block_dots m, int outs, int ins)
 {
+  const int rest = outs % 4;
   int o = 0;
-  for (; o + 4 <= outs; o += 4) {
-    int i = 0;
-    for (; i + 4 <= ins; i += 4)
-      bt_block_dots_four(m, o, i);
-    for (; i < ins; i++)
-      bt_block_dots_one(m.n, m.x + i * m.x_stride, m.y + o * m.y_stride, m.y_stride,
-                        m.to + o * m.ts + i * m.is, m.ts);
+  for (; o + 4 <= outs; o += 4)
+    bt_block_dots_rows(m, 4, ins, o);
+  if (BT_BLOCK_KNOWN(rest) && rest > 0)
+    bt_block_dots_rows(m, rest, ins, o);
+  else
+    for (; o < outs; o++)
+      bt_block_dots_rows(m, 1, ins, o);
+}
+
+/* s[j] += sum over t < n of y[t] x[t step + j gap] for `taps` of them, up to eight; n a multiple of 8. */
+BT_KERNEL void bt_block_few(int taps, int n, const float *y, const float *x, int step, int gap,
+                            float s[8])
+{
+  for (const float *const end = y + n; y != end; y += 8, x += 8 * step)
+    BT_BLOCK_EACH(t, 8) {
+      BT_BLOCK_EACH(j, 8)
+        if (j < taps)
+          s[j] = bt_fma(y[t], x[t * step + j * gap], s[j]);
+    }
+}
+
+/* all[j] += these sums of each of some leaves, one behind the other. */
+BT_KERNEL void bt_block_few_leaves(int taps, int leaves, const float *y, const float *x, int step,
+                                   int gap, float *all)
+{
+  float total[8];
+  BT_BLOCK_EACH(j, 8)
+    total[j] = j < taps ? all[j] : 0.0f;
+  for (; leaves > 0; leaves--, y += BT_LEAF, x += BT_LEAF * step) {
+    float s[8] = {0.0f};
+    bt_block_few(taps, BT_LEAF, y, x, step, gap, s);
+    BT_BLOCK_EACH(j, 8)
+      total[j] += s[j];
   }
-  for (; o < outs; o++) {
-    int i = 0;
-    for (; i + 4 <= ins; i += 4)
-      bt_block_dots_one(m.n, m.y + o * m.y_stride, m.x + i * m.x_stride, m.x_stride,
-                        m.to + o * m.ts + i * m.is, m.is);
-    for (; i < ins; i++)
-      m.to[o * m.ts + i * m.is] += bt_block_dot(m.n, m.y + o * m.y_stride, m.x + i * m.x_stride);
-  }
+  BT_BLOCK_EACH(j, 8)
+    if (j < taps)
+      all[j] = total[j];
 }
 
 #endif

@@ -143,31 +143,51 @@ BT_KERNEL void bt_conv_weight_dots(bt_conv g, bt_box box, int o0, int o1, int i0
       }
 }
 
-/* The same, all these taps at a time. */
+/* The gradients of `count` taps from k on of w[o, i, kh], up to eight, added to those at `to`; i is that of
+ * the group. */
+BT_KERNEL void bt_conv_weight_few(bt_conv g, bt_box box, int o, int i, int kh, int k, int count,
+                                  bt_in x, bt_in dy, float *to)
+{
+  const int per_group = g.channels / g.groups, outs = g.out_channels / g.groups;
+  const int last = g.times - 1 + g.padding - (k + count - 1) * g.dilation;
+  const int inside = bt_min(box.t1, bt_floor_div(last, g.stride) + 1); /* all taps are, before it */
+  float sums[BT_BLOCK_OUTPUTS];
+  for (int t = box.t0; t < box.t1; t = bt_leaf_end(t, box.t1)) {
+    const int first = t * g.stride + k * g.dilation - g.padding;
+    const int whole = t % BT_LEAF == 0 && first >= 0 ? (inside - t) / BT_LEAF : 0;
+    const int leaves = g.out_rows > 1 ? bt_min(whole, 1) : whole; /* rows of a leaf in order */
+    for (int h = 0; h < g.out_rows; h++) {
+      const int from = h * g.row_stride + kh * g.row_dilation - g.row_padding;
+      if (from < 0 || from >= g.rows)
+        continue;
+      const float *row = bt_at(x, (o / outs * per_group + i) * g.rows + from, x.t0);
+      const float *up = bt_at(dy, o * g.out_rows + h, t);
+      if (leaves > 0) {
+        bt_block_few_leaves(count, leaves, up, row + (first - x.t0), g.stride, g.dilation, to);
+        continue;
+      }
+      bt_conv_leaf(g, t, bt_leaf_end(t, box.t1), k, count, row, x.t0, up, sums);
+      for (int j = 0; j < count; j++)
+        to[j] += sums[j];
+    }
+    t += bt_max(0, leaves - 1) * BT_LEAF;
+  }
+}
+
+/* The same as bt_conv_weight_dots, eight taps at a time. */
 BT_KERNEL void bt_conv_weight_rest(bt_conv g, bt_box box, int o0, int o1, int i0, int i1, int k,
                                    bt_in x, bt_in dy, float *dw)
 {
-  const int per_group = g.channels / g.groups, outs = g.out_channels / g.groups;
-  float sums[BT_CONV_SUMS];
-  for (; k < g.taps; k += BT_CONV_SUMS) {
-    const int n = bt_min(BT_CONV_SUMS, g.taps - k);
-    for (int o = o0; o < o1; o++)
-      for (int i = i0; i < i1; i++)
-        for (int kh = 0; kh < g.kernel_rows; kh++) {
-          float *to = dw + ((o * per_group + i) * g.kernel_rows + kh) * g.taps + k;
-          for (int t = box.t0; t < box.t1; t = bt_leaf_end(t, box.t1))
-            for (int h = 0; h < g.out_rows; h++) {
-              const int from = h * g.row_stride + kh * g.row_dilation - g.row_padding;
-              if (from < 0 || from >= g.rows)
-                continue;
-              const int row = (o / outs * per_group + i) * g.rows + from;
-              bt_conv_leaf(g, t, bt_leaf_end(t, box.t1), k, n, bt_at(x, row, x.t0), x.t0,
-                           bt_at(dy, o * g.out_rows + h, t), sums);
-              for (int j = 0; j < n; j++)
-                to[j] += sums[j];
-            }
-        }
-  }
+  const int per_group = g.channels / g.groups, rest = (g.taps - k) % BT_BLOCK_OUTPUTS;
+  for (int o = o0; o < o1; o++)
+    for (int i = i0; i < i1; i++)
+      for (int kh = 0; kh < g.kernel_rows; kh++) {
+        float *to = dw + ((o * per_group + i) * g.kernel_rows + kh) * g.taps;
+        for (int j = k; j + BT_BLOCK_OUTPUTS <= g.taps; j += BT_BLOCK_OUTPUTS)
+          bt_conv_weight_few(g, box, o, i, kh, j, BT_BLOCK_OUTPUTS, x, dy, to + j);
+        if (rest > 0)
+          bt_conv_weight_few(g, box, o, i, kh, g.taps - rest, rest, x, dy, to + g.taps - rest);
+      }
 }
 
 /* Taps of which the blocks of eight make the gradients: all, or all but up to three. */
@@ -179,7 +199,7 @@ BT_KERNEL int bt_conv_weight_taps(bt_conv g)
   return rest > 3 ? g.taps : g.taps - rest;
 }
 
-/* Of a convolution of stride 1: the gradients of w[o, i] for o in [o0, o1), all of one group, and i in
+/* The gradients of w[o, i] for o in [o0, o1), all of one group, and i in
  * [i0, i1) of that group. */
 BT_KERNEL void bt_conv_weight_gradient_part(bt_conv g, bt_box box, int o0, int o1, int i0, int i1,
                                             bt_in x, bt_in dy, float *dw)
@@ -193,7 +213,7 @@ BT_KERNEL void bt_conv_weight_gradient_part(bt_conv g, bt_box box, int o0, int o
           bt_conv_weight_block(g, box, o, i, kh, from, BT_BLOCK_OUTPUTS - (k - from), x, dy,
                                dw + ((o * per_group + i) * g.kernel_rows + kh) * g.taps + from);
         }
-  if (taps < g.taps && o1 - o0 >= 4 && i1 - i0 >= 4)
+  if (taps < g.taps && g.stride == 1 && o1 - o0 >= 4 && i1 - i0 >= 4)
     bt_conv_weight_dots(g, box, o0, o1, i0, i1, taps, x, dy, dw);
   else if (taps < g.taps)
     bt_conv_weight_rest(g, box, o0, o1, i0, i1, taps, x, dy, dw);
@@ -212,7 +232,7 @@ BT_KERNEL void bt_conv_weight_gradient(bt_conv g, bt_box box, bt_in x, bt_in dy,
       }
     return;
   }
-  if (BT_BLOCK && g.stride == 1) {
+  if (BT_BLOCK) {
     const int end = box.r1 / g.out_rows;
     for (int o = box.r0 / g.out_rows; o < end; o = (o / outs + 1) * outs)
       bt_conv_weight_gradient_part(g, box, o, bt_min(end, (o / outs + 1) * outs), 0, per_group, x,
@@ -256,7 +276,7 @@ BT_KERNEL void bt_conv_weight_gradient_by_input(bt_conv g, bt_box box, bt_in x, 
     }
     return;
   }
-  if (BT_BLOCK && g.stride == 1) {
+  if (BT_BLOCK) {
     bt_conv_weight_gradient_part(g, box, 0, g.out_channels, box.r0 / g.rows, box.r1 / g.rows, x, dy,
                                  dw);
     return;
