@@ -51,6 +51,12 @@ def has_fma() -> bool:
     return cpuinfo.exists() and " fma " in cpuinfo.read_text()
 
 
+def has_instructions(name: str) -> bool:
+    """Whether this is an x86 machine with an instruction set, such as "avx2"."""
+    cpuinfo = Path("/proc/cpuinfo")
+    return cpuinfo.exists() and f" {name} " in cpuinfo.read_text()
+
+
 def shared_library(
     sources: str | Sequence[Path], flags: Sequence[str] = (), compiler: str = "gcc"
 ) -> ctypes.CDLL:

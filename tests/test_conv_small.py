@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The convolutions with blocks of outputs in registers, as small cores run them, against one output
-at a time: the same bits for odd shapes, whole and in parts, in both numeric modes."""
+"""The convolutions with blocks of outputs in registers, as small cores run them and as vectors of the
+host, against one output at a time: the same bits for odd shapes, whole and in parts, in both modes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from _cc import fused_flags, has_fma
+from _cc import fused_flags, has_fma, has_instructions
 
 from biotrain.emit import RUNTIME_FILES, kernel_file, kernel_sources
 from biotrain.ops import SOURCES
@@ -38,6 +38,10 @@ SHAPES: tuple[tuple[int, ...], ...] = (
     (5, 1, 7, 5, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0),
     (5, 1, 3, 2, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0),
     (4, 3, 34, 5, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0),
+    (17, 1, 37, 9, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0),
+    (3, 2, 141, 13, 1, 1, 16, 1, 1, 1, 1, 0, 0, 7, 8),
+    (2, 1, 31, 8, 1, 2, 20, 1, 1, 1, 1, 1, 0, 40, 9),
+    (2, 1, 300, 2, 2, 1, 200, 1, 1, 1, 1, 0, 0, 99, 100),
 )
 
 NAIVE = """
@@ -218,15 +222,26 @@ def program() -> str:
     return f"{head}{NAIVE}{HARNESS}{main}\n"
 
 
+BUILDS: dict[str, tuple[tuple[str, ...], str]] = {
+    "loops": (("-DBT_BLOCK=0",), ""),
+    "blocks": (("-DBT_BLOCK=1", "-DBT_BLOCK_WIDE=8"), ""),
+    "wide blocks": (("-DBT_BLOCK=1", "-DBT_BLOCK_WIDE=12"), ""),
+    "avx2": (("-mavx2",), "avx2"),
+    "avx512": (("-mavx512f",), "avx512f"),
+}
+"""Flags, and the instructions that the machine must have."""
+
+
 @pytest.mark.parametrize("fused", [False, True], ids=["separate", "fused"])
-@pytest.mark.parametrize(
-    ("block", "wide"), [(0, 8), (1, 8), (1, 12)], ids=["vectors", "blocks", "wide blocks"]
-)
+@pytest.mark.parametrize("kind", BUILDS)
 def test_odd_shapes_have_the_bits_of_one_output_at_a_time(
-    block: int, wide: int, fused: bool, tmp_path: Path
+    kind: str, fused: bool, tmp_path: Path
 ) -> None:
+    flags, needed = BUILDS[kind]
     if fused and not has_fma():
         pytest.skip("no fused multiply-add here")
+    if needed and not has_instructions(needed):
+        pytest.skip(f"no {needed} here")
     for name in RUNTIME_FILES:
         (tmp_path / name).write_text((SOURCES.parent / "rt" / name).read_text(encoding="utf-8"))
     for name in kernel_sources(["conv.c"]):
@@ -235,13 +250,7 @@ def test_odd_shapes_have_the_bits_of_one_output_at_a_time(
     mode = fused_flags() if fused else ["-DBT_FUSED=0"]
     sanitize = [] if "ziglang" in find_compiler() else ["-fsanitize=address,undefined"]
     command = [*find_compiler(), "-O1", "-Dalways_inline=unused", *STRICT, *NUMERICS]
-    command += [
-        *mode,
-        *sanitize,
-        f"-DBT_BLOCK={block}",
-        f"-DBT_BLOCK_WIDE={wide}",
-        "-Wno-unused-function",
-    ]
+    command += [*mode, *sanitize, *flags, "-Wno-unused-function"]
     subprocess.run([*command, "main.c", "-o", "main"], cwd=tmp_path, check=True)
     done = subprocess.run(["./main"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

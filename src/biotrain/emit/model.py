@@ -73,9 +73,8 @@ def _input_function(source: Source) -> list[str]:
         if source.input_scale is not None
         else [
             "      const float sample = x[r * BT_INPUT_TIMES + t];",
-            "      if (!bt_isfinite(sample))",
-            "        return BT_ERR_INPUT_NONFINITE;",
-            "      flat &= !(sample < x[r * BT_INPUT_TIMES] || sample > x[r * BT_INPUT_TIMES]);",
+            "      finite &= bt_isfinite(sample);",
+            "      flat &= sample == x[r * BT_INPUT_TIMES];",
         ]
     )
     braces = len(check) > 1
@@ -91,10 +90,11 @@ def _input_function(source: Source) -> list[str]:
         f"static bt_status bt_take(const bt_model *m, const {kind} *x, {kind} *to)",
         "{",
         "  for (int r = 0; r < BT_INPUT_ROWS; r++) {",
-        "    int flat = BT_INPUT_TIMES > 1;",
+        f"    int flat = BT_INPUT_TIMES > 1{', finite = 1' if braces else ''};",
         f"    for (int t = 0; t < BT_INPUT_TIMES; t++){' {' if braces else ''}",
         *check,
         *(["    }"] if braces else []),
+        *(["    if (!finite)", "      return BT_ERR_INPUT_NONFINITE;"] if braces else []),
         "    if (flat && m->check_flat)",
         "      return BT_ERR_INPUT_FLAT;",
         "  }",

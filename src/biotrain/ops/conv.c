@@ -12,6 +12,7 @@
 #define BT_CONV_H
 
 #include "bt_conv_block.h"
+#include "bt_conv_vector.h"
 
 typedef struct bt_conv {
   int channels, rows, times;             /* of x */
@@ -55,12 +56,14 @@ BT_KERNEL int bt_conv_slides(bt_conv g, int times)
 }
 
 /* Whether y is a matrix times the rows of x, group by group: taps and rows of y are one. */
-BT_KERNEL int bt_conv_is_product(bt_conv g)
+BT_KERNEL int bt_conv_is_matrix(bt_conv g)
 {
-  return BT_BLOCK && g.taps == 1 && g.stride == 1 && g.padding == 0 && g.times == g.out_times &&
+  return g.taps == 1 && g.stride == 1 && g.padding == 0 && g.times == g.out_times &&
          g.out_rows == 1 && g.kernel_rows == g.rows && g.row_padding == 0 &&
          (g.rows == 1 || g.row_dilation == 1);
 }
+
+BT_KERNEL int bt_conv_is_product(bt_conv g) { return BT_BLOCK && bt_conv_is_matrix(g); }
 
 /* y[t] += sum_k w[k] x[t stride + k dilation - padding] for t in [t0, t1), taps in order.
  * x points at time x0 of the input row, y at time t0. */
@@ -231,9 +234,71 @@ BT_KERNEL void bt_conv_product(bt_conv g, bt_box box, bt_in x, const float *w, c
   }
 }
 
+#if BT_VECTOR
+
+/* Rows of y in vectors; the stride is 1. */
+BT_KERNEL void bt_conv_forward_vectors(bt_conv g, bt_box box, bt_in x, const float *w,
+                                       const float *b, bt_out y)
+{
+  const int per_group = g.channels / g.groups, outs = g.out_channels / g.groups;
+  const int one = g.kernel_rows * g.taps, first = box.t0 - g.padding;
+  for (int h = 0; h < g.out_rows; h++) {
+    const int top = h * g.row_stride - g.row_padding;
+    const bt_vec_reach k = bt_vec_reach_of(top, g.row_dilation, g.kernel_rows, g.rows);
+    for (int group = 0; group < g.groups; group++) {
+      const bt_vec_reach o = bt_vec_channels(box, g.out_rows, h, group * outs, (group + 1) * outs);
+      const int row = group * per_group * g.rows + top + k.from * g.row_dilation;
+      const bt_vec_sum m = {
+          .terms = per_group, .rows = k.end - k.from, .taps = g.taps, .step = g.dilation,
+          .w = w + o.from * per_group * one + k.from * g.taps, .w_out = per_group * one,
+          .w_term = one, .w_row = g.taps,
+          .x = bt_at(x, row, first), .x_term = (ptrdiff_t)g.rows * x.stride,
+          .x_row = (ptrdiff_t)g.row_dilation * x.stride, .first = first, .times = g.times,
+          .b = b ? b + o.from : NULL, .y = bt_to(y, o.from * g.out_rows + h, box.t0),
+          .y_out = (ptrdiff_t)g.out_rows * y.stride};
+      bt_vec_sums(&m, o.end - o.from, box.t1 - box.t0);
+    }
+  }
+}
+
+/* Rows of dx in vectors; both strides are 1. */
+BT_KERNEL void bt_conv_input_gradient_vectors(bt_conv g, bt_box box, bt_in dy, const float *w,
+                                              bt_out dx)
+{
+  const int per_group = g.channels / g.groups, outs = g.out_channels / g.groups;
+  const int one = g.kernel_rows * g.taps, first = box.t0 + g.padding;
+  for (int at = 0; at < g.rows; at++) {
+    /* kernel row kh meets row at + padding - kh dilation of dy: the same with rows upside down */
+    const int top = g.out_rows - 1 - (at + g.row_padding);
+    const bt_vec_reach k = bt_vec_reach_of(top, g.row_dilation, g.kernel_rows, g.out_rows);
+    for (int group = 0; group < g.groups; group++) {
+      const bt_vec_reach c =
+          bt_vec_channels(box, g.rows, at, group * per_group, (group + 1) * per_group);
+      const int row = group * outs * g.out_rows + at + g.row_padding - k.from * g.row_dilation;
+      const bt_vec_sum m = {
+          .terms = outs, .rows = k.end - k.from, .taps = g.taps, .step = -g.dilation,
+          .w = w + (group * outs * per_group + c.from - group * per_group) * one + k.from * g.taps,
+          .w_out = one, .w_term = per_group * one, .w_row = g.taps,
+          .x = bt_at(dy, row, first), .x_term = (ptrdiff_t)g.out_rows * dy.stride,
+          .x_row = -(ptrdiff_t)g.row_dilation * dy.stride, .first = first, .times = g.out_times,
+          .b = NULL, .y = bt_to(dx, c.from * g.rows + at, box.t0),
+          .y_out = (ptrdiff_t)g.rows * dx.stride};
+      bt_vec_sums(&m, c.end - c.from, box.t1 - box.t0);
+    }
+  }
+}
+
+#endif
+
 BT_KERNEL void bt_conv_forward(bt_conv g, bt_box box, bt_in x, const float *w, const float *b,
                                bt_out y)
 {
+#if BT_VECTOR
+  if (g.stride == 1) {
+    bt_conv_forward_vectors(g, box, x, w, b, y);
+    return;
+  }
+#endif
   const int per_group = g.channels / g.groups, outs = g.out_channels / g.groups;
   const int width = BT_BLOCK_OUTPUTS * g.dilation;
   if (bt_conv_is_product(g)) {
@@ -393,6 +458,12 @@ BT_KERNEL void bt_conv_input_gradient_row(bt_conv g, bt_box box, int r, bt_in dy
 
 BT_KERNEL void bt_conv_input_gradient(bt_conv g, bt_box box, bt_in dy, const float *w, bt_out dx)
 {
+#if BT_VECTOR
+  if (g.stride == 1 && g.row_stride == 1) {
+    bt_conv_input_gradient_vectors(g, box, dy, w, dx);
+    return;
+  }
+#endif
   const int per_group = g.channels / g.groups, outs = g.out_channels / g.groups;
   const int width = BT_BLOCK_OUTPUTS * g.dilation;
   if (bt_conv_is_product(g)) {

@@ -219,8 +219,103 @@ BT_KERNEL void bt_conv_weight_gradient_part(bt_conv g, bt_box box, int o0, int o
     bt_conv_weight_rest(g, box, o0, o1, i0, i1, taps, x, dy, dw);
 }
 
+#if BT_VECTOR
+
+/* x turned: to[t][l] = x[row + l][t] of n samples and `count` rows, at most BT_VECTOR of them. */
+BT_KERNEL void bt_conv_turn(bt_in x, int row, int count, int t, int n, float *restrict to)
+{
+  for (int l = 0; l < BT_VECTOR; l++) {
+    const float *from = bt_at(x, row + (l < count ? l : 0), t);
+    for (int i = 0; i < n; i++)
+      to[i * BT_VECTOR + l] = from[i];
+  }
+}
+
+/* Channels of y, or channels of a group of x, whose weights a call adds to. */
+typedef struct bt_conv_weights {
+  int o0, o1, i0, i1;
+} bt_conv_weights;
+
+/* Of a kernel of one tap on all rows: lanes are the rows of x, which i counts. */
+BT_KERNEL void bt_conv_weight_product(bt_conv g, bt_box box, bt_conv_weights c, bt_in x, bt_in dy,
+                                      float *dw)
+{
+  const int outs = g.out_channels / g.groups, ins = g.channels / g.groups * g.rows;
+  float turned[BT_LEAF * BT_VECTOR];
+  for (int o = c.o0; o < c.o1; o = (o / outs + 1) * outs) {
+    const int end = bt_min(c.o1, (o / outs + 1) * outs);
+    for (int i = c.i0; i < c.i1; i += BT_VECTOR)
+      for (int t = box.t0; t < box.t1; t = bt_leaf_end(t, box.t1)) {
+        const int n = bt_leaf_end(t, box.t1) - t, count = bt_min(BT_VECTOR, c.i1 - i);
+        bt_conv_turn(x, o / outs * ins + i, count, t, n, turned);
+        const bt_vec_sum m = {.rows = 1, .taps = n, .step = BT_VECTOR, .w = bt_at(dy, o, t),
+                              .w_out = dy.stride, .x = turned, .times = BT_VECTOR * n,
+                              .y = dw + o * ins + i, .y_out = ins};
+        bt_vec_leaf_sums(&m, end - o, count);
+      }
+  }
+}
+
+/* Of a kernel of stride 1 and dilation 1: lanes are taps. */
+BT_KERNEL void bt_conv_weight_vectors(bt_conv g, bt_box box, bt_conv_weights c, bt_in x, bt_in dy,
+                                      float *dw)
+{
+  const int per_group = g.channels / g.groups, outs = g.out_channels / g.groups;
+  const int one = g.kernel_rows * g.taps, leaf = bt_leaf_end(box.t0, box.t1);
+  for (int o = c.o0; o < c.o1; o = (o / outs + 1) * outs) {
+    const int end = bt_min(c.o1, (o / outs + 1) * outs);
+    for (int i = c.i0; i < c.i1; i++)
+      for (int kh = 0; kh < g.kernel_rows; kh++) {
+        const int top = kh * g.row_dilation - g.row_padding;
+        const bt_vec_reach h = bt_vec_reach_of(top, g.row_stride, g.out_rows, g.rows);
+        const int row = (o / outs * per_group + i) * g.rows + top + h.from * g.row_stride;
+        bt_vec_sum m = {.rows = h.end - h.from, .step = 1,
+                        .w_out = (ptrdiff_t)g.out_rows * dy.stride, .w_row = dy.stride,
+                        .x_row = (ptrdiff_t)g.row_stride * x.stride, .times = g.times,
+                        .y = dw + (o * per_group + i) * one + kh * g.taps,
+                        .y_out = per_group * one};
+        /* leaves lie at multiples of their length: what comes before the first one is one */
+        const int cut = box.t0 % BT_LEAF == 0 ? box.t0 : leaf;
+        for (int side = cut == box.t0; side < 2; side++) {
+          const int t = side ? cut : box.t0;
+          m.taps = (side ? box.t1 : cut) - t;
+          m.w = bt_at(dy, o * g.out_rows + h.from, t);
+          m.first = t - g.padding;
+          m.x = bt_at(x, row, m.first);
+          bt_vec_leaf_sums(&m, end - o, g.taps);
+        }
+      }
+  }
+}
+
+/* Whether one of the two can do it. */
+BT_KERNEL int bt_conv_weight_can(bt_conv g)
+{
+  return g.stride == 1 && g.dilation == 1;
+}
+
+BT_KERNEL void bt_conv_weight_some(bt_conv g, bt_box box, bt_conv_weights c, bt_in x, bt_in dy,
+                                   float *dw)
+{
+  if (bt_conv_is_matrix(g)) {
+    c.i0 *= g.rows;
+    c.i1 *= g.rows;
+    bt_conv_weight_product(g, box, c, x, dy, dw);
+  } else
+    bt_conv_weight_vectors(g, box, c, x, dy, dw);
+}
+
+#endif
+
 BT_KERNEL void bt_conv_weight_gradient(bt_conv g, bt_box box, bt_in x, bt_in dy, float *dw)
 {
+#if BT_VECTOR
+  if (bt_conv_weight_can(g) && box.r0 % g.out_rows == 0 && box.r1 % g.out_rows == 0) {
+    const bt_conv_weights c = {box.r0 / g.out_rows, box.r1 / g.out_rows, 0, g.channels / g.groups};
+    bt_conv_weight_some(g, box, c, x, dy, dw);
+    return;
+  }
+#endif
   const int per_group = g.channels / g.groups, outs = g.out_channels / g.groups;
   if (bt_conv_is_product(g)) {
     const int ins = per_group * g.rows;
@@ -267,6 +362,13 @@ BT_KERNEL void bt_conv_weight_gradient(bt_conv g, bt_box box, bt_in x, bt_in dy,
 /* The same with boxes over the rows of x, for one group: what a row of x takes part in. */
 BT_KERNEL void bt_conv_weight_gradient_by_input(bt_conv g, bt_box box, bt_in x, bt_in dy, float *dw)
 {
+#if BT_VECTOR
+  if (bt_conv_weight_can(g) && box.r0 % g.rows == 0 && box.r1 % g.rows == 0) {
+    const bt_conv_weights c = {0, g.out_channels, box.r0 / g.rows, box.r1 / g.rows};
+    bt_conv_weight_some(g, box, c, x, dy, dw);
+    return;
+  }
+#endif
   if (bt_conv_is_product(g)) {
     const int ins = g.channels * g.rows;
     for (int t = box.t0; t < box.t1; t = bt_leaf_end(t, box.t1)) {

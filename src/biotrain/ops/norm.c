@@ -14,6 +14,7 @@
 #define BT_NORM_H
 
 #include "bt_kernel.h"
+#include "bt_vector.h"
 
 typedef struct bt_norm {
   int rows, times;      /* of x */
@@ -68,11 +69,129 @@ BT_KERNEL void bt_leaf_moments(const float *x, float pivot, int n, float *mean, 
   *square = bt_fold(lane);
 }
 
+#if BT_VECTOR
+
+/* A leaf of row r from time t on. */
+typedef struct bt_row_leaf {
+  int r, t, n;
+} bt_row_leaf;
+
+/* Mean less the pivot, and sum of squared distances, of eight leaves; n: the samples of each, or 0
+ * where they differ. */
+BT_VECTOR_KERNEL void bt_eight_moments(const bt_in *x, const bt_row_leaf *leaf, int n, const float *moments,
+                                bt_eight *mean, bt_eight *square)
+{
+  bt_eight lanes[8];
+  float means[8], size[8];
+  for (int j = 0; j < 8; j++)
+    size[j] = (float)leaf[j].n;
+  BT_VECTOR_UNROLL for (int j = 0; j < 8; j++) {
+    const int m = n ? n : leaf[j].n;
+    const bt_eight pivot = bt_eight_of(moments[3 * leaf[j].r]);
+    const bt_eight_leaf p = bt_eight_leaf_at(bt_at(*x, leaf[j].r, leaf[j].t), m);
+    lanes[j] = bt_eight_sum(bt_eight_less(p, pivot, m));
+  }
+  *mean = _mm256_div_ps(bt_eight_fold(lanes), bt_eight_at(size));
+  bt_eight_to(means, *mean);
+  BT_VECTOR_UNROLL for (int j = 0; j < 8; j++) {
+    const int m = n ? n : leaf[j].n;
+    const bt_eight pivot = bt_eight_of(moments[3 * leaf[j].r]);
+    const bt_eight_leaf p = bt_eight_leaf_at(bt_at(*x, leaf[j].r, leaf[j].t), m);
+    const bt_eight_leaf d = bt_eight_less(bt_eight_less(p, pivot, m), bt_eight_of(means[j]), m);
+    lanes[j] = bt_eight_dot(d, d, m);
+  }
+  *square = bt_eight_fold(lanes);
+}
+
+/* Eight rows from r on, side by side: bt_join_moments in vectors. */
+BT_VECTOR_KERNEL void bt_row_moments_eight(int r, int t0, int t1, const bt_in *x, float *moments)
+{
+  float at[8];
+  for (int j = 0; j < 8; j++)
+    at[j] = moments[3 * (r + j) + 1];
+  bt_eight mean = bt_eight_at(at);
+  for (int j = 0; j < 8; j++)
+    at[j] = moments[3 * (r + j) + 2];
+  bt_eight square = bt_eight_at(at);
+  for (int t = t0; t < t1; t = bt_leaf_end(t, t1)) {
+    const int n = bt_leaf_end(t, t1) - t;
+    bt_row_leaf leaf[8];
+    bt_eight mean_n, square_n;
+    for (int j = 0; j < 8; j++)
+      leaf[j] = (bt_row_leaf){r + j, t, n};
+    if (n == BT_LEAF)
+      bt_eight_moments(x, leaf, BT_LEAF, moments, &mean_n, &square_n);
+    else
+      bt_eight_moments(x, leaf, n, moments, &mean_n, &square_n);
+    const float share = (float)n / ((float)t + (float)n);
+    const bt_eight delta = _mm256_sub_ps(mean_n, mean);
+    mean = bt_eight_fma(delta, bt_eight_of(share), mean);
+    square = _mm256_add_ps(square, bt_eight_fma(_mm256_mul_ps(delta, delta),
+                                                bt_eight_of((float)t * share), square_n));
+  }
+  bt_eight_to(at, mean);
+  for (int j = 0; j < 8; j++)
+    moments[3 * (r + j) + 1] = at[j];
+  bt_eight_to(at, square);
+  for (int j = 0; j < 8; j++)
+    moments[3 * (r + j) + 2] = at[j];
+}
+
+/* bt_row_moments, eight rows at a time; of the rows that are left, eight leaves. */
+BT_VECTOR_PART void bt_row_moments_eights(int r0, int r1, int t0, int t1, const bt_in *x,
+                                          float *moments)
+{
+  for (int r = r0; r < r1 && t0 == 0; r += 8) {
+    const int n = bt_leaf_end(0, t1);
+    bt_eight lanes[8];
+    float sums[8];
+    for (int j = 0; j < 8; j++)
+      lanes[j] = bt_eight_sum(bt_eight_leaf_at(bt_at(*x, bt_min(r + j, r1 - 1), 0), n));
+    bt_eight_to(sums, bt_eight_fold(lanes));
+    for (int j = 0; j < 8 && r + j < r1; j++)
+      moments[3 * (r + j)] = sums[j] / (float)n;
+  }
+  for (; r0 + 8 <= r1; r0 += 8)
+    bt_row_moments_eight(r0, t0, t1, x, moments);
+  for (int r = r0, t = t0; r < r1 && t0 < t1;) {
+    bt_row_leaf leaf[8];
+    bt_eight mean, square;
+    float means[8], squares[8];
+    int count = 0;
+    for (int j = 0; j < 8; j++) {
+      if (r >= r1) { /* beyond the last: the same again, which is not joined */
+        leaf[j] = leaf[0];
+        continue;
+      }
+      leaf[j] = (bt_row_leaf){r, t, bt_leaf_end(t, t1) - t};
+      count++;
+      t = bt_leaf_end(t, t1);
+      if (t == t1) {
+        t = t0;
+        r++;
+      }
+    }
+    bt_eight_moments(x, leaf, 0, moments, &mean, &square);
+    bt_eight_to(means, mean);
+    bt_eight_to(squares, square);
+    for (int j = 0; j < count; j++) {
+      float *to = &moments[3 * leaf[j].r];
+      bt_join_moments(&to[1], &to[2], (float)leaf[j].t, means[j], squares[j], (float)leaf[j].n);
+    }
+  }
+}
+
+#endif
+
 /* moments[r] = {pivot, mean - pivot, sum of squared distances} of row r, carried on over the times
  * of the box; the pivot is the mean of the first leaf. */
 BT_KERNEL void bt_row_moments(bt_norm g, bt_box box, bt_in x, float *moments)
 {
   (void)g;
+#if BT_VECTOR
+  bt_row_moments_eights(box.r0, box.r1, box.t0, box.t1, &x, moments);
+  return;
+#endif
   for (int r = box.r0; r < box.r1; r++)
     for (int t = box.t0; t < box.t1; t = bt_leaf_end(t, box.t1)) {
       const int n = bt_leaf_end(t, box.t1) - t;

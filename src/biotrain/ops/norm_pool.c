@@ -82,10 +82,65 @@ BT_KERNEL void bt_norm_pool_windows(bt_norm_pool g, int windows, bt_norm_row row
     }
 }
 
+#if BT_VECTOR
+
+/* Whether bt_norm_relu_pool_eights can do it: windows are some times four samples. */
+BT_KERNEL int bt_norm_pool_quads(bt_norm_pool g) { return g.kernel % 4 == 0; }
+
+/* bt_norm_relu_pool, eight windows side by side. Beyond the last one it is taken again. */
+BT_KERNEL void bt_norm_relu_pool_eights(bt_norm_pool g, bt_box box, bt_in x, const float *stats,
+                                        const float *gamma, const float *beta, bt_out s, bt_out8 n)
+{
+  for (int r = box.r0; r < box.r1; r++) {
+    const bt_norm_row row = bt_norm_pool_row(g, r / g.out_rows, stats, gamma, beta);
+    const bt_eight mean = bt_eight_of(row.mean), rstd = bt_eight_of(row.rstd);
+    const bt_eight rest = bt_eight_of(row.rest), scale = bt_eight_of(row.scale);
+    const bt_eight shift = bt_eight_of(row.shift);
+    const int top = r / g.out_rows * g.rows + r % g.out_rows * g.kernel_rows;
+    for (int t = box.t0; t < box.t1; t += 8) {
+      const int m = bt_min(8, box.t1 - t);
+      bt_eight total = bt_eight_of(0.0f);
+      __m256i count = _mm256_setzero_si256();
+      for (int h = 0; h < g.kernel_rows; h++) {
+        const float *p[8];
+        for (int j = 0; j < 8; j++)
+          p[j] = bt_at(x, top + h, (t + bt_min(j, m - 1)) * g.kernel);
+        for (int k = 0; k < g.kernel; k += 4) {
+          bt_eight v[4];
+          bt_eight_turn(p, v);
+          BT_VECTOR_UNROLL for (int i = 0; i < 4; i++) {
+            const bt_eight hat = bt_eight_fma(_mm256_sub_ps(v[i], mean), rstd, rest);
+            const bt_eight active =
+                _mm256_cmp_ps(bt_eight_fma(hat, scale, shift), bt_eight_of(0.0f), _CMP_NLE_UQ);
+            total = _mm256_add_ps(total, _mm256_and_ps(active, hat));
+            count = _mm256_sub_epi32(count, _mm256_castps_si256(active));
+          }
+          for (int j = 0; j < 8; j++)
+            p[j] += 4;
+        }
+      }
+      int32_t counts[8];
+      uint8_t *number = bt_to8(n, r, t);
+      _mm256_maskstore_ps(bt_to(s, r, t), bt_eight_some(m), total);
+      _mm256_storeu_si256((__m256i *)counts, count);
+      for (int j = 0; j < m; j++)
+        number[j] = (uint8_t)counts[j];
+    }
+  }
+}
+
+#endif
+
 /* s and n of every window of the box; samples in order of rows, then time. */
 BT_KERNEL void bt_norm_relu_pool(bt_norm_pool g, bt_box box, bt_in x, const float *stats,
                                  const float *gamma, const float *beta, bt_out s, bt_out8 n)
 {
+#if BT_VECTOR
+  if (bt_norm_pool_quads(g)) {
+    bt_norm_relu_pool_eights(g, box, x, stats, gamma, beta, s, n);
+    return;
+  }
+#endif
   float part[BT_NORM_POOL_PART];
   int active[BT_NORM_POOL_PART];
   const int step = bt_max(1, BT_NORM_POOL_PART / g.kernel); /* windows of a part */
@@ -199,7 +254,17 @@ BT_KERNEL void bt_norm_pool_spread(bt_norm_pool g, int r, int t, int m, bt_in ds
 {
   const int row = r % g.rows / g.kernel_rows;
   const int end = row < g.out_rows ? g.out_times : 0; /* windows of the row */
-  for (int i = 0; i < m;) {
+  int i = 0;
+#if BT_VECTOR
+  if (bt_norm_pool_quads(g) && t % g.kernel == 0)
+    for (int w = t / g.kernel; w < end && i + g.kernel <= m; w++)
+      for (int k = 0; k < g.kernel; k += 4) {
+        const float up = *bt_at(ds, r / g.rows * g.out_rows + row, w) - plain;
+        _mm_storeu_ps(part + i, _mm_set1_ps(up));
+        i += 4;
+      }
+#endif
+  while (i < m) {
     const int w = (t + i) / g.kernel;
     const int next = w < end ? bt_min(m, (w + 1) * g.kernel - t) : m;
     const float up = (w < end ? *bt_at(ds, r / g.rows * g.out_rows + row, w) : 0.0f) - plain;

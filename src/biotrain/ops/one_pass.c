@@ -20,6 +20,7 @@
 
 #include "bt_conv_block.h"
 #include "bt_pair_moments.h"
+#include "bt_vector.h"
 
 /* raw[o, i] for the n samples of row i at t, a part of a leaf; `first` keeps z_0 for the other rows. */
 BT_KERNEL void bt_centred_row(bt_pairs g, bt_box box, const float *from, int i, bt_in d, int t, int n,
@@ -42,10 +43,56 @@ BT_KERNEL void bt_centred_row(bt_pairs g, bt_box box, const float *from, int i, 
     to[o * step] += bt_leaf_dot(z, bt_at(d, o, t), n);
 }
 
+#if BT_VECTOR
+
+/* The same for eight rows from i on, or those that there are. */
+BT_VECTOR_KERNEL void bt_centred_eight(bt_pairs g, bt_box box, bt_in x, int i, bt_in d, int t, int n,
+                                const float *pairs, float *first, float *raw)
+{
+  const int rows = bt_min(8, g.rows - i);
+  bt_eight_leaf z[8];
+  for (int j = 0; j < 8; j++) {
+    const float *from = bt_at(x, i + (j < rows ? j : 0), t);
+    const float centre = bt_mean_of(pairs, i + (j < rows ? j : 0)).hi;
+    float part[BT_LEAF] = {0.0f};
+    for (int k = 0; k < n; k++)
+      part[k] = i + j == 0 ? from[k] - centre : from[k] - centre - first[k];
+    z[j] = bt_eight_leaf_at(part, BT_LEAF);
+    for (int k = 0; k < n && i + j == 0; k++)
+      first[k] = part[k];
+  }
+  for (int o = box.r0; o < box.r1; o++) {
+    const bt_eight_leaf up = bt_eight_leaf_at(bt_at(d, o, t), n);
+    float *to = raw + o * (g.rows + 1) + i;
+    bt_eight lanes[8];
+    BT_VECTOR_UNROLL for (int j = 0; j < 8; j++)
+      lanes[j] = bt_eight_dot(z[j], up, n);
+    const bt_eight dots = bt_eight_fold(lanes);
+    const __m256i some = bt_eight_some(rows);
+    _mm256_maskstore_ps(to, some, _mm256_add_ps(_mm256_maskload_ps(to, some), dots));
+  }
+}
+
+#endif
+
 /* raw, added to the output over the times of the box, leaf by leaf; the box has the rows of d. */
 BT_KERNEL void bt_centred_dw(bt_pairs g, bt_box box, bt_in x, bt_in d, const float *pairs, float *raw)
 {
   float first[BT_LEAF];
+#if BT_VECTOR
+  for (int t = box.t0; t < box.t1; t = bt_leaf_end(t, box.t1)) {
+    const int n = bt_leaf_end(t, box.t1) - t;
+    for (int i = 0; i < g.rows; i += 8) {
+      if (n == BT_LEAF)
+        bt_centred_eight(g, box, x, i, d, t, BT_LEAF, pairs, first, raw);
+      else
+        bt_centred_eight(g, box, x, i, d, t, n, pairs, first, raw);
+    }
+    for (int o = box.r0; o < box.r1; o++)
+      raw[o * (g.rows + 1) + g.rows] += bt_leaf_sum(bt_at(d, o, t), n);
+  }
+  return;
+#endif
   for (int t = box.t0; t < box.t1; t = bt_leaf_end(t, box.t1)) {
     const int n = bt_leaf_end(t, box.t1) - t;
     for (int i = 0; i < g.rows; i++)

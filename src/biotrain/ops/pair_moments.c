@@ -11,6 +11,7 @@
 #define BT_PAIR_MOMENTS_H
 
 #include "bt_kernel.h"
+#include "bt_vector.h"
 
 typedef struct bt_pairs {
   int rows, times;  /* of x */
@@ -138,12 +139,79 @@ BT_KERNEL void bt_fixed_take(bt_fixed row, int t, int n, int32_t *to)
     to[i] = 0;
 }
 
+/* All samples of a leaf of n, zeros beyond its end. */
+BT_KERNEL void bt_fixed_leaf(bt_fixed row, int n, int32_t *to)
+{
+  const int m = row.scale > 0.0f ? n : 0;
+  for (int i = 0; i < m; i++)
+    to[i] = (int32_t)((row.x[i] - row.pivot) * row.scale);
+  for (int i = m; i < BT_LEAF; i++)
+    to[i] = 0;
+}
+
 BT_KERNEL void bt_pair_add(float *to, int64_t sum, float a, float b)
 {
   const bt_twin all = bt_twin_add((bt_twin){to[0], to[1]}, bt_twin_of(sum, a * b));
   to[0] = all.hi;
   to[1] = all.lo;
 }
+
+#if BT_VECTOR
+
+/* The same in loops that vectors can take: integer sums have no order. */
+BT_VECTOR_PART void bt_pair_block(bt_pairs g, bt_in x, int t, int end, int i0, int j0, float *sums)
+{
+  const int n = end - t, same = i0 == j0;
+  const int rows = bt_min(BT_PAIR_ROWS, g.rows - i0), others = bt_min(BT_PAIR_ROWS, g.rows - j0);
+  bt_fixed left[BT_PAIR_ROWS], right[BT_PAIR_ROWS];
+  int32_t p[BT_PAIR_ROWS][BT_LEAF], q[BT_PAIR_ROWS][BT_LEAF];
+  int64_t total[BT_PAIR_ROWS * (BT_PAIR_ROWS + 1)];
+  float *to[BT_PAIR_ROWS * (BT_PAIR_ROWS + 1)], a[BT_PAIR_ROWS * (BT_PAIR_ROWS + 1)];
+  float hi[BT_PAIR_ROWS * (BT_PAIR_ROWS + 1)], lo[BT_PAIR_ROWS * (BT_PAIR_ROWS + 1)];
+  int count = 0;
+  for (int i = 0; i < rows; i++) {
+    left[i] = bt_fix(bt_at(x, i0 + i, t), sums[3 * (i0 + i)], n);
+    bt_fixed_leaf(left[i], n, p[i]);
+  }
+  for (int j = 0; j < others; j++) {
+    right[j] = same ? left[j] : bt_fix(bt_at(x, j0 + j, t), sums[3 * (j0 + j)], n);
+    if (!same)
+      bt_fixed_leaf(right[j], n, q[j]);
+  }
+  for (int i = 0; i < rows && same; i++) {
+    int64_t sum = 0;
+    for (int k = 0; k < BT_LEAF; k++)
+      sum += p[i][k];
+    to[count] = &sums[3 * (i0 + i) + 1];
+    a[count] = left[i].inverse * 1.0f;
+    total[count++] = sum;
+  }
+  for (int i = 0; i < rows; i++)
+    for (int j = 0; j < (same ? i + 1 : others); j++) {
+      const int32_t *other = same ? p[j] : q[j];
+      int64_t sum = 0;
+      for (int k = 0; k < BT_LEAF; k++)
+        sum += (int64_t)p[i][k] * other[k];
+      to[count] = bt_pair_at(g, sums, i0 + i, j0 + j);
+      a[count] = left[i].inverse * right[j].inverse;
+      total[count++] = sum;
+    }
+  for (int k = 0; k < count; k++) {
+    hi[k] = to[k][0];
+    lo[k] = to[k][1];
+  }
+  for (int k = 0; k < count; k++) {
+    const bt_twin all = bt_twin_add((bt_twin){hi[k], lo[k]}, bt_twin_of(total[k], a[k]));
+    hi[k] = all.hi;
+    lo[k] = all.lo;
+  }
+  for (int k = 0; k < count; k++) {
+    to[k][0] = hi[k];
+    to[k][1] = lo[k];
+  }
+}
+
+#else
 
 /* Adds the sums of a leaf [t, end) for the pairs of rows from i0 and rows from j0 <= i0 on. */
 BT_KERNEL void bt_pair_block(bt_pairs g, bt_in x, int t, int end, int i0, int j0, float *sums)
@@ -182,6 +250,8 @@ BT_KERNEL void bt_pair_block(bt_pairs g, bt_in x, int t, int end, int i0, int j0
                   right[j].inverse);
   }
 }
+
+#endif
 
 /* Sums of x - pivot and of its products over the times of the box; the pivot of a row is the mean of
  * its first leaf. */

@@ -1,0 +1,221 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* Vectors of floats, where the compiler's own are too short or stay in memory: AVX-512 and AVX2.
+ *
+ * A lane is an output and never a part of a sum, so the bits are those of one output at a time.
+ * BT_VECTOR is the number of lanes; 0: there are none of these, and kernels keep their plain loops. */
+#ifndef BT_VECTOR_H
+#define BT_VECTOR_H
+
+#include "bt_kernel.h"
+
+#ifndef BT_VECTOR
+#if BT_BLOCK || !defined(__GNUC__)
+#define BT_VECTOR 0
+#elif defined(__AVX512F__)
+#define BT_VECTOR 16
+#elif defined(__AVX2__)
+#define BT_VECTOR 8
+#else
+#define BT_VECTOR 0
+#endif
+#endif
+
+#if BT_VECTOR
+
+#include <immintrin.h>
+
+/* A part of a kernel that is a function of its own, so that it stands in the code once, and what it
+ * is made of: arrays of vectors are registers only where every index is a constant. */
+#define BT_VECTOR_PART static __attribute__((noinline, unused))
+#define BT_VECTOR_KERNEL static inline __attribute__((__always_inline__))
+#define BT_VECTOR_UNROLL _Pragma("GCC unroll 16")
+
+#endif
+
+#if BT_VECTOR == 16
+
+typedef __m512 bt_vec;
+typedef __mmask16 bt_some; /* some of the lanes */
+
+BT_VECTOR_KERNEL bt_vec bt_vec_of(float x) { return _mm512_set1_ps(x); }
+BT_VECTOR_KERNEL bt_vec bt_vec_at(const float *p) { return _mm512_loadu_ps(p); }
+BT_VECTOR_KERNEL void bt_vec_to(float *p, bt_vec x) { _mm512_storeu_ps(p, x); }
+BT_VECTOR_KERNEL bt_vec bt_vec_add(bt_vec x, bt_vec y) { return _mm512_add_ps(x, y); }
+
+/* Lanes [lo, hi) of vectors that follow each other. */
+BT_VECTOR_KERNEL void bt_vec_some(bt_some *to, const int vecs, int lo, int hi)
+{
+  for (int j = 0; j < vecs; j += 4) {
+    const int a = bt_min(64, bt_max(lo - 16 * j, 0)), b = bt_min(64, bt_max(hi - 16 * j, 0));
+    const uint64_t all = (b < 64 ? ((uint64_t)1 << b) - 1 : ~(uint64_t)0) &
+                         (a < 64 ? ~(uint64_t)0 << a : 0);
+    for (int i = j; i < j + 4 && i < vecs; i++)
+      to[i] = (bt_some)(all >> (16 * (i - j)) & 0xffffu);
+  }
+}
+
+/* Some lanes of memory, 0 in the others: only these are touched. */
+BT_VECTOR_KERNEL bt_vec bt_vec_at_some(const float *p, bt_some m) { return _mm512_maskz_loadu_ps(m, p); }
+BT_VECTOR_KERNEL void bt_vec_to_some(float *p, bt_vec x, bt_some m) { _mm512_mask_storeu_ps(p, m, x); }
+BT_VECTOR_KERNEL bt_vec bt_vec_fma(bt_vec w, bt_vec x, bt_vec s)
+{
+#if BT_FUSED
+  return _mm512_fmadd_ps(w, x, s);
+#else
+  return _mm512_add_ps(_mm512_mul_ps(w, x), s);
+#endif
+}
+
+/* s + w x in some lanes, s in the others. */
+BT_VECTOR_KERNEL bt_vec bt_vec_fma_some(bt_vec w, bt_vec x, bt_vec s, bt_some m)
+{
+#if BT_FUSED
+  return _mm512_mask3_fmadd_ps(w, x, s, m);
+#else
+  return _mm512_mask_add_ps(s, m, _mm512_mul_ps(w, x), s);
+#endif
+}
+
+#elif BT_VECTOR == 8
+
+typedef __m256 bt_vec;
+typedef __m256i bt_some;
+
+BT_VECTOR_KERNEL bt_vec bt_vec_of(float x) { return _mm256_set1_ps(x); }
+BT_VECTOR_KERNEL bt_vec bt_vec_at(const float *p) { return _mm256_loadu_ps(p); }
+BT_VECTOR_KERNEL void bt_vec_to(float *p, bt_vec x) { _mm256_storeu_ps(p, x); }
+BT_VECTOR_KERNEL bt_vec bt_vec_add(bt_vec x, bt_vec y) { return _mm256_add_ps(x, y); }
+
+BT_VECTOR_KERNEL void bt_vec_some(bt_some *to, const int vecs, int lo, int hi)
+{
+  const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+  for (int j = 0; j < vecs; j++)
+    to[j] = _mm256_andnot_si256(_mm256_cmpgt_epi32(_mm256_set1_epi32(lo - 8 * j), lane),
+                                _mm256_cmpgt_epi32(_mm256_set1_epi32(hi - 8 * j), lane));
+}
+
+BT_VECTOR_KERNEL bt_vec bt_vec_at_some(const float *p, bt_some m) { return _mm256_maskload_ps(p, m); }
+BT_VECTOR_KERNEL void bt_vec_to_some(float *p, bt_vec x, bt_some m) { _mm256_maskstore_ps(p, m, x); }
+
+BT_VECTOR_KERNEL bt_vec bt_vec_fma(bt_vec w, bt_vec x, bt_vec s)
+{
+#if BT_FUSED
+  return _mm256_fmadd_ps(w, x, s);
+#else
+  return _mm256_add_ps(_mm256_mul_ps(w, x), s);
+#endif
+}
+
+BT_VECTOR_KERNEL bt_vec bt_vec_fma_some(bt_vec w, bt_vec x, bt_vec s, bt_some m)
+{
+  return _mm256_blendv_ps(s, bt_vec_fma(w, x, s), _mm256_castsi256_ps(m));
+}
+
+#endif
+
+#if BT_VECTOR
+
+/* ---- BT_LANES running sums of a leaf, as in bt_kernel.h, of eight leaves at once ------------ */
+
+typedef __m256 bt_eight;
+
+BT_VECTOR_KERNEL bt_eight bt_eight_of(float x) { return _mm256_set1_ps(x); }
+BT_VECTOR_KERNEL bt_eight bt_eight_at(const float *p) { return _mm256_loadu_ps(p); }
+BT_VECTOR_KERNEL void bt_eight_to(float *p, bt_eight x) { _mm256_storeu_ps(p, x); }
+
+BT_VECTOR_KERNEL bt_eight bt_eight_fma(bt_eight w, bt_eight x, bt_eight s)
+{
+#if BT_FUSED
+  return _mm256_fmadd_ps(w, x, s);
+#else
+  return _mm256_add_ps(_mm256_mul_ps(w, x), s);
+#endif
+}
+
+/* Lanes [0, n). */
+BT_VECTOR_KERNEL __m256i bt_eight_some(int n)
+{
+  return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+}
+
+/* The samples of a leaf: four vectors, of which the last used one may have few lanes. */
+typedef struct bt_eight_leaf {
+  bt_eight x[BT_LEAF / BT_LANES];
+} bt_eight_leaf;
+
+/* n samples, 0 beyond them. */
+BT_VECTOR_KERNEL bt_eight_leaf bt_eight_leaf_at(const float *p, int n)
+{
+  bt_eight_leaf leaf;
+  BT_VECTOR_UNROLL for (int i = 0; i < BT_LEAF / BT_LANES; i++)
+    leaf.x[i] = n == BT_LEAF ? bt_eight_at(p + BT_LANES * i)
+                             : _mm256_maskload_ps(p + BT_LANES * i, bt_eight_some(n - BT_LANES * i));
+  return leaf;
+}
+
+/* x - y of n samples, 0 beyond them. */
+BT_VECTOR_KERNEL bt_eight_leaf bt_eight_less(bt_eight_leaf x, bt_eight y, int n)
+{
+  BT_VECTOR_UNROLL for (int i = 0; i < BT_LEAF / BT_LANES; i++) {
+    const __m256 some = _mm256_castsi256_ps(bt_eight_some(n - BT_LANES * i));
+    const bt_eight less = _mm256_sub_ps(x.x[i], y);
+    x.x[i] = n == BT_LEAF ? less : _mm256_and_ps(less, some);
+  }
+  return x;
+}
+
+/* The sum of products of the n samples of a leaf. */
+BT_VECTOR_KERNEL bt_eight bt_eight_dot(bt_eight_leaf x, bt_eight_leaf y, int n)
+{
+  bt_eight lane = bt_eight_of(0.0f);
+  BT_VECTOR_UNROLL for (int i = 0; i < BT_LEAF / BT_LANES; i++) {
+    const bt_eight next = bt_eight_fma(x.x[i], y.x[i], lane);
+    const __m256 some = _mm256_castsi256_ps(bt_eight_some(n - BT_LANES * i));
+    lane = n == BT_LEAF ? next : _mm256_blendv_ps(lane, next, some);
+  }
+  return lane;
+}
+
+/* The sum of the samples of a leaf; those beyond it are 0, which changes no sum that began with 0. */
+BT_VECTOR_KERNEL bt_eight bt_eight_sum(bt_eight_leaf x)
+{
+  bt_eight lane = bt_eight_of(0.0f);
+  BT_VECTOR_UNROLL for (int i = 0; i < BT_LEAF / BT_LANES; i++)
+    lane = _mm256_add_ps(lane, x.x[i]);
+  return lane;
+}
+
+/* bt_fold of eight: lane j of the result is that of a[j]. */
+BT_VECTOR_KERNEL bt_eight bt_eight_fold(const bt_eight *a)
+{
+  bt_eight half[4], quarter[2];
+  BT_VECTOR_UNROLL for (int i = 0; i < 4; i++)
+    half[i] = _mm256_add_ps(_mm256_permute2f128_ps(a[i], a[i + 4], 0x20),
+                            _mm256_permute2f128_ps(a[i], a[i + 4], 0x31));
+  BT_VECTOR_UNROLL for (int i = 0; i < 2; i++)
+    quarter[i] = _mm256_add_ps(_mm256_shuffle_ps(half[2 * i], half[2 * i + 1], 0x44),
+                               _mm256_shuffle_ps(half[2 * i], half[2 * i + 1], 0xee));
+  return _mm256_add_ps(_mm256_shuffle_ps(quarter[0], quarter[1], 0x88),
+                       _mm256_shuffle_ps(quarter[0], quarter[1], 0xdd));
+}
+
+/* Samples p[j][0..3] of eight rows, turned: lane j of to[i] is p[j][i]. */
+BT_VECTOR_KERNEL void bt_eight_turn(const float *const *p, bt_eight to[4])
+{
+  bt_eight row[4], pair[4];
+  BT_VECTOR_UNROLL for (int i = 0; i < 4; i++)
+    row[i] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(p[i])), _mm_loadu_ps(p[i + 4]),
+                                  1);
+  BT_VECTOR_UNROLL for (int i = 0; i < 2; i++) {
+    pair[2 * i] = _mm256_unpacklo_ps(row[2 * i], row[2 * i + 1]);
+    pair[2 * i + 1] = _mm256_unpackhi_ps(row[2 * i], row[2 * i + 1]);
+  }
+  to[0] = _mm256_shuffle_ps(pair[0], pair[2], 0x44);
+  to[1] = _mm256_shuffle_ps(pair[0], pair[2], 0xee);
+  to[2] = _mm256_shuffle_ps(pair[1], pair[3], 0x44);
+  to[3] = _mm256_shuffle_ps(pair[1], pair[3], 0xee);
+}
+
+#endif
+
+#endif
