@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The convolutions with blocks of outputs in registers, as small cores run them and as vectors of the
-host, against one output at a time: the same bits for odd shapes, whole and in parts, in both modes."""
+"""The convolutions with blocks of outputs in registers, as small cores run them and as vectors of
+the host, against one output at a time: the same bits for odd shapes, whole and in parts, in both
+modes."""
 
 from __future__ import annotations
 
