@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+from biotrain.errors import BioTrainError
 from biotrain.study import adapt, generate
 from biotrain.study.adapt import REFERENCE, AdaptResult
+from biotrain.study.splits import day1, held_back
 
 KEYS = [
     "dataset", "scenario", "model", "norm", "strategy", "subject", "session", "seed",
@@ -57,6 +59,23 @@ def test_a_diverging_calibration_is_reported_and_does_not_end_the_run() -> None:
     assert [len(c["accuracy"]) for c in found.curves] == [4, 4]
     assert any("full diverged in epoch" in note for note in found.settings["notes"])
     json.loads(found.to_json())
+
+
+def test_holdout_and_replay_reach_the_c() -> None:
+    rec = generate("emg", subjects=3, sessions=1, trials=8)
+    more = {"epochs": 2, "pretrain_epochs": 1, "holdout": 0.25, "replay": 16}
+    found = adapt(rec, "epidenet", 2, ("none", "full"), **more)  # type: ignore[arg-type]
+    none, full = found.rows
+    calibration, _ = day1(rec, 2, found.settings["split"])
+    trains, held = held_back(rec, calibration, 0.25, 0)
+    assert len(held) > 0
+    assert full["steps"] == 2 * -(-(len(trains) + 16) // 8)
+    assert none["steps"] == 0
+    assert [c["kept"] is None for c in found.curves] == [True, False]
+    assert 0 <= found.curves[1]["kept"] <= 2
+    for wrong in ({"holdout": 1.0}, {"best": "luck"}, {"replay": -1}, {"patience": 2}):
+        with pytest.raises(BioTrainError, match="holdout"):
+            adapt(rec, "epidenet", 2, **wrong)  # type: ignore[arg-type]
 
 
 @pytest.mark.slow

@@ -123,29 +123,47 @@ def test_graz_from_bnci(tmp_path: Path) -> None:
         convert("mi_graz2b", tmp_path)
 
 
-def test_graz_from_gdf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Events as in the competition's GDF files; nothing here writes GDF, so a stand-in is read."""
-    mne = pytest.importorskip("mne", reason="the extra `data` is not installed")
-    from biotrain.study import convert as module
+def write_gdf(path: Path, x: np.ndarray, events: list[tuple[int, int]]) -> None:
+    """GDF 1.25 as the competition has it: int16 [channels, time] in steps of 0.01 uV at 250 Hz,
+    records of one sample, (sample from 0, type) in the event table behind them."""
+    count, n = x.shape
+    one = b"GDF 1.25" + b" ".ljust(160) + b"2005092112000000"
+    one += np.int64(256 * (count + 1)).tobytes() + bytes(44) + np.int64(n).tobytes()
+    one += np.array([1, 250, count], "<u4").tobytes()
+    one += b"".join(f"EEG:{k}".encode().ljust(16) for k in range(count))
+    one += b" " * 80 * count + b"uV".ljust(8) * count
+    for low, kind in ((-327.68, "<f8"), (327.67, "<f8"), (-32768, "<i8"), (32767, "<i8")):
+        one += np.full(count, low, kind).tobytes()
+    one += (
+        b" " * 80 * count + np.full(count, 1, "<i4").tobytes() + np.full(count, 3, "<i4").tobytes()
+    )
+    one += bytes(32 * count)
+    at, kinds = (np.array(part) for part in zip(*events, strict=True))
+    table = b"\3" + bytes([250, 0, 0]) + np.uint32(len(events)).tobytes()
+    table += (at + 1).astype("<u4").tobytes() + kinds.astype("<u2").tobytes()
+    table += bytes(2 * len(events)) + np.full(len(events), 1000, "<u4").tobytes()
+    path.write_bytes(one + x.T.astype("<i2").tobytes() + table)
 
-    made: dict[str, Any] = {}
-    for name, codes in (("B0401T", ("769", "770", "769")), ("B0404E", ("783", "783"))):
-        x = 20e-6 * np.random.default_rng(len(codes)).standard_normal((6, 9000))
-        info = mne.create_info(["C3", "Cz", "C4", "e1", "e2", "e3"], 250.0, "eeg")
-        raw = mne.io.RawArray(x, info, verbose="error")
-        onsets = [7.0 + 8 * k for k in range(len(codes))]
-        marks = [(o - 3, "768") for o in onsets] + list(zip(onsets, codes, strict=True))
-        raw.set_annotations(mne.Annotations([o for o, _ in marks], 0, [c for _, c in marks]))
-        made[f"{name}.gdf"] = raw
-        (tmp_path / f"{name}.gdf").write_bytes(b"0")
-    monkeypatch.setattr(module, "_raw", lambda path: made[path.name])
+
+def test_graz_from_gdf(tmp_path: Path) -> None:
+    pytest.importorskip("mne", reason="the extra `data` is not installed")
+    made: dict[str, np.ndarray] = {}
+    for name, codes in (("B0401T", (769, 770, 769)), ("B0404E", (783, 783))):
+        rng = np.random.default_rng(len(codes))
+        made[name] = np.rint(2000 * rng.standard_normal((6, 9000))).clip(-32000, 32000)
+        cues = [1750 + 2000 * k for k in range(len(codes))]
+        events = [(0, 32766)]
+        for at, code in zip(cues, codes, strict=True):
+            events += [(at - 750, 768), (at - 750, 1023), (at, code)]
+        write_gdf(tmp_path / f"{name}.gdf", made[name], events)
     with pytest.raises(RecordingError, match=r"put the true labels beside it: B0404E\.mat"):
         convert("mi_graz2b", tmp_path)
     scipy_io.savemat(tmp_path / "B0404E.mat", {"classlabel": np.array([[2], [1]])})
     rec = convert("mi_graz2b", tmp_path)
     assert (rec.session.tolist(), rec.y.tolist()) == ([1, 1, 1, 4, 4], [0, 1, 0, 1, 0])
-    x = made["B0404E.gdf"].get_data().T * 1e6
-    np.testing.assert_allclose(rec.signal([4])[0], expected(x, 15 * 250), atol=0.0011)
+    for trial, name, cue in ((2, "B0401T", 1750 + 4000), (4, "B0404E", 3750)):
+        x = 0.01 * made[name].T
+        np.testing.assert_allclose(rec.signal([trial])[0], expected(x, cue), atol=0.0015)
 
 
 def test_arithmetic(tmp_path: Path) -> None:

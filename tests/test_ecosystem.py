@@ -68,7 +68,7 @@ def test_a_data_set_of_moabb_by_name() -> None:
     assert rec.n_classes == 3
     assert len(rec.subjects) == 10
     assert rec.sessions(1) == [1, 2]
-    assert not rec.synthetic
+    assert rec.synthetic
     with pytest.raises(bt.BioTrainError, match=r"no data set of that name \(did you mean BNCI"):
         load("moabb:BNCI2014-0004")
 

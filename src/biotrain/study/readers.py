@@ -337,4 +337,5 @@ def load_moabb(name: str) -> Recordings:
         classes=classes,
         unit="uV (x*scale)",
         name=f"moabb-{name}",
+        synthetic=name.startswith("Fake"),  # MOABB's own noise, for tests
     )
