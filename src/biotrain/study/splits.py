@@ -203,12 +203,12 @@ def _drawn(rec: Recordings, candidates: Indices, count: int, seed: int) -> Indic
 
 
 def apart(rec: Recordings, candidates: Indices, tests: Indices) -> Indices:
-    """Those of `candidates` that share no sample with a window of `tests`, and are none of them."""
-    keep = ~np.isin(candidates, tests)
+    """Those of `candidates` that share no sample with a window of `tests`."""
     chosen = np.asarray(candidates)
+    keep = np.ones(len(chosen), dtype=bool)
     both = np.stack([rec.subject, rec.session], 1)
     for key in np.unique(both[tests], axis=0):
-        at = np.flatnonzero(keep & (both[chosen] == key).all(1))
+        at = np.flatnonzero((both[chosen] == key).all(1))
         own = tests[(both[tests] == key).all(1)]
         together = np.concatenate([chosen[at], own])
         starts = rec.starts(together)
