@@ -213,3 +213,24 @@ def test_list_and_info(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert facts["split"] == "repetition"
     assert main(["data", "info", path]) == 0
     assert "repetition" in capsys.readouterr().out
+
+
+def test_myo_gives_the_windows_of_the_real_file(recordings_dir: Path, tmp_path: Path) -> None:
+    """Two people of `emg_myo` back into the armband's files and through the converter again."""
+    if not (recordings_dir / "emg_myo.npz").exists():
+        pytest.skip("emg_myo is not among the recordings")
+    whole = load(recordings_dir / "emg_myo.npz")
+    real = whole.take(np.flatnonzero(whole.subject <= 2))
+    assert real.repetition is not None
+    keys = np.stack([real.subject, real.session, real.y, real.repetition], 1)
+    for person, session, label, repetition in np.unique(keys, axis=0):
+        own = real.x[(keys == [person, session, label, repetition]).all(1)]
+        rows = np.concatenate([own[0], *(window[:, 100:] for window in own[1:])], axis=1).T
+        part = tmp_path / f"Male{person - 1}" / ("training0", "Test0", "Test1")[session - 1]
+        part.mkdir(parents=True, exist_ok=True)
+        rows.astype("<i2").tofile(part / f"classe_{repetition * 7 + label}.dat")
+    made = convert("emg_myo", tmp_path)
+    for key in ("x", "y", "subject", "session", "repetition"):
+        assert np.array_equal(getattr(made, key), getattr(real, key)), key
+    assert (made.scale, made.fs, made.unit) == (real.scale, real.fs, real.unit)
+    assert (made.channels, made.classes) == (real.channels, real.classes)
