@@ -15,7 +15,7 @@ HEAD_BYTES, HEADER_BYTES, CRC_BYTES = 20, 20, 4
 """Of a stored window (bt_record.h) and of a checkpoint (bt_checkpoint.h)."""
 RECORD_BYTES = 48
 """`bt_live_record`."""
-SESSION_BYTES = 340
+SESSION_BYTES = 348
 """Members of `bt_live` before `frozen`, without the logits."""
 SAVE_BYTES = {4: 136, 8: 160}
 """`bt_slots_save_state` with pointers of that size."""

@@ -102,6 +102,8 @@ def live_header(source: Source, plan: LivePlan) -> str:
         "/* Estimated cycles. */",
         f"#define BT_LIVE_LONGEST {source.plan.longest_slice_cycles}u /* of a piece of learning */",
         f"#define BT_LIVE_FRAME_CYCLES {_frame_cycles(plan)}u /* of taking a frame */",
+        f"#define BT_LIVE_FORM_CYCLES {12 * plan.chans * plan.times}u /* of making a window */",
+        "#define BT_LIVE_READ_CYCLES 8000u /* of 256 bytes of a stored window, without the flash */",
         "#define BT_LIVE_WRITE_CYCLES 2000u /* of 64 bytes of a checkpoint, without the flash */",
         "",
         '#include "bt_live.h"',

@@ -142,7 +142,8 @@ typedef struct bt_live {
   uint32_t at;               /* place in the order of the epoch, or of the held-back windows */
   uint32_t right, judged;    /* held-back windows so far */
   float loss, sure;          /* sums over them */
-  uint32_t judging;          /* 1: the half-done prediction is of a held-back window */
+  uint32_t read;             /* 1: the window at this place is in RAM */
+  bt_store_reading reading;  /* of it */
   int32_t truth;             /* its label */
   uint32_t due;              /* 1: a window waits for its prediction, 2: it is half done */
   uint32_t storing;          /* 1: the newest window is to be stored */

@@ -7,6 +7,8 @@
 
 /* Weights of the newest session, or the factory's; forgets what is half done. */
 void bt_live_reload(bt_live *l);
+/* The window that was read, or half read, is not there any more. */
+void bt_live_unread(bt_live *l);
 /* A calibration that a power cut has ended goes on from its last checkpoint. */
 void bt_live_resume(bt_live *l);
 /* A piece of the calibration; true: the cycles are used up. */

@@ -394,6 +394,38 @@ static inline bt_status bt_store_read_slot(const bt_store *s, uint32_t slot, int
     return BT_OK;
 }
 
+#define BT_STORE_PART 256u /* bytes that one call of bt_store_read_more reads */
+
+/* How far a window is read; zeros: not begun. */
+typedef struct bt_store_reading {
+    uint32_t done; /* bytes */
+    uint32_t crc;
+} bt_store_reading;
+
+/* bt_store_read_slot in parts: BT_MORE until the whole window is there. */
+static inline bt_status bt_store_read_more(const bt_store *s, uint32_t slot, int16_t *x,
+                                           int32_t *label, bt_store_reading *r)
+{
+    bt_store_head h;
+    if (!bt_store_is_live(s, slot))
+        return BT_ERR_STORE_INDEX;
+    if (r->done == 0u) {
+        if (!bt_store_read_head(s, slot, &h, &r->crc))
+            return BT_ERR_STORE_CORRUPT;
+        *label = (int32_t)h.label;
+    }
+    const uint32_t left = 2u * s->samples - r->done, n = left < BT_STORE_PART ? left : BT_STORE_PART;
+    uint8_t *const to = (uint8_t *)x + r->done;
+    if (!s->flash->read(s->flash->context,
+                        bt_store_slot_at(s, slot) + BT_STORE_HEAD_BYTES + r->done, to, n))
+        return BT_ERR_STORE_CORRUPT;
+    r->crc = bt_crc32(r->crc, to, n);
+    r->done += n;
+    if (n < left)
+        return BT_MORE;
+    return bt_store_crc_fits(s, slot, r->crc) ? BT_OK : BT_ERR_STORE_CORRUPT;
+}
+
 /* The same of window `index`. For the order of an epoch: index = bt_shuffled(s->count, seed, epoch,
  * i). */
 static inline bt_status bt_store_read(const bt_store *s, uint32_t index, int16_t *x, int32_t *label)

@@ -182,9 +182,13 @@ static bt_live_event bt_live_look(bt_live *l, uint32_t *left)
   float loss;
   if (l->due == 1u) {
     bt_live_window(l, bt_predict_window(m));
-    m->look.open = 0; /* a held-back window begins again */
-    l->judging = 0;
+    m->look.open = 0;
+    if (l->task == BT_TASK_JUDGE)
+      bt_live_unread(l); /* a held-back window begins again */
     l->due = 2;
+    l->left = l->left > BT_LIVE_FORM_CYCLES ? l->left - BT_LIVE_FORM_CYCLES : 0;
+    if (l->left == 0u)
+      return BT_LIVE_IDLE;
   }
   const bt_status status = bt_predict_slice(m, bt_predict_window(m), l->logits, *left);
   *left = m->look.left;
@@ -209,7 +213,8 @@ static bt_live_event bt_live_keep(bt_live *l)
   bt_status status = BT_ERR_STORE_SPACE;
   if (l->store_ok && (l->mode != BT_LIVE_CALIBRATE || bt_store_has_room(&l->store))) {
     l->model.look.open = 0;
-    l->judging = 0;
+    if (l->task == BT_TASK_JUDGE)
+      bt_live_unread(l);
     bt_live_window(l, bt_predict_window(&l->model));
     status = bt_store_append(&l->store, bt_predict_window(&l->model), l->label);
   }

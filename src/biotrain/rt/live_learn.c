@@ -40,7 +40,8 @@ void bt_live_reload(bt_live *l)
   l->good_session = l->record.session;
   l->mode = l->good == BT_SLOT_NONE ? BT_LIVE_RECORD : BT_LIVE_USE;
   l->task = BT_TASK_NONE;
-  l->judging = l->told = l->predictions = 0;
+  l->told = l->predictions = 0;
+  bt_live_unread(l);
   l->due = l->due ? 1 : 0;
   l->confidence = l->record.confidence;
 }
@@ -66,6 +67,11 @@ static uint32_t bt_live_freeze(bt_live *l)
   return count;
 }
 
+void bt_live_unread(bt_live *l)
+{
+  l->read = l->reading.done = l->reading.crc = 0;
+}
+
 /* Slot of frozen window `index`. */
 static uint32_t bt_live_slot(const bt_live *l, uint32_t index)
 {
@@ -75,15 +81,24 @@ static uint32_t bt_live_slot(const bt_live *l, uint32_t index)
   return BT_STORE_NONE;
 }
 
-/* Reads the window at a place of the held-back ones, or of the epoch. */
-static bt_status bt_live_read(bt_live *l, bool held, int16_t *x, int32_t *label)
+/* Goes on reading the window at a place of the held-back ones, or of the epoch. */
+static bt_status bt_live_read(bt_live *l, bool held, int16_t *x, uint32_t *left)
 {
   const bt_live_record *r = &l->record;
   const uint32_t key = l->seed ^ bt_mixed(r->session);
   const uint32_t place =
       held ? l->at : r->held + bt_shuffled(r->windows, key, r->epoch, l->at);
   const uint32_t index = bt_shuffled(r->held + r->windows, key, BT_LIVE_HELD, place);
-  const bt_status status = bt_store_read_slot(&l->store, bt_live_slot(l, index), x, label);
+  const uint32_t slot = bt_live_slot(l, index);
+  bt_status status = BT_MORE;
+  for (bool first = true; status == BT_MORE && (first || *left > 0u); first = false) {
+    status = bt_store_read_more(&l->store, slot, x, &l->truth, &l->reading);
+    *left = *left > BT_LIVE_READ_CYCLES ? *left - BT_LIVE_READ_CYCLES : 0;
+  }
+  if (status == BT_MORE)
+    return status;
+  bt_live_unread(l);
+  l->read = status == BT_OK ? 1u : 0u;
   if (status != BT_OK)
     l->counters.corrupt++;
   return status;
@@ -91,7 +106,8 @@ static bt_status bt_live_read(bt_live *l, bool held, int16_t *x, int32_t *label)
 
 static void bt_live_judge(bt_live *l)
 {
-  l->at = l->right = l->judged = l->judging = 0;
+  l->at = l->right = l->judged = 0;
+  bt_live_unread(l);
   l->loss = l->sure = 0.0f;
   l->task = BT_TASK_JUDGE;
 }
@@ -99,6 +115,7 @@ static void bt_live_judge(bt_live *l)
 static void bt_live_epoch(bt_live *l)
 {
   l->at = 0;
+  bt_live_unread(l);
   l->task = BT_TASK_TRAIN;
 }
 
@@ -226,19 +243,19 @@ static bool bt_live_judge_one(bt_live *l, uint32_t *left)
   bt_model *const m = &l->model;
   float logits[BT_OUTPUTS], loss;
   int32_t best;
-  if (!l->judging) {
+  if (!l->read) {
     m->look.open = 0;
-    if (bt_live_read(l, true, bt_predict_window(m), &l->truth) != BT_OK) {
+    const bt_status got = bt_live_read(l, true, bt_predict_window(m), left);
+    if (got != BT_OK && got != BT_MORE)
       l->at++;
-      return false;
-    }
-    l->judging = 1;
+    if (got != BT_OK || *left == 0u)
+      return got == BT_MORE || *left == 0u;
   }
   const bt_status status = bt_predict_slice(m, bt_predict_window(m), logits, *left);
   *left = m->look.left;
   if (status == BT_MORE)
     return true;
-  l->judging = 0;
+  bt_live_unread(l);
   l->at++;
   if (status != BT_OK || !bt_live_finite(logits)) {
     l->loss += 100.0f; /* as bad as it gets */
@@ -257,17 +274,18 @@ static bool bt_live_train(bt_live *l, uint32_t *left)
 {
   bt_model *const m = &l->model;
   float loss;
-  int32_t label = 0;
   bt_status status = BT_OK;
-  if (!m->slice.open) {
+  if (!m->slice.open && !l->read) {
 #ifdef BT_GROUPED
     if (l->at % BT_GROUP == 0u && l->record.windows - l->at < BT_GROUP)
       (void)bt_group(m, l->record.windows - l->at);
 #endif
-    status = bt_live_read(l, false, bt_window(m), &label);
+    status = bt_live_read(l, false, bt_window(m), left);
+    if (status == BT_MORE || (status == BT_OK && *left == 0u))
+      return true;
   }
   if (status == BT_OK) {
-    status = bt_train_slice(m, bt_window(m), label, &loss, *left);
+    status = bt_train_slice(m, bt_window(m), l->truth, &loss, *left);
     *left = m->slice.left;
     l->counters.slices++;
     if (status == BT_MORE)
@@ -278,6 +296,7 @@ static bool bt_live_train(bt_live *l, uint32_t *left)
     if (status != BT_OK)
       l->status = (uint32_t)status;
   }
+  bt_live_unread(l);
   l->at++;
   if (l->at % BT_GROUP == 0u || l->at == l->record.windows)
     l->task = BT_TASK_STEP;
