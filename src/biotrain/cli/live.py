@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from biotrain.study.continuous import Continuous
     from biotrain.study.recordings import Recordings
 
+RING_S = 0.75
+"""Seconds of frames that may wait while flash is erased, which stops the core of many chips."""
 BARS = " ▁▂▃▄▅▆▇█"
 SHOWN = 60
 """Windows and characters of the picture on a terminal."""
@@ -173,8 +175,9 @@ def live_verb(
         )
     network = _network(model, source, chain, names, pretrain_epochs, seed)
     pkg = _package(
-        network, chain, source, hop, bits, target, strategy, epochs, lr, accumulate, seed, store
-    )
+        network, chain, source, hop, bits, target, strategy, epochs, lr, accumulate, seed, store,
+        round(RING_S * feed.fs),
+    )  # fmt: skip
     body: Any = Living.start(pkg, on, feed.fs)
     size = pkg.graph.inputs[0].shape[-1]
     factor = chain.decimate if chain else 1
@@ -300,6 +303,7 @@ def _package(
     accumulate: int,
     seed: int,
     store: int,
+    ring: int,
 ) -> "Package":
     import numpy as np
 
@@ -330,6 +334,7 @@ def _package(
                 hop=0 if chain else hop or 0,
                 front=chain,
                 converter_bits=bits,
+                ring=max(2, ring),
                 epochs=epochs,
                 seed=seed,
                 store_pages=-(-store * (2 * shape[1] * shape[2] + 64) // 4096) + 4,

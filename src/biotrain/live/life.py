@@ -86,7 +86,7 @@ class Life:
     counters: dict[str, int] = field(default_factory=dict)
     """Over all power cycles."""
     latest_s: float = 0.0
-    """Longest from the end of a window to its prediction, in the emulator: it counts time."""
+    """Longest from the end of a window to its prediction; the emulator counts that time."""
     crc32: int = 0
 
     def accuracy(self, begin: float = 0.0, end: float = float("inf")) -> float | None:

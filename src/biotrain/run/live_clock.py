@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 SLICE_S = 0.002
 """Seconds of the device's time that one call of `bt_live_work` is asked for."""
+WRITES = (2, 3)
+"""`bt_live_task`: a checkpoint is being written."""
 PRICED_EVERY = 2_000
 """Calls of work between two looks at the cycles per instruction."""
 CYCLES_PER_INSTRUCTION = 1.25
@@ -87,7 +89,8 @@ class ClockedDevice(LiveDevice):
         """Seconds of work, of flash, and of the longest call (with its flash)."""
         self.deepest = 0
         """Most frames that waited."""
-        self._ring = self._report()[18:20]
+        words = self._report()
+        self._ring, self._task = words[18:20], words[42]
         self._tick()
 
     # ------------------------------------------------------------ time passes
@@ -127,7 +130,9 @@ class ClockedDevice(LiveDevice):
     def _one(self, found: list[Timed]) -> Event:
         """One call of work; what it ended with is also put among `found`."""
         before = self.t
-        event = self.step(max(1, int(SLICE_S * self.clock_hz)))
+        # Frames come in between pieces of a checkpoint, not only between calls: a piece a call.
+        writes = self._get(self._task) in WRITES
+        event = self.step(1 if writes else max(1, int(SLICE_S * self.clock_hz)))
         self._tick()
         self.longest_s = max(self.longest_s, self.t - before)
         if event.name not in ("idle", "more") and not self.off:
