@@ -91,7 +91,6 @@ def make(day: Day) -> Made:
     net = bt.prepare(
         pretrain(rec, day.model, others, epochs=day.pretrain_epochs, seed=day.seed), pool="avg"
     )
-    bits = {1: 8, 2: 16}.get(stream.parts[0].x.dtype.itemsize, 24)
     package = bt.compile(
         net,
         np.zeros((1, rec.n_chans, rec.n_times), np.float32),
@@ -104,7 +103,7 @@ def make(day: Day) -> Made:
         live=Live(
             hop=0 if front else day.hop,
             front=front,
-            converter_bits=bits,
+            converter_bits=stream.bits,
             ring=round(RING_S * stream.fs),
             epochs=day.epochs,
             patience=0,

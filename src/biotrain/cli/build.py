@@ -19,6 +19,7 @@ from biotrain.frontend import describe
 
 if TYPE_CHECKING:
     from biotrain.cli.model import Model
+    from biotrain.frontend import FrontEnd
     from biotrain.package import Package
     from biotrain.plan import Point
     from biotrain.published import Reference
@@ -292,9 +293,9 @@ def compile_verb(
         _show(out, pkg, show)
     else:
         out.show(ram_table(pkg), "", cost_table(pkg), "")
-        cost = _front_cost(pkg)
+        cost = _front_cost(chosen.front, pkg)
         if cost is not None:
-            out.show(front_table(pkg, cost), "")
+            out.show(front_table(cost), "")
         own = sum(name.endswith((".c", ".h")) for name in pkg.files)
         out.say(f"wrote {own} C files to {output}; model.h is the interface")
         out.say("README.md tells how to build it, and what it takes of the target")
@@ -303,20 +304,20 @@ def compile_verb(
                 out.say(line.replace("*", "").replace("`", ""))
         out.say(f"next: biotrain run {output}")
     result = {"folder": output and str(output), "files": files, "plan": plan_json(pkg)}
-    if pkg.front is not None:
-        cost = _front_cost(pkg)
+    if chosen.front is not None:
+        cost = _front_cost(chosen.front, pkg)
         result["front"] = {
-            "description": describe(pkg.front),
-            "ram_bytes": pkg.front.ram_bytes,
+            "description": describe(chosen.front),
+            "ram_bytes": chosen.front.ram_bytes,
             "cost": None if cost is None else cost.to_json(),
         }
     out.result(result)
 
 
-def _front_cost(pkg: "Package") -> "FrontCost | None":
+def _front_cost(front: "FrontEnd | None", pkg: "Package") -> "FrontCost | None":
     from biotrain.run.front import front_cost
 
-    return None if pkg.front is None else front_cost(pkg.front, pkg.target)
+    return None if front is None else front_cost(front, pkg.target)
 
 
 def _about_front(out: Out, chosen: "Model") -> None:
@@ -372,7 +373,8 @@ def _describe(chosen: "Model", pkg: "Package", train: TrainOptions, folder: Path
         "fused": pkg.fused,
         "title": pkg.source.title,
         "train": asdict(train),
-        "front": None if pkg.front is None else asdict(pkg.front),
+        "front": None if chosen.front is None else asdict(chosen.front),
+        "bits": chosen.bits,
     }
     text = json.dumps(settings, indent=1) + "\n"
     (folder / SETTINGS_FILE).write_text(text, encoding="utf-8")

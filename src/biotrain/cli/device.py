@@ -252,6 +252,7 @@ def _from_folder(folder: Path, given: ModelOptions, train: TrainOptions, out: Ou
         wanted = TrainOptions(**settings["train"])
         fused, title = settings["fused"], settings["title"]
         front = FrontEnd(**made) if (made := settings.get("front")) else None
+        live = wanted.made_live(front, settings.get("bits", 16))
     except FileNotFoundError:
         raise BioTrainError(
             f"'{folder}' was not written by `biotrain compile`: it holds no {SETTINGS_FILE}"
@@ -276,7 +277,8 @@ def _from_folder(folder: Path, given: ModelOptions, train: TrainOptions, out: Ou
         store=wanted.store,
         fused=fused,
         title=title,
-        front=front,
+        front=None if live else front,
+        live=live,
     )
     names = dict.fromkeys([*pkg.files, *sorted(path.name for path in folder.glob("*.h"))])
     there = {name: (folder / name).read_text(encoding="utf-8") for name in names}

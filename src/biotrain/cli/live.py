@@ -160,7 +160,7 @@ def live_verb(
     else:
         assert source is not None
         chosen = None if sessions is None else integers("--sessions", sessions)
-        feed, bits = Played(source.continuous, source.subject, chosen), source.bits
+        feed, bits = Played(source.continuous, source.subject, chosen), source.continuous.bits
     if cue is not None:
         feed = Cued(feed, len(names), cue, seed)
     chain = source.front if source else None
@@ -249,9 +249,6 @@ class _Source:
         else:
             self.continuous = end_to_end(self.rec, self.subject)
             out.say(f"{self.continuous.name}: as if nobody had cut them")
-        kind = self.continuous.parts[0].x.dtype.itemsize
-        self.bits = {1: 8, 2: 16}.get(kind, 24)
-        """Of the converter: what its integers are kept in."""
 
 
 def _network(

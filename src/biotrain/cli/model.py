@@ -138,6 +138,14 @@ class Model:
             )
         return torch.zeros(1, self.shape["n_chans"], self.shape["n_times"])
 
+    @property
+    def bits(self) -> int:
+        """Of the converter in front of a front end: what the recordings are kept in, else 24."""
+        if self.front is None:
+            return 16
+        found = None if self.options.data is None else load_continuous(self.options.data)
+        return 24 if found is None else found.bits
+
     def fed(self, train: TrainOptions) -> TrainOptions:
         """The options with the input that the front end makes."""
         front = self.front
@@ -175,9 +183,9 @@ class Model:
             input_type=train.input_type,
             input_scale=train.input_scale,
             store=train.store,
-            live=train.made_live(),
+            live=train.made_live(self.front, self.bits),
             title=title,
-            front=self.front,
+            front=None if train.live else self.front,
         )
 
 

@@ -13,6 +13,7 @@ import typer
 from biotrain.errors import BioTrainError
 
 if TYPE_CHECKING:
+    from biotrain.frontend import FrontEnd
     from biotrain.ondevice import Live
     from biotrain.optim import Optimizer
 
@@ -223,8 +224,8 @@ class TrainOptions:
         ),
     ] = 0
 
-    def made_live(self) -> "Live | None":
-        """What `--live` asks for."""
+    def made_live(self, front: "FrontEnd | None" = None, bits: int = 16) -> "Live | None":
+        """What `--live` asks for, with a front end behind a converter of so many bits."""
         from biotrain.ondevice import Live
 
         own: dict[str, Any] = {
@@ -234,7 +235,7 @@ class TrainOptions:
             "slice_cycles": self.slice_cycles,
         }
         if self.live:
-            return Live(**own)
+            return Live(**own, front=front, converter_bits=bits)
         plain = TrainOptions()
         for name, value in own.items():
             if value != getattr(plain, name):

@@ -53,11 +53,21 @@ def parts(pkg: Package) -> list[tuple[str, int, str]]:
         ("optimizer", plan.optimizer_bytes, ", ".join(pkg.source.optimizer.slots)),
         ("running statistics", plan.state_bytes, ""),
         ("arena", plan.peak_bytes, f"{len(plan.buffers)} buffers"),
-        *((("beside the model", plan.live_bytes, "front end"),) if pkg.front else ()),
+        *_beside(pkg),
         ("stack", plan.stack_bytes, f"reserve of {pkg.target.name}"),
     )
     rest = plan.ram_bytes - sum(size for _, size, _ in known)
     return [*known, ("runtime", rest, "fields of the context")]
+
+
+def _beside(pkg: Package) -> tuple[tuple[str, int, str], ...]:
+    """What lies beside the model: a front end, or all that a device that lives has."""
+    plan, live = pkg.plan, pkg.source.live
+    if live is None:
+        return (("beside the model", plan.live_bytes, "front end"),) if plan.live_bytes else ()
+    what = ", ".join(f"{name} {size:,}" for name, size in live.parts.items())
+    look = ("arena of predictions", plan.predict_arena_bytes, "beside a half-done sample")
+    return (look, ("beside the model", plan.live_bytes, what))
 
 
 def ram_table(pkg: Package) -> Table:
@@ -92,7 +102,7 @@ def cost_table(pkg: Package) -> Table:
     return made
 
 
-def front_table(pkg: Package, cost: FrontCost) -> Table:
+def front_table(cost: FrontCost) -> Table:
     """What the front end takes of the target."""
     made = table(f"front end on {cost.target}", "", "", numbers=[1])
     made.add_row("cycles per frame", f"{cost.cycles_per_frame:,.0f}", cost.source)

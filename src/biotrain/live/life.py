@@ -234,8 +234,10 @@ def _heard_of(life: Life, heard: _Heard, events: Iterable[Any], fs: float) -> No
             t = heard.begin_s + end / fs
             life.predictions.append(Prediction(t, int(event.predicted), label))
             life.latest_s = max(life.latest_s, getattr(event, "late_s", 0.0))
-        else:
-            life.notes.append(Note(life.t, event.name, _in_words(event)))
+            continue
+        note = Note(life.t, event.name, _in_words(event))
+        if not (event.name == "refused" and life.notes and life.notes[-1].text == note.text):
+            life.notes.append(note)  # of refusals in a row the first; the counters have them all
 
 
 def _in_words(event: Any) -> str:

@@ -114,6 +114,12 @@ class Continuous:
         """Every subject, in ascending order."""
         return sorted({part.subject for part in self.parts})
 
+    @property
+    def bits(self) -> int:
+        """Of the converter, for the guard against saturation: 24 where its integers are kept in
+        32. 16 also for those of 8 bits (armbands), which strong signals clip all the time."""
+        return 16 if self.parts[0].x.dtype.itemsize <= 2 else 24
+
     def of(self, subject: int, session: int | None = None) -> list[Part]:
         """The parts of a subject (of one session) in their order; RecordingError if none."""
         found = [p for p in self.parts if p.subject == subject and session in (None, p.session)]
