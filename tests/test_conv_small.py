@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The convolutions with blocks of outputs in registers, as small cores run them and as vectors of
-the host, against one output at a time: the same bits for odd shapes, whole and in parts, in both
-modes."""
+"""The convolutions in blocks of registers, scalar as on small cores and vectors as on the host,
+against one output at a time: the same bits for odd shapes, whole and in parts, in both modes."""
 
 from __future__ import annotations
 

@@ -25,6 +25,13 @@ typedef struct bt_vec_sum {
   ptrdiff_t y_out;
 } bt_vec_sum;
 
+/* `n` results of `outs` outputs that share their samples. Blocks may make a result again. */
+BT_VECTOR_PART void bt_vec_sums(const bt_vec_sum *sum, int outs, int n);
+/* The same in leaves of BT_LEAF taps, the sum of each of which is added to y. */
+BT_VECTOR_PART void bt_vec_leaf_sums(const bt_vec_sum *sum, int outs, int n);
+
+#if BT_VECTOR_HERE
+
 /* Vectors of a block of four outputs: as many sums as registers hold. */
 #define BT_VEC_WIDE (BT_VECTOR == 16 ? 4 : 2)
 
@@ -82,15 +89,16 @@ BT_VECTOR_KERNEL int bt_vec_slide(bt_vec *s, const int vecs, const int down, int
 
 #endif
 
-/* Taps [k, end) of one row, all lanes inside; `all` says which of them are used. */
+/* Taps [k, end) of one row, all lanes inside; `all` says which of them are used. `falls`: the step may
+ * be negative. */
 BT_VECTOR_KERNEL void bt_vec_inside(const bt_vec_sum *m, bt_vec *s, const int outs, const int vecs,
-                             const int full, const bt_some *all, int k, int end, const float *w,
-                             const float *x)
+                             const int full, const int falls, const bt_some *all, int k, int end,
+                             const float *w, const float *x)
 {
 #if BT_VECTOR == 16
   if (full && outs == 1 && vecs >= 4 && m->step == 1)
     k = bt_vec_slide(s, vecs, 0, k, end, w, x);
-  if (full && outs == 1 && vecs >= 4 && m->step == -1)
+  if (full && outs == 1 && vecs >= 4 && falls && m->step == -1)
     k = bt_vec_slide(s, vecs, 1, k, end, w, x);
 #endif
   for (; k < end; k++) {
@@ -147,21 +155,24 @@ BT_VECTOR_KERNEL void bt_vec_edge(const bt_vec_sum *m, bt_vec *s, const int outs
 }
 
 /* Taps of a row, `n` lanes used. */
-BT_VECTOR_KERNEL void bt_vec_row(const bt_vec_sum *m, bt_vec *s, const int outs, const int vecs, int n,
+BT_VECTOR_KERNEL void bt_vec_row(const bt_vec_sum *m, bt_vec *s, const int outs, const int vecs,
+                                 const int falls, int n,
                           const bt_some *all, const bt_some *edges, int first, int taps, const float *w, const float *x)
 {
-  const int full = n == vecs * BT_VECTOR;
   /* taps [lo, hi) have all lanes inside */
   const int up = m->step > 0, step = up ? m->step : -m->step;
   const int a = up ? -first : first + n - m->times, b = up ? m->times - n - first : first;
   const int lo = a <= 0 ? 0 : bt_min(taps, step == 1 ? a : bt_ceil_div(a, step));
   const int hi = bt_max(lo, bt_min(taps, (step == 1 ? b : bt_floor_div(b, step)) + 1));
-  bt_vec_edge(m, s, outs, vecs, n, edges, first, 0, lo, w, x);
-  if (full)
-    bt_vec_inside(m, s, outs, vecs, 1, all, lo, hi, w, x);
-  else
-    bt_vec_inside(m, s, outs, vecs, 0, all, lo, hi, w, x);
-  bt_vec_edge(m, s, outs, vecs, n, edges, first, hi, taps, w, x);
+  for (int side = 0; side < 2; side++) {
+    bt_vec_edge(m, s, outs, vecs, n, edges, first, side ? hi : 0, side ? taps : lo, w, x);
+    if (side)
+      break;
+    if (outs == 1 && n == vecs * BT_VECTOR)
+      bt_vec_inside(m, s, outs, vecs, 1, falls, all, lo, hi, w, x);
+    else
+      bt_vec_inside(m, s, outs, vecs, 0, falls, all, lo, hi, w, x);
+  }
 }
 
 /* `n` results from `at` on of `outs` outputs, in outs x vecs registers. */
@@ -178,7 +189,7 @@ BT_VECTOR_KERNEL void bt_vec_block(const bt_vec_sum *m, int at, int n, const int
       s[o * vecs + j] = bt_vec_of(m->b ? m->b[o] : 0.0f);
   for (int i = 0; i < m->terms; i++)
     for (int h = 0; h < m->rows; h++)
-      bt_vec_row(m, s, outs, vecs, n, all, many ? edges : NULL, m->first + at, m->taps,
+      bt_vec_row(m, s, outs, vecs, 1, n, all, many ? edges : NULL, m->first + at, m->taps,
                  m->w + i * m->w_term + h * m->w_row, m->x + i * m->x_term + h * m->x_row + at);
   BT_VECTOR_UNROLL for (int o = 0; o < outs; o++)
     BT_VECTOR_UNROLL for (int j = 0; j < vecs; j++)
@@ -198,7 +209,7 @@ BT_VECTOR_KERNEL void bt_vec_leaves(const bt_vec_sum *m, int at, int n, const in
     for (int h = 0; h < m->rows; h++) {
       BT_VECTOR_UNROLL for (int j = 0; j < outs * vecs; j++)
         s[j] = bt_vec_of(0.0f);
-      bt_vec_row(m, s, outs, vecs, n, all, NULL, m->first + at + k * m->step,
+      bt_vec_row(m, s, outs, vecs, 0, n, all, NULL, m->first + at + k * m->step,
                  bt_min(BT_LEAF, m->taps - k), m->w + h * m->w_row + k,
                  m->x + h * m->x_row + (ptrdiff_t)k * m->step + at);
       BT_VECTOR_UNROLL for (int j = 0; j < outs * vecs; j++)
@@ -210,7 +221,7 @@ BT_VECTOR_KERNEL void bt_vec_leaves(const bt_vec_sum *m, int at, int n, const in
 }
 
 #define BT_VEC_SHAPE(kind, outs, vecs)                                                             \
-  BT_VECTOR_PART void bt_vec_##kind##_##outs##_##vecs(const bt_vec_sum *m, int at, int n)          \
+  static __attribute__((noinline)) void bt_vec_##kind##_##outs##_##vecs(const bt_vec_sum *m, int at, int n)          \
   {                                                                                                \
     bt_vec_##kind(m, at, n, outs, vecs);                                                           \
   }
@@ -228,8 +239,7 @@ BT_VEC_SHAPE(leaves, 1, 8)
 BT_VEC_SHAPE(leaves, 4, 1)
 BT_VEC_SHAPE(leaves, 8, 1)
 
-/* `n` results of `outs` outputs that share their samples. Blocks may make a result again. */
-BT_VECTOR_PART void bt_vec_sums(const bt_vec_sum *sum, int outs, int n)
+void bt_vec_sums(const bt_vec_sum *sum, int outs, int n)
 {
   for (int o = 0; o < outs;) {
     const int rest = outs - o;
@@ -267,8 +277,7 @@ BT_VECTOR_PART void bt_vec_sums(const bt_vec_sum *sum, int outs, int n)
   }
 }
 
-/* The same of sums in leaves. */
-BT_VECTOR_PART void bt_vec_leaf_sums(const bt_vec_sum *sum, int outs, int n)
+void bt_vec_leaf_sums(const bt_vec_sum *sum, int outs, int n)
 {
   for (int o = 0; o < outs;) {
     const int some = outs - o >= 8 ? 8 : outs - o >= 4 ? 4 : 1;
@@ -293,6 +302,8 @@ BT_VECTOR_PART void bt_vec_leaf_sums(const bt_vec_sum *sum, int outs, int n)
     o += some;
   }
 }
+
+#endif
 
 /* Rows [from, end) of the kernel that meet a row of the input, where kernel row 0 meets row `top`. */
 typedef struct bt_vec_reach {

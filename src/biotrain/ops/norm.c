@@ -71,6 +71,12 @@ BT_KERNEL void bt_leaf_moments(const float *x, float pivot, int n, float *mean, 
 
 #if BT_VECTOR
 
+/* bt_row_moments, eight rows at a time; of the rows that are left, eight leaves. */
+BT_VECTOR_PART void bt_row_moments_eights(int r0, int r1, int t0, int t1, const bt_in *x,
+                                          float *moments);
+
+#if BT_VECTOR_HERE
+
 /* A leaf of row r from time t on. */
 typedef struct bt_row_leaf {
   int r, t, n;
@@ -137,9 +143,7 @@ BT_VECTOR_KERNEL void bt_row_moments_eight(int r, int t0, int t1, const bt_in *x
     moments[3 * (r + j) + 2] = at[j];
 }
 
-/* bt_row_moments, eight rows at a time; of the rows that are left, eight leaves. */
-BT_VECTOR_PART void bt_row_moments_eights(int r0, int r1, int t0, int t1, const bt_in *x,
-                                          float *moments)
+void bt_row_moments_eights(int r0, int r1, int t0, int t1, const bt_in *x, float *moments)
 {
   for (int r = r0; r < r1 && t0 == 0; r += 8) {
     const int n = bt_leaf_end(0, t1);
@@ -180,6 +184,8 @@ BT_VECTOR_PART void bt_row_moments_eights(int r0, int r1, int t0, int t1, const 
     }
   }
 }
+
+#endif
 
 #endif
 

@@ -158,8 +158,13 @@ BT_KERNEL void bt_pair_add(float *to, int64_t sum, float a, float b)
 
 #if BT_VECTOR
 
-/* The same in loops that vectors can take: integer sums have no order. */
-BT_VECTOR_PART void bt_pair_block(bt_pairs g, bt_in x, int t, int end, int i0, int j0, float *sums)
+/* Adds the sums of a leaf [t, end) for the pairs of rows from i0 and rows from j0 <= i0 on, in loops
+ * that vectors can take: integer sums have no order. */
+BT_VECTOR_PART void bt_pair_block(bt_pairs g, bt_in x, int t, int end, int i0, int j0, float *sums);
+
+#if BT_VECTOR_HERE
+
+void bt_pair_block(bt_pairs g, bt_in x, int t, int end, int i0, int j0, float *sums)
 {
   const int n = end - t, same = i0 == j0;
   const int rows = bt_min(BT_PAIR_ROWS, g.rows - i0), others = bt_min(BT_PAIR_ROWS, g.rows - j0);
@@ -210,6 +215,8 @@ BT_VECTOR_PART void bt_pair_block(bt_pairs g, bt_in x, int t, int end, int i0, i
     to[k][1] = lo[k];
   }
 }
+
+#endif
 
 #else
 

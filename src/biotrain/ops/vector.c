@@ -24,9 +24,18 @@
 
 #include <immintrin.h>
 
-/* A part of a kernel that is a function of its own, so that it stands in the code once, and what it
- * is made of: arrays of vectors are registers only where every index is a constant. */
+/* A part of a kernel that is a function of its own, so that it stands in the code once. They are the
+ * same for every model: the host compiles them apart (BT_VECTOR_HERE 0, and 2 where they are). */
+#ifndef BT_VECTOR_HERE
+#define BT_VECTOR_HERE 1
+#endif
+#if BT_VECTOR_HERE == 1
 #define BT_VECTOR_PART static __attribute__((noinline, unused))
+#else
+#define BT_VECTOR_PART extern
+#endif
+
+/* What they are made of: arrays of vectors are registers only where every index is a constant. */
 #define BT_VECTOR_KERNEL static inline __attribute__((__always_inline__))
 #define BT_VECTOR_UNROLL _Pragma("GCC unroll 16")
 

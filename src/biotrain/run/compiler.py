@@ -6,12 +6,14 @@ from __future__ import annotations
 import hashlib
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
 import tempfile
 import uuid
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -48,11 +50,19 @@ def find_compiler() -> tuple[str, ...]:
 
 
 def cache_folder() -> Path:
-    """Where built libraries are kept: `BIOTRAIN_CACHE`, else the user's cache."""
+    """Where built libraries are kept: `BIOTRAIN_CACHE`, else the user's cache.
+
+    `BIOTRAIN_CACHE=off`: nowhere longer than this process runs. It may be deleted at any time.
+    """
     if chosen := os.environ.get("BIOTRAIN_CACHE"):
-        return Path(chosen)
+        return Path(_passing_folder().name if chosen == "off" else chosen)
     base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(base) / "biotrain"
+
+
+@lru_cache
+def _passing_folder() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="biotrain-cache-")
 
 
 def run_compiler(command: Sequence[str], cwd: Path) -> None:
@@ -72,20 +82,23 @@ def shared_library(
 ) -> Path:
     """Build all `.c` files into one shared library, cached by the content of what goes in.
 
-    Each `.c` file is an object of its own, so that new weights do not recompile the schedule.
+    Each `.c` file is an object of its own, which depends on the headers that it includes: new
+    weights do not recompile the schedule. What is missing is compiled side by side, and appears
+    whole or not at all, so that several processes may build the same at once.
     """
     command = tuple(compiler or find_compiler())
     machine = _machine(command)
-    headers = "".join(files[name] for name in sorted(files) if name.endswith(".h"))
-    objects: list[Path] = []
+    folder = cache_folder()
     sources = sorted(name for name in files if name.endswith(".c"))
-    for name in sources:
-        key = _key(
-            command, flags, machine, "" if name.endswith("_weights.c") else headers, files[name]
-        )
-        objects.append(_object(command, flags, files, name, key))
+
+    def build(name: str) -> Path:
+        parts = [files[f] for f in (name, *_included(files, name))]
+        return _object(command, flags, files, name, _key(command, flags, machine, *parts))
+
+    with ThreadPoolExecutor(max_workers=len(sources)) as pool:
+        objects = list(pool.map(build, sources))
     key = _key(command, flags, machine, "shared", *[o.stem for o in objects])
-    library = cache_folder() / f"{key}.so"
+    library = folder / f"{key}.so"
     if not library.exists():
         unfinished = temporary(library)
         run_compiler(
@@ -93,6 +106,18 @@ def shared_library(
         )
         unfinished.replace(library)
     return library
+
+
+def _included(files: Mapping[str, str], name: str) -> list[str]:
+    """The headers among the files that a file includes, directly or not, sorted."""
+    found: dict[str, None] = {}
+    waiting = [name]
+    while waiting:
+        for header in re.findall(r'^ *#include "([^"]+)"', files[waiting.pop()], re.M):
+            if header in files and header not in found:
+                found[header] = None
+                waiting.append(header)
+    return sorted(found)
 
 
 def _object(

@@ -23,9 +23,25 @@ OPTIMISED = ("-O3", "-march=native", "-fPIC", "-std=c99", *NUMERICS)
 """Flags of the host build. The bits do not depend on them, the speed does."""
 
 
+VECTORS = ("bt_conv_vector.h", "bt_norm.h", "bt_pair_moments.h")
+"""Headers whose parts in vectors are the same for every model."""
+
+
 def library_files(package: Package) -> dict[str, str]:
-    """The package and the host's loops."""
-    return {**package.files, "host.c": (RUNTIME / "host.c").read_text(encoding="utf-8")}
+    """The package, the host's loops, and what the kernels do in vectors, compiled once for all."""
+    included = [f'#include "{name}"' for name in VECTORS if name in package.files]
+    lines = [
+        f"#define BT_FUSED {int(package.fused)}",
+        "#undef BT_VECTOR_HERE",
+        "#define BT_VECTOR_HERE 2",
+        *included,
+        "typedef int bt_vectors; /* C99 wants something here */",
+    ]
+    return {
+        **package.files,
+        "host.c": (RUNTIME / "host.c").read_text(encoding="utf-8"),
+        "vectors.c": "\n".join([*lines, ""]),
+    }
 
 
 class HostDevice(Device):
@@ -201,7 +217,7 @@ def build(
 ) -> Path:
     """The shared library of a package, built or from the cache."""
     command = tuple(compiler or find_compiler())
-    return shared_library(library_files(package), flags, command)
+    return shared_library(library_files(package), (*flags, "-DBT_VECTOR_HERE=0"), command)
 
 
 def _pointer(array: npt.NDArray[Any]) -> ctypes.c_void_p:
