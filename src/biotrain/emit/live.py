@@ -104,7 +104,7 @@ def live_header(source: Source, plan: LivePlan) -> str:
         f"#define BT_LIVE_FRAME_CYCLES {_frame_cycles(plan)}u /* of taking a frame */",
         f"#define BT_LIVE_FORM_CYCLES {12 * plan.chans * plan.times}u /* of making a window */",
         "#define BT_LIVE_READ_CYCLES 8000u /* of 256 bytes of a stored window, without the flash */",
-        "#define BT_LIVE_WRITE_CYCLES 2000u /* of 64 bytes of a checkpoint, without the flash */",
+        "#define BT_LIVE_WRITE_CYCLES 2000u /* of 64 bytes saved, without the flash */",
         "",
         '#include "bt_live.h"',
         "",
