@@ -389,13 +389,18 @@ def test_what_cannot_be_asked(data: str, more: dict[str, Any], complaint: str) -
     assert complaint in str(caught.value)
 
 
-def test_the_example_is_a_study() -> None:
+def test_the_examples_are_studies() -> None:
     made = make_spec(read_spec(ROOT / "examples" / "study.toml"))
     by_name = {s.name: s for s in made.strategies}
     assert by_name["gentle"].rule == "full"
     assert by_name["gentle"].recipe.lr == 1e-3
     assert by_name["full"].recipe.lr == 5e-3
     assert by_name["full-bn8"].rule == "full-bn8 (torch)"
+    forgetting = make_spec(read_spec(ROOT / "examples" / "forgetting.toml"))
+    assert [(s.rule, s.recipe.replay) for s in forgetting.strategies] == [
+        ("full", 0),
+        ("full", 100),
+    ]
 
 
 def test_the_verb(data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
