@@ -143,3 +143,16 @@ def test_labels_of_long_ago_are_let_go() -> None:
 def test_nothing_happened() -> None:
     assert Life(("a", "b")).accuracy() is None
     figure(Life(("a", "b")))
+
+
+def test_an_interrupt_ends_it_and_tells_what_was() -> None:
+    def interrupted(after: int) -> Iterator[Chunk]:
+        yield from chunks([1] * after)
+        raise KeyboardInterrupt
+
+    given = {"fs": 10.0, "span": 10, "hop": 10, "classes": ("a", "b")}
+    found, _ = live(interrupted(3), FakeBody(10, 10), **given)
+    assert len(found.predictions) == 3
+    assert found.crc32 == 0x1234
+    with pytest.raises(KeyboardInterrupt):
+        live(interrupted(0), FakeBody(10, 10), **given)

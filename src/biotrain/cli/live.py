@@ -388,7 +388,6 @@ class _Watch:
         self._console = console(stderr=True)
         self._screen: Screen | None = None
         self._line = _Line()
-        self.life: Life | None = None
 
     def __enter__(self) -> "_Watch":
         if self._console.is_terminal:
@@ -406,7 +405,6 @@ class _Watch:
             self._screen.stop()
 
     def __call__(self, life: "Life") -> None:
-        self.life = life
         if self._screen:
             self._screen.update(self.picture(life))
             return

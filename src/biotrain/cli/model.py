@@ -22,7 +22,7 @@ from biotrain.errors import BioTrainError
 from biotrain.frontend import FrontEnd, read_front
 from biotrain.package import Package, compile_model
 from biotrain.study.adapt import dataset_name
-from biotrain.study.continuous import load_continuous
+from biotrain.study.continuous import Continuous, load_continuous
 from biotrain.study.continuous import recordings as found_recordings
 from biotrain.study.recordings import Recordings
 from biotrain.topology import prepare
@@ -62,6 +62,11 @@ class Model:
         return self.found[0]
 
     @cached_property
+    def continuous(self) -> Continuous | None:
+        """The same, where they are continuous."""
+        return None if self.options.data is None else load_continuous(self.options.data)
+
+    @cached_property
     def front(self) -> FrontEnd | None:
         """The front end of `--front`, for the recordings of `--data` or the shape; None where they
         are cut upstream, or nobody asked for one."""
@@ -70,8 +75,7 @@ class Model:
             return None
         spec = read_front(given.front)
         if given.data is not None:
-            found = load_continuous(given.data)
-            return None if found is None else found.front(spec)
+            return None if self.continuous is None else self.continuous.front(spec)
         rate, chans = self.shape.get("sfreq"), self.shape.get("n_chans")
         times = self.shape.get("n_times")
         fs = None if rate is None or spec.fs_in is not None else rate * spec.decimate
@@ -143,8 +147,7 @@ class Model:
         """Of the converter in front of a front end: what the recordings are kept in, else 24."""
         if self.front is None:
             return 16
-        found = None if self.options.data is None else load_continuous(self.options.data)
-        return 24 if found is None else found.bits
+        return 24 if self.continuous is None else self.continuous.bits
 
     def fed(self, train: TrainOptions) -> TrainOptions:
         """The options with the input that the front end makes."""

@@ -42,7 +42,8 @@ def _accuracy(axes: Axes, life: Life, unit: float) -> None:
     ends = np.arange(1, len(right) + 1)
     begins = np.maximum(ends - RECENT, 0)
     share = 100 * (sums[ends] - sums[begins]) / np.maximum(ends - begins, 1)
-    axes.plot([p.t / unit for p in known], share, color=RIGHT, linewidth=1.4)
+    first = RECENT // 3  # of fewer a share says little
+    axes.plot([p.t / unit for p in known][first:], share[first:], color=RIGHT, linewidth=1.4)
     axes.axhline(100 / len(life.classes), color="black", linewidth=0.8, linestyle=":", zorder=0)
     axes.set_ylim(0, 103)
     axes.set_ylabel(f"right, of the newest {RECENT} (%)")

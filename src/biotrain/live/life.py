@@ -154,43 +154,48 @@ def live(
     restarts : power goes off and on wherever signal is missing; else the device sees a jump. Where
         power is lost (`cut`), it comes back with the next chunk, and the rest of this one is lost.
 
-    Returns what happened, and the device (another one after a restart).
+    Returns what happened until the chunks end or Ctrl-C, and the device (another one after a
+    restart).
     """
     life = Life(tuple(classes))
     wanted = sorted(calibrate_after)
     before: dict[str, int] = {}
     began: float | None = None
     heard = _Heard(span, hop)
-    for chunk in chunks:
-        if body.off or (chunk.gap and life.t > 0 and restarts):
-            text = POWER_LOST if body.off else OFF_AND_ON
-            if not body.off:
-                _heard_of(life, heard, body.settle(hop), fs)  # the last window is still due
-            before = _sum(before, body.counted)
-            body = body.again()
-            heard = _Heard(span, hop, life.t)
-            life.notes.append(Note(life.t, "restarted", text))
-        life.where = chunk.where or life.where
-        told = chunk.labels if told_s is None or life.t < told_s else 0 * chunk.labels - 1
-        heard.add(chunk.labels)
-        life.t += chunk.x.shape[1] / fs
-        _heard_of(life, heard, body.play(chunk.x, told), fs)
-        if body.off:
-            continue
-        counted = _sum(before, body.counted)
-        life.counters, life.mode = counted, body.mode
-        if wanted and counted.get("stored", 0) >= wanted[0] and body.mode != "calibrate":
-            wanted.pop(0)
-            body.calibrate()
-            life.mode = body.mode
-            life.notes.append(Note(life.t, "calibrate", f"{counted['stored']} windows stored"))
-        if life.mode == "calibrate" and began is None:
-            began = life.t
-        if life.mode != "calibrate" and began is not None:
-            life.calibrating.append((began, life.t))
-            began = None
-        if watch:
-            watch(life)
+    try:
+        for chunk in chunks:
+            if body.off or (chunk.gap and life.t > 0 and restarts):
+                text = POWER_LOST if body.off else OFF_AND_ON
+                if not body.off:
+                    _heard_of(life, heard, body.settle(hop), fs)  # the last window is still due
+                before = _sum(before, body.counted)
+                body = body.again()
+                heard = _Heard(span, hop, life.t)
+                life.notes.append(Note(life.t, "restarted", text))
+            life.where = chunk.where or life.where
+            told = chunk.labels if told_s is None or life.t < told_s else 0 * chunk.labels - 1
+            heard.add(chunk.labels)
+            life.t += chunk.x.shape[1] / fs
+            _heard_of(life, heard, body.play(chunk.x, told), fs)
+            if body.off:
+                continue
+            counted = _sum(before, body.counted)
+            life.counters, life.mode = counted, body.mode
+            if wanted and counted.get("stored", 0) >= wanted[0] and body.mode != "calibrate":
+                wanted.pop(0)
+                body.calibrate()
+                life.mode = body.mode
+                life.notes.append(Note(life.t, "calibrate", f"{counted['stored']} windows stored"))
+            if life.mode == "calibrate" and began is None:
+                began = life.t
+            if life.mode != "calibrate" and began is not None:
+                life.calibrating.append((began, life.t))
+                began = None
+            if watch:
+                watch(life)
+    except KeyboardInterrupt:  # a headset has no end: what has happened until now counts
+        if not life.predictions:
+            raise
     if began is not None:
         life.calibrating.append((began, life.t))
     if not body.off:
