@@ -411,6 +411,20 @@ def test_compile_writes_a_folder_that_runs(tmp_path: Path) -> None:
         assert json.loads(again)["crc32"] == first["crc32"]
 
 
+def test_compile_makes_firmware_that_lives(tmp_path: Path) -> None:
+    shape = ("--chans", "4", "--times", "128", "--classes", "3", "--sfreq", "64")
+    live = ("--live", "--hop", "32", "--slice-cycles", "20000", "--target", "nrf52840")
+    plain = ("compile", "epidenet", *shape, "-o", str(tmp_path / "out"))
+    scale = ("--input-type", "int16", "--input-scale", "0.1")
+    plan = json.loads(cli(*plain, *scale, *live, "--json", "-"))["plan"]
+    assert plan["longest_slice_cycles"] > 0
+    assert plan["ram_bytes"] > plan["live_bytes"] + plan["predict_arena_bytes"]
+    assert "bt_live_work" in (tmp_path / "out" / "firmware" / "main.c").read_text()
+    for options, message in (((*live,), "input_type='int16'"), (("--hop", "32"), "--live")):
+        done = CliRunner().invoke(app, [*plain, *options])
+        assert message in str(done.exception)
+
+
 def test_makefile_warns_as_the_contract_says() -> None:
     files = project_files(small("plain"))
     for name in ("firmware/Makefile", "firmware/CMakeLists.txt"):

@@ -105,6 +105,12 @@ class Package:
 
         return start(self, on, **options)
 
+    def measured(self) -> Package:
+        """The same package that lives, its pieces cut by what the emulated core takes for them."""
+        from biotrain.run.measured import measured
+
+        return measured(self)
+
     def live(self, on: str = "host", flash: Flash | None = None) -> LiveDevice:
         """Start the life around the package (compiled with `live=`): on `host` or `emulator`."""
         from biotrain.run.live_device import LiveDevice

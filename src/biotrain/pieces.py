@@ -72,7 +72,8 @@ def box_cycles(node: Node, box: Span, target: Target) -> int:
         return 0
     size = rule.call(node).box
     shared = rule.shared_ops(node, Span(0, size[0], 0, size[1]))
-    ops = area_ops(max(rule.ops(node) - shared, 0), box.size, size) + rule.shared_ops(node, box)
+    all_ops = rule.ops(node) or size[0] * size[1]
+    ops = area_ops(max(all_ops - shared, 0), box.size, size) + rule.shared_ops(node, box)
     return round(ops * price_of(target, node.op)) + CALL_CYCLES
 
 

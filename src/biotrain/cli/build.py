@@ -263,6 +263,13 @@ def compile_verb(
         Path | None,
         typer.Option("-o", "--out", metavar="DIR", help="Folder of the C; made where missing."),
     ] = None,
+    measure: Annotated[
+        bool,
+        typer.Option(
+            "--measure-slices",
+            help="With --live: cut by what the emulated core takes for each piece; minutes.",
+        ),
+    ] = False,
     show: Show = None,
     to: Json = None,
 ) -> None:
@@ -278,6 +285,9 @@ def compile_verb(
     chosen = Model(model, given)
     pkg = chosen.compiled(train)
     _about_front(out, chosen)
+    if measure:
+        with Busy("measuring the pieces"):
+            pkg = pkg.measured()
     files = []
     project: dict[str, str] = {}
     if output is not None:

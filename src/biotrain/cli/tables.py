@@ -47,7 +47,7 @@ def _gradients(pkg: Package) -> str:
 def parts(pkg: Package) -> list[tuple[str, int, str]]:
     """The whole RAM by part: name, bytes, remark."""
     plan = pkg.plan
-    known = (
+    known: tuple[tuple[str, int, str], ...] = (
         ("parameters", plan.param_bytes, f"{plan.trained_params:,} of {plan.params:,} train"),
         ("gradients", plan.gradient_bytes, _gradients(pkg)),
         ("optimizer", plan.optimizer_bytes, ", ".join(pkg.source.optimizer.slots)),
@@ -56,6 +56,16 @@ def parts(pkg: Package) -> list[tuple[str, int, str]]:
         *_beside(pkg),
         ("stack", plan.stack_bytes, f"reserve of {pkg.target.name}"),
     )
+    if pkg.source.live is not None:
+        around = pkg.source.live
+        own = {**around.parts, "arena of predictions": plan.predict_arena_bytes}
+        notes = {
+            "capture ring": f"{around.ring_frames} frames",
+            "arena of predictions": "beside a half-done training sample",
+            "sample store": f"{around.live.store_pages} pages of flash",
+            "session": "calibration, checkpoints, guards, counters",
+        }
+        known = (*known, *((name, size, notes.get(name, "")) for name, size in own.items()))
     rest = plan.ram_bytes - sum(size for _, size, _ in known)
     return [*known, ("runtime", rest, "fields of the context")]
 
@@ -94,6 +104,12 @@ def cost_table(pkg: Package) -> Table:
         made.add_row("ms", f"{plan.ms_per_sample:,.2f}", f"at {target.clock_hz / 1e6:g} MHz")
     if plan.mj_per_sample:
         made.add_row("mJ", f"{plan.mj_per_sample:.3g}", "")
+    if plan.longest_slice_cycles:
+        longest = f"{plan.longest_slice}; nothing pauses inside it"
+        made.add_row("longest piece, cycles", f"{plan.longest_slice_cycles:,}", longest)
+    if pkg.source.live is not None:
+        pages = f"{pkg.source.live.pages} pages of windows and checkpoints"
+        made.add_row("flash it writes, bytes", f"{pkg.source.live.flash_bytes:,}", pages)
     made.add_row("flash, bytes", f"{plan.flash_bytes:,}", "weights and constants, without code")
     above = plan.peak_bytes - plan.lower_bound_bytes
     share = above / max(plan.lower_bound_bytes, 1)

@@ -400,6 +400,15 @@ class LiveDevice:
             "waiting": w[15],
         }
 
+    @property
+    def task(self) -> int:
+        """What a calibration is at: a `bt_live_task`."""
+        return self._report()[4]
+
+    def context(self, offset: int, size: int) -> bytes:
+        """Bytes of the `bt_model`."""
+        return self._place.read(self._model + offset, size)
+
     def crc32(self) -> int:
         """CRC-32 of the trained parameters and running statistics."""
         return self._report()[2]
