@@ -159,9 +159,7 @@ def check_front(front: FrontEnd, shape: tuple[int, int], input_scale: float | No
         )
     if input_scale is not None and (front.unit is None or not same(front.unit, input_scale)):
         unit = "floats" if front.unit is None else f"steps of {front.unit:g}"
-        raise BioTrainError(
-            f"the front end makes {unit}, the model takes steps of {input_scale:g}"
-        )
+        raise BioTrainError(f"the front end makes {unit}, the model takes steps of {input_scale:g}")
 
 
 def fused_on(target: Target) -> bool:
