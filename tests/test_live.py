@@ -230,12 +230,18 @@ def shuffled(n: int, seed: int, epoch: int, i: int) -> int:
             return i
 
 
-def by_hand(windows: list[tuple[np.ndarray, int]], epochs: int, patience: int) -> tuple[int, float]:
+def by_hand(
+    windows: list[tuple[np.ndarray, int]],
+    epochs: int,
+    patience: int,
+    held_back: int,
+    **options: Any,
+) -> tuple[int, float]:
     """The calibration with plain calls, in the documented order: the weights' CRC-32, accuracy."""
-    dev = package(live=False).run("host")
+    dev = package(live=False, **options).run("host")
     x, y = np.stack([w for w, _ in windows]), np.asarray([label for _, label in windows])
     n, key = len(x), mixed(1)  # seed 0, session 1
-    held = n // 5
+    held = n // held_back if held_back else 0
     order = [shuffled(n, key, 0xFFFFFFFF, i) for i in range(n)]
     test, train = order[:held], order[held:]
 
@@ -245,35 +251,46 @@ def by_hand(windows: list[tuple[np.ndarray, int]], epochs: int, patience: int) -
         losses = np.log(np.exp(z).sum(1)) - z[range(held), y[test]]
         return int((z.argmax(1) == y[test]).sum()), -float(losses.mean())
 
-    best, kept, stale = judged(), dev.crc32(), 0
+    best, kept, stale = (0, -1e9) if not held else judged(), dev.crc32(), 0
     dev.begin()
     for epoch in range(epochs):
         turn = [train[shuffled(len(train), key, epoch, i)] for i in range(len(train))]
         dev.train(x[turn], y[turn])
-        now = judged()
+        now = judged() if held else (0, float(epoch))
         stale = 0 if now > best else stale + 1
         if now > best:
             best, kept = now, dev.crc32()
         if patience and stale >= patience:
             break
-    return kept, best[0] / held
+    return kept, best[0] / max(held, 1)
 
 
-@pytest.mark.parametrize(("epochs", "patience"), [(3, 0), (8, 2)])
-def test_a_calibration_is_what_plain_calls_do(epochs: int, patience: int) -> None:
-    dev = package(epochs=epochs, patience=patience, store_pages=128).live()
+@pytest.mark.parametrize(
+    ("epochs", "patience", "held_back", "options"),
+    [
+        (8, 2, 5, {}),
+        (3, 0, 0, {}),  # nothing judges: the last weights are kept
+        (3, 0, 4, {"gradients": "momentum"}),
+        (2, 0, 5, {"gradients": "update", "accumulate": 1}),
+    ],
+)
+def test_a_calibration_is_what_plain_calls_do(
+    epochs: int, patience: int, held_back: int, options: dict[str, Any]
+) -> None:
+    settings = {"epochs": epochs, "patience": patience, "held_back": held_back}
+    dev = package(**settings, store_pages=128, **options).live()
     x, y = signal(1200)
     dev.play(x, y)
     windows = [(w, label) for w, label in cut_out(x, y) if label >= 0]
     assert dev.state["stored"] == len(windows) < dev.state["capacity"]
     dev.calibrate()
     events = dev.play(*signal(1200, 1), cycles_per_frame=20_000)
-    crc, accuracy = by_hand(windows, epochs, patience)
+    crc, accuracy = by_hand(windows, **settings, **options)
     done = [e for e in events if e.name == "calibrated"]
     assert [e.kept for e in done] == [True]
     assert dev.crc32() == crc
     assert dev.state["best"] == pytest.approx(accuracy)
-    assert dev.state["best"] > dev.state["before"]
+    assert dev.state["best"] > dev.state["before"] or not held_back
     assert dev.mode == "use"
     # no window was missed meanwhile, and those with a label were stored
     assert names(events)["predicted"] == 75
