@@ -531,3 +531,25 @@ def test_the_plan_counts_what_lives() -> None:
     assert tight.plan.ram_bytes <= plan.ram_bytes
     with pytest.raises(bt.BioTrainError):
         package(memory=6000)
+
+
+@pytest.mark.slow
+def test_measured_pieces_are_cut_by_what_the_core_takes() -> None:
+    for needed in ("unicorn", "elftools", "ziglang"):
+        pytest.importorskip(needed)
+    pkg = package(slice_cycles=6000)
+    cut = pkg.measured()
+    longest = cut.plan.longest_slice_cycles
+    assert 0 < longest < 20_000
+    assert f"{longest:,} cycles, {cut.plan.longest_slice}" in cut.plan.choices[-1]
+    assert cut.plan.longest_slice in {v.name for n in cut.graph.nodes for v in n.outputs} | {
+        v.name for n in cut.source.predict.nodes for v in n.outputs
+    }
+    ends = []
+    for one in (pkg, cut):
+        dev = one.live()
+        dev.play(*signal(600))
+        dev.calibrate()
+        dev.work(5000)
+        ends.append(dev.crc32())
+    assert ends[0] == ends[1]

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from biotrain import models
     from biotrain.errors import BioTrainError
+    from biotrain.ondevice import Live
     from biotrain.optim import SGD, Adam
     from biotrain.package import Package
     from biotrain.package import compile_model as compile  # noqa: A004  (bt.compile)
@@ -32,6 +33,7 @@ __all__ = [
     "SGD",
     "Adam",
     "BioTrainError",
+    "Live",
     "Package",
     "compile",
     "models",
@@ -44,6 +46,7 @@ _HOME = {
     "SGD": "optim",
     "Adam": "optim",
     "BioTrainError": "errors",
+    "Live": "ondevice",
     "Package": "package",
     "prepare": "topology",
     "report": "topology",
