@@ -435,6 +435,26 @@ def test_power_may_go_at_every_byte_of_a_calibration() -> None:
         survive(cut)
 
 
+def test_windows_stored_meanwhile_do_not_join() -> None:
+    options: dict[str, Any] = {"store_pages": 128, "epochs": 6, "patience": 0, "ring": 256}
+    dev = recorded(700, **options)
+    flash = dev.flash
+    dev.calibrate()
+    dev.work()
+    wanted = dev.crc32()
+    dev = package(**options).live(flash=flash)
+    dev.calibrate()
+    dev.play(*signal(800, 1), cycles_per_frame=6000)
+    assert dev.mode == "calibrate"
+    assert dev.record["epoch"] >= 1
+    assert dev.counters["stored"] > 20
+    dev = dev.again()  # power goes in the middle of an epoch
+    assert dev.mode == "calibrate"
+    dev.play(*signal(300, 2), cycles_per_frame=6000)
+    dev.work()
+    assert (dev.mode, dev.crc32()) == ("use", wanted)
+
+
 def test_power_may_go_while_a_window_is_stored() -> None:
     flash = recorded(500).flash
     x, y = signal(200, 2)
