@@ -2,10 +2,12 @@
 """Where live samples come from: a recording in time, LSL, BrainFlow, and cues."""
 
 import sys
+import threading
 import time
 import types
 import uuid
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -113,17 +115,28 @@ def test_an_lsl_stream() -> None:
         time.sleep(0.05)
     stream = feed.chunks()
     begin = pylsl.local_clock()
-    marker.push_sample(["fist"], begin + 0.045)
-    time.sleep(0.1)
-    for t in range(10):
-        outlet.push_sample([0.5 * t, -0.5 * t], begin + 0.01 * t)
+    outlet.push_sample([9.0, 9.0], begin - 1.0)  # before the loop begins: left out
+    time.sleep(0.3)
+    # The loop begins with the first `next`, which these wait for; one marker is far ahead.
+    sender = threading.Thread(target=_send, args=(outlet, marker, begin))
+    sender.start()
     got: list[Chunk] = []
     while sum(c.x.shape[1] for c in got) < 10:
         got.append(next(stream))
+    sender.join()
     x = np.concatenate([c.x for c in got], axis=1)
     np.testing.assert_array_equal(x, [np.arange(10), -np.arange(10)])
     labels = np.concatenate([c.labels for c in got])
     np.testing.assert_array_equal(labels, [-1] * 5 + [1] * 5)
+
+
+def _send(outlet: Any, marker: Any, begin: float) -> None:
+    time.sleep(0.3)
+    marker.push_sample(["fist"], begin + 0.045)
+    marker.push_sample(["rest"], begin + 60.0)
+    time.sleep(0.2)
+    for t in range(10):
+        outlet.push_sample([0.5 * t, -0.5 * t], begin + 0.01 * t)
 
 
 class FakeInlet:

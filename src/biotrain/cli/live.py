@@ -118,7 +118,7 @@ def live_verb(
         int, typer.Option("--pretrain-epochs", min=0, help="On the other subjects, in torch.")
     ] = 15,
     speed: Annotated[
-        float, typer.Option("--speed", min=0.0, help="Times real time; 0: as fast as it goes.")
+        float, typer.Option("--speed", min=0.0, help="Of a recording, times real time; 0: no wait.")
     ] = 1.0,
     seconds: Annotated[
         float | None, typer.Option("--seconds", help="End after so much signal.")
@@ -187,7 +187,7 @@ def live_verb(
     with _Watch(feed, lasts, names, out) as watch:
         begun = time.monotonic()
         found, _ = live(
-            paced(feed, speed, seconds),
+            paced(feed, speed if lsl is None and board is None else 0.0, seconds),
             body,
             fs=feed.fs,
             span=size * factor,

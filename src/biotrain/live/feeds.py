@@ -118,6 +118,7 @@ class Lsl:
             self._markers.open_stream(timeout=wait_s)
         self._inlet.open_stream(timeout=wait_s)
         self._label = -1
+        self._ahead: list[tuple[float, int]] = []
 
     def _found(self, pylsl: Any, name: str) -> Any:
         for prop in ("name", "type"):
@@ -126,10 +127,12 @@ class Lsl:
         raise BioTrainError(f"no LSL stream is called '{name}', nor is any of that type")
 
     def chunks(self) -> Iterator[Chunk]:
-        """What has come, again and again; BioTrainError after `wait_s` of silence."""
+        """What comes from now on, again and again; BioTrainError after `wait_s` of silence."""
+        while len(self._inlet.pull_chunk(timeout=0.0)[1]):
+            pass  # of the time before, while the network was made
         heard = time.monotonic()
         while True:
-            changes = self._changes()
+            self._ahead += self._changes()
             samples, stamps = self._inlet.pull_chunk(timeout=CHUNK_S)
             if not len(stamps):
                 if time.monotonic() - heard > self._wait_s:
@@ -137,7 +140,7 @@ class Lsl:
                 continue
             heard = time.monotonic()
             x = steps_of(np.asarray(samples).T, self.scale)
-            yield Chunk(x, self._labels(np.asarray(stamps), changes))
+            yield Chunk(x, self._labels(np.asarray(stamps)))
 
     def _changes(self) -> list[tuple[float, int]]:
         """(time, label) of the markers that have come."""
@@ -149,11 +152,11 @@ class Lsl:
             for text, at in zip(texts, stamps, strict=True)
         ]
 
-    def _labels(self, stamps: npt.NDArray[Any], changes: list[tuple[float, int]]) -> Ints:
+    def _labels(self, stamps: npt.NDArray[Any]) -> Ints:
         labels = np.full(len(stamps), self._label, np.int64)
-        for at, label in changes:
-            labels[stamps >= at] = label
-            self._label = label
+        while self._ahead and self._ahead[0][0] <= stamps[-1]:  # later ones wait for their samples
+            at, self._label = self._ahead.pop(0)
+            labels[stamps >= at] = self._label
         return labels
 
 
