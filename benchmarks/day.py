@@ -273,7 +273,7 @@ def main() -> int:
     print(f"  {c['windows']:,} windows, {result['missed']} missed; {c['stored']:,} stored")
     print(
         f"  {c['trained']:,} trained in {c['slices']:,} slices, {c['checkpoints']} checkpoints; "
-        f"power lost at step {result['cut_at_step']} of a checkpoint"
+        f"power lost {result['cut_at_step']} steps of flash after the second epoch"
     )
     print(
         f"  a prediction was there at most {result['latest_ms']:.0f} ms after its window; at most "
