@@ -42,6 +42,32 @@ BT_KERNEL void bt_conv_product_int16(bt_conv g, bt_box box, bt_in16 x, const flo
   }
 }
 
+#if BT_VECTOR
+
+/* The same in vectors. */
+BT_KERNEL void bt_conv_product_int16_vectors(bt_conv g, bt_box box, bt_in16 x, const float *w,
+                                             const float *b, bt_out y, float scale)
+{
+  const int ins = g.channels / g.groups * g.rows, rows = g.out_channels / g.groups;
+  const int length = 8 * BT_INT16_SAMPLES / ins;
+  float samples[8 * BT_INT16_SAMPLES];
+  for (int t = box.t0; t < box.t1; t += length) {
+    const int end = bt_min(t + length, box.t1);
+    for (int r = box.r0; r < box.r1; r = (r / rows + 1) * rows) {
+      const int group = r / rows, last = bt_min(box.r1, (group + 1) * rows);
+      for (int i = 0; i < ins; i++)
+        bt_int16_take(x, group * ins + i, t, end, scale, samples + i * length);
+      const bt_vec_sum m = {.terms = ins, .rows = 1, .taps = 1, .step = 1, .w = w + r * ins,
+                            .w_out = ins, .w_term = 1, .x = samples, .x_term = length,
+                            .times = end - t, .b = b ? b + r : NULL, .y = bt_to(y, r, t),
+                            .y_out = y.stride};
+      bt_vec_sums(&m, last - r, end - t);
+    }
+  }
+}
+
+#endif
+
 /* Needs (taps - 1) dilation <= BT_INT16_SAMPLES / 2. */
 BT_KERNEL void bt_conv_forward_int16(bt_conv g, bt_box box, bt_in16 x, const float *w,
                                      const float *b, bt_out y, float scale)
@@ -51,6 +77,12 @@ BT_KERNEL void bt_conv_forward_int16(bt_conv g, bt_box box, bt_in16 x, const flo
     bt_conv_product_int16(g, box, x, w, b, y, scale);
     return;
   }
+#if BT_VECTOR
+  if (bt_conv_is_matrix(g) && per_group * g.rows <= BT_INT16_SAMPLES / 8) {
+    bt_conv_product_int16_vectors(g, box, x, w, b, y, scale);
+    return;
+  }
+#endif
   const int reach = (g.taps - 1) * g.dilation;
   const int first = bt_conv_group(g, box.r0) * per_group * g.rows;
   const int last = (bt_conv_group(g, box.r1 - 1) + 1) * per_group * g.rows;

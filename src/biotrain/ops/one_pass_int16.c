@@ -9,6 +9,24 @@
 BT_KERNEL void bt_centred_dw_int16(bt_pairs g, bt_box box, bt_in16 x, bt_in d, const float *pairs,
                                    float *raw, float scale)
 {
+#if BT_VECTOR
+  float z0[BT_LEAF], eight[8 * BT_LEAF];
+  for (int t = box.t0; t < box.t1; t = bt_leaf_end(t, box.t1)) {
+    const int n = bt_leaf_end(t, box.t1) - t;
+    for (int i = 0; i < g.rows; i += 8) {
+      for (int j = 0; j < 8 && i + j < g.rows; j++)
+        bt_int16_take(x, i + j, t, t + n, scale, eight + j * BT_LEAF);
+      const bt_in rows = bt_read_at(eight, BT_LEAF, i, t);
+      if (n == BT_LEAF)
+        bt_centred_eight(g, box, rows, i, d, t, BT_LEAF, pairs, z0, raw);
+      else
+        bt_centred_eight(g, box, rows, i, d, t, n, pairs, z0, raw);
+    }
+    for (int o = box.r0; o < box.r1; o++)
+      raw[o * (g.rows + 1) + g.rows] += bt_leaf_sum(bt_at(d, o, t), n);
+  }
+  return;
+#endif
   float first[BT_LEAF], samples[BT_LEAF];
   for (int t = box.t0; t < box.t1; t = bt_leaf_end(t, box.t1)) {
     const int n = bt_leaf_end(t, box.t1) - t;
