@@ -58,7 +58,7 @@ format: $(VENV)/.installed-test  ## let ruff format the code and mend what it ca
 	$(PY) -m ruff check --fix
 	$(PY) -m ruff format
 
-bench: $(VENV)/.installed-test  ## speed and memory against PyTorch, as ratios in one run
+bench: $(VENV)/.installed-test  ## speed and memory against other frameworks, as ratios in one run (JSON, figure: build/)
 	@for program in $(sort $(filter-out benchmarks/_% benchmarks/matrix.py,$(wildcard benchmarks/*.py))); do \
 		echo "== $$program"; OMP_NUM_THREADS=1 $(PY) "$$program"; done
 

@@ -167,11 +167,20 @@ def profile(cycles: Cycles, elf: Path, source: str, name: str = "model.c") -> Pr
     )
 
 
+def marks(source: str) -> list[tuple[int, Place]]:
+    """The lines of the emitted C on which functions and nodes begin, in order, and what begins."""
+    return _schedule(source).marks
+
+
 class _Schedule:
     """Which node a line of the emitted C belongs to."""
 
     def __init__(self, starts: list[int], places: list[Place]) -> None:
         self._starts, self._places = starts, places
+
+    @property
+    def marks(self) -> list[tuple[int, Place]]:
+        return list(zip(self._starts, self._places, strict=True))
 
     def place(self, line: int) -> Place | None:
         at = bisect_right(self._starts, line) - 1
