@@ -205,9 +205,15 @@ BT_KERNEL void bt_block_slide_wide(float *s, int taps, const float *w, const flo
     bt_block_done(s);
     w += 12, x += 12 * step;
   }
-  bt_block_taps(s, v, 0, left, w, x, step);
-  bt_block_taps(s, v, 4, left - 4, w + 4, x + 4 * step, step);
-  bt_block_taps(s, v, 8, left - 8, w + 8, x + 8 * step, step);
+  if (left >= 8) {
+    bt_block_taps(s, v, 0, 4, w, x, step);
+    bt_block_taps(s, v, 4, 4, w + 4, x + 4 * step, step);
+    bt_block_taps(s, v, 8, left - 8, w + 8, x + 8 * step, step);
+  } else if (left >= 4) {
+    bt_block_taps(s, v, 0, 4, w, x, step);
+    bt_block_taps(s, v, 4, left - 4, w + 4, x + 4 * step, step);
+  } else
+    bt_block_taps(s, v, 0, left, w, x, step);
   bt_block_done(s);
 }
 

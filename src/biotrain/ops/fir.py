@@ -21,10 +21,8 @@ from biotrain.ops.conv import Conv, ConvDw, ConvDx
 LEVELS = (2, 3)
 
 TAPS = 128
-TILE = 96
-PHASES = 4
-"""Taps and outputs of one pass, and outputs that share the loads of a sample (`fir.c`, where there
-are no vectors)."""
+TILE, LEAST = 144, 48
+"""Taps and outputs of one pass, and what the last tile has at least (`fir_block.c`)."""
 
 
 def fits(attrs: Mapping[str, Attr], x: Shape, w: Shape) -> bool:
@@ -80,16 +78,17 @@ def split_ops(levels: int, rows: int, m: int, n: int, taps: int, add: bool) -> i
 
 def tile_ops(levels: int, outputs: int, taps: int) -> int:
     """Multiplies and adds of one tile: the outputs rounded up to whole phases."""
-    rows = PHASES << levels
-    while rows > 1 << levels and outputs <= rows // 2:
-        rows //= 2
+    rows = 1 << levels
     m = -(-outputs // rows)
     return split_ops(levels, rows, m, m + (taps + rows - 2) // rows, taps, False) + outputs
 
 
 def filter_ops(levels: int, outputs: int, taps: int) -> int:
     """Multiplies and adds of a row of outputs, tile by tile, and its final additions."""
-    tiles = [min(TILE, outputs - t) for t in range(0, outputs, TILE)]
+    tiles: list[int] = []
+    while outputs > sum(tiles):
+        left = outputs - sum(tiles)
+        tiles.append(min(left, TILE - LEAST if TILE < left < TILE + LEAST else TILE))
     parts = [min(TAPS, taps - j) for j in range(0, taps, TAPS)]
     return sum(
         tiles.count(n) * parts.count(k) * tile_ops(levels, n, k) for n in {*tiles} for k in {*parts}

@@ -12,52 +12,23 @@
 #ifndef BT_FIR_SUM_H
 #define BT_FIR_SUM_H
 
-#include "bt_kernel.h"
+#include "bt_fir_block.h"
 
-/* Samples that one instruction takes; the layout follows, the bits do not. */
-#ifndef BT_FIR_LANES
-#if !defined(__GNUC__)
-#define BT_FIR_LANES 1
-#elif defined(__AVX512F__)
-#define BT_FIR_LANES 16
-#elif defined(__AVX__)
-#define BT_FIR_LANES 8
-#elif defined(__SSE2__) || defined(__aarch64__)
-#define BT_FIR_LANES 4
-#else
-#define BT_FIR_LANES 1
-#endif
-#endif
-
-/* Outputs and taps that one pass works on; more of them are taken in turn. With vectors, a phase of
- * a tile is 16 outputs, of 32 samples; without, it is as long as it must be. The scratch of a call
- * is 2.8 kB without vectors and 12 kB with them; a larger tile adds less, but
- * takes more of it. */
-#define BT_FIR_TAPS 128
 #if BT_FIR_LANES > 1
+
+/* Outputs and taps that one pass works on; more of them are taken in turn. A phase of a tile is 16
+ * outputs, of 32 samples. The scratch of a call is 12 kB; a larger tile adds less, but takes more. */
+#define BT_FIR_TAPS 128
 #define BT_FIR_TILE 512
 #define BT_FIR_SIGNAL 1024
-#define BT_FIR_OUTPUTS(levels) (64 << (levels))
-#define BT_FIR_APART 1
-#define BT_FIR_M(m) ((void)(m), 16)
-#define BT_FIR_N(n) ((void)(n), 32)
+#define BT_FIR_OUTPUTS(levels, left) (64 << (levels))
+#define BT_FIR_CLEAR(work) memset(&(work), 0, sizeof(work))
+#define BT_FIR_M 16
+#define BT_FIR_N 32
 typedef float bt_lanes __attribute__((vector_size(4 * BT_FIR_LANES)));
-#else
-#define BT_FIR_TILE 96
-#define BT_FIR_SIGNAL (BT_FIR_TILE + BT_FIR_TAPS)
-#define BT_FIR_OUTPUTS(levels) BT_FIR_TILE
-#define BT_FIR_APART 0
-#define BT_FIR_M(m) (m)
-#define BT_FIR_N(n) (n)
-typedef float bt_lanes;
-#endif
 
 /* A part of the kernel that is a function of its own, so that it stands in the code once. */
-#ifdef __GNUC__
 #define BT_FIR_PART static __attribute__((noinline, unused))
-#else
-#define BT_FIR_PART static
-#endif
 
 BT_KERNEL bt_lanes bt_lanes_at(const float *p)
 {
@@ -70,13 +41,9 @@ BT_KERNEL void bt_lanes_to(float *p, bt_lanes x) { __builtin_memcpy(p, &x, sizeo
 
 BT_KERNEL bt_lanes bt_lanes_fma(float w, bt_lanes x, bt_lanes y)
 {
-#if BT_FIR_LANES > 1
   for (int l = 0; l < BT_FIR_LANES; l++)
     y[l] = bt_fma(w, x[l], y[l]);
   return y;
-#else
-  return bt_fma(w, x, y);
-#endif
 }
 
 /* The samples k after those at p, which a and b hold: out of the registers, where a compiler knows
@@ -110,11 +77,8 @@ typedef struct bt_fir_sum {
 /* Scratch of a call: phases of a tile of samples and of outputs, and what each level derives. */
 typedef struct bt_fir_work {
   float s[BT_FIR_SIGNAL], s1[BT_FIR_SIGNAL / 2], s2[BT_FIR_SIGNAL / 4], s3[BT_FIR_SIGNAL / 4];
-#if BT_FIR_APART
-  float w[BT_FIR_TAPS];
-#endif
-  float w1[BT_FIR_TAPS / 2], w2[BT_FIR_TAPS / 4], w3[BT_FIR_TAPS / 8];
-  float y[BT_FIR_TILE], p[BT_FIR_TILE / 4], p3[BT_FIR_TILE / 8];
+  float w[BT_FIR_TAPS], w1[BT_FIR_TAPS / 2], w2[BT_FIR_TAPS / 4], w3[BT_FIR_TAPS / 8];
+  float y[BT_FIR_TILE], p[BT_FIR_TILE / 4];
 } bt_fir_work;
 
 /* ---- the sum as written, for `rows` = 1, 2 or 4 phases: taps in order, samples loaded once --- */
@@ -263,38 +227,29 @@ BT_KERNEL void bt_fir_minus(int n, const float *a, const float *b, float *restri
 /* The signals that f0 and f1 meet: s0[n] - s1[n] and s0[n + 1] - s1[n]. */
 BT_KERNEL void bt_fir_even(bt_fir_sum c, float *s)
 {
-  const int n = BT_FIR_N(c.n);
+  const int n = BT_FIR_N;
   for (int r = 0; r < c.rows / 2; r++)
     bt_fir_minus(n, c.s + 2 * r * c.s_step, c.s + (2 * r + 1) * c.s_step, s + r * n);
 }
 
 BT_KERNEL void bt_fir_odd(bt_fir_sum c, float *s)
 {
-  const int n = BT_FIR_N(c.n);
+  const int n = BT_FIR_N;
   for (int r = 0; r < c.rows / 2; r++) { /* after the last phase comes the first, a sample on */
     const float *next = 2 * r + 2 < c.rows ? c.s + (2 * r + 2) * c.s_step : c.s + 1;
     bt_fir_minus(n, next, c.s + (2 * r + 1) * c.s_step, s + r * n);
   }
 }
 
-/* Where f1 begins and how far apart the taps of a half are: interleaved, or one half after the
- * other where they were put so (bt_fir_apart). */
-BT_KERNEL const float *bt_fir_f1(bt_fir_sum c)
-{
-  return c.tap + (BT_FIR_APART ? c.span / 2 : c.tap_step);
-}
-
-BT_KERNEL int bt_fir_tap_step(bt_fir_sum c) { return BT_FIR_APART ? 1 : 2 * c.tap_step; }
+/* Where f1 begins: behind f0 (bt_fir_apart). */
+BT_KERNEL const float *bt_fir_f1(bt_fir_sum c) { return c.tap + c.span / 2; }
 
 /* f0 + f1 */
 BT_KERNEL void bt_fir_both(bt_fir_sum c, float *restrict w)
 {
-  const int step = bt_fir_tap_step(c), n = BT_FIR_APART ? c.span / 2 : c.taps / 2;
   const float *f0 = c.tap, *f1 = bt_fir_f1(c);
-  for (int j = 0; j < n; j++)
-    w[j] = f0[j * step] + f1[j * step];
-  if (!BT_FIR_APART && c.taps % 2)
-    w[n] = f0[n * step];
+  for (int j = 0; j < c.span / 2; j++)
+    w[j] = f0[j] + f1[j];
 }
 
 /* n taps as even ones, then odd ones, each half again so, `levels` times; zeros fill the halves. */
@@ -314,22 +269,18 @@ BT_KERNEL void bt_fir_apart(int levels, const float *from, int step, int n, floa
     }
 }
 
-/* The last level, for `rows` phases of each half; its three sums side by side, where there are
- * registers for them. */
-BT_KERNEL void bt_fir_three(int rows, bt_fir_sum c, bool add, float *w, float *even, float *odd,
-                             float *part)
+/* The last level, for `rows` phases of each half; its three sums side by side. */
+BT_KERNEL void bt_fir_three(int rows, bt_fir_sum c, bool add, float *w, float *even, float *odd)
 {
-  const int n = BT_FIR_N(c.n), ss = 2 * c.s_step, ws = bt_fir_tap_step(c), ys = 2 * c.y_step;
+  const int n = BT_FIR_N, ss = 2 * c.s_step, ys = 2 * c.y_step;
   const int more = (c.taps + 1) / 2, less = c.taps / 2, steps = less / 4;
   bt_fir_both(c, w);
   bt_fir_even(c, even);
   bt_fir_odd(c, odd);
-#if BT_FIR_LANES > 1
-  (void)part;
-  for (int at = 0; at < BT_FIR_M(c.m); at += BT_FIR_LANES) {
+  for (int at = 0; at < BT_FIR_M; at += BT_FIR_LANES) {
     bt_fir_run p = bt_fir_start(rows, c.s + c.s_step + at, ss, w, 1);
-    bt_fir_run q = bt_fir_start(rows, even + at, n, c.tap, ws);
-    bt_fir_run r = bt_fir_start(rows, odd + at, n, bt_fir_f1(c), ws);
+    bt_fir_run q = bt_fir_start(rows, even + at, n, c.tap, 1);
+    bt_fir_run r = bt_fir_start(rows, odd + at, n, bt_fir_f1(c), 1);
     for (int j = 0; j < steps; j++) {
       bt_fir_step(rows, &p);
       bt_fir_step(rows, &q);
@@ -341,39 +292,16 @@ BT_KERNEL void bt_fir_three(int rows, bt_fir_sum c, bool add, float *w, float *e
     bt_fir_end(rows, &p, &q, c.y + at, ys, add);
     bt_fir_end(rows, &p, &r, c.y + c.y_step + at, ys, add);
   }
-#else
-  for (int k = 0; k < 3; k++) {
-    const float *const s = k == 0 ? c.s + c.s_step : k == 1 ? even : odd;
-    const float *const tap = k == 0 ? w : k == 1 ? c.tap : bt_fir_f1(c);
-    const int s_step = k == 0 ? ss : n, tap_step = k == 0 ? 1 : ws;
-    const int rest = (k < 2 ? more : less) - 4 * steps;
-    float *const y = k == 2 ? c.y + c.y_step : c.y;
-    for (int at = 0; at < c.m; at++) {
-      bt_fir_run q = bt_fir_start(rows, s + at, s_step, tap, tap_step);
-      for (int j = 0; j < steps; j++)
-        bt_fir_step(rows, &q);
-      bt_fir_rest(rows, &q, rest);
-      float *const p = part + at * rows;
-      const float sums[4] = {q.y0, q.y1, q.y2, q.y3};
-      for (int i = 0; i < rows; i++)
-        if (k == 0)
-          p[i] = sums[i];
-        else
-          bt_fir_put(y + i * ys + at, p[i], sums[i], add);
-    }
-  }
-#endif
 }
 
-BT_FIR_PART void bt_fir_last(bt_fir_sum c, bool add, float *w, float *even, float *odd,
-                             float *part)
+BT_FIR_PART void bt_fir_last(bt_fir_sum c, bool add, float *w, float *even, float *odd)
 {
   if (c.rows == 8)
-    bt_fir_three(4, c, add, w, even, odd, part);
+    bt_fir_three(4, c, add, w, even, odd);
   else if (c.rows == 4)
-    bt_fir_three(2, c, add, w, even, odd, part);
+    bt_fir_three(2, c, add, w, even, odd);
   else
-    bt_fir_three(1, c, add, w, even, odd, part);
+    bt_fir_three(1, c, add, w, even, odd);
 }
 
 BT_FIR_PART void bt_fir_second(bt_fir_sum c, bool add, bt_fir_work *work);
@@ -384,9 +312,9 @@ BT_KERNEL void bt_fir_half(int depth, bool last, bt_fir_sum c, bool add, bt_fir_
   if (!last)
     bt_fir_second(c, add, work);
   else if (depth == 1)
-    bt_fir_last(c, add, work->w2, work->s2, work->s3, work->p);
+    bt_fir_last(c, add, work->w2, work->s2, work->s3);
   else
-    bt_fir_last(c, add, work->w3, work->s3, work->s3 + BT_FIR_SIGNAL / 8, work->p3);
+    bt_fir_last(c, add, work->w3, work->s3, work->s3 + BT_FIR_SIGNAL / 8);
 }
 
 /* y = or += the sum, by three of half the length. */
@@ -394,12 +322,11 @@ BT_KERNEL void bt_fir_split(int depth, bool last, bt_fir_sum c, bool add, bt_fir
 {
   float *const s = depth == 1 ? work->s1 : work->s2, *const w = depth == 1 ? work->w1 : work->w2;
   const int half = c.rows / 2, more = (c.taps + 1) / 2, less = c.taps / 2;
-  const int m = BT_FIR_M(c.m), n = BT_FIR_N(c.n), ys = c.y_step, ss = c.s_step;
-  const int ws = bt_fir_tap_step(c);
+  const int m = BT_FIR_M, n = BT_FIR_N, ys = c.y_step, ss = c.s_step;
   const bt_fir_sum p = {half, m, n, w, 1, more, c.span / 2, c.s + ss, 2 * ss, add ? work->p : c.y,
                         add ? m : 2 * ys};
-  const bt_fir_sum q = {half, m, n, c.tap, ws, more, c.span / 2, s, n, c.y, 2 * ys};
-  const bt_fir_sum r = {half, m, n, bt_fir_f1(c), ws, less, c.span / 2, s, n, c.y + ys, 2 * ys};
+  const bt_fir_sum q = {half, m, n, c.tap, 1, more, c.span / 2, s, n, c.y, 2 * ys};
+  const bt_fir_sum r = {half, m, n, bt_fir_f1(c), 1, less, c.span / 2, s, n, c.y + ys, 2 * ys};
   bt_fir_both(c, w);
   bt_fir_half(depth, last, p, false, work);
   for (int k = 0; k < half; k++) {
@@ -429,4 +356,89 @@ BT_FIR_PART void bt_fir_first(int levels, bt_fir_sum c, bt_fir_work *work)
   bt_fir_split(1, levels == 2, c, false, work);
 }
 
+/* A row of samples [lo, hi), zero elsewhere; data[0] is sample `at`. */
+typedef struct bt_fir_line {
+  const float *data;
+  int at, lo, hi;
+} bt_fir_line;
+
+/* to[r * ts + i] = from[i * fs + r] for r < rows, i < columns. */
+BT_KERNEL void bt_fir_turn(int rows, int columns, const float *from, int fs, float *restrict to,
+                           int ts)
+{
+  for (int i = 0; i < columns; i++)
+    for (int r = 0; r < rows; r++)
+      to[r * ts + i] = from[i * fs + r];
+}
+
+/* Phases from samples: s[r][i] = x[start + i rows + r] for i < width. */
+BT_KERNEL void bt_fir_load(int rows, int width, int n, bt_fir_line x, int start, bt_fir_work *work)
+{
+  const int columns = 16, count = columns * rows;
+  for (int i = 0; i < width; i += columns) {
+    const int from = start + i * rows;
+    const float *column = work->y;
+    if (from < x.lo || from + count > x.hi) { /* through y, which is still free */
+      const int lo = bt_min(count, bt_max(0, x.lo - from));
+      const int hi = bt_max(lo, bt_min(count, x.hi - from));
+      for (int k = 0; k < lo; k++)
+        work->y[k] = 0.0f;
+      for (int k = lo; k < hi; k++)
+        work->y[k] = x.data[from - x.at + k];
+      for (int k = hi; k < count; k++)
+        work->y[k] = 0.0f;
+    } else
+      column = x.data + (from - x.at);
+    if (rows == 32)
+      for (int top = 0; top < rows; top += 16) {
+        for (int l = 0; l < 16; l++)
+          for (int r = 0; r < 16; r++)
+            work->s1[l * 16 + r] = column[l * 32 + top + r];
+        bt_fir_turn(16, 16, work->s1, 16, work->s + top * n + i, n);
+      }
+    else
+      bt_fir_turn(rows, columns, column, rows, work->s + i, n);
+  }
+}
+
+/* Samples from phases: s[i rows + r] = y[r][i]. */
+BT_KERNEL void bt_fir_line_up(int rows, int m, bt_fir_work *work)
+{
+  if (rows == 32)
+    for (int top = 0; top < rows; top += 16) {
+      bt_fir_turn(16, 16, work->y + top * m, m, work->s1, 16);
+      for (int l = 0; l < 16; l++)
+        for (int r = 0; r < 16; r++)
+          work->s[l * 32 + top + r] = work->s1[l * 16 + r];
+    }
+  else
+    bt_fir_turn(m, rows, work->y, m, work->s, rows);
+}
+
+BT_KERNEL void bt_fir_phases(int rows, int levels, int taps, bt_fir_line x, int start,
+                             bt_fir_work *work)
+{
+  const int width = BT_FIR_M + (taps + rows - 2) / rows;
+  const int block = 1 << levels, span = (taps + block - 1) / block * block;
+  const bt_fir_sum all = {rows, BT_FIR_M, BT_FIR_N, work->w, 1, taps, span,
+                          work->s, BT_FIR_N, work->y, BT_FIR_M};
+  bt_fir_load(rows, width, BT_FIR_N, x, start, work);
+  bt_fir_first(levels, all, work);
+  bt_fir_line_up(rows, BT_FIR_M, work);
+}
+
+/* work.s[n] = sum_j w[j] x[start + n + j] for n < outputs <= BT_FIR_TILE, the taps in work.w. */
+BT_FIR_PART const float *bt_fir_tile(int levels, int outputs, int taps, bt_fir_line x, int start,
+                                     bt_fir_work *work)
+{
+  if (outputs <= 128)
+    bt_fir_phases(8, levels, taps, x, start, work);
+  else if (outputs <= 256)
+    bt_fir_phases(16, levels, taps, x, start, work);
+  else
+    bt_fir_phases(32, levels, taps, x, start, work);
+  return work->s;
+}
+
+#endif
 #endif

@@ -220,8 +220,15 @@ void bt_pair_block(bt_pairs g, bt_in x, int t, int end, int i0, int j0, float *s
 
 #else
 
+/* A function of its own where the stack is small: what it needs is there only while it runs. */
+#if BT_BLOCK && defined(__GNUC__)
+#define BT_PAIR_PART static __attribute__((noinline, unused))
+#else
+#define BT_PAIR_PART BT_KERNEL
+#endif
+
 /* Adds the sums of a leaf [t, end) for the pairs of rows from i0 and rows from j0 <= i0 on. */
-BT_KERNEL void bt_pair_block(bt_pairs g, bt_in x, int t, int end, int i0, int j0, float *sums)
+BT_PAIR_PART void bt_pair_block(bt_pairs g, bt_in x, int t, int end, int i0, int j0, float *sums)
 {
   const int n = end - t, same = i0 == j0;
   const int rows = bt_min(BT_PAIR_ROWS, g.rows - i0), others = bt_min(BT_PAIR_ROWS, g.rows - j0);
