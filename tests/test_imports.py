@@ -28,6 +28,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("choices", "judge", "limits", "rewrite"),
     ("search",),
     ("batch", "pieces", "liveplan"),
+    ("renewal",),
     ("plan",),
     ("emit",),
     ("package",),

@@ -140,10 +140,12 @@ class BatchSchedule:
 
 
 class Batch:
-    """The choices of one training graph and a batch of `size` samples."""
+    """The choices of one training graph (or one that has its joins) and a batch of `size`
+    samples."""
 
     def __init__(self, graph: Graph, size: int) -> None:
-        self.graph = with_joins(graph)
+        joined = any(n.op in JOINS for n in graph.nodes)
+        self.graph = graph if joined else with_joins(graph)
         self.size = size
         self.nodes = self.graph.nodes
         self.maker = {v.name: i for i, n in enumerate(self.nodes) for v in n.outputs}
@@ -162,7 +164,8 @@ class Batch:
                 self._level[node.outputs[0].name] = at + 1
             elif node.op in OVER_BATCH.values():
                 self._level.update(dict.fromkeys((v.name for v in node.outputs), at))
-        self.count = max(self.phase) + 1
+        late = [at for at, n in zip(self.phase, self.nodes, strict=True) if n.op != "batch_update"]
+        self.count = max(late) + 1
         self._searches: dict[tuple[int, Choice], Search] = {}
 
     def _over_batch(self, i: int) -> bool:
@@ -379,6 +382,14 @@ class Batch:
             phases.append(Phase(before, graph, (), concern, at))
             at += length
         return self._placed(phases, outers, buffers, at, total)
+
+    def streamed(self, budget: int) -> BatchSchedule:
+        """A schedule that stores nothing per window, so that a batch may have any number of them;
+        within the budget where one was found."""
+        made = self.schedule((), budget)
+        if made.peak <= budget:
+            return made
+        return min(made, self.schedule((), budget - (made.peak - budget)), key=lambda s: s.peak)
 
     def _placed(
         self,

@@ -40,7 +40,7 @@ class Captured:
     """A model as graphs, with the values of its tensors.
 
     `train` is the forward pass as the module computes it while training, `predict` as it does in
-    evaluation (running statistics in place of the sample's own). Both share their params.
+    evaluation (running statistics in place of the sample's own). They share their params.
     """
 
     train: Graph
@@ -49,6 +49,9 @@ class Captured:
     """Initial values of params, states and consts by value name."""
     torch_names: Mapping[str, str]
     """Value name -> name in the module's state dict."""
+    renew: Graph | None = None
+    """What takes the running statistics of every batch norm anew from a batch of windows; None
+    where that was not asked for."""
 
 
 def export(
@@ -109,7 +112,10 @@ def _thaw(program: ExportedProgram, norms: Mapping[str, torch.nn.Module]) -> Non
 
 
 def capture(
-    module: torch.nn.Module | str | Path, example: torch.Tensor, batch: int = 1
+    module: torch.nn.Module | str | Path,
+    example: torch.Tensor,
+    batch: int = 1,
+    renew: bool = False,
 ) -> Captured:
     """Turn a module into graphs.
 
@@ -119,29 +125,50 @@ def capture(
         are in (`train()` or `eval()`); a batch norm in eval mode has frozen statistics.
     example : float tensor [batch, n_chans, n_times]; only its first sample is used.
     batch : windows that share the statistics of a batch norm.
+    renew : running statistics of batch norms are states, whatever mode these are in, and there is
+        the graph that takes them anew.
 
     Raises
     ------
     CaptureError
-        naming the user's source line where an op is not supported.
+        naming the user's source line where an op is not supported, or where there is nothing to
+        renew.
     """
     program = export(module, example, batch)
     tensors: dict[str, Array] = {}
     names: dict[str, str] = {}
-    train = _graph(program, False, tensors, names, batch)
-    predict = _graph(program, True, tensors, names, batch)
-    return Captured(train, predict, tensors, names)
+    states = _moving(program, renew)
+    train = _graph(program, Builder(), states, tensors, names, batch)
+    predict = _graph(program, _evaluation(), states, tensors, names, batch)
+    if not renew:
+        return Captured(train, predict, tensors, names)
+    if not states:
+        raise CaptureError(
+            "renew takes the statistics of BatchNorm again; this network has none (prepare it with "
+            "norm='frozen')"
+        )
+    again = _evaluation()
+    again.renew = True
+    # How many windows there will be is not known: more than one.
+    return Captured(train, predict, tensors, names, _graph(program, again, states, {}, {}, 2))
+
+
+def _evaluation() -> Builder:
+    """The builder of a graph of evaluation."""
+    b = Builder()
+    b.predict = True
+    return b
 
 
 def _graph(
     program: ExportedProgram,
-    predict: bool,
+    b: Builder,
+    moving: Mapping[str, None],
     tensors: dict[str, Array],
     names: dict[str, str],
     batch: int,
 ) -> Graph:
-    b = Builder()
-    b.predict, b.batch = predict, batch
+    b.batch = batch
     env: dict[str, Any] = {}
     params: list[Value] = []
     buffers: list[Value] = []
@@ -149,7 +176,6 @@ def _graph(
     state_dict = {**program.state_dict, **program.constants}
     held: dict[tuple[int, tuple[int, ...], tuple[int, ...]], Value] = {}
     specs = {spec.arg.name: spec for spec in program.graph_signature.input_specs}
-    mutated = _mutated(program)
     b.prefix = _common_prefix(program)
     for node in program.graph.nodes:
         if node.op == "placeholder":
@@ -171,7 +197,7 @@ def _graph(
                     env[node.name] = held[key]  # one tensor under two names: tied
                     continue
                 is_param = spec.kind == InputKind.PARAMETER
-                kind = "param" if is_param else "state" if target in mutated else "const"
+                kind = "param" if is_param else "state" if target in moving else "const"
                 short = target.removeprefix(b.prefix)
                 shape = tuple(tensor.shape)
                 value = b.value(short, shape, kind=kind)  # type: ignore[arg-type]
@@ -215,14 +241,16 @@ def _common_prefix(program: ExportedProgram) -> str:
     return f"{heads[0]}." if len(heads) == 1 and all(n.count(".") > 1 for n in names) else ""
 
 
-def _mutated(program: ExportedProgram) -> dict[str, None]:
-    """State-dict names of the buffers that the module changes in its forward pass."""
+def _moving(program: ExportedProgram, renew: bool) -> dict[str, None]:
+    """State-dict names of the buffers that the module changes in its forward pass; with `renew`
+    the running statistics of every batch norm too."""
     found: dict[str, None] = {}
     targets = {s.arg.name: str(s.target) for s in program.graph_signature.input_specs if s.target}
     for node in program.graph.nodes:
         if node.op != "call_function" or not hasattr(node.target, "_schema"):
             continue
-        if node.target._schema.name in ("aten::batch_norm", "aten::instance_norm") and node.args[5]:
+        name, changes = node.target._schema.name.removeprefix("aten::"), node.args[5:6] == (True,)
+        if (name == "batch_norm" and (changes or renew)) or (name == "instance_norm" and changes):
             for arg in node.args[3:5]:
                 if arg is not None and arg.name in targets:
                     found[targets[arg.name]] = None

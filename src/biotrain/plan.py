@@ -16,6 +16,7 @@ from biotrain.limits import Limits, can_be_bounded, keeps, too_large, too_slow
 from biotrain.memory import ALIGNMENT, Buffer, lifetimes, lower_bound, peak, place
 from biotrain.optim import Gradients
 from biotrain.pieces import longest
+from biotrain.renewal import renewal
 from biotrain.rewrite.stream import Stream, free
 from biotrain.rewrite.trunk import cut
 from biotrain.search import Score, Search, realise
@@ -103,6 +104,8 @@ class Plan:
     """Estimated cycles of the longest piece that no call can pause in."""
     longest_slice: str = ""
     """What that piece makes."""
+    renew_ops: int = 0
+    """Operations of a window when the statistics of BatchNorm are taken anew (`renew`); else 0."""
 
     def to_json(self) -> dict[str, Any]:
         """The contract's keys."""
@@ -303,6 +306,8 @@ class Fitted:
     predict: Graph
     batch: BatchSchedule | None = None
     features: Features | None = None
+    renew: BatchSchedule | None = None
+    """What takes the statistics of batch norms anew."""
 
 
 def fit(
@@ -320,6 +325,7 @@ def fit(
     batch: int = 1,
     live: Beside | None = None,
     front_bytes: int = 0,
+    renew: Graph | None = None,
 ) -> Fitted:
     """The plan with the lowest estimated cycles among those that stay within the limits.
 
@@ -327,7 +333,8 @@ def fit(
     only the last two are given, the plan is the smallest that keeps them. `base_ops` are the
     operations of the direct algorithms with everything stored. `live`: predictions must not disturb
     a training sample that is half done, and what records and stores needs RAM too. `front_bytes`:
-    of a front end beside the model, where there is no `live` to hold it.
+    of a front end beside the model, where there is no `live` to hold it. `renew`: the graph of one
+    window that takes the statistics of batch norms anew, in the same arena.
 
     Raises
     ------
@@ -342,7 +349,7 @@ def fit(
     can_be_bounded(limits, target)
     if batch > 1:
         size = (memory, gradients, base_ops, frontier, batch)
-        return _fit_batch(train, predict, target, *size, limits, front_bytes)
+        return _fit_batch(train, predict, target, *size, limits, front_bytes, renew)
     fixed = _fixed(train, target, gradients, front_bytes)
     planner = Planner(train, predict, target, accumulate)
     budget = memory if memory is not None else target.memory("ram").bytes or None
@@ -374,6 +381,8 @@ def fit(
         chosen = planner.schedule(search, top)
     prediction = beside or planner.prediction(chosen.peak)
     arena = chosen.peak if beside else max(chosen.peak, prediction.peak)
+    anew = renewal(renew, arena)
+    arena = max(arena, anew.peak)
     ram = arena + fixed.total
     cost = planner.cost(chosen)
     if not keeps(cost, limits):
@@ -382,7 +391,7 @@ def fit(
         raise DoesNotFitError(too_large(ram, budget, target, chosen.buffers, limits))
     check(chosen.graph, chosen.buffers)
     check(prediction.graph, prediction.buffers)
-    made = _points(planner, fixed, beside) if frontier else ()
+    made = _points(planner, fixed, beside, renewal(renew, 0).peak) if frontier else ()
     stored = planner.schedule(search, search.score(search.everything(), 1 << 62))
     features, about_features = _features(planner, train, arena, cost.ops)
     if live is not None:
@@ -395,7 +404,10 @@ def fit(
             *about_features,
             *(_beside_in_words(beside, live) if beside and live else ()),
             *_front_in_words(front_bytes),
+            *anew.words,
         ),
+        peak_bytes=arena,
+        renew_ops=anew.ops,
         feature_bytes=_bytes(features.values) if features else 0,
         trunk_ops=node_ops(features.trunk.graph.nodes) if features else 0,
         head_ops=planner.cost(features.head).ops if features else 0,
@@ -406,13 +418,12 @@ def fit(
         found = longest((chosen.graph, prediction.graph), live.slice_cycles, target)
         plan = replace(
             plan,
-            peak_bytes=arena,
             predict_arena_bytes=beside.peak,
             live_bytes=fixed.live,
             longest_slice_cycles=found.cycles,
             longest_slice=found.name,
         )
-    return Fitted(plan, chosen.graph, prediction.graph, features=features)
+    return Fitted(plan, chosen.graph, prediction.graph, features=features, renew=anew.schedule)
 
 
 def _front_in_words(size: int) -> tuple[str, ...]:
@@ -499,6 +510,7 @@ def _fit_batch(
     size: int,
     limits: Limits,
     front_bytes: int,
+    renew: Graph | None,
 ) -> Fitted:
     """The plan of a batch whose statistics batch norm shares (see `biotrain/batch.py`)."""
     fixed = _fixed(train, target, gradients, front_bytes)
@@ -509,6 +521,8 @@ def _fit_batch(
     prediction = planner.prediction(chosen.peak)
     check(prediction.graph, prediction.buffers)
     arena = max(chosen.peak, prediction.peak)
+    anew = renewal(renew, arena)
+    arena = max(arena, anew.peak)
     ram = arena + fixed.total
     if budget is not None and ram > budget:
         raise DoesNotFitError(too_large(ram, budget, target, chosen.buffers))
@@ -523,10 +537,12 @@ def _fit_batch(
         return cost_of(node_macs(train.nodes), ops, cycles, target)
 
     points: list[Point] = []
+    least = renewal(renew, 0).peak if frontier else 0
     for kept in made.choices() if frontier else ():
         free = made.schedule(kept, None)
         for schedule in (free, made.schedule(kept, int(0.9 * free.peak)), made.schedule(kept, 0)):
-            all_bytes = max(schedule.peak, planner.prediction(schedule.peak).peak) + fixed.total
+            peaks = (schedule.peak, planner.prediction(schedule.peak).peak, least)
+            all_bytes = max(peaks) + fixed.total
             points.append(_point(work(schedule), schedule.peak, schedule.bound, all_bytes))
     cost = work(chosen)
     if not keeps(cost, limits):
@@ -542,11 +558,14 @@ def _fit_batch(
                 for o in stored
                 if o.nbytes > 4096
             ),
+            *anew.words,
         ),
+        peak_bytes=arena,
+        renew_ops=anew.ops,
     )
     if points:
         plan = replace(plan, frontier=_pareto(points))
-    return Fitted(plan, train, prediction.graph, chosen)
+    return Fitted(plan, train, prediction.graph, chosen, renew=anew.schedule)
 
 
 def _pareto(points: list[Point]) -> tuple[Point, ...]:
@@ -562,10 +581,13 @@ def _point(cost: Cost, arena: int, bound: int, ram: int) -> Point:
     return Point(ram, arena, bound, cost.ops, cost.cycles, cost.ms, cost.mj)
 
 
-def _points(planner: Planner, fixed: Fixed, beside: Schedule | None) -> tuple[Point, ...]:
+def _points(
+    planner: Planner, fixed: Fixed, beside: Schedule | None, least: int
+) -> tuple[Point, ...]:
+    """The frontier; no arena is smaller than `least`."""
     points: list[Point] = []
     for _, schedule in planner.ladder():
-        arena = schedule.peak
+        arena = max(schedule.peak, least)
         if beside is None:
             arena = max(arena, planner.prediction(arena).peak)
         points.append(_point(planner.cost(schedule), arena, schedule.bound, arena + fixed.total))

@@ -69,10 +69,10 @@ def emit(source: Source) -> dict[str, str]:
 
 def _stems(source: Source) -> list[str]:
     nodes = [*source.train.nodes, *source.train.updates, *source.predict.nodes]
-    if source.batch:
-        for phase in source.batch.phases:
+    for schedule in (source.batch, source.renew):
+        for phase in schedule.phases if schedule else ():
             nodes += [*phase.before, *phase.graph.nodes]
-        nodes += source.batch.after
+        nodes += schedule.after if schedule else ()
     return kernel_sources([OPS[n.op].source for n in leaves(nodes) if not OPS[n.op].alias])
 
 

@@ -1,15 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`bt_train_batch`: the phases of a batch, one loop over the samples each."""
+"""`bt_train_batch` and `bt_renew`: the phases of a batch, one loop over the samples each."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from biotrain.batch import BatchSchedule, Outer, Phase
-from biotrain.emit.schedule import Places, Shapes, node_text
+from biotrain.emit.schedule import Places, Shapes, call_text, node_text, wrap
 from biotrain.emit.source import CTYPE, Source
 from biotrain.ir import ITEM_BYTES, Value
 from biotrain.memory import Buffer, aligned
+from biotrain.op import OPS
+from biotrain.renewal import renew_windows
 
 
 class BatchPlaces(Places):
@@ -64,8 +67,6 @@ class BatchPlaces(Places):
 
 def train_batch_function(source: Source, schedule: BatchSchedule, shapes: Shapes) -> list[str]:
     """The function, with the struct that says where the windows come from in `model.h`."""
-    _, target = source.train.inputs
-    integer = target.dtype == "i32"
     everywhere = BatchPlaces(source, schedule.buffers, shapes.tables, schedule.outers)
     lines = [
         (
@@ -80,19 +81,51 @@ def train_batch_function(source: Source, schedule: BatchSchedule, shapes: Shapes
         "  float total = 0.0f;",
     ]
     for q, phase in enumerate(schedule.phases):
-        lines += _phase(source, schedule, q, phase, shapes, integer)
+        lines += _phase(source, schedule, q, phase, shapes)
     for i, node in enumerate(schedule.after):
         lines += node_text(node, i, everywhere, shapes)
     lines += ["  *loss_out = total / (float)n;", "  m->samples += n;", "  return BT_OK;", "}", ""]
     return lines
 
 
+def renew_function(source: Source, schedule: BatchSchedule, shapes: Shapes) -> list[str]:
+    """The function that takes running statistics anew; they change at its end, or not at all."""
+    everywhere = BatchPlaces(source, schedule.buffers, shapes.tables, schedule.outers)
+    lines = [
+        "bt_status bt_renew(bt_model *m, const bt_source *source, uint32_t n)",
+        "{",
+        *[everywhere.shared(o) for o in schedule.outers],
+        "",
+        "  if (m->samples > 0 || n < BT_RENEW_LEAST || n > BT_RENEW_MOST)",
+        "    return BT_ERR_GROUP;",
+    ]
+    for q, phase in enumerate(schedule.phases):
+        lines += _phase(source, schedule, q, phase, shapes, trains=False)
+    lines += ["", "  int finite = 1;"]
+    for node in schedule.after:
+        call = OPS[node.op].call(node)
+        call = replace(call, function="finite\x00&=\x00bt_finite_moments", extra=())
+        box = f"bt_all({call.box[0]}, {call.box[1]})"
+        arguments = [everywhere.pointer(node.inputs[0])]
+        lines += call_text(call, shapes.name(call, ""), box, arguments)
+    lines += ["  if (!finite) {", "    m->rejected++;", "    return BT_ERR_STATISTICS;", "  }"]
+    for i, node in enumerate(schedule.after):
+        lines += node_text(node, i, everywhere, shapes)
+    return [*lines, "  return BT_OK;", "}", ""]
+
+
 def _phase(
-    source: Source, schedule: BatchSchedule, q: int, phase: Phase, shapes: Shapes, integer: bool
+    source: Source,
+    schedule: BatchSchedule,
+    q: int,
+    phase: Phase,
+    shapes: Shapes,
+    trains: bool = True,
 ) -> list[str]:
     places = BatchPlaces(source, phase.buffers, shapes.tables, schedule.outers)
     everywhere = BatchPlaces(source, schedule.buffers, shapes.tables, schedule.outers)
     x, target = source.train.inputs
+    integer = target.dtype == "i32"
     classes = source.train.outputs[0].size
     loss = source.train.outputs[1]
     lines = ["", f"  /* phase {q} of {len(schedule.phases)} */"]
@@ -117,22 +150,26 @@ def _phase(
         and any(o.value.name == v.name for n in phase.graph.nodes for v in (*n.inputs, *n.outputs))
     ]
     body += places.declarations(phase.graph.nodes, [*inner, *vector])
+    body += [f"  const {source.sample_type} *x_in;"]
     if integer:
-        body += ["  const float *x_in;", f"  int32_t {target.name};"]
+        body += [f"  int32_t {target.name};"]
         given = f"&x_in, &{target.name}"
     else:
-        body += ["  const float *x_in, *target_in;"]
+        body += ["  const float *target_in;"]
         given = "&x_in, &target_in"
     place = x.name if inner else "0"
     body += [f"  bt_status status = source->window(source->context, sample, {place}, {given});"]
-    if integer:
+    if integer and trains:
         body += [
             f"  if (status == BT_OK && ({target.name} < 0 || {target.name} >= {classes}))",
             "    status = BT_ERR_LABEL;",
         ]
     if inner:
         body += ["  if (status == BT_OK)", f"    status = bt_take(m, x_in, {x.name});"]
-    body += ["  if (status != BT_OK)", "    return bt_refuse(m, status);"]
+    if trains:
+        body += ["  if (status != BT_OK)", "    return bt_refuse(m, status);"]
+    else:
+        body += ["  if (status != BT_OK) {", "    m->rejected++;", "    return status;", "  }"]
     if not integer and read:
         body += [f"  memcpy({target.name}, target_in, {target.size} * sizeof *{target.name});"]
     for i, node in enumerate(phase.graph.nodes):
@@ -160,20 +197,29 @@ def refuse_function() -> list[str]:
     ]
 
 
-def batch_interface(size: int, integer: bool) -> list[str]:
+def batch_interface(source: Source) -> list[str]:
     """Lines of `model.h`."""
+    integer = source.train.inputs[1].dtype == "i32"
     given = "int32_t *label" if integer else "const float **target"
+    lines: list[str] = []
+    if source.batch:
+        lines += [f"#define BT_BATCH {source.batch.size} /* most windows of a batch */"]
+    if source.renew:
+        least, most = renew_windows(source.renew)
+        lines += [
+            f"#define BT_RENEW_LEAST {least} /* least windows of bt_renew */",
+            f"#define BT_RENEW_MOST {most} /* most */",
+        ]
+    kind = source.sample_type
+    window = f"{kind} *place, const {kind} **x, {given}"
     return [
-        f"#define BT_BATCH {size} /* most windows of a batch */",
+        *lines,
         "",
         "/* Where the windows of a batch come from. Each is asked for several times. window writes",
         " * BT_INPUT_ROWS rows of BT_INPUT_TIMES samples at place and points *x there, or points",
         " * *x at samples that stay until the next call. Where place is 0, *x is not read. */",
         "typedef struct bt_source {",
-        (
-            "  bt_status (*window)(void *context, uint32_t index, float *place, const float **x, "
-            f"{given});"
-        ),
+        *wrap(f"bt_status (*window)(void *context, uint32_t index, {window});", "  ", " " * 22),
         "  void *context;",
         "} bt_source;",
         "",

@@ -22,4 +22,17 @@ BT_KERNEL void bt_join_rows(bt_norm g, bt_box box, const float *moments, float *
   }
 }
 
+/* Whether what bt_running_update makes of the moments is finite in every channel. */
+BT_KERNEL int bt_finite_moments(bt_norm g, bt_box box, const float *moments)
+{
+  const int rows = g.rows / g.groups;
+  int finite = 1;
+  for (int c = box.r0; c < box.r1; c++) {
+    float mean, square;
+    bt_group_moments(g, c, moments, &mean, &square);
+    finite &= bt_isfinite(mean + moments[3 * c * rows]) && bt_isfinite(square);
+  }
+  return finite;
+}
+
 #endif

@@ -50,6 +50,7 @@ def cut(graph: Graph) -> Cut | None:
     if not features or x.name in needed or any(v.dtype != "f32" for v in features):
         return None
     given = {v.name: replace(v, kind="input") for v in features}
+    still = tuple(v for v in graph.states if v.name not in changing)
 
     def renamed(values: tuple[Value, ...]) -> tuple[Value, ...]:
         return tuple(given.get(v.name, v) for v in values)
@@ -62,7 +63,7 @@ def cut(graph: Graph) -> Cut | None:
     trunk = tuple(n for n, kept in zip(graph.nodes, frozen, strict=True) if kept)
     made = Cut(
         trunk=prune(
-            replace(graph, nodes=trunk, inputs=(x,), outputs=features, states=(), updates=())
+            replace(graph, nodes=trunk, inputs=(x,), outputs=features, states=still, updates=())
         ),
         head=replace(
             graph,
@@ -78,7 +79,8 @@ def cut(graph: Graph) -> Cut | None:
 
 def _frozen(graph: Graph, changing: dict[str, Value]) -> list[bool]:
     """Per node: whether all that it reads is the window, or what training leaves as it is."""
-    fixed = dict.fromkeys(v.name for v in (graph.inputs[0], *graph.params, *graph.consts))
+    held = (graph.inputs[0], *graph.params, *graph.states, *graph.consts)
+    fixed = dict.fromkeys(v.name for v in held)
     found = []
     for node in graph.nodes:
         reads = all(v.name in fixed and v.name not in changing for v in node.inputs)

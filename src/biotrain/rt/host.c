@@ -42,27 +42,45 @@ int bt_host_predict(bt_model *m, const bt_sample *x, int n, float *logits, int *
   return BT_OK;
 }
 
-#ifdef BT_BATCH
+#if defined BT_BATCH || defined BT_RENEW_MOST
 
 typedef struct bt_host_batch {
-  const float *x;
-  const bt_host_target *y;
+  const bt_sample *x;
+  const bt_host_target *y; /* 0: nobody looks */
 } bt_host_batch;
 
 #ifdef BT_TARGETS
-static bt_status bt_host_window(void *context, uint32_t index, float *place, const float **x,
-                                const float **y)
+static bt_status bt_host_give(void *context, uint32_t index, bt_sample *place, const bt_sample **x,
+                              const float **y)
 #else
-static bt_status bt_host_window(void *context, uint32_t index, float *place, const float **x,
-                                int32_t *y)
+static bt_status bt_host_give(void *context, uint32_t index, bt_sample *place, const bt_sample **x,
+                              int32_t *y)
 #endif
 {
   const bt_host_batch *from = context;
   (void)place;
   *x = from->x + (size_t)index * BT_WINDOW;
-  *y = BT_TARGET(from->y, index);
+  if (from->y)
+    *y = BT_TARGET(from->y, index);
   return BT_OK;
 }
+
+#endif
+
+#ifdef BT_RENEW_MOST
+
+int bt_host_renew(bt_model *m, const bt_sample *x, uint32_t n);
+
+int bt_host_renew(bt_model *m, const bt_sample *x, uint32_t n)
+{
+  bt_host_batch from = {x, 0};
+  const bt_source source = {bt_host_give, &from};
+  return (int)bt_renew(m, &source, n);
+}
+
+#endif
+
+#ifdef BT_BATCH
 
 int bt_host_batch_gradients(bt_model *m, const float *x, const bt_host_target *y, int n,
                             float *loss);
@@ -71,7 +89,7 @@ int bt_host_batch_gradients(bt_model *m, const float *x, const bt_host_target *y
                             float *loss)
 {
   bt_host_batch from = {x, y};
-  const bt_source source = {bt_host_window, &from};
+  const bt_source source = {bt_host_give, &from};
   return (int)bt_train_batch(m, &source, (uint32_t)n, loss);
 }
 

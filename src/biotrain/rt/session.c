@@ -28,8 +28,9 @@ static void bt_wait(void)
     bt_idle();
 }
 
-#ifdef BT_BATCH
-static bt_status bt_ask(void *context, uint32_t index, float *place, const float **x, BT_GIVEN)
+#if defined BT_BATCH || defined BT_RENEW_MOST
+static bt_status bt_ask(void *context, uint32_t index, bt_sample *place, const bt_sample **x,
+                        BT_GIVEN)
 {
   (void)context;
   session.index = index;
@@ -61,6 +62,12 @@ static bt_status bt_do(bt_session *s)
 #else
   case BT_DO_TRAIN:
     return bt_train_sample(m, bt_window(m), BT_TARGET, &s->value);
+#endif
+#ifdef BT_RENEW_MOST
+  case BT_DO_RENEW: {
+    const bt_source source = {bt_ask, 0};
+    return bt_renew(m, &source, s->count);
+  }
 #endif
   case BT_DO_STEP:
     return bt_step(m);

@@ -21,7 +21,8 @@ typedef enum bt_command {
   BT_DO_FEATURES,       /* the window at bt_window(); slot: where its features go */
   BT_DO_TRAIN_FEATURES, /* slot: where they are; label or target; value: the loss */
   BT_DO_TRAIN_BATCH,    /* count: windows; value: their mean loss */
-  BT_DO_WINDOW          /* the window asked for is at slot (where that is not 0), its label here */
+  BT_DO_WINDOW,         /* the window asked for is at slot (where that is not 0), its label here */
+  BT_DO_RENEW           /* count: windows whose statistics batch norm takes; asks for them */
 } bt_command;
 
 typedef struct bt_session {

@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from biotrain.emit import running_values, trained_values
 from biotrain.errors import BioTrainError, CheckpointError
+from biotrain.renewal import renew_windows
 
 if TYPE_CHECKING:
     from biotrain.package import Package
@@ -84,6 +85,10 @@ class Device(ABC):
     @abstractmethod
     def _train_features(self, f: Array, y: npt.NDArray[Any], drop_last: bool) -> Array:
         """`_train`, from features."""
+
+    @abstractmethod
+    def _renew(self, x: npt.NDArray[Any]) -> None:
+        """The statistics of batch norms become those of windows."""
 
     @abstractmethod
     def predict(self, x: npt.ArrayLike) -> Array:
@@ -174,6 +179,29 @@ class Device(ABC):
         losses = self._train_features(features, targets, drop_last)
         self.samples += len(losses)
         return float(np.mean(losses, dtype=np.float64)) if len(losses) else 0.0
+
+    def renew(self, x: npt.ArrayLike) -> None:
+        """BatchNorm's running statistics become those of the windows, without labels (AdaBN).
+
+        As if the windows were one batch: mean and unbiased variance of each layer in turn, of what
+        the layers before it make with their new statistics. The package is compiled with
+        `renew=True`. What `features` were made before is stale.
+
+        Raises
+        ------
+        DeviceError
+            where a window holds NaN or infinity, the statistics overflow, or a group is open
+            (`accumulate` without `step`): the statistics stay as they were.
+        """
+        if self.package.source.renew is None:
+            raise BioTrainError("to renew statistics, compile the package with renew=True")
+        windows = self._windows(x)
+        least, most = renew_windows(self.package.source.renew)
+        if not least <= len(windows) <= most:
+            raise BioTrainError(
+                f"statistics are taken of {least} to {most:,} windows, not of {len(windows)}"
+            )
+        self._renew(windows)
 
     def _needs_features(self) -> int:
         """How many features a window has."""

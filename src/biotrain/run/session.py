@@ -40,6 +40,7 @@ class Do(IntEnum):
     TRAIN_FEATURES = 12
     TRAIN_BATCH = 13
     WINDOW = 14
+    RENEW = 15
 
 
 COMMAND, ASKED, STATUS, INDEX, COUNT, LABEL, VALUE, SLOT, VALUES = range(0, 36, 4)
@@ -227,18 +228,28 @@ class SessionDevice(Device):
         return float(self._get(VALUE, "<f"))
 
     def _batch(self, windows: npt.NDArray[Any], targets: npt.NDArray[Any]) -> float:
+        self._ask(Do.TRAIN_BATCH, windows, targets)
+        return float(self._get(VALUE, "<f"))
+
+    def _renew(self, x: npt.NDArray[Any]) -> None:
+        self._ask(Do.RENEW, x, None)
+
+    def _ask(
+        self, command: Do, windows: npt.NDArray[Any], targets: npt.NDArray[Any] | None
+    ) -> None:
+        """A command that asks for windows, each several times."""
         self._put(COUNT, "<I", len(windows))
-        self._put(COMMAND, "<I", Do.TRAIN_BATCH)
+        self._put(COMMAND, "<I", command)
         self.machine.run()
         while self._get(ASKED, "<I"):
             at = self._get(INDEX, "<I")
             if place := self._get(SLOT, "<I"):  # else only the label is needed
                 self.machine.write(place, windows[at].tobytes())
-            self._target(targets[at])
+            if targets is not None:
+                self._target(targets[at])
             self._put(COMMAND, "<I", Do.WINDOW)
             self.machine.run()
         self._check(-1)
-        return float(self._get(VALUE, "<f"))
 
     def _features(self, x: npt.NDArray[Any]) -> Array:
         features = np.zeros((len(x), self.package.plan.feature_bytes // 4), np.float32)
