@@ -326,16 +326,24 @@ def test_a_set_may_have_subjects_and_settings_of_its_own(tmp_path: Path) -> None
 
 
 def test_statistics_again_and_then_training(data: str, tmp_path: Path) -> None:
-    """adabn+none is AdaBN, in the C; adabn+full starts there and keeps the statistics."""
-    names = ["adabn", "adabn+none", "adabn+full"]
+    """adabn is adabn+none, with torch's answers where the compiler does not take the network;
+    adabn+full starts there and keeps the statistics."""
+    names = ["adabn", "adabn+none", "adabn+full", "refused"]
     frozen = {"norm": "frozen"}
-    study = asked(data, strategies=names, strategy={names[1]: frozen, names[2]: frozen})
+    own = {names[1]: frozen, names[2]: frozen, "refused": {"rule": "adabn", "memory": "1KiB"}}
+    study = asked(data, strategies=names, strategy=own)
     done = run(make_spec(study), tmp_path, resolve=resolve).rows
     rows = {(r["strategy"], r["subject"], r["session"]): r for r in done}
     for subject in (1, 2):
         for session in (1, 2):
-            reference, plain, full = (rows[name, subject, session] for name in names)
-            assert plain["confusion"] == reference["confusion"]
+            alone, plain, full, torch_s = (rows[name, subject, session] for name in names)
+            assert alone["crc32"] == plain["crc32"]
+            assert alone["confusion"] == plain["confusion"] == torch_s["confusion"]
+            assert alone["before"] == torch_s["before"]
+            assert min(alone["ram_bytes"], alone["ops"]) > 0
+            assert alone["norm"] == "batch"
+            assert torch_s["ram_bytes"] is None
+            assert "in torch, for the compiler refuses" in torch_s["notes"][0]
             if session == 1:
                 assert full["before"] == plain["accuracy"]
             assert full["crc32"] != plain["crc32"]

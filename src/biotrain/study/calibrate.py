@@ -45,7 +45,8 @@ Progress = Callable[[str, int, int], None]
 @dataclass(frozen=True)
 class Rule:
     """What a strategy does: a transform of the windows ("" for none), whether BatchNorm's running
-    statistics become those of the calibration windows first, and what then trains."""
+    statistics become those of the calibration windows first, and what then trains ("adabn": they
+    do, and nothing trains)."""
 
     transform: str
     trains: str
@@ -54,19 +55,19 @@ class Rule:
     @classmethod
     def of(cls, text: str) -> "Rule":
         """ "align" is Rule("align", "none"); "align+full" is Rule("align", "full"); "adabn+full"
-        is Rule("", "full", True)."""
+        is Rule("", "full", True), "adabn" Rule("", "adabn", True)."""
         first, plus, rest = text.partition("+")
         if first in TRANSFORMS:
             inner = cls.of(rest if plus else "none")
             return cls(first, inner.trains, inner.renews)
-        if first == "adabn" and plus:
-            return cls("", rest, True)
+        if first == "adabn":
+            return cls("", rest or first, True)
         return cls("", text)
 
     @property
     def in_torch(self) -> bool:
         """Whether it runs in torch, not in the generated C."""
-        return self.trains in IN_TORCH
+        return self.trains in IN_TORCH and self.trains != "adabn"
 
     @property
     def learns_labels(self) -> bool:
@@ -86,8 +87,9 @@ class Task:
     """One subject, session and seed: its windows, and what a row about them says.
 
     `x`, `x_test` are float32 [windows, channels, time]; a transform is fitted to the calibration
-    windows, without their labels, and applied to both. `held` are windows and labels that
-    `hold_back` took out of `x`, `y`; `again` are those of a sample store, seen in every epoch.
+    windows, without their labels, and applied to both. `unlabelled` are all calibration windows,
+    for what needs no labels. `held` are windows and labels that `hold_back` took out of `x`, `y`;
+    `again` are those of a sample store, seen in every epoch.
     """
 
     held: tuple[NDArray[np.float32], Ints] | None = None
@@ -112,6 +114,7 @@ class Task:
         if transform:
             change = TRANSFORMS[transform](self.x)
             self.x, self.x_test = change(self.x), change(self.x_test)
+        self.unlabelled = self.x
 
     def hold_back(self, share: float) -> None:
         """Take `share` of the calibration windows out of it, to choose the epoch by; see
@@ -208,9 +211,11 @@ def compiled(start: nn.Module, example: NDArray[np.float32], rule: str, settings
     """The package that adapts `start` (as pretrained) by `rule`; example [1, channels, time]."""
     import biotrain as bt
 
-    _, norm, pool = NORMS[settings["norm"]]
-    batch = settings.get("batch", 1)
-    more = {"batch": batch} if batch > 1 else {}
+    asked = Rule.of(rule)
+    alone = asked.trains == "adabn"
+    _, norm, pool = NORMS["frozen" if alone else settings["norm"]]
+    batch = 1 if alone else settings.get("batch", 1)
+    more: Row = {"batch": batch} if batch > 1 else {}
     net = bt.prepare(start, norm=norm, pool=pool)
     if batch > 1:
         net.train()  # in eval mode the statistics would be frozen, and no batch would count
@@ -218,7 +223,7 @@ def compiled(start: nn.Module, example: NDArray[np.float32], rule: str, settings
         net,
         torch.from_numpy(example),
         target=settings["target"],
-        strategy=rule,
+        strategy="none" if alone else asked.trains,
         optimizer=bt.SGD(
             lr=settings["lr"],
             momentum=settings["momentum"],
@@ -227,18 +232,9 @@ def compiled(start: nn.Module, example: NDArray[np.float32], rule: str, settings
         ),
         accumulate=1 if batch > 1 else settings["accumulate"],
         memory=settings["memory"],
+        renew=asked.renews,
         **more,
     )
-
-
-def renewed(start: nn.Module, x: NDArray[np.float32], weights: State | None) -> nn.Module:
-    """A copy of `start`, with `weights` if an earlier session left some, whose BatchNorm statistics
-    are those of the windows `x`."""
-    module = copy.deepcopy(start)
-    if weights is not None:
-        held = {name: torch.from_numpy(v.copy()) for name, v in weights.items()}
-        module.load_state_dict(held, strict=False)
-    return adabn(module, x)
 
 
 def calibrate(
@@ -261,24 +257,29 @@ def calibrate(
     above 0 that share of the calibration windows is held back, and the epoch that does best on it
     kept (`Choice`).
     """
-    rule = Rule.of(settings.get("rule", strategy))
+    text = settings.get("rule", strategy)
+    rule = Rule.of(text)
     if settings.get("holdout") and rule.learns_labels:
         task.hold_back(settings["holdout"])
     if rule.in_torch:
         return _in_torch(task, start, rule.trains, settings, weights, probes, keep)
-    if rule.renews and package is None:
-        start = renewed(start, task.x, weights)
-    package = package or compiled(start, task.x[:1], rule.trains, settings)
+    try:
+        package = package or compiled(start, task.x[:1], text, settings)
+    except BioTrainError as error:
+        if rule.trains != "adabn":
+            raise
+        task.note(f"{strategy} in torch, for the compiler refuses: {error}")
+        return _in_torch(task, start, rule.trains, settings, weights, probes, keep)
     if folder is not None:
         package.save(folder / strategy.replace("*", "_"))
-    return _in_c(task, package, strategy, rule.trains, settings, weights, probes, keep)
+    return _in_c(task, package, strategy, rule, settings, weights, probes, keep)
 
 
 def _in_c(
     task: Task,
     package: "Package",
     strategy: str,
-    rule: str,
+    rule: Rule,
     settings: Row,
     weights: State | None,
     probes: Sequence[NDArray[np.float32]],
@@ -289,12 +290,17 @@ def _in_c(
     device = package.run(settings["on"])
     if weights is not None:
         device.load_parameters(weights)
-    epochs = 0 if rule == "none" else settings["epochs"]
+    curve: list[float] = []
+    if rule.trains == "adabn":  # what it gains is in its curve
+        curve.append(accuracy(device.predict(task.x_test).argmax(1), task.y_test))
+    if rule.renews:
+        device.renew(task.unlabelled)
+    epochs = settings["epochs"] if rule.trains not in ("none", "adabn") else 0
     batch = settings.get("batch", 1)
     group = batch if batch > 1 else settings["accumulate"]
     per_epoch = task.steps_per_epoch(group)
     logits = device.predict(task.x_test)
-    curve = [accuracy(logits.argmax(1), task.y_test)]
+    curve.append(accuracy(logits.argmax(1), task.y_test))
     choice = Choice(task.held, settings) if task.held is not None and epochs else None
     if choice:
         choice.look(0, device.predict, device.save_state)
@@ -328,7 +334,8 @@ def _in_c(
     if not epochs or ran < epochs:
         done(1, 1)
     plan, steps = package.plan, ran * per_epoch
-    cost = {"ram_bytes": plan.ram_bytes, "ops": plan.ops, "steps": steps, "crc32": device.crc32()}
+    ops = plan.renew_ops if rule.trains == "adabn" else plan.ops
+    cost = {"ram_bytes": plan.ram_bytes, "ops": ops, "steps": steps, "crc32": device.crc32()}
     probed = [device.predict(x) for x in probes]
     state = dict(device.parameters()) if keep else None
     device.close()
@@ -412,7 +419,7 @@ def _conventional(module: nn.Module, task: Task, settings: Row, after: After) ->
 
 
 def _adabn(module: nn.Module, task: Task, settings: Row, after: After) -> None:
-    adabn(module, task.x)
+    adabn(module, task.unlabelled)
     after(1, 1)
 
 
@@ -434,7 +441,7 @@ IN_TORCH: Mapping[str, Callable[[nn.Module, Task, Row, After], None]] = {
     "adabn": _adabn,
     "entropy": _entropy,
 }
-"""Rules that run in torch; all others run in the generated C."""
+"""What runs in torch: these rules, and `adabn` where the compiler does not take the network."""
 
 
 def accuracy(labels: NDArray[Any], y: NDArray[Any]) -> float:

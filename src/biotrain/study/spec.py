@@ -225,7 +225,9 @@ def _strategy(name: str, table: Any, recipe: Recipe) -> Strategy:
             "in it"
         )
     made = Strategy(name, rule, _made(Recipe, own, where))
-    if Rule.of(rule).renews and NORMS.get(made.recipe.norm, ("group",))[0] != "batch":
+    asked = Rule.of(rule)
+    kept = asked.renews and asked.trains != "adabn"
+    if kept and NORMS.get(made.recipe.norm, ("group",))[0] != "batch":
         raise BioTrainError(f'{where}: adabn+... needs BatchNorm: norm = "frozen" or "batch"')
     return made
 

@@ -18,6 +18,7 @@ import safetensors.numpy
 import safetensors.torch
 from torch import nn
 
+from biotrain.errors import BioTrainError
 from biotrain.study.calibrate import (
     Row,
     Rule,
@@ -26,7 +27,6 @@ from biotrain.study.calibrate import (
     accuracy,
     calibrate,
     compiled,
-    renewed,
 )
 from biotrain.study.cells import Cell, Fold, Resolve
 from biotrain.study.labelfree import transformed
@@ -119,11 +119,14 @@ def compute(
         package = None
         if not rule.in_torch:
             options = {k: v for k, v in settings.items() if k not in ("scenario", "dataset")}
-            key: tuple[str, ...] = ("package", fold.key, json.dumps(options, sort_keys=True))
-            if rule.renews:  # its statistics are constants of the package
-                start = renewed(start, task.x, None if before is None else _state(before))
-                key = (*key, cell.key)
-            package = _keep(key, lambda: compiled(start, task.x[:1], rule.trains, settings))
+            key = ("package", fold.key, json.dumps(options, sort_keys=True))
+            try:
+                package = _keep(
+                    key, lambda: compiled(start, task.x[:1], settings["rule"], settings)
+                )
+            except BioTrainError:
+                if rule.trains != "adabn":
+                    raise
         probes = [one.x_test for one in earlier]
         if len(cell.others):
             probes.append(_recordings(fold).signal(cell.others))
