@@ -245,6 +245,18 @@ def test_compile_then_run_the_folder(run: Any, tmp_path: Path) -> None:
     assert said.json["crc32"] != result["crc32"]
 
 
+def test_statistics_anew(run: Any, tmp_path: Path) -> None:
+    options = (*SMALL, "--norm", "frozen", "--strategy", "last")
+    plan = run("compile", *options, "--renew", "-o", tmp_path, "--json", "-").json["plan"]
+    assert plan["renew_ops"] > 0
+    assert plan["state_bytes"] > 0
+    assert any(words.startswith("statistics anew: ") for words in plan["choices"])
+    said = run("run", tmp_path, "--samples", "4", "--json", "-")
+    assert "those of 4 windows, without their labels" in said.err
+    again = run("run", *options, "--renew", "--samples", "4", "--json", "-").json
+    assert again["crc32"] == said.json["crc32"]
+
+
 def test_run_on_data_learns(run: Any, tmp_path: Path) -> None:
     file = tmp_path / "w.safetensors"
     result = run(

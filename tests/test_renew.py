@@ -182,6 +182,17 @@ def test_integers_have_the_bits_of_floats() -> None:
     assert found[0] == found[1]
 
 
+def test_gradients_in_the_momentum() -> None:
+    """The size of a group that was announced stays announced."""
+    device = package(gradients="momentum", accumulate=4).run("host")
+    x = windows(4)
+    device.group(2)
+    device.renew(x)
+    close(device, small(), x)
+    device.accumulate(x[:2], np.array([0, 1]))
+    device.step()
+
+
 def test_a_batch_norm_that_trains_can_be_renewed_too() -> None:
     start = small()
     net = bt.prepare(start, norm="batch").train()

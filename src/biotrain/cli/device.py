@@ -97,6 +97,9 @@ def run_verb(
     batch = pkg.source.batch
     group = batch.size if batch else pkg.source.accumulate
     chunk = group * max(1, 32 // group)  # whole groups, so that the cut changes no step
+    if pkg.source.renew:
+        device.renew(x)
+        out.say(f"BatchNorm's statistics are those of {len(x)} windows, without their labels")
     device.begin(total_steps=epochs * -(-len(x) // group))
     device.restart_count()
     rng = np.random.default_rng(given.seed)
@@ -270,6 +273,7 @@ def _from_folder(folder: Path, given: ModelOptions, train: TrainOptions, out: Ou
         optimizer=wanted.made_optimizer(),
         accumulate=wanted.group,
         batch=wanted.batch,
+        renew=wanted.renew,
         gradients=wanted.gradients,
         rewrites=wanted.rewrites,
         input_type=wanted.input_type,

@@ -181,6 +181,7 @@ class Model:
             optimizer=optimizer,
             accumulate=train.group,
             batch=train.batch,
+            renew=train.renew,
             gradients=train.gradients,
             rewrites=train.rewrites,
             input_type=train.input_type,

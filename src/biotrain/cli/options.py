@@ -160,6 +160,15 @@ class TrainOptions:
             min=1,
         ),
     ] = 1
+    renew: Annotated[
+        bool,
+        _option(
+            "--renew",
+            "BatchNorm's statistics can be taken anew, without labels (--norm frozen); run does it "
+            "first.",
+            TRAINING,
+        ),
+    ] = False
     gradients: Annotated[
         Literal["separate", "momentum", "update"],
         _option(
