@@ -141,7 +141,7 @@ def test_a_front_end_gives_the_windows_of_the_study(kind: str) -> None:
 
 def test_a_flat_channel_is_refused_where_it_is() -> None:
     x, y = signal(400)
-    x[1, 100:200] = 7
+    x[1, 96:200] = 7  # from the first frame of a window on
     events = package().live().play(x, y)
     refused = [e for e in events if e.name == "refused"]
     assert {(e.status, e.channel) for e in refused} == {("BT_ERR_INPUT_FLAT", 1)}
