@@ -87,7 +87,9 @@ class Shape:
 def measure(shape: Shape, rounds: int) -> list[dict[str, object]]:
     """One row per pass: median milliseconds, and the ratios to the direct kernel."""
     stems = kernel_sources(["conv.c", "fir.c"])
-    files = {name: (RUNTIME / name).read_text() for name in ("bt_math.h", "bt_kernel.h")}
+    files = {
+        name: (RUNTIME / name).read_text() for name in ("bt_math.h", "bt_kernel.h", "bt_string.h")
+    }
     files.update({kernel_file(s): (SOURCES / s).read_text() for s in stems})
     head = [f"#define BT_FUSED {int(fused_on(load_target('host')))}"]
     head += [f'#include "{kernel_file(s)}"' for s in stems]

@@ -448,6 +448,11 @@ def test_a_wrong_kernel_or_schedule_changes_the_crc(monkeypatch: pytest.MonkeyPa
     files["bt_conv_dw.h"] = files["bt_conv_dw.h"].replace(
         "to[j] += sums[j];", "to[j] += sums[j] * (1.0f + 0x1p-22f);"
     )
+    vectors = "bt_vec_add(total[j], s[j])"
+    assert vectors in files["bt_conv_vector.h"]
+    files["bt_conv_vector.h"] = files["bt_conv_vector.h"].replace(
+        vectors, "bt_vec_add(total[j], bt_vec_fma(s[j], bt_vec_of(0x1p-22f), s[j]))"
+    )
     monkeypatch.setitem(pkg.__dict__, "files", files)
     assert outcome(pkg) != good
 
@@ -503,7 +508,7 @@ def executed(pkg: Package, monkeypatch: pytest.MonkeyPatch) -> int:
         files[name] = files[name].replace("bt_fma(", "bt_counted(")
     files["bt_conv_block.h"] = head + include + _COUNTER + files["bt_conv_block.h"]
     monkeypatch.setitem(pkg.__dict__, "files", files)
-    device = HostDevice(pkg, flags=FLAGS)
+    device = HostDevice(pkg, flags=(*FLAGS, "-DBT_VECTOR=0"))  # vectors are not counted
     counter = ctypes.c_longlong.in_dll(device._c, "bt_count")
     x, y = windows(1)
     before = counter.value

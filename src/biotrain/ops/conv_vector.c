@@ -95,6 +95,7 @@ BT_VECTOR_KERNEL void bt_vec_inside(const bt_vec_sum *m, bt_vec *s, const int ou
                              const int full, const int falls, const bt_some *all, int k, int end,
                              const float *w, const float *x)
 {
+  (void)falls;
 #if BT_VECTOR == 16
   if (full && outs == 1 && vecs >= 4 && m->step == 1)
     k = bt_vec_slide(s, vecs, 0, k, end, w, x);
