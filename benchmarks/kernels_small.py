@@ -4,10 +4,12 @@
 One layer between a scaling and a norm trains on one sample as firmware in the emulator; the
 executed blocks are priced by the core's table or model (the CV32E40P model agrees with the RTL
 within 0.2 %; --rtl runs a small depthwise layer there too). Forward, input gradient and weight
-gradient stand apart. --sweep goes over taps, channels and samples to look for cliffs.
+gradient stand apart. --sweep goes over taps, channels, samples and strides to look for cliffs, and
+says which shapes take more than twice the best rate of their pass, beside the least that their
+loads and stores allow; --figure draws it.
 
     python benchmarks/kernels_small.py
-    python benchmarks/kernels_small.py --sweep --core cv32e40p
+    python benchmarks/kernels_small.py --sweep --core cv32e40p --figure sweep.png
 
 A minute per core; the sweep takes some more.
 """
@@ -16,9 +18,10 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,6 +37,8 @@ from biotrain.run.rtl_device import RtlDevice
 
 CORES = ("cv32e40p", "cortex-m4f", "cortex-m7")
 PASSES = ("conv", "conv_dx", "conv_dw")
+CLIFF = 2.0
+"""Times the best rate of the pass."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +53,23 @@ class Shape:
     groups: int = 1
     rows: int = 1
     """Rows of the kernel and of x, whose channels these are then not."""
+    stride: int = 1
+
+    @property
+    def sweeps(self) -> str:
+        """What a sweep changes: the dimension that its name says, and the kind of layer."""
+        kind, _, what = self.name.partition(", ")
+        return f"{kind}: {what.split()[-1]}" if what else kind
+
+    def least(self) -> float:
+        """Loads, stores and multiply-adds per multiply-add, where each sample and each weight is
+        loaded once for the outputs that a block of up to four rows by eight samples shares, and one
+        instruction begins per cycle: the forward pass and the input gradient."""
+        ins, outs = self.channels * self.rows // self.groups, self.outputs // self.groups
+        along = 8 if self.taps > 1 else 1
+        across = 1 if self.taps > 1 else min(4, outs)
+        window = (self.taps + along - 1) / self.taps if self.stride == 1 else along
+        return 1 + window / (along * across) + 1 / (ins * self.taps) + 1 / 8
 
 
 SHAPES = (
@@ -78,6 +100,51 @@ def sweep() -> Iterator[Shape]:
     for samples in (100, 101, 127, 128, 250, 333, 500, 1000, 1999, 2000):
         yield Shape(f"depthwise 64, {samples} samples", 2, 2, 64, samples, groups=2)
         yield Shape(f"dense 8, {samples} samples", 4, 4, 8, samples)
+    for stride in (1, 2, 4):
+        yield Shape(f"depthwise 16, {stride} stride", 4, 4, 16, 500, 4, stride=stride)
+        yield Shape(f"dense 8, {stride} stride", 8, 8, 8, 250, stride=stride)
+
+
+def cliffs(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """A line per shape and pass that takes more than CLIFF times the best rate of the pass."""
+    found = []
+    for op in PASSES:
+        best = min(row[op] for row in rows)
+        for row in rows:
+            if row[op] > CLIFF * best:
+                least = f", at least {row['least']:.2f}" if op != "conv_dw" else ""
+                times = row[op] / best
+                found.append(
+                    f"{op:8} {row['name']:30}{row[op]:6.2f}: {times:.1f} x the best{least}"
+                )
+    return found
+
+
+def figure(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
+    """Cycles per multiply-add over each swept dimension, a panel per pass and core."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    from matplotlib import pyplot as plt
+
+    cores = list(dict.fromkeys(row["core"] for row in rows))
+    size = (4.2 * len(PASSES), 3.4 * len(cores))
+    fig, panels = plt.subplots(len(cores), len(PASSES), squeeze=False, sharex=True, figsize=size)
+    for core, line in zip(cores, panels, strict=True):
+        for op, axes in zip(PASSES, line, strict=True):
+            mine = [row for row in rows if row["core"] == core]
+            for kind in dict.fromkeys(row["sweeps"] for row in mine):
+                some = [row for row in mine if row["sweeps"] == kind]
+                at = [int(row["name"].split()[-2]) for row in some]
+                axes.plot(at, [row[op] for row in some], "o-", markersize=3, label=kind)
+            axes.axhline(CLIFF * min(row[op] for row in mine), color="grey", linestyle=":")
+            axes.set(xscale="log", ylim=(0, None), title=f"{core}, {op}")
+            axes.grid(alpha=0.3)
+    panels[0][0].set_ylabel("cycles per multiply-add")
+    panels[-1][0].set_xlabel("taps, channels, rows, samples or stride")
+    panels[0][-1].legend(fontsize=6)
+    fig.tight_layout()
+    fig.savefig(path, dpi=120)
 
 
 class _Net(nn.Module):
@@ -96,7 +163,8 @@ class _Net(nn.Module):
                 shape.channels,
                 shape.outputs,
                 shape.taps,
-                padding="same",
+                stride=shape.stride,
+                padding="same" if shape.stride == 1 else shape.taps // 2,
                 groups=shape.groups,
                 bias=False,
             )
@@ -166,6 +234,7 @@ def main() -> None:
     parser.add_argument("--rtl", action="store_true", help="check the first layer in the RTL")
     parser.add_argument("--only", default="", help="shapes whose name begins so")
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--figure", type=Path, help="draw the sweep")
     args = parser.parse_args()
     shapes = [s for s in (tuple(sweep()) if args.sweep else SHAPES) if s.name.startswith(args.only)]
     rows = []
@@ -175,10 +244,17 @@ def main() -> None:
         for shape in shapes:
             found = measure(shape, core, args.compiler)
             print(f"{shape.name:34}" + "".join(f"{found[op]:9.2f}" for op in PASSES), flush=True)
-            rows.append({"core": core, "compiler": args.compiler, **asdict(shape), **found})
+            more = {"sweeps": shape.sweeps, "least": shape.least()}
+            rows.append({"core": core, "compiler": args.compiler, **asdict(shape), **more, **found})
+        if args.sweep:
+            print(f"more than {CLIFF:g} times the best:")
+            for line in cliffs([row for row in rows if row["core"] == core]):
+                print(f"  {line}")
     if args.rtl:
         counted, ratio = on_rtl(SHAPES[0])
         print(f"\n{SHAPES[0].name} in the RTL: {counted:,} cycles; the model: {ratio:.4f} of that")
+    if args.figure:
+        figure(rows, args.figure)
     if args.json:
         args.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 

@@ -65,6 +65,8 @@ BT_KERNEL int bt_conv_is_matrix(bt_conv g)
 
 BT_KERNEL int bt_conv_is_product(bt_conv g) { return BT_BLOCK && bt_conv_is_matrix(g); }
 
+#include "bt_conv_stride.h"
+
 /* y[t] += sum_k w[k] x[t stride + k dilation - padding] for t in [t0, t1), taps in order.
  * x points at time x0 of the input row, y at time t0. */
 BT_KERNEL void bt_conv_row(bt_conv g, int t0, int t1, const float *x, int x0, const float *w, float *y)
@@ -311,6 +313,10 @@ BT_KERNEL void bt_conv_forward(bt_conv g, bt_box box, bt_in x, const float *w, c
       bt_conv_forward_row(g, box, r, x, w, b, y);
       continue;
     }
+    if (BT_BLOCK && g.stride > 1) {
+      bt_conv_stride_row(g, box, r, x, w, b, y);
+      continue;
+    }
     float *to = bt_to(y, r, box.t0);
     const float start = b ? b[o] : 0.0f;
     for (int t = 0; t < box.t1 - box.t0; t++)
@@ -475,6 +481,10 @@ BT_KERNEL void bt_conv_input_gradient(bt_conv g, bt_box box, bt_in dy, const flo
     const int group = c / per_group, i = c % per_group;
     if (bt_conv_slides(g, g.out_times) && box.t1 - box.t0 >= width) {
       bt_conv_input_gradient_row(g, box, r, dy, w, dx);
+      continue;
+    }
+    if (BT_BLOCK && g.stride > 1) {
+      bt_conv_stride_row_dx(g, box, r, dy, w, dx);
       continue;
     }
     float *to = bt_to(dx, r, box.t0);
