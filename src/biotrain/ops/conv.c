@@ -11,7 +11,7 @@
 #ifndef BT_CONV_H
 #define BT_CONV_H
 
-#include "bt_conv_block.h"
+#include "bt_conv_product.h"
 #include "bt_conv_vector.h"
 
 typedef struct bt_conv {
