@@ -207,6 +207,7 @@ def test_a_batch_norm_that_trains_can_be_renewed_too() -> None:
 def test_strict_warnings_and_a_target_of_floats(tmp_path: Path) -> None:
     pkg = package(loss="mse", strategy="none", fused=False)
     pkg.save(tmp_path)
+    assert "bt_renew(&model, &source, n);" in (tmp_path / "README.md").read_text(encoding="utf-8")
     command = [*find_compiler(), *STRICT, *NUMERICS, "-c", "model.c", "-o", "model.o"]
     subprocess.run(command, cwd=tmp_path, check=True)
     device = pkg.run("host")

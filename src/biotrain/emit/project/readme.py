@@ -222,10 +222,17 @@ def _call_model(source: Source) -> str:
     by_class = source.train.inputs[-1].dtype == "i32"
     lines = ["static bt_model model;", "float loss, logits[BT_OUTPUTS];", "bt_init(&model);"]
     label = "label" if by_class else "target"
+    if source.renew or (source.trained and source.batch):
+        lines += [
+            "const bt_source source = {window, context};      /* window() gives one of them */"
+        ]
+    if source.renew:
+        lines += [
+            "bt_renew(&model, &source, n);                    /* statistics; without labels */"
+        ]
     if source.trained and source.batch:
         lines += [
             "bt_begin(&model, steps, lr);                     /* of the whole calibration */",
-            "const bt_source source = {window, context};      /* window() gives one of them */",
             "bt_train_batch(&model, &source, BT_BATCH, &loss);",
             "bt_step(&model);",
         ]
