@@ -46,6 +46,21 @@ class Small(nn.Module):
         return self.out(torch.relu(self.norm3(self.hidden(y))))
 
 
+class Branches(nn.Module):
+    """A norm that is used twice, and two side by side."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv1d(CHANS, 4, 3, padding=1)
+        self.conv2 = nn.Conv1d(4, 4, 3, padding=1)
+        self.norm, self.left, self.right = (nn.BatchNorm1d(4) for _ in range(3))
+        self.out = nn.Linear(4, CLASSES)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = torch.relu(self.norm(self.conv2(torch.relu(self.norm(self.conv1(x))))))
+        return self.out((self.left(self.conv2(y)) + self.right(y)).mean(-1))
+
+
 def small() -> nn.Module:
     torch.manual_seed(5)
     return Small().eval()
@@ -94,6 +109,17 @@ def test_equals_torch_in_every_budget(name: str, share: float) -> None:
         close(device, start, x)
         found.append(device.crc32())
     assert found[0] == found[1]
+
+
+def test_branches_are_one_loop_and_the_last_use_counts() -> None:
+    torch.manual_seed(1)
+    start, x = Branches().eval(), windows(7)
+    pkg = package(start)
+    assert pkg.source.renew is not None
+    assert len(pkg.source.renew.phases) == 3
+    device = pkg.run("host")
+    device.renew(x)
+    close(device, start, x)
 
 
 def test_what_it_refuses_changes_nothing() -> None:

@@ -36,7 +36,8 @@ class Renewal:
         if self.schedule is None:
             return ()
         loops = len(self.schedule.phases)
-        return (f"statistics anew: {loops} loops over the windows, {self.ops:,} operations each",)
+        over = f"{loops} loops over the windows" if loops > 1 else "1 loop over the windows"
+        return (f"statistics anew: {over}, {self.ops:,} operations per window",)
 
 
 def renewal(graph: Graph | None, arena: int) -> Renewal:
