@@ -42,7 +42,7 @@ FAMILIES: Mapping[str, tuple[Table, tuple[float, ...]]] = {
     "full": ({"rule": "full"}, (1e-3, 2e-3, 5e-3)),
     "bn8": ({"rule": "full", "norm": "batch", "batch": 8}, (1e-3, 2e-3, 5e-3)),
     "adabn+full": ({"rule": "adabn+full", "norm": "frozen"}, (1e-3, 2e-3, 5e-3)),
-    "align+full": ({"rule": "align+full"}, (1e-3, 5e-3)),
+    "align+adabn+full": ({"rule": "align+adabn+full", "norm": "frozen"}, (1e-3, 2e-3, 5e-3)),
 }
 """Settings and learning rates; the first of equals is taken."""
 
@@ -50,6 +50,7 @@ PUBLISHED: Mapping[str, Table] = {
     "none": {},
     "align": {},
     "adabn": {},
+    "align+adabn": {},
     "last": {},
     "full": {},
     "full-bn8": {},
@@ -119,7 +120,7 @@ def study(choice: Mapping[int, Mapping[str, float]], epochs: int, seeds: int) ->
         "seeds": list(range(seeds)),
         "scenarios": ["day1", "longitudinal"],
         "strategies": [*PUBLISHED, *tuned],
-        "strategy": tuned,
+        "strategy": {k: v for k, v in PUBLISHED.items() if v} | tuned,
         "calibrate": {"target": "nrf52840"},
         "pretrain": {"epochs": epochs},
         "data": [
