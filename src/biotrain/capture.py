@@ -106,7 +106,8 @@ def _thaw(program: ExportedProgram, norms: Mapping[str, torch.nn.Module]) -> Non
     buffers = program.graph_signature.inputs_to_buffers
     for node in program.graph.nodes:
         if getattr(getattr(node.target, "_schema", None), "name", "") == "aten::batch_norm":
-            owner = buffers.get(node.args[3].name, "").removesuffix(".running_mean")
+            mean = getattr(node.args[3], "name", "")  # None without running statistics
+            owner = buffers.get(mean, "").removesuffix(".running_mean")
             if owner in norms:
                 node.update_arg(5, True)
 

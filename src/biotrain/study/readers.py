@@ -142,10 +142,7 @@ def load_mne_continuous(path: Path) -> Continuous | None:
     names, fs = list(raws[0].ch_names), float(raws[0].info["sfreq"])
     if any(list(raw.ch_names) != names or raw.info["sfreq"] != fs for raw in raws):
         raise RecordingError(f"{path}: its files differ in channels or sampling rate")
-    marks = [
-        _marks(raw, file, Place(), Cut(), raw.n_times / fs)
-        for raw, file in zip(raws, files, strict=True)
-    ]
+    marks = [_marks(raw, file, Place(), Cut(), 0.0) for raw, file in zip(raws, files, strict=True)]
     classes = sorted({label for found in marks for _, _, label in found})
     signals = [np.asarray(raw.get_data(), np.float64) * 1e6 for raw in raws]
     steps, scale = quantize(np.concatenate(signals, axis=1)[None])
