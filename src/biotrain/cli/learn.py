@@ -103,7 +103,7 @@ def demo_verb(
     ] = 2,
     epochs: Annotated[int, typer.Option("--epochs", min=1, help="Of the calibration.")] = 20,
     pretrain_epochs: Annotated[
-        int, typer.Option("--pretrain-epochs", min=0, help="On the other subjects, in torch.")
+        int, typer.Option("--pretrain-epochs", min=0, help="On the other subjects.")
     ] = 30,
     target: Annotated[
         str, typer.Option("--target", help="What the C is planned for.")

@@ -115,7 +115,7 @@ def live_verb(
         typer.Option("--told", metavar="S", help="Tell the device labels for S seconds only."),
     ] = None,
     pretrain_epochs: Annotated[
-        int, typer.Option("--pretrain-epochs", min=0, help="On the other subjects, in torch.")
+        int, typer.Option("--pretrain-epochs", min=0, help="On the other subjects.")
     ] = 15,
     speed: Annotated[
         float, typer.Option("--speed", min=0.0, help="Of a recording, times real time; 0: no wait.")
