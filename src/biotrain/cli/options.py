@@ -300,7 +300,7 @@ class LearnOptions:
         _option("--seeds", "Of weights and order: 0 or 0,1,2.", LEARNING, metavar="S,S"),
     ] = None
     pretrain_epochs: Annotated[
-        int | None, _option("--pretrain-epochs", "On the other subjects, in torch; 40.", LEARNING)
+        int | None, _option("--pretrain-epochs", "On the other subjects; 40.", LEARNING)
     ] = None
     pretrain_every: Annotated[
         int | None,

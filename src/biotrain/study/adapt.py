@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Day-1 calibration of a new subject: pretrain on the others, adapt in the generated C, test.
 
-Everything that a device would do runs in the C that the compiler emits; torch pretrains, and
-fine-tunes the conventional reference.
+Everything that a device would do runs in the C that the compiler emits, and so does pretraining
+where the compiler takes the network; torch fine-tunes the conventional reference.
 """
 
 import json
