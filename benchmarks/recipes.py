@@ -112,6 +112,23 @@ def chosen(rows: Iterable[Table]) -> dict[int, dict[str, float]]:
     }
 
 
+def told(rows: Iterable[Table], choice: Mapping[int, Mapping[str, float]]) -> list[str]:
+    """A line per family: balanced accuracy in % of each set, over people of both halves at the rate
+    that the other half chose."""
+    found: dict[str, dict[str, list[float]]] = {family: {} for family in FAMILIES}
+    for row in rows:
+        family, _, rate = row["strategy"].rpartition(" ")
+        if float(rate) == choice[row["subject"] % 2][family]:
+            found[family].setdefault(row["dataset"], []).append(row["balanced_accuracy"])
+    return [
+        f"{family:18}"
+        + "".join(
+            f"  {name} {100 * fmean(values):.1f} ({len(values)})" for name, values in of.items()
+        )
+        for family, of in found.items()
+    ]
+
+
 def study(choice: Mapping[int, Mapping[str, float]], epochs: int, seeds: int) -> Table:
     """The study with the published settings and the chosen ones (a star in the name)."""
     tuned = {f"{family}*": dict(settings) for family, (settings, _) in FAMILIES.items()}
@@ -183,6 +200,8 @@ def main() -> None:
     for half, found in choice.items():
         text = ", ".join(f"{family} {lr:g}" for family, lr in found.items())
         print(f"subjects with {'odd' if half else 'even'} numbers: {text}")
+    print("Balanced accuracy in % (people), at the rate that the other half chose:")
+    print("\n".join(told(rows, choice)))
     path = given.out / "study.toml"
     path.write_text(as_toml(study(choice, given.epochs, given.seeds)), encoding="utf-8")
     print(f"biotrain study {path} --out build/study --jobs 2")
