@@ -31,6 +31,8 @@ WORKERS ?= auto
 DEMO_OUT ?= build/demo
 DEMO_ARGS ?=
 MATRIX_ARGS ?=
+# Programs that `make bench` leaves out: proofs and a search, of minutes to hours.
+APART := benchmarks/matrix.py benchmarks/day.py benchmarks/recipes.py
 
 .PHONY: help demo test quick lint static format bench matrix clean
 
@@ -59,7 +61,7 @@ format: $(VENV)/.installed-test  ## let ruff format the code and mend what it ca
 	$(PY) -m ruff format
 
 bench: $(VENV)/.installed-test  ## speed and memory against other frameworks, as ratios in one run (JSON, figure: build/)
-	@for program in $(sort $(filter-out benchmarks/_% benchmarks/matrix.py,$(wildcard benchmarks/*.py))); do \
+	@for program in $(sort $(filter-out benchmarks/_% $(APART),$(wildcard benchmarks/*.py))); do \
 		echo "== $$program"; OMP_NUM_THREADS=1 $(PY) "$$program"; done
 
 matrix: $(VENV)/.installed-test  ## one CRC-32 on every core, compiler and emulator that is installed, at the published shapes

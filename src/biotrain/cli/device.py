@@ -255,7 +255,7 @@ def _from_folder(folder: Path, given: ModelOptions, train: TrainOptions, out: Ou
         wanted = TrainOptions(**settings["train"])
         fused, title = settings["fused"], settings["title"]
         front = FrontEnd(**made) if (made := settings.get("front")) else None
-        live = wanted.made_live(front, settings.get("bits", 16))
+        asked = wanted.compiled(front, settings.get("bits", 16))
     except FileNotFoundError:
         raise BioTrainError(
             f"'{folder}' was not written by `biotrain compile`: it holds no {SETTINGS_FILE}"
@@ -265,24 +265,9 @@ def _from_folder(folder: Path, given: ModelOptions, train: TrainOptions, out: Ou
     pkg = compile_model(
         folder / MODULE_FILE,
         torch.zeros(1, 1, 1),
-        target=wanted.target,
-        strategy=wanted.strategy,
-        memory=wanted.memory,
-        deadline_ms=wanted.deadline,
-        max_mj=wanted.max_mj,
-        optimizer=wanted.made_optimizer(),
-        accumulate=wanted.group,
-        batch=wanted.batch,
-        renew=wanted.renew,
-        gradients=wanted.gradients,
-        rewrites=wanted.rewrites,
-        input_type=wanted.input_type,
-        input_scale=wanted.input_scale,
-        store=wanted.store,
         fused=fused,
         title=title,
-        front=None if live else front,
-        live=live,
+        **asked,
     )
     names = dict.fromkeys([*pkg.files, *sorted(path.name for path in folder.glob("*.h"))])
     there = {name: (folder / name).read_text(encoding="utf-8") for name in names}

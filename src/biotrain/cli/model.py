@@ -159,7 +159,7 @@ class Model:
     def compiled(self, train: TrainOptions, frontier: bool = False) -> Package:
         """The package; `frontier`: with the plans from the fastest to the smallest."""
         train = self.fed(train)
-        optimizer = train.made_optimizer()
+        asked = train.compiled(self.front, self.bits)
         if self.exported:
             model: Any = Path(readable(self.name))
             example = torch.zeros(1, 1, 1)  # a .pt2 file brings its own
@@ -172,24 +172,9 @@ class Model:
         return compile_model(
             model,
             example,
-            target=train.target,
-            strategy=train.strategy,
-            memory=train.memory,
-            deadline_ms=train.deadline,
-            max_mj=train.max_mj,
             frontier=frontier,
-            optimizer=optimizer,
-            accumulate=train.group,
-            batch=train.batch,
-            renew=train.renew,
-            gradients=train.gradients,
-            rewrites=train.rewrites,
-            input_type=train.input_type,
-            input_scale=train.input_scale,
-            store=train.store,
-            live=train.made_live(self.front, self.bits),
             title=title,
-            front=None if train.live else self.front,
+            **asked,
         )
 
 

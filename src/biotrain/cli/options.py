@@ -251,6 +251,29 @@ class TrainOptions:
                 raise BioTrainError(f"--{name.replace('_', '-')} belongs to --live")
         return None
 
+    def compiled(self, front: "FrontEnd | None" = None, bits: int = 16) -> dict[str, Any]:
+        """The arguments of `bt.compile` that the options stand for, with a front end behind a
+        converter of so many bits."""
+        live = self.made_live(front, bits)
+        return {
+            "target": self.target,
+            "strategy": self.strategy,
+            "memory": self.memory,
+            "deadline_ms": self.deadline,
+            "max_mj": self.max_mj,
+            "optimizer": self.made_optimizer(),
+            "accumulate": self.group,
+            "batch": self.batch,
+            "renew": self.renew,
+            "gradients": self.gradients,
+            "rewrites": self.rewrites,
+            "input_type": self.input_type,
+            "input_scale": self.input_scale,
+            "store": self.store,
+            "live": live,
+            "front": None if live else front,
+        }
+
     @property
     def group(self) -> int:
         """Samples that are accumulated; a batch is a group of its own."""
