@@ -91,7 +91,7 @@ def pretrain(
     Sequential of `standardize` (statistics of `idx`) and `network`, in eval mode; its input is the
     physical signal, float32 [batch, n_chans, n_times].
 
-    engine: "c", in the generated C, two to seven times sooner on one core and with the same bits on
+    engine: "c", in the generated C, two to nine times sooner on one core and with the same bits on
         every machine; "torch"; "auto": C where the compiler takes the network. Both do the same,
         but draw their dropouts apart.
 
