@@ -2,9 +2,9 @@
 /* Blocks of a convolution's outputs in scalar registers, for cores without vectors.
  *
  * Eight neighbours of one sliding sum, s[j] += sum_k w[k] v[k + j], need one weight and one sample
- * per eight multiply-adds: the samples slide through eight registers. Sixteen elements of a matrix
- * product, four by four, need half a load each. Every sum runs in the order of its own terms, so
- * the bits are those of one output at a time. */
+ * per eight multiply-adds: the samples slide through eight registers. Every sum runs in the order of
+ * its own terms, so the bits are those of one output at a time. Matrix products: conv_product.c;
+ * strides above one: conv_stride.c. */
 #ifndef BT_CONV_BLOCK_H
 #define BT_CONV_BLOCK_H
 

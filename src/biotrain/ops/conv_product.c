@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Matrix products in scalar registers, four by four elements (bt_conv_block.h): rows mixed by weights,
- * and sums over time of products of rows. */
+ * and sums over time of products of rows. Sixteen elements need half a load each. */
 #ifndef BT_CONV_PRODUCT_H
 #define BT_CONV_PRODUCT_H
 
