@@ -32,19 +32,33 @@ SETS: Mapping[str, Table] = {
     "emg_myo": {"models": ["epidenet"], "people": 18, "play": 4, "pretrain_every": 2},
     "eog_office": {"models": ["epidenet"], "people": 8, "play": 4},
     "mi_graz2b": {"models": ["mibminet", "eegnet"], "people": 9, "play": 5, "decimate": 125.0},
-    "eeg_arithmetic": {"models": ["mibminet", "eegnet"], "people": 36, "play": 6},
+    "eeg_arithmetic": {
+        "models": ["mibminet", "eegnet"],
+        "people": 36,
+        "play": 6,
+        "pretrain_seed": 0,
+    },
 }
-"""Networks, people, and how many of a half play the new person."""
+"""Networks, people, and how many of a half play the new person. Where there are few people, every
+seed of the study pretrains a network of its own."""
 
 FAMILIES: Mapping[str, tuple[Table, tuple[float, ...]]] = {
     "last": ({"rule": "last"}, (5e-3, 2e-2, 5e-2)),
     "norm": ({"rule": "norm"}, (5e-3, 2e-2)),
     "full": ({"rule": "full"}, (1e-3, 2e-3, 5e-3)),
     "bn8": ({"rule": "full", "norm": "batch", "batch": 8}, (1e-3, 2e-3, 5e-3)),
-    "adabn+full": ({"rule": "adabn+full", "norm": "frozen"}, (1e-3, 2e-3, 5e-3)),
-    "align+adabn+full": ({"rule": "align+adabn+full", "norm": "frozen"}, (1e-3, 2e-3, 5e-3)),
+    "align+full": ({"rule": "align+full"}, (1e-3, 2e-3, 5e-3)),
+    "adabn+full": ({"rule": "adabn+full", "norm": "frozen"}, (5e-4, 1e-3, 2e-3, 5e-3)),
+    "align+adabn+full": ({"rule": "align+adabn+full", "norm": "frozen"}, (5e-4, 1e-3, 2e-3, 5e-3)),
 }
 """Settings and learning rates; the first of equals is taken."""
+
+STOPS: Mapping[str, Table] = {
+    "30 epochs": {},
+    "10 epochs": {"epochs": 10},
+    "best": {"holdout": 0.2},
+}
+"""When a calibration ends: as published, early, or at the best epoch on a fifth held back."""
 
 PUBLISHED: Mapping[str, Table] = {
     "none": {},
@@ -66,9 +80,10 @@ def people(count: int, half: int) -> list[int]:
 def searched(epochs: int, names: Iterable[str]) -> Table:
     """The study that the recipes are chosen by."""
     strategies = {
-        f"{family} {lr:g}": {**settings, "lr": lr}
+        f"{family}, {lr:g}, {stop}": {**settings, "lr": lr, **ends}
         for family, (settings, rates) in FAMILIES.items()
         for lr in rates
+        for stop, ends in STOPS.items()
     }
     return {
         "title": "Recipes",
@@ -91,34 +106,41 @@ def searched(epochs: int, names: Iterable[str]) -> Table:
 
 
 def _more(name: str) -> Table:
-    return {k: v for k, v in SETS[name].items() if k in ("decimate", "pretrain_every")}
+    return {
+        k: v for k, v in SETS[name].items() if k in ("decimate", "pretrain_every", "pretrain_seed")
+    }
 
 
-def chosen(rows: Iterable[Table]) -> dict[int, dict[str, float]]:
-    """Half that it is for -> family -> learning rate; the mean over sets of balanced accuracy
-    decides, over the people of the other half."""
+Choice = Mapping[int, Mapping[str, tuple[float, str]]]
+"""Half that it is for -> family -> learning rate and stop."""
+
+
+def chosen(rows: Iterable[Table]) -> Choice:
+    """The mean over sets of balanced accuracy decides, over the people of the other half."""
     scores: dict[tuple[int, str], dict[str, list[float]]] = {}
     for row in rows:
         other = 1 - row["subject"] % 2
         found = scores.setdefault((other, row["strategy"]), {})
         found.setdefault(row["dataset"], []).append(row["balanced_accuracy"])
     means = {key: fmean(map(fmean, found.values())) for key, found in scores.items()}
+
+    def best(half: int, family: str, rates: Iterable[float]) -> tuple[float, str]:
+        grid = ((lr, stop) for lr in rates for stop in STOPS)
+        return max(grid, key=lambda one: means[half, f"{family}, {one[0]:g}, {one[1]}"])
+
     return {
-        half: {
-            family: max(rates, key=lambda lr, f=family, h=half: means[h, f"{f} {lr:g}"])  # type: ignore[misc]
-            for family, (_, rates) in FAMILIES.items()
-        }
+        half: {family: best(half, family, rates) for family, (_, rates) in FAMILIES.items()}
         for half in (0, 1)
     }
 
 
-def told(rows: Iterable[Table], choice: Mapping[int, Mapping[str, float]]) -> list[str]:
-    """A line per family: balanced accuracy in % of each set, over people of both halves at the rate
-    that the other half chose."""
+def told(rows: Iterable[Table], choice: Choice) -> list[str]:
+    """A line per family: balanced accuracy in % of each set, over people of both halves at what
+    the other half chose."""
     found: dict[str, dict[str, list[float]]] = {family: {} for family in FAMILIES}
     for row in rows:
-        family, _, rate = row["strategy"].rpartition(" ")
-        if float(rate) == choice[row["subject"] % 2][family]:
+        family, rate, stop = row["strategy"].split(", ")
+        if (float(rate), stop) == choice[row["subject"] % 2][family]:
             found[family].setdefault(row["dataset"], []).append(row["balanced_accuracy"])
     return [
         f"{family:18}"
@@ -129,7 +151,7 @@ def told(rows: Iterable[Table], choice: Mapping[int, Mapping[str, float]]) -> li
     ]
 
 
-def study(choice: Mapping[int, Mapping[str, float]], epochs: int, seeds: int) -> Table:
+def study(choice: Choice, epochs: int, seeds: int) -> Table:
     """The study with the published settings and the chosen ones (a star in the name)."""
     tuned = {f"{family}*": dict(settings) for family, (settings, _) in FAMILIES.items()}
     return {
@@ -146,7 +168,10 @@ def study(choice: Mapping[int, Mapping[str, float]], epochs: int, seeds: int) ->
                 "models": settings["models"],
                 "subjects": people(settings["people"], half),
                 "scenarios": ["day1"] if name in ("emg_myo", "eeg_arithmetic") else None,
-                "strategy": {f"{family}*": {"lr": lr} for family, lr in choice[half].items()},
+                "strategy": {
+                    f"{family}*": {"lr": lr, **STOPS[stop]}
+                    for family, (lr, stop) in choice[half].items()
+                },
                 **_more(name),
             }
             for name, settings in SETS.items()
@@ -198,9 +223,9 @@ def main() -> None:
     rows = run(spec, given.out / "search", jobs=given.jobs).rows
     choice = chosen(rows)
     for half, found in choice.items():
-        text = ", ".join(f"{family} {lr:g}" for family, lr in found.items())
+        text = "; ".join(f"{family} {lr:g}, {stop}" for family, (lr, stop) in found.items())
         print(f"subjects with {'odd' if half else 'even'} numbers: {text}")
-    print("Balanced accuracy in % (people), at the rate that the other half chose:")
+    print("Balanced accuracy in % (people), at what the other half chose:")
     print("\n".join(told(rows, choice)))
     path = given.out / "study.toml"
     path.write_text(as_toml(study(choice, given.epochs, given.seeds)), encoding="utf-8")

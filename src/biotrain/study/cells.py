@@ -4,7 +4,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -69,7 +69,7 @@ class Fold:
     norm: str  # while pretraining
     transform: str
     subject: int
-    seed: int
+    seed: int  # of the pretraining
     pretrain: Pretraining
 
     @property
@@ -83,14 +83,15 @@ class Fold:
 class Cell:
     """One calibration and its test.
 
-    settings: what `calibrate` and `Task.row` take. before: key of the cell whose weights it starts
-    from; None: the pretrained ones. earlier: (calibration, test) of the sessions before. others,
-    replay: windows of other people that are tested afterwards, and windows of other people and
-    earlier sessions that every epoch sees again.
+    seed: of the order of the windows. settings: what `calibrate` and `Task.row` take. before: key
+    of the cell whose weights it starts from; None: the pretrained ones. earlier: (calibration,
+    test) of the sessions before. others, replay: windows of other people that are tested
+    afterwards, and windows of other people and earlier sessions that every epoch sees again.
     """
 
     key: str
     fold: Fold
+    seed: int
     settings: Row
     strategy: str
     session: int
@@ -109,7 +110,7 @@ class Cell:
         size = f", {self.size} per class" if self.size else ""
         return (
             f"{self.settings['dataset']}, {fold.model}, subject {fold.subject}, session "
-            f"{self.session}{size}, seed {fold.seed}: {self.strategy}"
+            f"{self.session}{size}, seed {self.seed}: {self.strategy}"
         )
 
 
@@ -292,11 +293,12 @@ class _Expansion:
         way = rule.pretrained_norm(norm)
         if way not in self.fingerprints:
             self.fingerprints[way] = digest(repr(untrained(self.rec, self.network, way)))
-        pretraining = self.spec.pretrain
-        if self.data.pretrain_every is not None:
-            pretraining = Pretraining(
-                **{**asdict(pretraining), "every": self.data.pretrain_every},
-            )
+        data, pretraining = self.data, self.spec.pretrain
+        if data.pretrain_every is not None:
+            pretraining = replace(pretraining, every=data.pretrain_every)
+        shared = pretraining.seed if data.pretrain_seed is None else data.pretrain_seed
+        seed = seed if shared is None else shared
+        pretraining = replace(pretraining, seed=None)
         key = digest(
             "pretrained",
             __version__,
@@ -360,11 +362,13 @@ class _Expansion:
                 None if alone else before,
                 [part.calibration.tolist(), part.test.tolist()],
                 others.tolist(),
+                *([seed] if seed != fold.seed else []),
                 *([replay.tolist()] if len(replay) else []),
             )
             yield Cell(
                 key,
                 fold,
+                seed,
                 settings,
                 strategy.name,
                 part.session,

@@ -86,6 +86,7 @@ class Pretraining:
     batch: int = 64
     every: int = 1  # every n-th window only
     engine: str = "auto"  # "c", "torch", or C where the compiler takes the network
+    seed: int | None = None  # one pretraining for all seeds of the study; each seed its own
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,7 @@ class Data:
     calibration: float = 0.8
     test_repetition: int | None = None
     pretrain_every: int | None = None  # in place of [pretrain] every
+    pretrain_seed: int | None = None  # in place of [pretrain] seed
     scenarios: tuple[str, ...] | None = None  # in place of the study's
     among: tuple[int, ...] | None = None  # the others are not looked at, nor pretrained on
     strategies: tuple[Strategy, ...] | None = None  # in place of the study's

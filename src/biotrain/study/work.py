@@ -110,7 +110,7 @@ def compute(
         rule = Rule.of(settings["rule"])
 
         def task_of(calibration: Any, test: Any) -> Task:
-            return Task(rec, fold.subject, fold.seed, calibration, test, _silent, fold.transform)
+            return Task(rec, fold.subject, cell.seed, calibration, test, _silent, fold.transform)
 
         task = task_of(cell.calibration, cell.test)
         if len(cell.replay):
