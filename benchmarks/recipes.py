@@ -160,7 +160,7 @@ def study(choice: Choice, epochs: int, seeds: int) -> Table:
         "scenarios": ["day1", "longitudinal"],
         "strategies": [*PUBLISHED, *tuned],
         "strategy": {k: v for k, v in PUBLISHED.items() if v} | tuned,
-        "calibrate": {"target": "nrf52840"},
+        "calibrate": {"target": "nrf52840", "epochs": 30, "lr": 5e-3, "norm": "group"},
         "pretrain": {"epochs": epochs},
         "data": [
             {
@@ -216,7 +216,7 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--sets", default=",".join(SETS))
     parser.add_argument("--search-epochs", type=int, default=20, help="of pretraining")
-    parser.add_argument("--epochs", type=int, default=40, help="of pretraining, in the study")
+    parser.add_argument("--epochs", type=int, default=20, help="of pretraining, in the study")
     parser.add_argument("--seeds", type=int, default=3)
     given = parser.parse_args()
     spec = make_spec(searched(given.search_epochs, given.sets.split(",")))

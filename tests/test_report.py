@@ -242,3 +242,29 @@ def test_the_verb(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert {"rows", "summary", "comparisons"} <= set(told)
     assert told["comparisons"][0]["gain"]["n"] == 3
     assert main(["report", str(tmp_path / "nowhere")]) == 2
+
+
+def test_markdown_says_what_the_csv_says(folder: Path) -> None:
+    paths = write_report(folder, against=["align"])
+    lines = paths["tables.md"].read_text().splitlines()
+    cells = [[c.strip() for c in one.strip("|").split(" | ")] for one in lines if one[:2] == "| "]
+    heads = [one for one in cells if one[0] == "strategy"]
+    assert heads[0] == ["strategy", "first, net (3)", "synthetic-second, net (3)"]
+    assert heads[2] == ["strategy", "over none", "over last", "over full-bn8", "over align"]
+    day1 = {one[0]: one for one in cells[2 : 2 + len(STRATEGIES)]}
+    for entry in table(paths["summary.csv"]):
+        if (entry["dataset"], entry["scenario"]) == ("first", "day1"):
+            low, high = (100 * float(entry[f"balanced_accuracy_{end}"]) for end in ("low", "high"))
+            mean = 100 * float(entry["balanced_accuracy"])
+            text = day1[entry["strategy"]][1].replace("**", "")
+            assert text == f"{mean:.1f} [{low:.1f}, {high:.1f}]"
+    means = {name: float(one[1].split()[0].strip("*")) for name, one in day1.items()}
+    (bold,) = [name for name, one in day1.items() if one[1].startswith("**")]
+    assert means[bold] == max(means.values())
+    assert main(["report", str(folder), "--against", "nobody"]) == 2
+
+
+def test_names_stand_as_they_are_in_markdown(folder: Path) -> None:
+    text = (folder / "results.jsonl").read_text().replace('"strategy": "full"', '"strategy": "a*|"')
+    (folder / "results.jsonl").write_text(text)
+    assert "| a\\*/ | " in write_report(folder)["tables.md"].read_text()

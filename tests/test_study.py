@@ -348,7 +348,59 @@ def test_statistics_again_and_then_training(data: str, tmp_path: Path) -> None:
                 assert full["before"] == plain["accuracy"]
             assert full["crc32"] != plain["crc32"]
     with pytest.raises(BioTrainError, match="needs BatchNorm"):
-        make_spec(asked(data, strategies=["adabn+full"]))
+        make_spec(asked(data, strategies=["adabn+full"], calibrate={"norm": "group"}))
+
+
+def test_what_nobody_names_is_what_did_best(data: str) -> None:
+    """Rates and norms by rule; a study's own, and its strategies' own, stand before them."""
+    one = {"source": data, "models": ["small"]}
+
+    def of(**more: Any) -> dict[str, tuple[float, str]]:
+        made = make_spec({"data": [one], **more}).strategies
+        return {s.name: (s.recipe.lr, s.recipe.norm) for s in made}
+
+    found = of()
+    assert list(found) == ["none", "adabn", "last", "full", "adabn+full", "full-bn8"]
+    assert found["last"] == (0.05, "group")
+    assert found["adabn+full"] == (1e-3, "frozen")
+    assert found["full-bn8"] == (5e-3, "group")
+    names = ["last", "adabn+full", "adabn+last", "full"]
+    said = of(strategies=names, calibrate={"lr": 0.1}, strategy={"last": {"lr": 0.2}})
+    assert [said[name][0] for name in names] == [0.2, 0.1, 0.1, 0.1]
+    assert [said[name][1] for name in names] == ["group", "frozen", "frozen", "group"]
+    batch = of(strategies=["full"], calibrate={"norm": "batch", "batch": 8})
+    assert batch["full"] == (5e-3, "batch")  # the rate of GroupNorm is no advice for it
+    kept = of(strategies=["none", "adabn", "full"], calibrate={"norm": "convert"})
+    assert kept["full"] == (2e-3, "convert")
+
+
+def test_networks_without_batch_norm_leave_out_its_statistics(data: str) -> None:
+    def plain(name: str) -> tuple[Any, bool]:
+        def make(n_chans: int, n_times: int, n_outputs: int, sfreq: float, norm: str) -> nn.Module:
+            return nn.Sequential(nn.Flatten(), nn.Linear(n_chans * n_times, n_outputs))
+
+        return make, True
+
+    study = asked(data, strategies=["none", "adabn", "adabn+full", "last"])
+    found = expand(make_spec(study), plain)
+    assert {cell.strategy for cell in found.cells} == {"none", "last"}
+    assert found.left_out[0] == "small has no BatchNorm: nothing of it takes statistics again"
+
+
+def test_seeds_may_share_the_pretraining(data: str) -> None:
+    one = {"source": data, "models": ["small"], "subjects": [1]}
+    study = asked(data, strategies=["last"], scenarios=["day1"], seeds=[0, 1, 2])
+    study["data"] = [one]
+    own = expand(make_spec(study), resolve).cells
+    assert [(c.seed, c.fold.seed) for c in own] == [(0, 0), (1, 1), (2, 2)]
+    study["data"] = [one | {"pretrain_seed": 1}]
+    shared = expand(make_spec(study), resolve).cells
+    assert [(c.seed, c.fold.seed) for c in shared] == [(0, 1), (1, 1), (2, 1)]
+    assert shared[1].key == own[1].key
+    assert len({c.key for c in shared} - {c.key for c in own}) == 2
+    study["pretrain"]["seed"] = 2
+    study["data"] = [one]
+    assert {c.fold.key for c in expand(make_spec(study), resolve).cells} == {own[2].fold.key}
 
 
 def test_scenarios(data: str) -> None:

@@ -18,8 +18,6 @@ if TYPE_CHECKING:
     from biotrain.package import Package
     from biotrain.study import AdaptResult, Recordings
 
-DEFAULT_STRATEGIES = "none,last,full,full-bn8"
-
 
 @options
 def adapt_verb(
@@ -71,7 +69,7 @@ def adapt_verb(
         model,
         out,
         subjects=rec.subjects if subject == "all" else integers("--subject", subject),
-        strategies=names(learn.strategies or DEFAULT_STRATEGIES),
+        strategies=names(learn.strategies or ""),
         folder=folder,
         seeds=integers("--seeds", learn.seeds or "0"),
         lr_per_strategy=learn.rates,
@@ -128,7 +126,7 @@ def demo_verb(
         "epidenet",
         out,
         subjects=people,
-        strategies=names(DEFAULT_STRATEGIES),
+        strategies=(),
         folder=folder,
         target=target,
         epochs=epochs,
@@ -168,30 +166,37 @@ def _adapt(
     subjects: Sequence[int],
     strategies: Sequence[str],
     folder: Path | None,
-    norm: str = "group",
+    norm: str | None = None,
     seeds: Sequence[int] = (0,),
     lr_per_strategy: Mapping[str, float] = MappingProxyType({}),
     **more: Any,
 ) -> "AdaptResult":
     from biotrain.cli.model import network
-    from biotrain.study import REFERENCE, adapt
+    from biotrain.study import STRATEGIES, adapt
+    from biotrain.study.calibrate import Rule
+    from biotrain.study.pretrain import has_batch_norm
+    from biotrain.study.recipes import settled
     from biotrain.study.spec import SPELLINGS
 
     one_thread()
     made, takes_norm = network(model)
-    if norm == "group" and not takes_norm:
-        norm = "convert"
+    named = [SPELLINGS.get(name, name) for name in strategies or STRATEGIES]
+    if not strategies and not has_batch_norm(rec, made):
+        named = [name for name in named if not Rule.of(name).renews]
+        out.say(f"{model} has no BatchNorm, so nothing is compared that takes its statistics again")
+    norms = {name: settled(name, {"norm": norm}).get("norm", "group") for name in named}
+    if not takes_norm and "group" in norms.values():
+        norms = {name: "convert" if way == "group" else way for name, way in norms.items()}
         out.say(f"{model} takes no norm: it is pretrained as it is, then gets GroupNorm")
-    strategies = [SPELLINGS.get(name, name) for name in strategies]
-    starts = {s == REFERENCE or norm != "group" for s in strategies}
-    tasks = len(subjects) * len(seeds) * (len(strategies) + len(starts))
+    starts = {(Rule.of(s).transform, Rule.of(s).pretrained_norm(norms[s])) for s in named}
+    tasks = len(subjects) * len(seeds) * (len(named) + len(starts))
     with Work(tasks) as work:
         return adapt(
             rec,
             made,
             subjects,
-            strategies,
-            norm=norm,
+            named,
+            norm=norms,
             seeds=seeds,
             lr_per_strategy={SPELLINGS.get(s, s): lr for s, lr in lr_per_strategy.items()},
             progress=work,

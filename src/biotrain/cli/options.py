@@ -313,7 +313,7 @@ class LearnOptions:
         _option(
             "--strategies",
             "none, last, bias, norm, full, globs; full-bn8 is BatchNorm at batch 8 in torch; "
-            "align, standardise, adabn, entropy take no labels; align+full.",
+            "align, standardise, adabn, entropy take no labels; align+full, adabn+full.",
             LEARNING,
             metavar="S,S",
         ),
@@ -333,15 +333,15 @@ class LearnOptions:
         Literal["group", "convert", "frozen", "batch"] | None,
         _option(
             "--norm",
-            "group (default); convert: pretrain with BatchNorm, calibrate with GroupNorm; batch or "
-            "frozen BatchNorm.",
+            "group (default; frozen for adabn+...); convert: pretrain with BatchNorm, calibrate "
+            "with GroupNorm; batch or frozen BatchNorm.",
             LEARNING,
         ),
     ] = None
     epochs: Annotated[int | None, _option("--epochs", "Of each calibration; 30.", CALIBRATION)] = (
         None
     )
-    lr: Annotated[float | None, _option("--lr", "Learning rate; 5e-3.", CALIBRATION)] = None
+    lr: Annotated[float | None, _option("--lr", "Learning rate; by strategy.", CALIBRATION)] = None
     lr_for: Annotated[
         list[str] | None,
         _option("--lr-for", "Another one for a strategy.", CALIBRATION, metavar="STRATEGY=LR"),

@@ -120,6 +120,10 @@ def report_verb(
         Literal["balanced_accuracy", "accuracy"],
         typer.Option("--metric", help="What the tables and figures compare."),
     ] = "balanced_accuracy",
+    against: Annotated[
+        str,
+        typer.Option(help="Strategies to compare with across the sets, beside none and last."),
+    ] = "",
     to: Json = None,
 ) -> None:
     """One HTML page of a study, with figures and tables, and the CSV behind it."""
@@ -129,7 +133,8 @@ def report_verb(
 
     with Busy("writing the report"):
         study, rows = study_rows(folder)
-        paths = write_report(folder, where, metric)
+        names = [name.strip() for name in against.split(",") if name.strip()]
+        paths = write_report(folder, where, metric, names)
     for path in paths.values():
         out.say(str(path))
     if to is None:

@@ -29,6 +29,7 @@ from biotrain.study.calibrate import (
 )
 from biotrain.study.labelfree import transformed
 from biotrain.study.pretrain import Factory, pretrain
+from biotrain.study.recipes import COMPARED, settled
 from biotrain.study.recordings import Recordings
 from biotrain.study.splits import SplitError, day1, default_split, replay_of
 
@@ -44,8 +45,11 @@ __all__ = [
     "summarize",
 ]
 
-STRATEGIES = ("none", "last", "full", REFERENCE)
+STRATEGIES = COMPARED
 """What a comparison holds, in the order of its table."""
+
+LR = 5e-3
+"""Published for every strategy (arXiv 2604.13359)."""
 
 
 @dataclass(frozen=True)
@@ -86,13 +90,13 @@ def adapt(
     rec: Recordings,
     model: str | Factory,
     subject: int | Iterable[int] | str,
-    strategies: Sequence[str] = ("none", "last", "full"),
+    strategies: Sequence[str] = COMPARED[:-1],
     *,
     target: str = "host",
     memory: int | str | None = None,
     on: str = "host",
     epochs: int = 30,
-    lr: float = 5e-3,
+    lr: float | None = None,
     lr_per_strategy: Mapping[str, float] | None = None,
     momentum: float = 0.9,
     weight_decay: float = 1e-3,
@@ -102,7 +106,7 @@ def adapt(
     split: str | None = None,
     calibration: float = 0.8,
     test_repetition: int | None = None,
-    norm: str = "group",
+    norm: str | Mapping[str, str] | None = None,
     holdout: float = 0.0,
     best: str = "loss",
     patience: int = 0,
@@ -130,11 +134,13 @@ def adapt(
         (in torch).
     memory: whole RAM, in bytes or as "256KiB"; by default what the target has.
     on: "host", or "emulator", "qemu", "rtl" for the firmware of the target.
-    lr: learning rate, and `lr_per_strategy` where one differs; `last` bears more than `full`.
+    lr: learning rate of every strategy, and `lr_per_strategy` where one differs; by default each
+        has the one that did best on pretraining subjects (`recipes.BEST`), else the published 5e-3.
     split: one of biotrain.study.splits.SPLITS; by default what fits the recordings.
     norm: "group" pretrains with GroupNorm (and average pooling, for built-in networks); "convert"
         pretrains with BatchNorm and lets bt.prepare turn it into GroupNorm; "frozen" and "batch"
-        keep BatchNorm.
+        keep BatchNorm. One for all, or one per strategy; by default "frozen" for what trains after
+        adabn, "group" for the others.
     holdout: share of the calibration windows that is held back; the epoch that does best on it (by
         `best`, "loss" or "accuracy") is kept, the pretrained weights too if no epoch is better.
     patience: epochs without a better one after which the calibration stops; 0: never.
@@ -146,8 +152,10 @@ def adapt(
             only one subject; what bt.prepare and bt.compile raise.
     """
     subjects = _subjects(rec, subject)
-    if norm not in NORMS:
-        raise BioTrainError(f"norm is one of {', '.join(NORMS)}, not {norm}")
+    norms = norm if isinstance(norm, Mapping) else dict.fromkeys(strategies, norm)
+    for way in norms.values():
+        if way is not None and way not in NORMS:
+            raise BioTrainError(f"norm is one of {', '.join(NORMS)}, not {way}")
     if min(epochs, pretrain_epochs) < 0 or min(accumulate, pretrain_every) < 1:
         raise BioTrainError("epochs must not be negative; accumulate and pretrain_every be above 0")
     if not 0 <= holdout < 1 or best not in ("loss", "accuracy") or min(patience, replay) < 0:
@@ -160,7 +168,8 @@ def adapt(
     if not strategies or not seeds:
         raise BioTrainError("nothing to do: name at least one strategy and one seed")
     chosen = split or default_split(rec)
-    rates = {s: (lr_per_strategy or {}).get(s, lr) for s in strategies}
+    own = lr_per_strategy or {}
+    each = {s: settled(s, {"lr": own.get(s, lr), "norm": norms.get(s)}) for s in strategies}
     unknown = sorted(set(lr_per_strategy or {}) - set(strategies))
     if unknown:
         raise BioTrainError(
@@ -180,7 +189,7 @@ def adapt(
         "memory": memory,
         "on": on,
         "epochs": epochs,
-        "lr": rates,
+        "lr": {s: found.get("lr", LR) for s, found in each.items()},
         "momentum": momentum,
         "weight_decay": weight_decay,
         "schedule": schedule,
@@ -189,7 +198,7 @@ def adapt(
         "split": chosen,
         "calibration": calibration,
         "test_repetition": test_repetition,
-        "norm": norm,
+        "norm": {s: found.get("norm", "group") for s, found in each.items()},
         "holdout": holdout,
         "best": best,
         "patience": patience,
@@ -210,7 +219,8 @@ def adapt(
                 rule = Rule.of(strategy)
                 parts_of = (*parts[person], progress or _silent, rule.transform)
                 task = Task(rec, person, seed, *parts_of)
-                way = rule.pretrained_norm(norm)
+                of_one = {key: settings[key][strategy] for key in ("lr", "norm")}
+                way = rule.pretrained_norm(of_one["norm"])
                 if replay and rule.learns_labels:
                     again = replay_of(rec, others, (), replay, seed)
                     task.again = transformed(rec, rule.transform).signal(again), rec.y[again]
@@ -225,11 +235,11 @@ def adapt(
                         seed=seed,
                         on_epoch=task.reporter(f"pretraining ({way} norm{after})"),
                     )
-                settings_of_one = {**settings, "lr": rates[strategy]}
+                settings_of_one = {**settings, **of_one}
                 measured = calibrate(
                     task, start[way, rule.transform], strategy, settings_of_one, folder=folder
                 )
-                rows.append(task.row(settings, strategy, measured.logits, measured.cost))
+                rows.append(task.row(settings_of_one, strategy, measured.logits, measured.cost))
                 curves.append(
                     {
                         "subject": person,

@@ -15,7 +15,7 @@ from biotrain.frontend import FrontSpec, read_front
 from biotrain.study.adapt import dataset_name
 from biotrain.study.calibrate import NORMS, Row, Rule
 from biotrain.study.continuous import recordings
-from biotrain.study.pretrain import Factory, untrained
+from biotrain.study.pretrain import Factory, has_batch_norm, untrained
 from biotrain.study.recordings import RecordingError, Recordings
 from biotrain.study.spec import Data, Pretraining, Spec, Strategy
 from biotrain.study.splits import (
@@ -223,6 +223,11 @@ class _Expansion:
         self.fingerprints: dict[str, str] = {}
         self.people: dict[int, Indices] = {}
         self.single: list[int] = []  # subjects with one session
+        strategies = data.strategies or spec.strategies
+        takes = has_batch_norm(rec, self.network)
+        self.strategies = [s for s in strategies if takes or not Rule.of(s.rule).renews]
+        if len(self.strategies) < len(strategies):
+            self.left_out[f"{model} has no BatchNorm: nothing of it takes statistics again"] = None
         for subject in data.subjects or ():
             rec.sessions(subject)
 
@@ -247,7 +252,7 @@ class _Expansion:
             count = min(self.spec.others, len(everybody))
             others = everybody[np.linspace(0, len(everybody) - 1, count).astype(int)]
             for seed in self.spec.seeds:
-                for strategy in self.data.strategies or self.spec.strategies:
+                for strategy in self.strategies:
                     yield from self.chain(subject, seed, strategy, parts, others)
         if self.single:
             who = ", ".join(map(str, self.single))

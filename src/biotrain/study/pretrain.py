@@ -143,6 +143,12 @@ def untrained(rec: Recordings, model: str | Factory, norm: str) -> nn.Sequential
         return standardized(_network(rec, model, norm), 0 * ones, ones).eval()
 
 
+def has_batch_norm(rec: Recordings, model: str | Factory) -> bool:
+    """Whether the network has statistics that adabn can take again."""
+    layers = untrained(rec, model, "batch").modules()
+    return any(isinstance(m, _BatchNorm) and m.track_running_stats for m in layers)
+
+
 def _network(rec: Recordings, model: str | Factory, norm: str) -> nn.Module:
     shape = {
         "n_chans": rec.n_chans,

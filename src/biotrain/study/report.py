@@ -14,6 +14,7 @@ from matplotlib.figure import Figure
 from biotrain.errors import BioTrainError
 from biotrain.study import figures
 from biotrain.study.calibrate import Row
+from biotrain.study.markdown import markdown
 from biotrain.study.stats import (
     CONVENTIONAL,
     LEVEL,
@@ -61,23 +62,32 @@ def study_rows(folder: str | Path) -> tuple[Row, list[Row]]:
 
 
 def write_report(
-    folder: str | Path, out: str | Path | None = None, metric: str = METRICS[0]
+    folder: str | Path,
+    out: str | Path | None = None,
+    metric: str = METRICS[0],
+    against: Sequence[str] = (),
 ) -> dict[str, Path]:
-    """Write report.html, rows.csv, summary.csv and comparisons.csv into `out` (the study's folder
-    by default); returns their paths by name.
+    """Write report.html, tables.md, rows.csv, summary.csv and comparisons.csv into `out` (the
+    study's folder by default); returns their paths by name.
 
     The same results always give the same bytes.
+    against: strategies that the others are compared with across the sets, beside none, last and
+        conventional full fine-tuning.
     Raises BioTrainError for a folder without results, an unknown metric, a missing package.
     """
     if metric not in METRICS:
         raise BioTrainError(f"a metric is {' or '.join(METRICS)}, not {metric}")
     study, rows = study_rows(folder)
+    for name in against:
+        if name not in strategies_of(rows):
+            raise BioTrainError(f"the study has no strategy {name} to compare with")
     seed = study["spec"]["bootstrap_seed"]
     entries = summary(rows, metric, seed)
     comparisons = compare(rows, metric, seed=seed)
-    page = _page(study, rows, entries, comparisons, metric)
+    page = _page(study, rows, entries, comparisons, metric, against)
     texts = {
         "report.html": page,
+        "tables.md": markdown(rows, metric, against=against, seed=seed),
         "rows.csv": _csv([_flat(row) for row in rows]),
         "summary.csv": _csv([_flat_entry(entry, metric) for entry in entries]),
         "comparisons.csv": _csv([_flat_comparison(c) for c in comparisons]),
@@ -98,6 +108,7 @@ def _page(
     entries: list[dict[str, Any]],
     comparisons: list[Comparison],
     metric: str,
+    against: Sequence[str],
 ) -> str:
     try:
         from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -122,7 +133,7 @@ def _page(
         study=study,
         metric=metric.replace("_", " "),
         sections=_sections(study, rows, entries, comparisons, metric),
-        across=_across(rows, metric, study["spec"]["bootstrap_seed"]),
+        across=_across(rows, metric, study["spec"]["bootstrap_seed"], against),
         has_conventional=any(n in strategies_of(rows) for n in CONVENTIONAL),
         settings=_settings({k: v for k, v in study["spec"].items() if k != "strategies"}),
         recipes=[(s["name"], s["rule"], s["recipe"]) for s in study["spec"]["strategies"]],
@@ -257,31 +268,29 @@ def _line(entry: dict[str, Any], comparisons: list[Comparison], metric: str) -> 
 
 @dataclass(frozen=True)
 class Across:
-    """Gains of one strategy over several sets."""
+    """Gains over several sets: the baselines, and for each strategy (None: itself) its spread, the
+    one-sided lower end, and whether it is not inferior."""
 
-    strategy: str
-    none: tuple[Spread, float, bool] | None
-    last: tuple[Spread, float, bool] | None
-    conventional: tuple[Spread, float, bool] | None
+    baselines: list[str]
+    gains: list[tuple[str, list[tuple[Spread, float, bool] | None]]]
 
 
-def _across(rows: list[Row], metric: str, seed: int) -> list[Across]:
+def _across(rows: list[Row], metric: str, seed: int, against: Sequence[str]) -> Across | None:
     """Every strategy across the sets, where there are several."""
     names = strategies_of(rows)
-    if len({row["dataset"] for row in rows}) < 2:
-        return []
-    conventional = next((n for n in CONVENTIONAL if n in names), "")
+    known = [n for n in ("none", "last", *CONVENTIONAL, *against) if n in names]
+    if len({row["dataset"] for row in rows}) < 2 or not known:
+        return None
+    baselines = list(dict.fromkeys(known))
 
     def gain(name: str, baseline: str) -> tuple[Spread, float, bool] | None:
-        if name == baseline or baseline not in names:
+        if name == baseline:
             return None
         return across_sets(rows, name, baseline, metric, seed=seed)
 
-    return [
-        Across(n, gain(n, "none"), gain(n, "last"), gain(n, conventional))
-        for n in names
-        if n != "none"
-    ]
+    return Across(
+        baselines, [(n, [gain(n, b) for b in baselines]) for n in names if n != baselines[0]]
+    )
 
 
 def _settings(spec: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -37,6 +37,7 @@ from biotrain.strategy import STRATEGIES
 from biotrain.study.calibrate import IN_TORCH, NORMS, REFERENCE, Rule
 from biotrain.study.labelfree import TRANSFORMS
 from biotrain.study.pretrain import ENGINES
+from biotrain.study.recipes import COMPARED, settled
 from biotrain.study.splits import SIZES
 
 SCENARIOS = ("day1", "longitudinal", "sizes")
@@ -49,7 +50,8 @@ SPELLINGS: Mapping[str, str] = MappingProxyType({"full-bn8": REFERENCE})
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a strategy calibrates; `biotrain.study.adapt` explains each."""
+    """How a strategy calibrates; `biotrain.study.adapt` explains each. Where a study names neither
+    lr nor norm, they are those of `recipes.BEST`; else, and for other rules, the published ones."""
 
     epochs: int = 30
     lr: float = 5e-3
@@ -137,7 +139,7 @@ class Spec:
         return asdict(self)
 
 
-DEFAULT_STRATEGIES = ("none", "last", "full", "full-bn8")
+DEFAULT_STRATEGIES = (*COMPARED[:-1], "full-bn8")
 
 
 def read_spec(path: str | Path) -> dict[str, Any]:
@@ -158,8 +160,9 @@ def make_spec(given: Mapping[str, Any]) -> Spec:
     """
     known = {f.name for f in fields(Spec)} | {"calibrate", "strategy"}
     _known("the study", given, known)
-    recipe = _made(Recipe, given.get("calibrate", {}), "[calibrate]")
-    strategies = _strategies(given, {}, recipe)
+    calibrate = _table(given.get("calibrate", {}), "[calibrate]")
+    _made(Recipe, calibrate, "[calibrate]")
+    strategies = _strategies(given, {}, calibrate)
     data = given.get("data", ())
     if not isinstance(data, Sequence) or isinstance(data, str) or not data:
         raise BioTrainError("a study needs at least one [[data]] with source and models")
@@ -173,7 +176,7 @@ def make_spec(given: Mapping[str, Any]) -> Spec:
         Spec,
         {
             **simple,
-            "data": tuple(_data(one, given, recipe) for one in data),
+            "data": tuple(_data(one, given, calibrate) for one in data),
             "strategies": strategies,
             "pretrain": pretrain,
         },
@@ -182,20 +185,20 @@ def make_spec(given: Mapping[str, Any]) -> Spec:
     return _checked(made)
 
 
-def _data(one: Any, given: Mapping[str, Any], recipe: Recipe) -> Data:
+def _data(one: Any, given: Mapping[str, Any], calibrate: Mapping[str, Any]) -> Data:
     """A set; what it says of strategies adds to what the study says."""
     table = dict(_table(one, "[[data]]"))
     own = {key: table.pop(key) for key in ("strategies", "strategy") if key in table}
     if not own:
         return _made(Data, table, "[[data]]")
     found = _strategies(
-        {"strategies": given.get("strategies", DEFAULT_STRATEGIES)} | own, given, recipe
+        {"strategies": given.get("strategies", DEFAULT_STRATEGIES)} | own, given, calibrate
     )
     return replace(_made(Data, table, "[[data]]"), strategies=found)
 
 
 def _strategies(
-    given: Mapping[str, Any], beneath: Mapping[str, Any], recipe: Recipe
+    given: Mapping[str, Any], beneath: Mapping[str, Any], calibrate: Mapping[str, Any]
 ) -> tuple[Strategy, ...]:
     """The strategies that `given` names; settings of its [strategy] replace those of `beneath`."""
     names = _texts(given.get("strategies", DEFAULT_STRATEGIES), "strategies")
@@ -205,17 +208,17 @@ def _strategies(
     if unused:
         raise BioTrainError(f"[strategy.{unused[0]}]: no strategy of that name is asked for")
     return tuple(
-        _strategy(name, {**lower.get(name, {}), **tables.get(name, {})}, recipe) for name in names
+        _strategy(name, {**lower.get(name, {}), **tables.get(name, {})}, calibrate)
+        for name in names
     )
 
 
-def _strategy(name: str, table: Any, recipe: Recipe) -> Strategy:
+def _strategy(name: str, table: Any, calibrate: Mapping[str, Any]) -> Strategy:
     where = f"[strategy.{name}]"
     own = dict(_table(table, where))
     rule = own.pop("rule", SPELLINGS.get(name, name))
     if not isinstance(rule, str):
         raise BioTrainError(f"{where}: rule is text, not {rule!r}")
-    own = {**asdict(recipe), **own}
     rule = SPELLINGS.get(rule, rule)
     trains = Rule.of(rule).trains
     rules = (*STRATEGIES, *IN_TORCH, *SPELLINGS, *TRANSFORMS)
@@ -226,7 +229,9 @@ def _strategy(name: str, table: Any, recipe: Recipe) -> Strategy:
             f"{where}: no rule is called {trains} ({hint}); a glob of parameter names has a * or . "
             "in it"
         )
-    made = Strategy(name, rule, _made(Recipe, own, where))
+    named = _made(Recipe, {**calibrate, **own}, where)  # names and types are checked first
+    values = {key: getattr(named, key) for key in {**calibrate, **own}}
+    made = Strategy(name, rule, replace(named, **settled(rule, values)))
     asked = Rule.of(rule)
     kept = asked.renews and asked.trains != "adabn"
     if kept and NORMS.get(made.recipe.norm, ("group",))[0] != "batch":
