@@ -271,21 +271,29 @@ def by_subject(result: "AdaptResult") -> Table:
 def by_strategy(result: "AdaptResult") -> Table:
     """What each strategy buys, and what it costs."""
     shown = table(
-        "strategy", "balanced", "over none", "RAM, bytes", "operations per sample", "steps",
-        numbers=range(1, 6),
+        "strategy", "before", "after", "balanced", "over none", "RAM, bytes", "operations", "steps",
+        numbers=range(1, 8),
     )  # fmt: skip
+    starts: dict[str, list[float]] = {}
+    for curve in result.curves:
+        starts.setdefault(curve["strategy"], []).append(curve["accuracy"][0])
     for entry in result.summary:
         gain, error = entry["gain_over_none"], entry["gain_over_none_se"]
         text = "-" if gain is None else f"{100 * gain:+.1f}"
         text += f" ± {100 * error:.1f} (SE)" if error is not None else ""
         shown.add_row(
             entry["strategy"],
+            f"{100 * sum(starts[entry['strategy']]) / len(starts[entry['strategy']]):.1f} %",
+            f"{100 * entry['accuracy']:.1f} %",
             f"{100 * entry['balanced_accuracy']:.1f} %",
             text,
             "-" if entry["ram_bytes"] is None else f"{entry['ram_bytes']:,}",
             "-" if entry["ops"] is None else f"{entry['ops']:,.0f}",
             f"{entry['steps']:,.0f}",
         )
-    shown.caption = f"chance {100 * result.rows[0]['chance']:.1f} %"
+    shown.caption = (
+        f"chance {100 * result.rows[0]['chance']:.1f} %; before: the network as pretrained for the "
+        "strategy, after adabn+... its statistics taken again; operations: per window"
+    )
     shown.caption_justify = "left"
     return shown

@@ -29,14 +29,14 @@ def figure(result: AdaptResult) -> Figure:
     fig = Figure(figsize=(10, 4.2), dpi=120, layout="constrained")
     left, right = fig.subplots(1, 2, sharey=True)
     _strategies(left, result, strategies, colours)
-    _curves(right, result.curves, strategies, colours)
     chance = 100 * result.rows[0]["chance"]
+    _curves(right, result.curves, strategies, colours, chance)
     for axes in (left, right):
         axes.axhline(chance, color="black", linewidth=0.8, linestyle=":", zorder=0)
         axes.spines[["top", "right"]].set_visible(False)
         axes.set_ylim(0, 103)
-    right.annotate("chance", (1, chance), (-2, 3), xycoords=("axes fraction", "data"),
-                   textcoords="offset points", ha="right", fontsize=8)  # fmt: skip
+    right.annotate("chance", (0, chance), (2, 3), xycoords=("axes fraction", "data"),
+                   textcoords="offset points", ha="left", fontsize=8)  # fmt: skip
     fig.suptitle(
         f"{settings['dataset']}: {settings['model']}, new subject, split {settings['split']}",
         fontsize=11,
@@ -76,18 +76,18 @@ def _curves(
     curves: Sequence[dict[str, Any]],
     strategies: Sequence[str],
     colours: dict[str, str],
+    chance: float,
 ) -> None:
     longest = max(len(curve["accuracy"]) for curve in curves)
     for strategy in strategies:
         found = [c["accuracy"] for c in curves if c["strategy"] == strategy]
         mean = 100 * np.mean(np.array(found), axis=0)
-        if len(mean) == 1:  # nothing was trained
-            mean = np.repeat(mean, longest)
+        mean = np.append(mean, np.repeat(mean[-1], longest - len(mean)))  # nothing was trained
         axes.plot(range(len(mean)), mean, color=colours[strategy], linewidth=1.6, label=strategy)
     axes.set_xlabel("epochs of calibration")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_title("while calibrating (mean)", fontsize=10)
-    axes.legend(frameon=False, fontsize=8, loc="lower right")
+    axes.legend(frameon=False, fontsize=8, loc="lower right", bbox_to_anchor=(1, chance / 103))
 
 
 def save(fig: Figure, path: str | Path) -> Path:
