@@ -272,7 +272,8 @@ def _accepted(name: str, make: Callable[..., Any], shape: dict[str, Any]) -> dic
     if any(p.kind is p.VAR_KEYWORD for p in parameters):  # but nobody asked for a norm
         return {key: value for key, value in shape.items() if key != "norm" or key in signature}
     named = {p.name: p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
-    needed = [key for key, p in named.items() if p.default is p.empty and key not in SHAPE]
+    given = {*SHAPE, *shape}
+    needed = [key for key, p in named.items() if p.default is p.empty and key not in given]
     if needed:
         raise BioTrainError(
             f"'{name}' needs {', '.join(needed)}: wrap it in a function of n_chans, n_times, "
