@@ -27,9 +27,11 @@ SMALLER = {
     "--subject 5,6 --pretrain-epochs 10 --epochs 10 --out": (
         "--subject 2 --pretrain-epochs 1 --epochs 1 --out"
     ),
-    "--subject 5,6 --strategies none,align,last,full": "--subject 2,3 --strategies none,align,full",
-    "--lr-for last=0.02 --holdout 0.2 --seeds 0,1 --pretrain-epochs 10 --epochs 10 --jobs 2": (
-        "--lr-for full=0.002 --holdout 0.2 --pretrain-epochs 1 --epochs 2"
+    "--subject 5,6 --strategies none,align,adabn,last,full,adabn+full": (
+        "--subject 2,3 --strategies none,align,adabn+full"
+    ),
+    "--holdout 0.2 --seeds 0,1 --pretrain-epochs 10 --epochs 10 --jobs 2": (
+        "--holdout 0.2 --pretrain-epochs 1 --epochs 2"
     ),
     "--subject 6 --epochs 5": "--subject 3 --epochs 1",
     "subject=6": "subject=3",
