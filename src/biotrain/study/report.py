@@ -135,7 +135,7 @@ def _page(
         sections=_sections(study, rows, entries, comparisons, metric),
         across=_across(rows, metric, study["spec"]["bootstrap_seed"], against),
         has_conventional=any(n in strategies_of(rows) for n in CONVENTIONAL),
-        settings=_settings({k: v for k, v in study["spec"].items() if k != "strategies"}),
+        settings=_settings(_plain_spec(study["spec"])),
         recipes=[(s["name"], s["rule"], s["recipe"]) for s in study["spec"]["strategies"]],
         notes=sorted({note for row in rows for note in row["notes"]}),
         in_torch=list(dict.fromkeys(r["strategy"] for r in rows if r["ram_bytes"] is None)),
@@ -291,6 +291,26 @@ def _across(rows: list[Row], metric: str, seed: int, against: Sequence[str]) -> 
     return Across(
         baselines, [(n, [gain(n, b) for b in baselines]) for n in names if n != baselines[0]]
     )
+
+
+def _plain_spec(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """A study without its strategies, which have a table; its sets with what theirs differ in."""
+    common = {one["name"]: one for one in spec["strategies"]}
+
+    def own(data: Mapping[str, Any]) -> dict[str, Any]:
+        named: dict[str, Any] = {}
+        for one in data.get("strategies") or ():
+            usual = common.get(one["name"], {"rule": None, "recipe": {}})
+            recipe = {k: v for k, v in one["recipe"].items() if usual["recipe"].get(k) != v}
+            if one["rule"] != usual["rule"]:
+                recipe["rule"] = one["rule"]
+            if recipe:
+                named[one["name"]] = recipe
+        plain = {k: v for k, v in data.items() if k != "strategies"}
+        return plain | ({"strategy": named} if named else {})
+
+    out = {k: v for k, v in spec.items() if k != "strategies"}
+    return out | ({"data": [own(one) for one in spec["data"]]} if "data" in spec else {})
 
 
 def _settings(spec: Mapping[str, Any]) -> list[tuple[str, str]]:
