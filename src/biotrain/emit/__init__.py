@@ -58,7 +58,8 @@ __all__ = [
 def emit(source: Source) -> dict[str, str]:
     """All files of the package by name."""
     stems = _stems(source)
-    files = {name: (RUNTIME / name).read_text(encoding="utf-8") for name in RUNTIME_FILES}
+    names = (*RUNTIME_FILES, *(("bt_align.h",) if source.renew else ()))
+    files = {name: (RUNTIME / name).read_text(encoding="utf-8") for name in names}
     for stem in stems:
         files[kernel_file(stem)] = (SOURCES / stem).read_text(encoding="utf-8")
     files["model.h"] = header(source)
