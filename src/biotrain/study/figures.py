@@ -14,7 +14,14 @@ from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
 from biotrain.study.calibrate import Row
 from biotrain.study.plots import COLOURS
-from biotrain.study.stats import Condition, by_subject, select, strategies_of
+from biotrain.study.stats import (
+    Condition,
+    by_subject,
+    conditions,
+    select,
+    spread,
+    strategies_of,
+)
 
 MARKERS = "osD^vP*Xh<>"
 GREY = "0.7"
@@ -60,6 +67,44 @@ def _percent(axes: Axes, metric: str) -> None:
     axes.set_ylabel(f"{metric.replace('_', ' ')} (%)", fontsize=9)
     low, high = axes.get_ylim()
     axes.set_ylim(max(0, low), min(103, max(high, low + 5)))
+
+
+def overview(rows: Sequence[Row], metric: str, look: Look, seed: int = 0) -> Figure:
+    """Every strategy in every condition but the size curves: mean over subjects, its interval."""
+    found = [c for c in conditions(rows) if c[3] is None]
+    names = strategies_of(rows)
+    columns = min(3, len(found))
+    lines = -(-len(found) // columns)
+    size = (1.0 + 2.6 * columns, lines * (0.75 + 0.19 * len(names)))
+    fig = Figure(figsize=size, layout="constrained")
+    grid = fig.subplots(lines, columns, squeeze=False, sharey=True)
+    for axes, condition in zip(grid.flat, found, strict=False):
+        dataset, model, scenario, _ = condition
+        for k, name in enumerate(names):
+            own = select(rows, condition, name)
+            if not own:
+                continue
+            value = spread(by_subject(own, metric).values(), seed)
+            mean, low, high = (100 * v for v in (value.mean, value.low, value.high))
+            axes.hlines(k, low, high, color=look.colours[name], linewidth=2, alpha=0.6)
+            axes.scatter(mean, k, s=22, color=look.colours[name], marker=look.markers[name])
+            axes.annotate(f"{mean:.1f}", (1, k), (3, 0), xycoords=("axes fraction", "data"),
+                          textcoords="offset points", fontsize=7, va="center")  # fmt: skip
+        chance = 100 * select(rows, condition, strategies_of(rows, condition)[0])[0]["chance"]
+        if chance > axes.get_xlim()[0] - 10:
+            axes.axvline(chance, color="black", linewidth=0.8, linestyle=":", zorder=0)
+        when = {"day1": "Day-1", "longitudinal": "later sessions"}[scenario]
+        axes.set_title(f"{dataset}, {model}\n{when}", fontsize=8)
+        axes.set_yticks(range(len(names)), names)
+        axes.tick_params(labelsize=7)
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="x", color="0.92")
+        axes.set_axisbelow(True)
+    for axes in list(grid.flat)[len(found) :]:
+        axes.set_visible(False)
+    grid[0, 0].invert_yaxis()
+    fig.supxlabel(f"{metric.replace('_', ' ')} (%)", fontsize=9)
+    return fig
 
 
 def subjects(rows: Sequence[Row], condition: Condition, metric: str, look: Look) -> Figure:

@@ -132,6 +132,12 @@ def _page(
     return environment.get_template("report.html").render(
         study=study,
         metric=metric.replace("_", " "),
+        overview=figures.as_svg(
+            figures.overview(
+                rows, metric, figures.Look(strategies_of(rows)), study["spec"]["bootstrap_seed"]
+            ),
+            "overview",
+        ),
         sections=_sections(study, rows, entries, comparisons, metric),
         across=_across(rows, metric, study["spec"]["bootstrap_seed"], against),
         has_conventional=any(n in strategies_of(rows) for n in CONVENTIONAL),
