@@ -37,6 +37,13 @@ VARIANTS: Mapping[str, Table] = {
     "adabn, then the last layer": {"rule": "adabn+last", "norm": "frozen", "lr": 5e-2},
     "adabn, then the norms": {"rule": "adabn+norm", "norm": "frozen", "lr": 2e-2},
     "adabn, then everything": {"rule": "adabn+full", "norm": "frozen", "lr": 1e-3},
+    "... adabn again after every epoch": {
+        "rule": "adabn+full",
+        "norm": "frozen",
+        "lr": 5e-3,
+        "renew_every": 1,
+    },
+    "align, adabn, then everything": {"rule": "align+adabn+full", "norm": "frozen", "lr": 2e-3},
 }
 """Of the networks as they are."""
 

@@ -151,8 +151,8 @@ def test_the_page_is_whole_and_stands_alone(folder: Path) -> None:
     assert "url(http" not in html
     assert "<script" not in html
     drawings = [part.partition("</svg>")[0] for part in html.split("<svg")[1:]]
-    # All at a glance; two sets: day1 (subjects, curves, cost, confusion) and later (subjects, drift,
-    # confusion); and one size curve.
+    # All at a glance; two sets: day1 (subjects, curves, cost, confusion) and later (subjects,
+    # drift, confusion); and one size curve.
     assert len(drawings) == 1 + 2 * (4 + 3) + 1
     for drawing in drawings:
         ElementTree.fromstring(f"<svg{drawing}</svg>")

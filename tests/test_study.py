@@ -328,15 +328,16 @@ def test_a_set_may_have_subjects_and_settings_of_its_own(tmp_path: Path) -> None
 def test_statistics_again_and_then_training(data: str, tmp_path: Path) -> None:
     """adabn is adabn+none, with torch's answers where the compiler does not take the network;
     adabn+full starts there and keeps the statistics."""
-    names = ["adabn", "adabn+none", "adabn+full", "refused"]
+    names = ["adabn", "adabn+none", "adabn+full", "refused", "again"]
     frozen = {"norm": "frozen"}
     own = {names[1]: frozen, names[2]: frozen, "refused": {"rule": "adabn", "memory": "1KiB"}}
+    own["again"] = {"rule": "adabn+full", "renew_every": 1}
     study = asked(data, strategies=names, strategy=own)
     done = run(make_spec(study), tmp_path, resolve=resolve).rows
     rows = {(r["strategy"], r["subject"], r["session"]): r for r in done}
     for subject in (1, 2):
         for session in (1, 2):
-            alone, plain, full, torch_s = (rows[name, subject, session] for name in names)
+            alone, plain, full, torch_s, again = (rows[n, subject, session] for n in names)
             assert alone["crc32"] == plain["crc32"]
             assert alone["confusion"] == plain["confusion"] == torch_s["confusion"]
             assert alone["before"] == torch_s["before"]
@@ -346,7 +347,7 @@ def test_statistics_again_and_then_training(data: str, tmp_path: Path) -> None:
             assert "in torch, for the compiler refuses" in torch_s["notes"][0]
             if session == 1:
                 assert full["before"] == plain["accuracy"]
-            assert full["crc32"] != plain["crc32"]
+            assert len({row["crc32"] for row in (plain, full, again)}) == 3
     with pytest.raises(BioTrainError, match="needs BatchNorm"):
         make_spec(asked(data, strategies=["adabn+full"], calibrate={"norm": "group"}))
 
@@ -360,9 +361,10 @@ def test_what_nobody_names_is_what_did_best(data: str) -> None:
         return {s.name: (s.recipe.lr, s.recipe.norm) for s in made}
 
     found = of()
-    assert list(found) == ["none", "adabn", "last", "full", "adabn+full", "full-bn8"]
+    assert list(found) == ["none", "align+adabn", "last", "full", "align+adabn+full", "full-bn8"]
     assert found["last"] == (0.05, "group")
-    assert found["adabn+full"] == (1e-3, "frozen")
+    assert found["align+adabn+full"] == (2e-3, "frozen")
+    assert of(strategies=["adabn+full"])["adabn+full"] == (1e-3, "frozen")
     assert found["full-bn8"] == (5e-3, "group")
     names = ["last", "adabn+full", "adabn+last", "full"]
     said = of(strategies=names, calibrate={"lr": 0.1}, strategy={"last": {"lr": 0.2}})

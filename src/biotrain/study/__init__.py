@@ -6,6 +6,7 @@ biotrain.study.report. Figures alone need matplotlib; the compiler loads when `a
 """
 
 from biotrain.study.adapt import REFERENCE, STRATEGIES, AdaptResult, adapt, summarize
+from biotrain.study.labelfree import align, standardise, transformed
 from biotrain.study.pretrain import finetune_torch, predict, pretrain, statistics
 from biotrain.study.recordings import RecordingError, Recordings, decimate, from_signal, load
 from biotrain.study.spec import make_spec, read_spec
@@ -29,6 +30,7 @@ __all__ = [
     "Recordings",
     "SplitError",
     "adapt",
+    "align",
     "calibration_sizes",
     "day1",
     "decimate",
@@ -43,6 +45,8 @@ __all__ = [
     "predict",
     "pretrain",
     "read_spec",
+    "standardise",
     "statistics",
     "summarize",
+    "transformed",
 ]

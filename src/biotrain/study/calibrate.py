@@ -309,14 +309,19 @@ def _in_c(
     x, y = task.material()
     features: NDArray[np.float32] | None = None
     ran = epochs
+    again = settings.get("renew_every", 0) if rule.renews else 0
     for epoch in range(epochs):
         order = shuffled(len(x), task.seed, epoch)
         try:
+            if again and epoch and epoch % again == 0:
+                device.renew(task.unlabelled)
             if package.plan.feature_bytes:  # what is frozen runs once; the same bits, sooner
                 features = device.features(x) if features is None else features
                 device.train_features(features[order], y[order])
             else:
                 device.train(x[order], y[order])
+            if again and epoch + 1 == epochs:
+                device.renew(task.unlabelled)
         except DeviceError as error:  # the weights are those before the refused sample or group
             task.note(f"{strategy} diverged in epoch {epoch + 1}: {error}")
             curve += [curve[-1]] * (epochs - epoch)

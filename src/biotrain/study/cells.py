@@ -334,6 +334,7 @@ class _Expansion:
             recipe["norm"] = "convert"
         fold = self.fold(subject, seed, rule, recipe["norm"])
         off = set(OPTIONAL if not recipe["holdout"] else OPTIONAL[3:])
+        off |= set() if recipe["renew_every"] and rule.renews else {"renew_every"}
         off |= set(OPTIONAL) if not rule.learns_labels else set()
         off |= set(IDLE) if rule.trains == "none" else set()
         decisive = {k: v for k, v in recipe.items() if k not in off}

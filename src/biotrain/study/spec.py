@@ -64,6 +64,7 @@ class Recipe:
     best: str = "loss"  # on it; or "accuracy"
     patience: int = 0  # epochs without a better one after which it stops; 0: all are run
     replay: int = 0  # windows of other subjects and earlier sessions that every epoch sees again
+    renew_every: int = 0  # epochs after which adabn+... takes its statistics again; 0: only once
     norm: str = "group"
     target: str = "host"
     memory: str | int | None = None
