@@ -1,0 +1,174 @@
+/* SPDX-License-Identifier: Apache-2.0 */
+/* A depthwise convolution of long taps along time, stride 1, by Fourier transforms of blocks.
+ *
+ *   y[o, t]  = b[o] + sum_k w[o, k] x[c, t + k - padding]      c = o / outs
+ *   dx[c, t] =        sum_o sum_k w[o, k] dy[o, t + padding - k]
+ *   dw[o, k] +=       sum_t dy[o, t] x[c, t + k - padding]
+ *
+ * are all y[n] = sum_j f[j] s[n + j]: f is w, w backwards, or a block of dy (and n is then k), and
+ * `size` samples of s give the first outputs (overlap and save). Blocks of `step` outputs lie at
+ * absolute times, so a call over a part gives the bits of the whole. In dw the products of all
+ * blocks are added up before the way back: its boxes hold all times. */
+#ifndef BT_FFT_H
+#define BT_FFT_H
+
+#include "bt_fft_transform.h"
+
+typedef struct bt_fft {
+  int rows, outs, times; /* of x: rows per channel; channels of y per channel of x; samples */
+  int out_times, taps, padding;
+  int size, step; /* samples of a transform; outputs of a block (of dw: samples of dy) */
+} bt_fft;
+
+/* A row of samples [lo, hi), zero elsewhere; data[0] is sample `at`. */
+typedef struct bt_fft_line {
+  const float *data;
+  int at, lo, hi;
+} bt_fft_line;
+
+/* Room to work in is a tensor of the arena, of which nothing is wanted before and after a call. */
+typedef struct bt_fft_size {
+  int size;
+} bt_fft_size;
+
+BT_KERNEL void bt_fft_room(bt_fft_size g, bt_box box, float *room)
+{
+  (void)g;
+  (void)box;
+  (void)room;
+}
+
+/* z[lo + i] = from[i step] up to z[hi - 1], zero elsewhere. */
+BT_FFT_PART void bt_fft_copy(int size, int lo, int hi, const float *from, int step,
+                             float *restrict z)
+{
+  int i = 0;
+  for (; i < lo; i++)
+    z[i] = 0.0f;
+  for (; i + 4 <= hi; i += 4, from += 4 * step) {
+    float v[4];
+    BT_EACH_OF_FOUR
+      v[j] = from[j * step];
+    BT_EACH_OF_FOUR
+      z[i + j] = v[j];
+  }
+  for (; i < hi; i++, from += step)
+    z[i] = *from;
+  for (; i + 4 <= size; i += 4)
+    BT_EACH_OF_FOUR
+      z[i + j] = 0.0f;
+  for (; i < size; i++)
+    z[i] = 0.0f;
+}
+
+/* The transform of samples [start, start + count), and zeros up to `size`. */
+BT_FFT_PART void bt_fft_load(int size, int count, bt_fft_line x, int start, float *z)
+{
+  const int lo = bt_min(count, bt_max(0, x.lo - start));
+  const int hi = bt_max(lo, bt_min(count, x.hi - start));
+  const float *from = z;
+  if (lo == 0 && hi == size)
+    from = x.data + (start - x.at);
+  else
+    bt_fft_copy(size, lo, hi, lo < hi ? x.data + (start + lo - x.at) : z, 1, z);
+  bt_fft_forward(size / 2, from, z);
+}
+
+/* to[i] = or += from[i] + start */
+BT_FFT_PART void bt_fft_put(int n, const float *from, bool add, float start, float *restrict to)
+{
+  int i = 0;
+  for (; i + 4 <= n; i += 4) {
+    float v[4];
+    BT_EACH_OF_FOUR
+      v[j] = from[i + j] + (add ? to[i + j] : start);
+    BT_EACH_OF_FOUR
+      to[i + j] = v[j];
+  }
+  for (; i < n; i++)
+    to[i] = from[i] + (add ? to[i] : start);
+}
+
+/* The taps w[j ws] as bt_fft_filter takes them, behind the block in `room`. */
+BT_FFT_PART void bt_fft_ready(int size, int taps, const float *w, int ws, float *room)
+{
+  float *const f = room + size;
+  bt_fft_copy(size, 0, taps, w, ws, f);
+  bt_fft_forward(size / 2, f, f);
+  bt_fft_taps(size / 2, f, f + size);
+}
+
+/* to[t - t0] = (or +=) start + sum_j w[j] x[t + shift + j] for t in [t0, t1), the taps in `room`. */
+BT_FFT_PART void bt_fft_blocks(bt_fft g, int t0, int t1, bt_fft_line x, int shift, bool add,
+                               float start, float *to, float *room)
+{
+  for (int t = t0 / g.step * g.step; t < t1; t += g.step) {
+    const int from = bt_max(t0, t), end = bt_min(t1, t + g.step);
+    bt_fft_load(g.size, g.size, x, t + shift, room);
+    bt_fft_filter(g.size / 2, room + g.size, room + 2 * g.size, room);
+    bt_fft_back(g.size / 2, room);
+    bt_fft_put(end - from, room + (from - t), add, start, to + (from - t0));
+  }
+}
+
+/* The samples of a row of `times` that the outputs [t0, t1) read, as Fft.window says. */
+BT_KERNEL bt_fft_line bt_fft_span(bt_fft g, bt_in x, int row, int times, int t0, int t1, int shift)
+{
+  const int lo = t0 / g.step * g.step + shift;
+  const int hi = (t1 - 1) / g.step * g.step + shift + g.size;
+  const bt_fft_line line = {bt_at(x, row, x.t0), x.t0, bt_max(0, lo), bt_min(times, hi)};
+  return line;
+}
+
+BT_KERNEL void bt_fft_convolve(bt_fft g, bt_box box, bt_in x, const float *w, const float *b,
+                               float *room, bt_out y)
+{
+  for (int r = box.r0; r < box.r1; r++) {
+    const int o = r / g.rows, row = o / g.outs * g.rows + r % g.rows;
+    const bt_fft_line line = bt_fft_span(g, x, row, g.times, box.t0, box.t1, -g.padding);
+    if (r == box.r0 || r % g.rows == 0)
+      bt_fft_ready(g.size, g.taps, w + o * g.taps, 1, room);
+    bt_fft_blocks(g, box.t0, box.t1, line, -g.padding, false, b ? b[o] : 0.0f,
+                  bt_to(y, r, box.t0), room);
+  }
+}
+
+BT_KERNEL void bt_fft_input_gradient(bt_fft g, bt_box box, bt_in dy, const float *w, float *room,
+                                     bt_out dx)
+{
+  const int shift = g.padding - (g.taps - 1);
+  for (int c = box.r0 / g.rows; c * g.rows < box.r1; c++)
+    for (int i = 0; i < g.outs; i++) {
+      const int o = c * g.outs + i;
+      bt_fft_ready(g.size, g.taps, w + (o + 1) * g.taps - 1, -1, room);
+      for (int r = bt_max(box.r0, c * g.rows); r < bt_min(box.r1, (c + 1) * g.rows); r++) {
+        const int row = o * g.rows + r % g.rows;
+        const bt_fft_line line = bt_fft_span(g, dy, row, g.out_times, box.t0, box.t1, shift);
+        bt_fft_blocks(g, box.t0, box.t1, line, shift, i > 0, 0.0f, bt_to(dx, r, box.t0), room);
+      }
+    }
+}
+
+/* The box holds whole channels and all times. */
+BT_KERNEL void bt_fft_weight_gradient(bt_fft g, bt_box box, bt_in x, bt_in dy, float *room,
+                                      float *dw)
+{
+  float *const f = room + g.size, *const sum = room + 2 * g.size;
+  for (int o = box.r0 / g.rows; o * g.rows < box.r1; o++) {
+    for (int r = o * g.rows; r < (o + 1) * g.rows; r++) {
+      const int row = o / g.outs * g.rows + r % g.rows;
+      const bt_fft_line from = {bt_at(x, row, x.t0), x.t0, 0, g.times};
+      const bt_fft_line by = {bt_at(dy, r, dy.t0), dy.t0, 0, g.out_times};
+      for (int t = 0; t < g.out_times; t += g.step) {
+        bt_fft_load(g.size, g.size, from, t - g.padding, room);
+        bt_fft_load(g.size, g.step, by, t, f);
+        bt_fft_add(g.size / 2, r % g.rows == 0 && t == 0, f, room, sum);
+      }
+    }
+    bt_fft_total(g.size / 2, sum);
+    bt_fft_back(g.size / 2, sum);
+    bt_fft_put(g.taps, sum, true, 0.0f, dw + o * g.taps);
+  }
+}
+
+#endif
