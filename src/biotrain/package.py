@@ -230,7 +230,8 @@ def compile_model(
         without labels (`dev.renew`, `bt_renew`): they lie in RAM and in checkpoints, and the
         strategy trains with them as they are.
     frontier : also find the plans from the fastest to the smallest (`plan.frontier`); seconds.
-    rewrites : which rewrites of `biotrain.rewrite.NAMES` run; all but `fastconv` by default.
+    rewrites : which rewrites of `biotrain.rewrite.NAMES` run; all but `fastconv` and
+        `fft` by default.
 
     Raises
     ------
@@ -326,13 +327,14 @@ def lower(
         raise BioTrainError(
             f"cross-entropy needs logits [batch, classes]; the model returns {list(logits.shape)}"
         )
-    predict = prune(rewrite_forward(captured.predict, rewrites))
+    price = target.price if target.cycles_per_op else None
+    predict = prune(rewrite_forward(captured.predict, rewrites, price=price))
     renew = captured.renew
     if renew is not None:  # nothing behind the last statistics
-        renew = prune(replace(with_joins(rewrite_forward(renew, rewrites)), outputs=()))
+        renew = prune(replace(with_joins(rewrite_forward(renew, rewrites, price=price)), outputs=()))
     trained = trainable(strategy, captured.train, captured.torch_names)
     gradients = gradients if trained else "separate"
-    forward = rewrite_forward(captured.train, rewrites, trained)
+    forward = rewrite_forward(captured.train, rewrites, trained, price)
     graph, value = with_loss(forward, loss)
     graph = differentiate(graph, value, trained, shared=gradients == "momentum")
     graph = rewrite_training(graph, rewrites)

@@ -201,7 +201,8 @@ class TrainOptions:
         bool,
         _option(
             "--fast-conv",
-            "Long depthwise convolutions by fast FIR: fewer operations, other rounding.",
+            "Long depthwise convolutions by fast FIR or FFT, where the target takes fewer cycles: "
+            "other rounding.",
             TRAINING,
         ),
     ] = False
@@ -284,7 +285,7 @@ class TrainOptions:
         """Those that run."""
         from biotrain.rewrite import DEFAULT, NAMES
 
-        return NAMES if self.fast_conv else DEFAULT
+        return tuple(n for n in NAMES if n in DEFAULT or (self.fast_conv and n == "fastconv"))
 
     def made_optimizer(self) -> "Optimizer":
         """The optimizer that the options describe.

@@ -38,63 +38,78 @@ BT_KERNEL void bt_fft_room(bt_fft_size g, bt_box box, float *room)
   (void)room;
 }
 
-/* z[lo + i] = from[i step] up to z[hi - 1], zero elsewhere. */
-BT_FFT_PART void bt_fft_copy(int size, int lo, int hi, const float *from, int step,
-                             float *restrict z)
+/* Of `size` samples the parts of four that `count` of them reach into. */
+BT_KERNEL int bt_fft_filled(int size, int count) { return (4 * count + size - 1) / size; }
+
+BT_KERNEL void bt_fft_zeros(int n, float *restrict z)
 {
   int i = 0;
-  for (; i < lo; i++)
-    z[i] = 0.0f;
-  for (; i + 4 <= hi; i += 4, from += 4 * step) {
-    float v[4];
-    BT_EACH_OF_FOUR
-      v[j] = from[j * step];
-    BT_EACH_OF_FOUR
-      z[i + j] = v[j];
-  }
-  for (; i < hi; i++, from += step)
-    z[i] = *from;
-  for (; i + 4 <= size; i += 4)
-    BT_EACH_OF_FOUR
+  for (; i + 8 <= n; i += 8)
+    BT_EACH_LANE
       z[i + j] = 0.0f;
-  for (; i < size; i++)
+  for (; i < n; i++)
     z[i] = 0.0f;
 }
 
-/* The transform of samples [start, start + count), and zeros up to `size`. */
+/* z[i] = from[i step] */
+BT_KERNEL void bt_fft_copy(int n, const float *from, int step, float *restrict z)
+{
+  int i = 0;
+  for (; i + 8 <= n; i += 8, from += 8 * step) {
+    float v[BT_LANES];
+    BT_EACH_LANE
+      v[j] = from[j * step];
+    BT_EACH_LANE
+      z[i + j] = v[j];
+  }
+  for (; i < n; i++, from += step)
+    z[i] = *from;
+}
+
+/* The transform of samples [start, start + count), zeros behind them. */
 BT_FFT_PART void bt_fft_load(int size, int count, bt_fft_line x, int start, float *z)
 {
+  const int filled = bt_fft_filled(size, count), length = filled == 2 ? 3 * size / 4 : filled * size / 4;
   const int lo = bt_min(count, bt_max(0, x.lo - start));
   const int hi = bt_max(lo, bt_min(count, x.hi - start));
   const float *from = z;
-  if (lo == 0 && hi == size)
+  if (lo == 0 && hi == length)
     from = x.data + (start - x.at);
-  else
-    bt_fft_copy(size, lo, hi, lo < hi ? x.data + (start + lo - x.at) : z, 1, z);
-  bt_fft_forward(size / 2, from, z);
+  else {
+    bt_fft_zeros(lo, z);
+    if (lo < hi)
+      bt_fft_copy(hi - lo, x.data + (start + lo - x.at), 1, z + lo);
+    bt_fft_zeros(length - hi, z + hi);
+  }
+  bt_fft_forward(size / 2, filled, from, z);
 }
 
-/* to[i] = or += from[i] + start */
+/* to[i] = from[i] + start, or += from[i] */
 BT_FFT_PART void bt_fft_put(int n, const float *from, bool add, float start, float *restrict to)
 {
   int i = 0;
-  for (; i + 4 <= n; i += 4) {
-    float v[4];
-    BT_EACH_OF_FOUR
-      v[j] = from[i + j] + (add ? to[i + j] : start);
-    BT_EACH_OF_FOUR
+  if (add)
+    for (; i < n; i++)
+      to[i] = from[i] + to[i];
+  for (; i + 8 <= n; i += 8) {
+    float v[BT_LANES];
+    BT_EACH_LANE
+      v[j] = from[i + j] + start;
+    BT_EACH_LANE
       to[i + j] = v[j];
   }
   for (; i < n; i++)
-    to[i] = from[i] + (add ? to[i] : start);
+    to[i] = from[i] + start;
 }
 
 /* The taps w[j ws] as bt_fft_filter takes them, behind the block in `room`. */
 BT_FFT_PART void bt_fft_ready(int size, int taps, const float *w, int ws, float *room)
 {
+  const int filled = bt_fft_filled(size, taps);
   float *const f = room + size;
-  bt_fft_copy(size, 0, taps, w, ws, f);
-  bt_fft_forward(size / 2, f, f);
+  bt_fft_copy(taps, w, ws, f);
+  bt_fft_zeros(size - taps, f + taps);
+  bt_fft_forward(size / 2, filled, f, f);
   bt_fft_taps(size / 2, f, f + size);
 }
 

@@ -35,16 +35,28 @@ BT_KERNEL bt_fft_turn bt_fft_turn_at(const float *at)
 BT_KERNEL float bt_fft_real(float a, float b, float r, float s) { return bt_fma(a, r, -(b * s)); }
 BT_KERNEL float bt_fft_imag(float a, float b, float r, float s) { return bt_fma(a, s, b * r); }
 
-/* Four values, q floats apart, to their transform, times the factors where `turned`. */
-BT_KERNEL void bt_fft_down_four(const float *x, float *y, int q, bool turned, bt_fft_turn w)
+/* Four values, q floats apart, to their transform, times the factors where `turned`. Only the first
+ * `filled` of them are not zero: 1, 3 or 4. */
+BT_KERNEL void bt_fft_down_four(const float *x, float *y, int q, int filled, bool turned,
+                                bt_fft_turn w)
 {
-  const float ar = x[0], ai = x[1], cr = x[2 * q], ci = x[2 * q + 1];
-  const float br = x[q], bi = x[q + 1], dr = x[3 * q], di = x[3 * q + 1];
-  const float sr = ar + cr, si = ai + ci, tr = ar - cr, ti = ai - ci;
-  const float ur = br + dr, ui = bi + di, vr = br - dr, vi = bi - di;
-  const float fr = tr + vi, fi = ti - vr, gr = sr - ur, gi = si - ui, hr = tr - vi, hi = ti + vr;
-  y[0] = sr + ur;
-  y[1] = si + ui;
+  const float ar = x[0], ai = x[1];
+  float sr = ar, si = ai, tr = ar, ti = ai, ur = 0.0f, ui = 0.0f, vr = 0.0f, vi = 0.0f;
+  if (filled > 1) {
+    const float br = x[q], bi = x[q + 1], cr = x[2 * q], ci = x[2 * q + 1];
+    sr = ar + cr, si = ai + ci, tr = ar - cr, ti = ai - ci;
+    ur = vr = br, ui = vi = bi;
+    if (filled > 3) {
+      const float dr = x[3 * q], di = x[3 * q + 1];
+      ur = br + dr, ui = bi + di, vr = br - dr, vi = bi - di;
+    }
+  }
+  const bool more = filled > 1;
+  const float fr = more ? tr + vi : ar, fi = more ? ti - vr : ai;
+  const float gr = more ? sr - ur : ar, gi = more ? si - ui : ai;
+  const float hr = more ? tr - vi : ar, hi = more ? ti + vr : ai;
+  y[0] = more ? sr + ur : ar;
+  y[1] = more ? si + ui : ai;
   y[q] = turned ? bt_fft_real(fr, fi, w.r1, w.i1) : fr;
   y[q + 1] = turned ? bt_fft_imag(fr, fi, w.r1, w.i1) : fi;
   y[2 * q] = turned ? bt_fft_real(gr, gi, w.r2, w.i2) : gr;
@@ -77,16 +89,16 @@ BT_KERNEL void bt_fft_up_four(float *x, int q, bool turned, bt_fft_turn w)
 }
 
 /* One stage of a transform of `total` values: groups of m become four of m/4. */
-BT_KERNEL void bt_fft_down(int total, int m, const float *from, float *to)
+BT_KERNEL void bt_fft_down(int total, int m, int filled, const float *from, float *to)
 {
   const int q = m / 2;
   const bt_fft_turn none = {0.0f, 0.0f, 0.0f, 0.0f, 0.0f, 0.0f};
   for (int at = 0; at < 2 * total; at += 2 * m)
-    bt_fft_down_four(from + at, to + at, q, false, none);
+    bt_fft_down_four(from + at, to + at, q, filled, false, none);
   for (int n = 2; n < q; n += 2) {
     const bt_fft_turn w = bt_fft_turn_at(bt_fft_turns + 3 * n * (256 / m));
     for (int at = n; at < 2 * total; at += 2 * m)
-      bt_fft_down_four(from + at, to + at, q, true, w);
+      bt_fft_down_four(from + at, to + at, q, filled, true, w);
   }
 }
 
@@ -103,19 +115,30 @@ BT_KERNEL void bt_fft_up(int total, int m, float *z)
   }
 }
 
-BT_FFT_PART void bt_fft_forward64(const float *s, float *z)
+/* The first stage, of whose groups only the first `filled` parts of four are not zero. */
+BT_KERNEL void bt_fft_first(int total, int filled, const float *from, float *to)
 {
-  bt_fft_down(64, 64, s, z);
-  bt_fft_down(64, 16, z, z);
-  bt_fft_down(64, 4, z, z);
+  if (filled <= 1)
+    bt_fft_down(total, total, 1, from, to);
+  else if (filled <= 3)
+    bt_fft_down(total, total, 3, from, to);
+  else
+    bt_fft_down(total, total, 4, from, to);
 }
 
-BT_FFT_PART void bt_fft_forward256(const float *s, float *z)
+BT_FFT_PART void bt_fft_forward64(int filled, const float *s, float *z)
 {
-  bt_fft_down(256, 256, s, z);
-  bt_fft_down(256, 64, z, z);
-  bt_fft_down(256, 16, z, z);
-  bt_fft_down(256, 4, z, z);
+  bt_fft_first(64, filled, s, z);
+  bt_fft_down(64, 16, 4, z, z);
+  bt_fft_down(64, 4, 4, z, z);
+}
+
+BT_FFT_PART void bt_fft_forward256(int filled, const float *s, float *z)
+{
+  bt_fft_first(256, filled, s, z);
+  bt_fft_down(256, 64, 4, z, z);
+  bt_fft_down(256, 16, 4, z, z);
+  bt_fft_down(256, 4, 4, z, z);
 }
 
 BT_FFT_PART void bt_fft_back64(float *z)
@@ -133,13 +156,14 @@ BT_FFT_PART void bt_fft_back256(float *z)
   bt_fft_up(256, 256, z);
 }
 
-/* Z of 2 M samples, which may lie where Z goes. */
-BT_KERNEL void bt_fft_forward(int M, const float *s, float *z)
+/* Z of 2 M samples, which may lie where Z goes. Those behind the first `filled` parts of four are
+ * zero and not read: 2 count as 3. */
+BT_KERNEL void bt_fft_forward(int M, int filled, const float *s, float *z)
 {
   if (M == 64)
-    bt_fft_forward64(s, z);
+    bt_fft_forward64(filled, s, z);
   else
-    bt_fft_forward256(s, z);
+    bt_fft_forward256(filled, s, z);
 }
 
 /* M times the samples, in place. */

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from biotrain.errors import BioTrainError
 from biotrain.ir import Graph, verify
-from biotrain.rewrite.fastconv import fastconv
+from biotrain.rewrite.fastconv import Price, fastconv, fft
 from biotrain.rewrite.fuse import fuse
 from biotrain.rewrite.int16 import keep_int16
 from biotrain.rewrite.moments import moments
@@ -19,12 +19,14 @@ from biotrain.rewrite.one_pass import one_pass
 from biotrain.rewrite.pooled_sums import pooled_sums
 from biotrain.rewrite.precision import keep_half
 
-FORWARD: dict[str, Callable[[Graph, Sequence[str]], Graph]] = {
-    "moments": moments,
-    "pooled_sums": pooled_sums,
-    "fastconv": lambda graph, trained: fastconv(graph),
+FORWARD: dict[str, Callable[[Graph, Sequence[str], Price | None], Graph]] = {
+    "moments": lambda graph, trained, price: moments(graph, trained),
+    "pooled_sums": lambda graph, trained, price: pooled_sums(graph, trained),
+    "fastconv": lambda graph, trained, price: fastconv(graph, price=price),
+    "fft": lambda graph, trained, price: fft(graph),
 }
-"""Algebraic, on forward graphs; they are told what trains (nothing, for predictions)."""
+"""Algebraic, on forward graphs; they are told what trains (nothing, for predictions), and what an
+operation of an op costs where the target's cycles are known."""
 
 GRADIENT: dict[str, Callable[[Graph], Graph]] = {"one_pass": one_pass}
 """Algebraic, on the differentiated graph."""
@@ -35,17 +37,22 @@ REWRITES: dict[str, Callable[[Graph], Graph]] = {"fuse": fuse}
 NAMES = (*FORWARD, *GRADIENT, *REWRITES)
 """What `bt.compile(rewrites=...)` takes, in the order in which they run."""
 
-DEFAULT = tuple(name for name in NAMES if name != "fastconv")
-"""Those that run unless told otherwise. Fast convolutions save operations and time on the host, but
-not yet instructions of small cores: they are asked for."""
+ASKED = ("fastconv", "fft")
+"""Those that are asked for: `fastconv` takes what is fastest on the target, so that two targets may
+have other bits, and `fft` transforms wherever they have fewer operations."""
+
+DEFAULT = tuple(name for name in NAMES if name not in ASKED)
+"""Those that run unless told otherwise."""
 
 __all__ = [
+    "ASKED",
     "DEFAULT",
     "FORWARD",
     "GRADIENT",
     "NAMES",
     "REWRITES",
     "fastconv",
+    "fft",
     "fuse",
     "keep_half",
     "keep_int16",
@@ -61,12 +68,17 @@ def check_names(names: Sequence[str]) -> None:
             raise BioTrainError(f"no rewrite is called '{name}'; there are: {', '.join(NAMES)}")
 
 
-def rewrite_forward(graph: Graph, names: Sequence[str], trained: Sequence[str] = ()) -> Graph:
-    """Run those of the named rewrites that work on forward graphs."""
+def rewrite_forward(
+    graph: Graph, names: Sequence[str], trained: Sequence[str] = (), price: Price | None = None
+) -> Graph:
+    """Run those of the named rewrites that work on forward graphs.
+
+    `price`: cycles per operation of an op on the target; None where they are not known.
+    """
     check_names(names)
     for name, rewrite in FORWARD.items():
         if name in names:
-            graph = rewrite(graph, trained)
+            graph = rewrite(graph, trained, price)
             verify(graph)
     return graph
 
