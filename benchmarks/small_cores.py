@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -23,8 +23,9 @@ import numpy as np
 import torch
 
 import biotrain as bt
+from biotrain.rewrite import DEFAULT
 from biotrain.run.cycles import cycles
-from biotrain.run.op_cycles import Measured, cycles_per_op, measured
+from biotrain.run.op_cycles import Measured, cycles_per_op, measured, shared
 from biotrain.run.profile import profile
 from biotrain.target import FOLDER, Target, load_target
 
@@ -44,6 +45,10 @@ NETWORKS: tuple[tuple[str, bool, bool], ...] = (
     ("resnet", True, False),
 )
 """Model at its published shape, max pools made average pools, input of int16."""
+
+FAST = (("fir", "fastconv"), ("fft", "fft"))
+"""Kernels that MI-BMInet has with a rewrite, and the rewrite. They share functions, so that their
+cycles are those of the functions; the mean of all kernels leaves them out."""
 
 MARK = "\n# Cycles per operation of each kernel"
 
@@ -77,6 +82,23 @@ def run(core: str, name: str, avg: bool, int16: bool) -> tuple[int, list[Measure
     return spent.total, measured(divided, pkg.source.train.nodes)
 
 
+def run_fast(core: str, stem: str, rewrite: str) -> tuple[int, list[Measured]]:
+    """All cycles of a training sample with fast convolutions, and these."""
+    torch.manual_seed(0)
+    shape = bt.models.PAPER["mibminet"]
+    net = bt.prepare(bt.models.build("mibminet", **{**shape, "norm": "group"}), pool="avg")
+    x = np.random.default_rng(0).standard_normal((1, shape["n_chans"], shape["n_times"]))
+    x = x.astype(np.float32)
+    target = replace(emulated(core), cycles_per_op=0.0)  # the variant that is asked for
+    pkg = bt.compile(net, torch.from_numpy(x), target=target, rewrites=(*DEFAULT, rewrite))
+    with pkg.run("emulator") as device:
+        device.restart_count()
+        device.accumulate(x, np.zeros(1, int))
+        histogram = device.machine.histogram
+        spent = cycles(core, device.elf.path, histogram.blocks(), histogram.taken())
+    return spent.total, shared(spent.functions, stem, pkg.source.train.nodes)
+
+
 def table(title: str, runs: Sequence[Measured]) -> None:
     """Print the kernels that matter."""
     print(f"\n{title}")
@@ -89,11 +111,12 @@ def table(title: str, runs: Sequence[Measured]) -> None:
         print(f"{m.op:20}{m.cycles:14,}{m.cycles / max(m.ops, 1):11.2f}{macs}")
 
 
-def write(core: str, runs: Sequence[Sequence[Measured]]) -> None:
+def write(core: str, prices: Mapping[str, float]) -> None:
     """Put the cycles per operation at the end of the core's table."""
     path = FOLDER / core / "cycles.toml"
     start = path.read_text(encoding="utf-8").split(MARK)[0].rstrip("\n")
-    lines = [f"{op} = {value:.2f}" for op, value in cycles_per_op(runs).items()]
+    names = ["default", *sorted(set(prices) - {"default"})]
+    lines = [f"{op} = {prices[op]:.2f}" for op in names]
     note = (
         f"{MARK}, as the planner counts operations; `default`: the mean.\n"
         "# Measured by `python benchmarks/small_cores.py --write`.\n[ops]\n"
@@ -116,11 +139,17 @@ def main() -> None:
             table(f"{core}, {title}: {total:,} cycles", runs)
             rows.append({"core": core, "network": title, "kernels": [asdict(m) for m in runs]})
             found.append(runs)
+        prices = cycles_per_op(found)
+        for stem, rewrite in FAST:
+            total, runs = run_fast(core, stem, rewrite)
+            table(f"{core}, mibminet, {rewrite}: {total:,} cycles", runs)
+            rows.append({"core": core, "network": rewrite, "kernels": [asdict(m) for m in runs]})
+            prices |= {m.op: m.cycles / m.ops for m in runs}
         print(f"\n{core}: cycles per operation")
-        for op, value in cycles_per_op(found).items():
+        for op, value in prices.items():
             print(f"  {op:20}{value:6.2f}")
         if args.write:
-            write(core, found)
+            write(core, prices)
     if args.json:
         args.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 

@@ -331,7 +331,9 @@ def lower(
     predict = prune(rewrite_forward(captured.predict, rewrites, price=price))
     renew = captured.renew
     if renew is not None:  # nothing behind the last statistics
-        renew = prune(replace(with_joins(rewrite_forward(renew, rewrites, price=price)), outputs=()))
+        renew = prune(
+            replace(with_joins(rewrite_forward(renew, rewrites, price=price)), outputs=())
+        )
     trained = trainable(strategy, captured.train, captured.torch_names)
     gradients = gradients if trained else "separate"
     forward = rewrite_forward(captured.train, rewrites, trained, price)

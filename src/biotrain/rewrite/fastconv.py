@@ -26,9 +26,10 @@ LEVELS = (2,)
 """Levels to choose from. A third level has fewer operations still, but its sums are so short that
 it takes longer than two (`benchmarks/fir.py`)."""
 
-CYCLES = 0.9
+CYCLES = 0.7
 """On a target whose cycles are known, a convolution is replaced where at most this part of the
-cycles is left."""
+estimate is left: the price of direct ones is that of all their shapes, and long depthwise ones are
+faster than that (`benchmarks/kernels_small.py`)."""
 
 Price = Callable[[str], float]
 """Cycles per operation of an op."""

@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
 from biotrain.cost import step_ops
-from biotrain.ir import Loop, Node
+from biotrain.ir import Loop, Node, leaves
 from biotrain.op import OPS
 from biotrain.run.profile import Profile
 
@@ -48,6 +48,23 @@ def measured(profile: Profile, nodes: Sequence[Node]) -> list[Measured]:
         for op in ops
         if op in rows
     ]
+
+
+def shared(functions: Mapping[str, int], stem: str, nodes: Sequence[Node]) -> list[Measured]:
+    """The ops of a source file whose kernels share functions, `bt_<stem>_...`, in a run of `nodes`.
+
+    `functions`: cycles by function. They are divided by the operations of the planner, so that each
+    op has the same cycles per operation.
+    """
+    macs: defaultdict[str, int] = defaultdict(int)
+    ops: defaultdict[str, int] = defaultdict(int)
+    for node in leaves(nodes):
+        if OPS[node.op].source == f"{stem}.c" and OPS[node.op].ops(node):
+            macs[node.op] += OPS[node.op].macs(node)
+            ops[node.op] += OPS[node.op].ops(node)
+    spent = sum(cycles for name, cycles in functions.items() if name.startswith(f"bt_{stem}_"))
+    total = sum(ops.values())
+    return [Measured(op, macs[op], ops[op], 0, round(spent * ops[op] / total)) for op in ops]
 
 
 def cycles_per_op(runs: Iterable[Sequence[Measured]]) -> dict[str, float]:
