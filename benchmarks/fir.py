@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fast FIR against the direct convolution on this machine: depthwise, each of the three passes.
+"""Fast FIR and FFT against the direct convolution on this machine: depthwise, the three passes.
 
 Both kernels stand in one program with their shapes as constants, as in a package. Rounds alternate
 between them, so that a busy machine slows both; one thread, CPU time, medians of rounds.
@@ -23,6 +23,7 @@ from biotrain.emit import RUNTIME, kernel_file, kernel_sources
 from biotrain.ir import Value
 from biotrain.op import OPS, Builder
 from biotrain.ops import SOURCES
+from biotrain.ops.fft import ROOM, step
 from biotrain.package import fused_on
 from biotrain.run.compiler import NUMERICS, STRICT, shared_library
 from biotrain.target import load_target
@@ -30,7 +31,9 @@ from biotrain.target import load_target
 ROUNDS = 31
 SHAPES = ((32, 1900, 128), (32, 1900, 64), (32, 1900, 32), (16, 500, 128), (22, 1000, 250))
 PASSES = ("forward", "input_gradient", "weight_gradient")
-KERNELS = ("conv", "fir2", "fir3")
+KERNELS = ("conv", "fir2", "fir3", "fft")
+SIZE = 512
+"""Samples of a transform."""
 
 
 @dataclass(frozen=True)
@@ -48,14 +51,23 @@ class Shape:
         conv = f"(bt_conv){{{r}, 1, {t}, {r}, 1, {t}, {r}, 1, {k}, 1, 1, 1, 1, 0, {p}}}"
         box, ends = f"bt_all({r}, {t})", "const float *a, const float *b, float *to"
         lines = []
+        block = step(SIZE, k)
         for name in KERNELS:
-            kind = "conv" if name == "conv" else "fir"
+            kind = name.rstrip("23")
             g = conv if name == "conv" else f"(bt_fir){{1, 1, {t}, {t}, {k}, {p}, {name[-1]}}}"
-            calls = (
+            calls: tuple[str, ...] = (
                 f"{g}, {box}, bt_read(a, {t}), b, NULL, bt_write(to, {t})",
                 f"{g}, {box}, bt_read(a, {t}), b, bt_write(to, {t})",
                 f"{g}, {box}, bt_read(a, {t}), bt_read(b, {t}), to",
             )
+            if name == "fft":
+                lines += [f"static float room[{ROOM * SIZE}];"]
+                g = f"(bt_fft){{1, 1, {t}, {t}, {k}, {p}, {SIZE}, {block}}}"
+                calls = (
+                    f"{g}, {box}, bt_read(a, {t}), b, NULL, room, bt_write(to, {t})",
+                    f"{g}, {box}, bt_read(a, {t}), b, room, bt_write(to, {t})",
+                    f"{g}, {box}, bt_read(a, {t}), bt_read(b, {t}), room, to",
+                )
             for which, call in zip(PASSES, calls, strict=True):
                 lines += [f"void {name}_{which}({ends});", f"void {name}_{which}({ends})"]
                 lines += [f"{{ bt_{kind}_{which}({call}); }}"]
@@ -75,18 +87,19 @@ class Shape:
         found = {}
         for name in KERNELS:
             b = Builder()
-            op = "conv" if name == "conv" else "fir"
-            more = {} if name == "conv" else {"levels": int(name[-1])}
-            b.one(op, x, w, **attrs, **more)
-            b.one(f"{op}_dx", x, w, x_shape=x.shape, **attrs, **more)
-            b.one(f"{op}_dw", x, x, w_shape=w.shape, **attrs, **more)
+            op = name.rstrip("23")
+            more = {"fir": {"levels": 2 + (name == "fir3")}, "fft": {"size": SIZE}}.get(op, {})
+            room = (Value("room", (ROOM * SIZE,), kind="input"),) if name == "fft" else ()
+            b.one(op, x, w, *room, **attrs, **more)
+            b.one(f"{op}_dx", x, w, *room, x_shape=x.shape, **attrs, **more)
+            b.one(f"{op}_dw", x, x, *room, w_shape=w.shape, **attrs, **more)
             found[name] = [OPS[n.op].ops(n) for n in b.nodes]
         return found
 
 
 def measure(shape: Shape, rounds: int) -> list[dict[str, object]]:
     """One row per pass: median milliseconds, and the ratios to the direct kernel."""
-    stems = kernel_sources(["conv.c", "fir.c"])
+    stems = kernel_sources(["conv.c", "fir.c", "fft.c"])
     files = {
         name: (RUNTIME / name).read_text() for name in ("bt_math.h", "bt_kernel.h", "bt_string.h")
     }
@@ -128,11 +141,13 @@ def main() -> None:
     args = parser.parse_args()
     rows = [row for shape in SHAPES for row in measure(Shape(*shape), args.rounds)]
     print("rows x samples x taps; speed against the direct kernel (and its operations)")
-    print(f"{'shape':>16} {'pass':>16} {'direct ms':>10} {'2 levels':>16} {'3 levels':>16}")
+    names = f"{'2 levels':>16} {'3 levels':>16} {'FFT':>16}"
+    print(f"{'shape':>16} {'pass':>16} {'direct ms':>10} {names}")
     for r in rows:
         shape = "x".join(map(str, r["shape"]))  # type: ignore[call-overload]
-        two, three = (f"{r[f'fir{n}_speedup']}x ({r[f'fir{n}_ops']})" for n in (2, 3))
-        print(f"{shape:>16} {r['pass']:>16} {r['conv_ms']:>10} {two:>16} {three:>16}")
+        others = [f"{r[f'{n}_speedup']}x ({r[f'{n}_ops']})" for n in KERNELS[1:]]
+        columns = " ".join(f"{text:>16}" for text in others)
+        print(f"{shape:>16} {r['pass']:>16} {r['conv_ms']:>10} {columns}")
     if args.json:
         args.json.write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
 

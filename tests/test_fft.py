@@ -34,7 +34,7 @@ TEXT = """
 void there(int values, int filled, const float *s, float *z);
 void there(int values, int filled, const float *s, float *z)
 {
-  bt_fft_forward(values, filled, s, z);
+  bt_fft_there(values, filled, s, z);
 }
 void back(int values, float *z);
 void back(int values, float *z) { bt_fft_back(values, z); }
@@ -44,7 +44,7 @@ void fft_all(int rows, int t, int k, int p, int size, int step, const float *x, 
              const float *dy, float *y, float *dx, float *dw, float *room)
 {
   const bt_fft g = {1, 1, t, t, k, p, size, step};
-  bt_fft_convolve(g, bt_all(rows, t), bt_read(x, t), w, NULL, room, bt_write(y, t));
+  bt_fft_forward(g, bt_all(rows, t), bt_read(x, t), w, NULL, room, bt_write(y, t));
   bt_fft_input_gradient(g, bt_all(rows, t), bt_read(dy, t), w, room, bt_write(dx, t));
   bt_fft_weight_gradient(g, bt_all(rows, t), bt_read(x, t), bt_read(dy, t), room, dw);
 }

@@ -81,7 +81,7 @@ BT_FFT_PART void bt_fft_load(int size, int count, bt_fft_line x, int start, floa
       bt_fft_copy(hi - lo, x.data + (start + lo - x.at), 1, z + lo);
     bt_fft_zeros(length - hi, z + hi);
   }
-  bt_fft_forward(size / 2, filled, from, z);
+  bt_fft_there(size / 2, filled, from, z);
 }
 
 /* to[i] = from[i] + start, or += from[i] */
@@ -109,7 +109,7 @@ BT_FFT_PART void bt_fft_ready(int size, int taps, const float *w, int ws, float 
   float *const f = room + size;
   bt_fft_copy(taps, w, ws, f);
   bt_fft_zeros(size - taps, f + taps);
-  bt_fft_forward(size / 2, filled, f, f);
+  bt_fft_there(size / 2, filled, f, f);
   bt_fft_taps(size / 2, f, f + size);
 }
 
@@ -135,7 +135,7 @@ BT_KERNEL bt_fft_line bt_fft_span(bt_fft g, bt_in x, int row, int times, int t0,
   return line;
 }
 
-BT_KERNEL void bt_fft_convolve(bt_fft g, bt_box box, bt_in x, const float *w, const float *b,
+BT_KERNEL void bt_fft_forward(bt_fft g, bt_box box, bt_in x, const float *w, const float *b,
                                float *room, bt_out y)
 {
   for (int r = box.r0; r < box.r1; r++) {

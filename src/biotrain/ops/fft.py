@@ -179,7 +179,7 @@ class Fft(_Fft, Conv):
     def call(self, node: Node) -> Call:
         bias = p_in(3) if len(node.inputs) > 3 else NULL
         operands = (x_in(0), p_in(1), bias, p_in(2), x_out())
-        return self._fft_call(node, "bt_fft_convolve", *operands, box=node.outputs[0].shape)
+        return self._fft_call(node, "bt_fft_forward", *operands, box=node.outputs[0].shape)
 
     def reference(self, attrs: Mapping[str, Attr], *inputs: object) -> object:
         return super().reference(attrs, *inputs[:2], *inputs[3:])

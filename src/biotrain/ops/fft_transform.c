@@ -133,14 +133,14 @@ BT_KERNEL void bt_fft_first(int total, int filled, const float *from, float *to)
     bt_fft_down(total, total, 4, from, to);
 }
 
-BT_FFT_PART void bt_fft_forward64(int filled, const float *s, float *z)
+BT_FFT_PART void bt_fft_there64(int filled, const float *s, float *z)
 {
   bt_fft_first(64, filled, s, z);
   bt_fft_down(64, 16, 4, z, z);
   bt_fft_down(64, 4, 4, z, z);
 }
 
-BT_FFT_PART void bt_fft_forward256(int filled, const float *s, float *z)
+BT_FFT_PART void bt_fft_there256(int filled, const float *s, float *z)
 {
   bt_fft_first(256, filled, s, z);
   bt_fft_down(256, 64, 4, z, z);
@@ -165,12 +165,12 @@ BT_FFT_PART void bt_fft_back256(float *z)
 
 /* Z of 2 M samples, which may lie where Z goes. Those behind the first `filled` parts of four are
  * zero and not read: 2 count as 3. */
-BT_KERNEL void bt_fft_forward(int M, int filled, const float *s, float *z)
+BT_KERNEL void bt_fft_there(int M, int filled, const float *s, float *z)
 {
   if (M == 64)
-    bt_fft_forward64(filled, s, z);
+    bt_fft_there64(filled, s, z);
   else
-    bt_fft_forward256(filled, s, z);
+    bt_fft_there256(filled, s, z);
 }
 
 /* M times the samples, in place. */
