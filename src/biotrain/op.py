@@ -178,9 +178,8 @@ class Op:
         return 2 * macs if macs else sum(v.size for v in node.outputs)
 
     def shared_ops(self, node: Node, box: Span) -> int:
-        """The part of `ops` that a call spends once for all rows of its box, whatever their number.
-
-        The rest of `ops` is in proportion to the box.
+        """The part of `ops` that is not in proportion to the box of a call: what it spends once for
+        all rows, whatever their number, or on whole blocks.
         """
         return 0
 
