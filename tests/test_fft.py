@@ -80,11 +80,9 @@ def run(lib: ctypes.CDLL, size: int, x: np.ndarray, w: np.ndarray, dy: np.ndarra
 
 
 def turned(place: int, values: int) -> int:
-    """The frequency at a place: its base-4 digits turned round."""
-    k, left = 0, values
-    while left > 1:
-        k, place, left = 4 * k + place % 4, place // 4, left // 4
-    return k
+    """The frequency at a place: its digits, to the bases (values / 64, 8, 8), turned round."""
+    last, middle, first = place % 8, place // 8 % 8, place // 64
+    return first + values // 64 * (middle + 8 * last)
 
 
 def table(name: str) -> np.ndarray:
@@ -96,11 +94,14 @@ def table(name: str) -> np.ndarray:
 
 
 def test_the_tables_are_those_of_double_precision() -> None:
-    turns = np.exp(-2j * np.pi / 256 * np.outer(np.arange(64), (1, 2, 3))).ravel()
-    pairs = [1] + [p for b in (4, 16, 64) for p in range(b, 5 * b // 2)]
-    places = np.exp(2j * np.pi / 256 * np.array([turned(p, 256) for p in pairs]))
-    for name, exact in (("bt_fft_turns", turns), ("bt_fft_places", places)):
-        found = table(name)
+    factors = np.outer(np.arange(64), (1, 2, 3)) / 256
+    eight = np.outer(np.arange(1, 8), np.arange(1, 8)) / 64
+    pairs = [*range(1, 4), *range(8, 36), *range(64, 160)]
+    places = np.array([-turned(p, 256) / 256 for p in pairs])
+    tables = {"turns": factors, "turns_eight": eight, "places": places}
+    for name, part in tables.items():
+        exact = np.exp(-2j * np.pi * part).ravel()
+        found = table(f"bt_fft_{name}")
         assert len(found) == len(exact)
         assert np.abs(found - exact).max() <= 2.0**-25
         assert (found == found.astype(np.complex64)).all()
@@ -113,7 +114,7 @@ def test_the_transform_is_that_of_numpy(values: int, filled: int) -> None:
     s = rng.standard_normal(2 * values).astype(np.float32)
     z = np.zeros_like(s)
     host().there(values, filled, at(s), at(z))
-    s[filled * values // 2 :] = 0.0
+    s[(filled if values == 256 else 4) * values // 2 :] = 0.0  # the others read everything
     exact = np.fft.fft(s[::2].astype(float) + 1j * s[1::2])
     order = [turned(p, values) for p in range(values)]
     assert np.abs(z[::2] + 1j * z[1::2] - exact[order]).max() <= 2e-7 * np.abs(exact).max()
@@ -122,7 +123,7 @@ def test_the_transform_is_that_of_numpy(values: int, filled: int) -> None:
 
 
 @pytest.mark.parametrize("offset", [0.0, 1000.0])
-@pytest.mark.parametrize(("taps", "size"), [(32, 128), (101, 512), (128, 512), (256, 512)])
+@pytest.mark.parametrize(("taps", "size"), [(32, 128), (101, 256), (128, 512), (256, 512)])
 def test_rounding_is_within_four_times_that_of_torch(
     taps: int, size: int, offset: float, record_property: pytest.RecordProperty
 ) -> None:
@@ -161,8 +162,7 @@ def test_long_taps_are_transformed_where_the_target_says_so(target: str) -> None
     assert [n.op for n in fast.nodes if n.op != "fft_room"] == list(FFT.values())
     assert node_macs(fast.nodes) == node_macs(plain.nodes)
     assert node_ops(fast.nodes) < 0.35 * node_ops(plain.nodes)
-    for short in (17, 33):
-        assert fastconv(depthwise(short), price=price) == depthwise(short)
+    assert fastconv(depthwise(17), price=price) == depthwise(17)
 
 
 def test_without_prices_nothing_is_transformed_unless_asked_for() -> None:
@@ -181,14 +181,14 @@ def test_what_a_part_costs_is_counted_in_whole_blocks() -> None:
     block = step(512, 128)
     one = rule.shared_ops(node, Span(0, 1, 0, block)) - block
     assert rule.shared_ops(node, Span(0, 1, 10, 11)) - 1 == one
-    assert rule.shared_ops(node, Span(0, 1, block - 1, block + 1)) - 2 > 1.7 * one
+    assert rule.shared_ops(node, Span(0, 1, block - 1, block + 1)) - 2 > 1.6 * one
     assert rule.ops(node) == rule.shared_ops(node, Span(0, rows, 0, times))
 
 
 def test_too_many_taps_are_refused() -> None:
     node = next(n for n in fft(depthwise(64)).nodes if n.op == "fft")
-    attrs = {**dict(node.attrs), "size": 256}
-    with pytest.raises(bt.BioTrainError, match="256 samples is not possible"):
+    attrs = {**dict(node.attrs), "size": 1024}
+    with pytest.raises(bt.BioTrainError, match="1024 samples is not possible"):
         Builder("v").one("fft", *node.inputs, **attrs)
 
 

@@ -38,9 +38,6 @@ BT_KERNEL void bt_fft_room(bt_fft_size g, bt_box box, float *room)
   (void)room;
 }
 
-/* Of `size` samples the parts of four that `count` of them reach into. */
-BT_KERNEL int bt_fft_filled(int size, int count) { return (4 * count + size - 1) / size; }
-
 BT_KERNEL void bt_fft_zeros(int n, float *restrict z)
 {
   int i = 0;
@@ -69,7 +66,7 @@ BT_KERNEL void bt_fft_copy(int n, const float *from, int step, float *restrict z
 /* The transform of samples [start, start + count), zeros behind them. */
 BT_FFT_PART void bt_fft_load(int size, int count, bt_fft_line x, int start, float *z)
 {
-  const int filled = bt_fft_filled(size, count), length = filled == 2 ? 3 * size / 4 : filled * size / 4;
+  const int filled = bt_fft_filled(size, count), length = filled * size / 4;
   const int lo = bt_min(count, bt_max(0, x.lo - start));
   const int hi = bt_max(lo, bt_min(count, x.hi - start));
   const float *from = z;
@@ -113,7 +110,7 @@ BT_FFT_PART void bt_fft_ready(int size, int taps, const float *w, int ws, float 
   bt_fft_taps(size / 2, f, f + size);
 }
 
-/* to[t - t0] = (or +=) start + sum_j w[j] x[t + shift + j] for t in [t0, t1), the taps in `room`. */
+/* to[t - t0] = start + (or +=) sum_j w[j] x[t + shift + j] for t in [t0, t1); taps in `room`. */
 BT_FFT_PART void bt_fft_blocks(bt_fft g, int t0, int t1, bt_fft_line x, int shift, bool add,
                                float start, float *to, float *room)
 {

@@ -19,8 +19,8 @@ from biotrain.op import NULL, Builder, Call, Op, Operand, Sample, p_in, p_out, r
 from biotrain.ops.conv import Conv, ConvDw, ConvDx, _Conv
 from biotrain.ops.fir import fits
 
-SIZES = (128, 512)
-"""Samples of a transform: half as many complex values, a power of 4 (`fft_transform.c`)."""
+SIZES = (128, 256, 512)
+"""Samples of a transform, of half as many complex values (`fft_transform.c`)."""
 
 UNIT = 32
 """A block has a multiple of so many outputs."""
@@ -35,12 +35,9 @@ def step(size: int, taps: int) -> int:
 
 
 def transform_ops(values: int) -> int:
-    """Multiplies and adds of a transform of complex values (`bt_fft_down`, `bt_fft_up`)."""
-    total, group = 0, values
-    while group > 1:
-        total += values // group * (16 + 34 * (group // 4 - 1))
-        group //= 4
-    return total
+    """Multiplies and adds of a transform of complex values: a first stage, then radix 8 twice."""
+    first = {64: 0, 128: 64 * 10, 256: 16 + 63 * 34}[values]
+    return first + values // 64 * (9 * 60 + 7 * (60 + 42))
 
 
 def taps_ops(size: int) -> int:
@@ -210,11 +207,11 @@ class Fft(_Fft, Conv):
 
         return (
             case(512, 3, 900, 128, (63, 64), height=1),
-            case(512, 2, 611, 101, (50, 50), bias=True),
+            case(256, 2, 611, 101, (50, 50), bias=True),
             case(128, 2, 533, 37, (0, 0), outs=2, bias=True),
             case(128, 2, 263, 64, (80, 3), outs=3, height=2),
             case(512, 2, 50, 128, (64, 90)),
-            case(128, 2, 129, 16, (7, 8)),
+            case(256, 2, 229, 16, (7, 8)),
             case(128, 1, 331, 17, (25, 30), height=3),
             case(512, 1, 701, 300, (150, 149)),
             case(128, 1, 23, 19, (0, 0)),
