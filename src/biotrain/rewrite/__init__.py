@@ -39,7 +39,7 @@ NAMES = (*FORWARD, *GRADIENT, *REWRITES)
 
 ASKED = ("fastconv", "fft")
 """Those that are asked for: `fastconv` takes what is fastest on the target, so that two targets may
-have other bits, and `fft` transforms wherever they have fewer operations."""
+have other bits, and `fft` transforms wherever that saves operations."""
 
 DEFAULT = tuple(name for name in NAMES if name not in ASKED)
 """Those that run unless told otherwise."""

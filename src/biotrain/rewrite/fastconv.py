@@ -19,8 +19,8 @@ FFT: dict[str, str] = {"conv": "fft", "conv_dx": "fft_dx", "conv_dw": "fft_dw"}
 """The same by transforms, which need room to work in."""
 
 TAPS, SAVING = 64, 0.7
-"""A convolution of at least so many taps becomes fast FIR where at most this part of its operations
-is left. With fewer taps, what the additions and the moving of samples take eats the gain."""
+"""A convolution of at least so many taps may become fast FIR: with fewer, what the additions and the
+moving of samples take eats the gain. Without cycles, at most this part of its operations is left."""
 
 LEVELS = (2,)
 """Levels to choose from. A third level has fewer operations still, but its sums are so short that
@@ -46,18 +46,15 @@ def fastconv(graph: Graph, levels: tuple[int, ...] = LEVELS, price: Price | None
 
 
 def fft(graph: Graph) -> Graph:
-    """Replace every such convolution by transforms where they have fewer operations."""
-    return _replaced(graph, lambda node: _best([node, *by_fft(node)], lambda op: 1.0))
+    """Replace every such convolution by transforms where these save enough operations."""
+    return _replaced(graph, lambda node: _least(node, by_fft(node), SAVING))
 
 
 def faster(node: Node, levels: tuple[int, ...], price: Price | None = None) -> Node:
     """The node, or the one that takes its place."""
-    firs = by_fir(node, levels)
     if price is None:
-        best = _best(firs or [node], lambda op: 1.0, alone=True)
-        return best if OPS[best.op].ops(best) <= SAVING * OPS[node.op].ops(node) else node
-    best = _best([*firs, *by_fft(node), node], price)
-    return best if cycles(best, price) <= CYCLES * cycles(node, price) else node
+        return _least(node, by_fir(node, levels), SAVING)
+    return _least(node, [*by_fir(node, levels), *by_fft(node)], CYCLES, price)
 
 
 def by_fir(node: Node, levels: Sequence[int]) -> list[Node]:
@@ -72,18 +69,23 @@ def by_fft(node: Node) -> list[Node]:
     return [_like(node, FFT, size=n) for n in SIZES if taps and step(n, taps) > 0]
 
 
-def cycles(node: Node, price: Price, alone: bool = False) -> float:
-    """Estimated cycles of a node; of a forward convolution unless `alone`, with both gradients."""
+def cycles(node: Node, price: Price | None = None) -> float:
+    """Estimated cycles of a node; of a forward convolution with those of both gradients. Without
+    prices: the operations of the node alone."""
+    if price is None:
+        return OPS[node.op].ops(node)
     nodes = [node]
-    if node.op in ("conv", "fir", "fft") and not alone:
+    if node.op in ("conv", "fir", "fft"):
         b, y = Builder(), node.outputs[0]
         OPS[node.op].vjp(b, node, [Value("dy", y.shape)], [True, True])
         nodes += b.nodes
     return sum(OPS[n.op].ops(n) * price(n.op) for n in nodes)
 
 
-def _best(nodes: Sequence[Node], price: Price, alone: bool = False) -> Node:
-    return min(nodes, key=lambda n: cycles(n, price, alone))
+def _least(node: Node, others: Sequence[Node], most: float, price: Price | None = None) -> Node:
+    """The variant with the fewest cycles where at most this part of those of the node is left."""
+    best = min(others, key=lambda n: cycles(n, price), default=node)
+    return best if cycles(best, price) <= most * cycles(node, price) else node
 
 
 def _taps(node: Node) -> int:
