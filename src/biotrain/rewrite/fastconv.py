@@ -19,8 +19,9 @@ FFT: dict[str, str] = {"conv": "fft", "conv_dx": "fft_dx", "conv_dw": "fft_dw"}
 """The same by transforms, which need room to work in."""
 
 TAPS, SAVING = 64, 0.7
-"""A convolution of at least so many taps may become fast FIR: with fewer, what the additions and the
-moving of samples take eats the gain. Without cycles, at most this part of its operations is left."""
+"""A convolution of at least so many taps may become fast FIR: with fewer, what the additions and
+the moving of samples take eats the gain. Without cycles, at most this part of its operations is
+left."""
 
 LEVELS = (2,)
 """Levels to choose from. A third level has fewer operations still, but its sums are so short that
