@@ -64,7 +64,7 @@ def _check(attrs: Mapping[str, Attr], x: Shape, w: Shape) -> None:
     if not fits(attrs, x, w):
         raise GraphError(f"fft is depthwise along time, of stride and dilation 1: not x {x}, w {w}")
     size = attrs["size"]
-    if size not in SIZES or step(size, w[-1]) <= 0:
+    if not isinstance(size, int) or size not in SIZES or step(size, w[-1]) <= 0:
         raise GraphError(f"fft of {w[-1]} taps: a transform of {size} samples is not possible")
 
 
