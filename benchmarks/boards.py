@@ -22,6 +22,7 @@ import biotrain as bt
 from biotrain import models
 from biotrain.calibration import calibration
 from biotrain.cost import cost_of
+from biotrain.rewrite import DEFAULT
 from biotrain.run.emulator import EmulatorDevice
 from biotrain.run.memory import footprint, paint, painted_bytes
 
@@ -35,8 +36,8 @@ PUBLISHED = {
 for 8 samples."""
 
 
-def measure(name: str, board: str, compiler: str | None) -> dict[str, Any]:
-    """One window of training on a board, in the emulator."""
+def measure(name: str, board: str, compiler: str | None, fast: bool) -> dict[str, Any]:
+    """One window of training on a board, in the emulator; `fast`: with transforms or fast FIR."""
     shape = models.PAPER[name]
     x = np.random.default_rng(0).standard_normal((1, shape["n_chans"], shape["n_times"]))
     net = bt.prepare(models.build(name, **shape, norm="group", pool="avg"))
@@ -49,6 +50,7 @@ def measure(name: str, board: str, compiler: str | None) -> dict[str, Any]:
         gradients="momentum",
         input_type="int16",
         input_scale=0.001,
+        rewrites=(*DEFAULT, "fastconv") if fast else DEFAULT,
         title=f"{name} on {board}",
     )
     with EmulatorDevice(pkg, compiler=compiler) as device:  # type: ignore[arg-type]
@@ -82,6 +84,7 @@ def main() -> None:
     options.add_argument("--compiler", choices=("zig", "gcc"), help="by default zig, else gcc")
     options.add_argument("--board", action="append", help="only this one; may be repeated")
     options.add_argument("--network", action="append", choices=NETWORKS)
+    options.add_argument("--fast-conv", action="store_true", help="as of biotrain compile")
     options.add_argument("--json", type=Path, help="write the figures there")
     given = options.parse_args()
     table = Table(box=None, pad_edge=False)
@@ -93,7 +96,7 @@ def main() -> None:
     for name in given.network or NETWORKS:
         for board in given.board or BOARDS:
             try:
-                row = measure(name, board, given.compiler)
+                row = measure(name, board, given.compiler, given.fast_conv)
             except bt.BioTrainError as error:
                 table.add_row(name, board, str(error))
                 continue
