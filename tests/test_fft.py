@@ -199,7 +199,7 @@ class Net(nn.Module):
         super().__init__()
         self.mix = nn.Conv1d(3, 4, 1, bias=False)
         self.long = nn.Conv1d(4, 8, 64, groups=4, padding="same")
-        self.norm = nn.GroupNorm(2, 8)
+        self.norm: nn.Module = nn.GroupNorm(2, 8)
         self.last = nn.Linear(8, 3)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -207,10 +207,11 @@ class Net(nn.Module):
         return y
 
 
-def package(**options: object) -> bt.Package:
+def package(norm: nn.Module | None = None, **options: object) -> bt.Package:
     torch.manual_seed(0)
-    names = (*DEFAULT, "fft")
-    return bt.compile(Net(), torch.zeros(1, 3, 500), rewrites=names, **options)  # type: ignore[arg-type]
+    net, names = Net(), (*DEFAULT, "fft")
+    net.norm = norm or net.norm
+    return bt.compile(net, torch.zeros(1, 3, 500), rewrites=names, **options)  # type: ignore[arg-type]
 
 
 def test_a_network_trains_and_every_plan_has_its_bits() -> None:
@@ -222,3 +223,12 @@ def test_a_network_trains_and_every_plan_has_its_bits() -> None:
     report = bt.verify(full, steps=10)
     assert report.ok
     assert bt.verify(small, steps=10).crc32 == report.crc32
+
+
+def test_the_room_goes_with_the_op_that_works_in_it() -> None:
+    """It is no feature of the frozen layers, and no window of a batch has one of its own."""
+    last = package(strategy="last*")
+    assert last.plan.feature_bytes == 4 * 8
+    batch = package(nn.BatchNorm1d(8), batch=4)
+    assert "fft_room" in {n.op for n in leaves(batch.graph.nodes)}
+    assert not any("room" in line for line in batch.plan.choices)

@@ -61,7 +61,7 @@ def with_joins(graph: Graph) -> Graph:
     b = Builder(taken=[v.name for v in graph.values()])
     joined: dict[str, Value] = {}
     for node in graph.nodes:
-        source = node.inputs[0]
+        source = node.inputs[0] if node.inputs else node.outputs[0]
         wanted = (
             (node.op == "group_stats" and node.outputs[0].name in stats)
             or (node.op == "group_sums" and node.outputs[0].name in means)

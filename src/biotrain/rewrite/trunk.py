@@ -78,7 +78,10 @@ def cut(graph: Graph) -> Cut | None:
 
 
 def _frozen(graph: Graph, changing: dict[str, Value]) -> list[bool]:
-    """Per node: whether all that it reads is the window, or what training leaves as it is."""
+    """Per node: whether all that it reads is the window, or what training leaves as it is.
+
+    A node that reads nothing (room to work in) goes with those that read it.
+    """
     held = (graph.inputs[0], *graph.params, *graph.states, *graph.consts)
     fixed = dict.fromkeys(v.name for v in held)
     found = []
@@ -87,4 +90,8 @@ def _frozen(graph: Graph, changing: dict[str, Value]) -> list[bool]:
         found.append(reads and all(v.kind == "temp" for v in node.outputs))
         if found[-1]:
             fixed.update(dict.fromkeys(v.name for v in node.outputs))
+    for i, node in enumerate(graph.nodes):
+        if not node.inputs:
+            readers = zip(graph.nodes, tuple(found), strict=True)
+            found[i] = all(kept for n, kept in readers if node.outputs[0] in n.inputs)
     return found
