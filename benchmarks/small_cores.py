@@ -78,7 +78,7 @@ def run(core: str, name: str, avg: bool, int16: bool) -> tuple[int, list[Measure
         device.accumulate(x, np.zeros(1, int))
         histogram = device.machine.histogram
         spent = cycles(core, device.elf.path, histogram.blocks(), histogram.taken())
-        divided = profile(spent, device.elf.path, pkg.files["model.c"])
+        divided = profile(spent, device.elf.path, pkg.files["model.c"], calls=histogram.calls())
     return spent.total, measured(divided, pkg.source.train.nodes)
 
 

@@ -16,11 +16,13 @@ from biotrain.errors import BioTrainError
 from biotrain.run import mca
 from biotrain.run.cycles import Cycles, cycles
 from biotrain.run.decode import KINDS, Instruction, decode
+from biotrain.run.elf import Elf
 from biotrain.run.emulator import EmulatorDevice
 from biotrain.run.histogram import Histogram
 from biotrain.run.op_cycles import cycles_per_op, measured
 from biotrain.run.pipeline import block_cycles, branch_cycles, load_table
-from biotrain.run.profile import profile
+from biotrain.run.profile import functions, profile
+from biotrain.run.symbols import Program
 
 CORES = ("cortex-m4f", "cortex-m33", "cortex-m7", "cortex-m55")
 
@@ -271,6 +273,80 @@ def test_profile(tmp_path: Path) -> None:
     assert (tmp_path / "profile.png").stat().st_size > 5000
     with pytest.raises(ValueError, match="not by 'colour'"):
         found.rows("colour")
+
+
+APART = """/* SPDX-License-Identifier: Apache-2.0 */
+#include "kernel.h"
+float x[512], y[512];
+__attribute__((noinline)) int bt_step(int n);
+int main(void);
+
+int bt_step(int n)
+{
+  /* 0: y = conv(x, w)  1 x 512  [features.conv1] */
+  kernel(512, x, 0.3f, y);
+  /* 1: z = relu(y)  1 x 64  [features.act1] */
+  kernel(64, y, 0.7f, x);
+  return n;
+}
+
+int main(void)
+{
+  return bt_step(1) + bt_step(2);
+}
+"""
+
+KERNEL = (
+    "\n" * 8  # lines that the schedule has too
+    + """static inline __attribute__((always_inline)) float one(float a, float b) { return a * b; }
+static __attribute__((noinline)) float far(float a, float b) { return a + one(b, b); }
+static __attribute__((noinline)) void kernel(int n, const float *x, float w, float *y)
+{
+  for (int i = 0; i < n; i++)
+    y[i] += i % 3 ? one(x[i], w) : far(x[i], w);
+}
+"""
+)
+
+
+@pytest.mark.parametrize("native", [True, False], ids=["native", "python"])
+def test_profile_of_a_kernel_apart(native: bool) -> None:
+    """Where a kernel is a function, each call of the schedule has its own share of it."""
+    need_emulator()
+    import unicorn
+
+    elf = build({"model.c": APART, "kernel.h": KERNEL})
+    program = Program(elf)
+    thumb = Thumb(elf)
+    steps: list[int] = []
+    thumb.uc.hook_add(unicorn.UC_HOOK_CODE, lambda uc, at, size, user: steps.append(at))
+    thumb.run()
+    apart = [0, 0]  # single steps in the first kernel, and in the second
+    turn, before = -1, "main"
+    for at in steps:
+        function = program.function(at)
+        turn += function == "kernel" and before == "bt_step"
+        if function in ("kernel", "far"):
+            apart[turn % 2] += 1
+        before = function
+    assert turn == 3
+
+    thumb = Thumb(elf)
+    symbols = {s.name: (s.address & ~1, (s.address & ~1) + s.size) for s in Elf(elf).symbols}
+    assert functions(APART) == ("bt_step",)
+    histogram = Histogram(native)
+    histogram.attach(thumb.uc, thumb.begin, thumb.end, [symbols["bt_step"]])
+    thumb.run()
+    found = cycles("cortex-m4f", elf, histogram.blocks(), histogram.taken())
+    assert found.instructions == len(steps)
+    alone = {row.name: row for row in profile(found, elf, APART).rows("kernel")}
+    divided = profile(found, elf, APART, calls=histogram.calls())
+    rows = {row.name: row for row in divided.rows("kernel")}
+    assert not {"(kernel)", "(far)"} & set(rows)
+    for op, count in zip(("conv", "relu"), apart, strict=True):
+        assert rows[op].instructions - alone[op].instructions == count
+    assert sum(row.instructions for row in rows.values()) == histogram.instructions
+    assert sum(row.cycles for row in rows.values()) == pytest.approx(found.total, abs=len(rows))
 
 
 def test_package_in_the_emulator() -> None:

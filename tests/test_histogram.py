@@ -224,8 +224,8 @@ def test_table_grows() -> None:
     table = counter.table()
     assert {count for count, _ in table.values()} == {2}
     # Blocks of 6 bytes end where the next begins; the last one is followed by the first.
-    assert table[(RAM, 4)] == (2, 2)
-    assert table[(RAM + 6, 6)] == (2, 0)
+    assert table[(RAM, 4), 0] == (2, 2)
+    assert table[(RAM + 6, 6), 0] == (2, 0)
 
 
 def test_without_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:

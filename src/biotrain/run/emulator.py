@@ -39,7 +39,14 @@ class EmulatorMachine(Machine):
 
     name = "emulator"
 
-    def __init__(self, elf: Path, target: Target, regions: tuple[Memory, ...]) -> None:
+    def __init__(
+        self,
+        elf: Path,
+        target: Target,
+        regions: tuple[Memory, ...],
+        schedule: Sequence[str] = (),
+    ) -> None:
+        """`schedule`: functions whose calls the histogram tells apart."""
         try:
             import unicorn
         except ImportError:
@@ -85,7 +92,10 @@ class EmulatorMachine(Machine):
             self.uc.mem_write(segment.address, segment.data)
         self.histogram = Histogram()
         flash = next(r for r in regions if r.name == "flash")
-        self.histogram.attach(self.uc, flash.origin, flash.origin + flash.bytes)
+        code = [(s.address & ~1, s.size) for s in image.symbols if s.name in schedule]
+        self.histogram.attach(
+            self.uc, flash.origin, flash.origin + flash.bytes, [(at, at + n) for at, n in code]
+        )
         self._next = image.symbol("Reset_Handler")[0]
 
     def _enable_fpu(self) -> None:
@@ -137,7 +147,9 @@ class EmulatorDevice(SessionDevice):
         flash, ram = memories(target)
         elf = session_elf(package, flash, ram, compiler, flags)
         regions = (flash, ram, Memory("slot", SLOT_BYTES, SLOT))
-        self._machine = EmulatorMachine(elf, target, regions)
+        from biotrain.run.profile import functions
+
+        self._machine = EmulatorMachine(elf, target, regions, functions(package.files["model.c"]))
         super().__init__(package, self._machine, elf, SLOT)
 
     def restart_count(self) -> None:
@@ -158,4 +170,9 @@ class EmulatorDevice(SessionDevice):
         """Where the instructions and cycles went, since `restart_count`."""
         from biotrain.run.profile import profile
 
-        return profile(self.cycles(), self.elf.path, self.package.files["model.c"])
+        return profile(
+            self.cycles(),
+            self.elf.path,
+            self.package.files["model.c"],
+            calls=self._machine.histogram.calls(),
+        )

@@ -15,10 +15,15 @@ from biotrain.errors import BioTrainError, CompilerError
 from biotrain.run.compiler import shared_library
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
 Block = tuple[int, int]
 """Address and size in bytes of what the emulator translates at once."""
+
+Schedule = tuple[tuple[int, int], ...]
+"""Where the code of the functions whose calls are told apart begins and ends."""
+SCHEDULE = 32
+"""As many as block_hook.c takes."""
 
 FLAGS = ("-O2", "-fPIC", "-std=c99")
 
@@ -67,15 +72,18 @@ class Histogram:
         """Whether the hook is the fast one; False where no C compiler was found."""
         return isinstance(self._counter, _Native)
 
-    def attach(self, uc: Any, code_begin: int, code_end: int) -> None:
+    def attach(
+        self, uc: Any, code_begin: int, code_end: int, schedule: Sequence[tuple[int, int]] = ()
+    ) -> None:
         """Count in this `unicorn.Uc` from now on.
 
-        The code in [code_begin, code_end) must not change while it is counted.
+        The code in [code_begin, code_end) must not change while it is counted. `schedule` is where
+        the code of some functions begins and ends: what they call is counted by call, see `calls`.
         """
         if self._uc is not None:
             raise BioTrainError("this histogram is attached already; make another one")
         self._uc = uc
-        self._counter.attach(uc, code_begin, code_end - 1)
+        self._counter.attach(uc, code_begin, code_end - 1, tuple(schedule)[:SCHEDULE])
         uc.ctl_flush_tb()  # what is translated already does not call the hook
 
     def reset(self) -> None:
@@ -84,11 +92,22 @@ class Histogram:
 
     def blocks(self) -> dict[Block, int]:
         """How often each block was executed, by address and size, in order of address."""
-        return {key: count for key, (count, _) in sorted(self._counter.table().items())}
+        return self._added(lambda slot: slot[0])
 
     def taken(self) -> dict[Block, int]:
         """How often each block was left by a taken branch, not to the address behind it."""
-        return {key: taken for key, (_, taken) in sorted(self._counter.table().items())}
+        return self._added(lambda slot: slot[1])
+
+    def calls(self) -> dict[tuple[Block, int], int]:
+        """How often each block outside of the schedule was executed for each of its calls, by the
+        address behind the call."""
+        return {key: count for key, (count, _) in sorted(self._counter.table().items()) if key[1]}
+
+    def _added(self, which: Callable[[tuple[int, int]], int]) -> dict[Block, int]:
+        found: dict[Block, int] = {}
+        for (block, _), slot in sorted(self._counter.table().items()):
+            found[block] = found.get(block, 0) + which(slot)
+        return found
 
     @property
     def instructions(self) -> int:
@@ -129,7 +148,7 @@ class _Native:
         if getattr(self, "_state", None):
             self._lib.bt_histogram_free(self._state)
 
-    def attach(self, uc: Any, first: int, last: int) -> None:
+    def attach(self, uc: Any, first: int, last: int, schedule: Schedule) -> None:
         from unicorn import UC_ERR_OK, UC_HOOK_BLOCK, UcError
         from unicorn.unicorn_py3 import unicorn as binding
 
@@ -151,17 +170,19 @@ class _Native:
         if status != UC_ERR_OK:
             raise UcError(status)
         uc._biotrain_histogram = self
+        for begin, end in schedule:
+            self._lib.bt_histogram_schedule(self._state, begin, end)
 
     def reset(self) -> None:
         self._lib.bt_histogram_reset(self._state)
 
     def _slots(self) -> npt.NDArray[np.uint64]:
-        """(key, count, taken) of every slot."""
+        """(key, count, taken, call) of every slot."""
         state = self._state.contents
         if state.lost:
             raise BioTrainError(f"the block histogram ran out of memory; {state.lost} blocks lost")
         slots: npt.NDArray[np.uint64] = np.ctypeslib.as_array(
-            state.slots, shape=(state.mask + 1, 3)
+            state.slots, shape=(state.mask + 1, 4)
         )
         return slots
 
@@ -176,10 +197,10 @@ class _Native:
             self._keys[i] = keys[i]
         return int(slots[:, 1] @ self._weights)
 
-    def table(self) -> Mapping[Block, tuple[int, int]]:
+    def table(self) -> Mapping[tuple[Block, int], tuple[int, int]]:
         slots = self._slots()
         rows = slots[(slots[:, 0] != 0) & (slots[:, 1] != 0)].tolist()
-        return {_block(key): (count, taken) for key, count, taken in rows}
+        return {(_block(key), call): (count, taken) for key, count, taken, call in rows}
 
     def cut(self, pc: int) -> None:
         self._lib.bt_histogram_cut(self._state, pc)
@@ -189,31 +210,43 @@ class _Python:
     """The same as a Python function: 10 to 20 times slower."""
 
     def __init__(self) -> None:
-        self._table: dict[Block, list[int]] = {}
+        self._table: dict[tuple[Block, int], list[int]] = {}
         self._spare = [0, 0]
+        self._schedule: Schedule = ()
+        self._call = self._back = 0
         self._slot, self._last, self._next = self._spare, (0, 0), 0
 
-    def attach(self, uc: Any, first: int, last: int) -> None:
+    def attach(self, uc: Any, first: int, last: int, schedule: Schedule) -> None:
         from unicorn import UC_HOOK_BLOCK
 
+        self._schedule = schedule
         uc.hook_add(UC_HOOK_BLOCK, self._block, None, first, last)
 
     def weighted(self, weight: Callable[[Block], int]) -> int:
-        return sum(count * weight(key) for key, (count, _) in self._table.items())
+        return sum(count * weight(block) for (block, _), (count, _) in self._table.items())
 
     def _block(self, uc: Any, address: int, size: int, user: object) -> None:
         if address != self._next:
             self._slot[1] += 1
         self._last = (address, size)
-        self._slot = slot = self._table.setdefault(self._last, [0, 0])
+        scheduled = any(begin <= address < end for begin, end in self._schedule)
+        if scheduled and not self._call and any(address == begin for begin, _ in self._schedule):
+            self._back = self._next  # where the schedule returns to
+        elif not scheduled and address == self._back:
+            self._call = 0
+        key = self._last, 0 if scheduled else self._call
+        self._slot = slot = self._table.setdefault(key, [0, 0])
         slot[0] += 1
         self._next = address + size
+        if scheduled:
+            self._call = self._next
 
     def reset(self) -> None:
         self._table.clear()
         self._slot, self._last, self._next = self._spare, (0, 0), 0
+        self._call = self._back = 0
 
-    def table(self) -> Mapping[Block, tuple[int, int]]:
+    def table(self) -> Mapping[tuple[Block, int], tuple[int, int]]:
         return {key: (count, taken) for key, (count, taken) in self._table.items() if count}
 
     def cut(self, pc: int) -> None:
@@ -250,6 +283,8 @@ def _library() -> ctypes.CDLL:
     lib.bt_histogram_new.restype = state
     lib.bt_histogram_free.argtypes = lib.bt_histogram_reset.argtypes = (state,)
     lib.bt_histogram_free.restype = lib.bt_histogram_reset.restype = None
+    lib.bt_histogram_schedule.argtypes = (state, ctypes.c_uint64, ctypes.c_uint64)
+    lib.bt_histogram_schedule.restype = None
     lib.bt_histogram_cut.argtypes = (state, ctypes.c_uint64)
     lib.bt_histogram_cut.restype = None
     return lib

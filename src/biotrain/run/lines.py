@@ -45,9 +45,10 @@ def source_lines(elf: Path, name: str) -> Lines:
         for unit in dwarf.iter_CUs():
             top = unit.get_top_DIE()
             if PurePosixPath(_text(top, "DW_AT_name")).name == name:
+                own = _numbers(dwarf, unit, name)
                 for die in top.iter_children():
                     if die.tag == "DW_TAG_subprogram":
-                        _inlined(dwarf, unit, die, found)
+                        _inlined(dwarf, unit, die, own, found)
                 _lines(dwarf, unit, name, found)
     found._sort()
     return found
@@ -58,15 +59,34 @@ def _text(die: Any, attribute: str) -> str:
     return value.value.decode(errors="replace") if value else ""
 
 
-def _inlined(dwarf: Any, unit: Any, die: Any, found: Lines) -> None:
-    """The calls in a function that were inlined; those within them belong to the outermost."""
+def _numbers(dwarf: Any, unit: Any, name: str) -> frozenset[int]:
+    """The numbers that a source file has in a unit."""
+    program = dwarf.line_program_for_CU(unit)
+    if program is None:
+        return frozenset()
+    first = 0 if program["version"] >= 5 else 1
+    files = program["file_entry"]
+    return frozenset(
+        number
+        for number, file in enumerate(files, first)
+        if PurePosixPath(file.name.decode(errors="replace")).name == name
+    )
+
+
+def _inlined(dwarf: Any, unit: Any, die: Any, own: frozenset[int], found: Lines) -> None:
+    """The calls in a function that were inlined; those within them belong to the outermost.
+
+    `own`: the numbers of this source file; a call in another file comes from elsewhere.
+    """
     for child in die.iter_children():
         if child.tag == "DW_TAG_inlined_subroutine":
             line = child.attributes.get("DW_AT_call_line")
+            file = child.attributes.get("DW_AT_call_file")
+            here = line and (file is None or file.value in own)
             for begin, end in _ranges(dwarf, unit, child):
-                found._called.append((begin, end, line.value if line else 0))
+                found._called.append((begin, end, line.value if here else 0))
         elif child.tag == "DW_TAG_lexical_block":
-            _inlined(dwarf, unit, child, found)
+            _inlined(dwarf, unit, child, own, found)
 
 
 def _ranges(dwarf: Any, unit: Any, die: Any) -> list[tuple[int, int]]:

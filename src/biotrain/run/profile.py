@@ -4,18 +4,20 @@
 from __future__ import annotations
 
 import re
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from matplotlib.figure import Figure
+from typing import TYPE_CHECKING, Any
 
 from biotrain.run.cycles import Cycles
+from biotrain.run.histogram import Block
 from biotrain.run.lines import source_lines
 from biotrain.run.symbols import Program
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 _COMMENT = re.compile(r"^ +/\*(.*?)\*/", re.M | re.S)
 _FUNCTION = re.compile(r"^(?!static const)[a-z].*?\b(\w+)\([^;{]*\)\n\{", re.M)
@@ -104,6 +106,8 @@ class Profile:
 
     def figure(self, by: str = "layer", most: int = 24) -> Figure:
         """The `most` expensive parts as bars."""
+        from matplotlib.figure import Figure
+
         rows = sorted(self.rows(by), key=lambda r: (-r.cycles, r.name))
         rest = rows[most:]
         rows = rows[:most]
@@ -140,31 +144,64 @@ _NAMES: Mapping[str, Callable[[Place], str]] = {
 }
 
 
-def profile(cycles: Cycles, elf: Path, source: str, name: str = "model.c") -> Profile:
+def profile(
+    cycles: Cycles,
+    elf: Path,
+    source: str,
+    name: str = "model.c",
+    calls: Mapping[tuple[Block, int], int] | None = None,
+) -> Profile:
     """Divide a run by the schedule in `source`, the text of the file `name` of the firmware.
 
     The firmware is built with `-g`: its line table says which call in the schedule an instruction
-    was inlined from.
+    was inlined from. `calls`, from `Histogram.calls`, says how often what was not inlined ran for
+    which call of the schedule; without it, that belongs to no node.
     """
     program = Program(elf)
     lines = source_lines(elf, name)
     schedule = _schedule(source)
     places: dict[Place, tuple[int, float]] = {}
+    called = _called(sorted(cycles.addresses), calls or {})
     found: list[tuple[tuple[int, int], Place, int, float]] = []
     for address, (count, cost) in cycles.addresses.items():
+        left = count
+        for behind, times in called.get(address, {}).items():
+            line = lines.line(behind - 1)
+            place = schedule.place(line) if line else None
+            if place is not None and place.node:
+                found.append(((0, line), place, times, cost * times / count))
+                left -= times
+        if left == 0:
+            continue
         line = lines.line(address)
-        function = program.function(address)
         place = schedule.place(line) if line else None
-        order = (0, line or 0)
+        order = (0, line)
         if place is None:
-            place, order = Place(function, "", "", ""), (1, 0)
-        found.append((order, place, count, cost))
+            place, order = Place(program.function(address), "", "", ""), (1, 0)
+        found.append((order, place, left, cost * left / count))
     for _, place, count, cost in sorted(found, key=lambda f: (f[0], f[1].function)):
         before = places.get(place, (0, 0.0))
         places[place] = (before[0] + count, before[1] + cost)
     return Profile(
         cycles.core, cycles.source, cycles.estimate, cycles.instructions, cycles.total, places
     )
+
+
+def _called(
+    addresses: Sequence[int], calls: Mapping[tuple[Block, int], int]
+) -> dict[int, dict[int, int]]:
+    """By executed address: how often it ran for the call before an address of the schedule."""
+    found: dict[int, dict[int, int]] = {}
+    for ((begin, size), behind), times in calls.items():
+        for at in addresses[bisect_left(addresses, begin) : bisect_left(addresses, begin + size)]:
+            counts = found.setdefault(at, {})
+            counts[behind] = counts.get(behind, 0) + times
+    return found
+
+
+def functions(source: str) -> tuple[str, ...]:
+    """The functions of the emitted C that call the kernels of nodes."""
+    return tuple(dict.fromkeys(place.function for _, place in marks(source) if place.node))
 
 
 def marks(source: str) -> list[tuple[int, Place]]:
