@@ -242,6 +242,26 @@ def test_llvm_mca(core: str) -> None:
     assert found.total > 0.9 * ours.total, "it lets results be written in order only"
 
 
+@needs_capstone
+def test_llvm_mca_reads_vectors() -> None:
+    """What capstone does not know, LLVM prices; a call is a branch, not its 100 cycles."""
+    table = load_table("cortex-m55")
+    if mca.analyser(table) is None:
+        pytest.skip("no llvm-mca that knows cortex-m55 is installed")
+    load, fma, loop = (0xECBC, 0x9F04), (0xEE39, 0x6E4A), (0xF00F, 0xC007)
+    blocks = {
+        (0x100, 4): decode(code(*load), 0x100),
+        (0x200, 16): decode(code(*fma, *fma, *fma, *loop), 0x200),  # into one register
+        (0x300, 4): decode(code(0xF000, 0xF800), 0x300),  # bl
+    }
+    assert [one.kind for one in blocks[0x100, 4]] == ["vector"]
+    found = mca.mca_cycles(blocks, table)
+    assert set(found) == set(blocks)
+    assert 2 <= found[0x100, 4] < 3, "two beats"
+    assert 6 <= found[0x200, 16] <= 10, "two beats, and the next one waits for the result"
+    assert found[0x300, 4] < 3
+
+
 def test_firmware_of_another_run() -> None:
     elf, _ = counted()
     with pytest.raises(BioTrainError, match="no code at 0x90000"):

@@ -127,7 +127,8 @@ def _half(code: bytes, at: int) -> int:
 def _armv81(code: bytes, at: int, address: int) -> Instruction | None:
     """What Armv8.1-M adds to the integer instructions, which capstone 5 does not know.
 
-    Encodings: Armv8-M ARM (DDI0553), LE and LETP T1 to T3, WLS and DLS, CSEL and its family.
+    Encodings: Armv8-M ARM (DDI0553), LE and LETP T1 to T3, WLS and DLS, CSEL and its family, and of
+    the vector instructions those in the space of coprocessors 14 and 15.
     """
     first, second = _half(code, at), _half(code, at + 2)
     here = address + at
@@ -135,18 +136,23 @@ def _armv81(code: bytes, at: int, address: int) -> Instruction | None:
         offset = (second >> 1 & 0x3FF) << 2 | (second >> 11 & 1) << 1
         if first & 0xF == 0xF:
             target = here + 4 - offset
-            name = "le"
+            name = "le lr, 0"
         elif first & 0x40 == 0:
             target = here + 4 + offset
-            name = "wls"
+            name = f"wls lr, r{first & 15}, 0"
         else:
             return None
         return Instruction(here, 4, name, "branch", ("lr",), ("lr",), (), 1, "direct", target, True)
     if first & 0xFFF0 == 0xF040 and second == 0xE001:
-        return Instruction(here, 4, "dls", "alu", (f"r{first & 15}",), ("lr",))
+        return Instruction(here, 4, f"dls lr, r{first & 15}", "alu", (f"r{first & 15}",), ("lr",))
     if first & 0xFFF0 == 0xEA50 and second & 0x8000:
         reads = (f"r{first & 15}", f"r{second & 15}")
-        return Instruction(here, 4, "csel", "alu", reads, (f"r{second >> 8 & 15}",))
+        to = f"r{second >> 8 & 15}"
+        text = f"csel {to}, {reads[0]}, {reads[1]}, eq".replace("r15", "zr")
+        return Instruction(here, 4, text, "alu", reads, (to,))
+    if first & 0xEC00 == 0xEC00 and second >> 8 & 15 >= 14:
+        words = code[at : at + 4].hex()  # capstone takes these for those of a coprocessor
+        return Instruction(here, 4, f".inst {words}", "vector")
     return None
 
 
