@@ -190,13 +190,13 @@ BT_KERNEL void bt_conv_weight_rest(bt_conv g, bt_box box, int o0, int o1, int i0
       }
 }
 
-/* Taps of which the blocks of eight make the gradients: all, or all but up to three. */
+/* Taps of which the blocks of eight make the gradients: all, or all but up to five. */
 BT_KERNEL int bt_conv_weight_taps(bt_conv g)
 {
   const int rest = g.taps % BT_BLOCK_OUTPUTS;
   if (!bt_conv_slides(g, g.times) || g.dilation != 1 || g.taps < BT_BLOCK_OUTPUTS)
     return 0;
-  return rest > 3 ? g.taps : g.taps - rest;
+  return rest > 5 ? g.taps : g.taps - rest;
 }
 
 /* The gradients of w[o, i] for o in [o0, o1), all of one group, and i in
@@ -319,12 +319,12 @@ BT_KERNEL void bt_conv_weight_gradient(bt_conv g, bt_box box, bt_in x, bt_in dy,
   const int per_group = g.channels / g.groups, outs = g.out_channels / g.groups;
   if (bt_conv_is_product(g)) {
     const int ins = per_group * g.rows;
-    for (int t = box.t0; t < box.t1; t = bt_leaf_end(t, box.t1))
-      for (int o = box.r0; o < box.r1; o = (o / outs + 1) * outs) {
-        const bt_block_dots m = {bt_leaf_end(t, box.t1) - t, bt_at(dy, o, t), dy.stride,
-                                 bt_at(x, o / outs * ins, t), x.stride, dw + o * ins, ins, 1};
-        bt_block_dots_all(m, bt_min(box.r1, (o / outs + 1) * outs) - o, ins);
-      }
+    for (int o = box.r0; o < box.r1; o = (o / outs + 1) * outs) {
+      const int rows = outs == 1 ? 1 : bt_min(box.r1, (o / outs + 1) * outs) - o;
+      const bt_block_dots m = {0, bt_at(dy, o, box.t0), dy.stride,
+                               bt_at(x, o / outs * ins, box.t0), x.stride, dw + o * ins, ins, 1};
+      bt_block_dots_times(m, rows, ins, box.t0, box.t1);
+    }
     return;
   }
   if (BT_BLOCK) {
@@ -371,11 +371,9 @@ BT_KERNEL void bt_conv_weight_gradient_by_input(bt_conv g, bt_box box, bt_in x, 
 #endif
   if (bt_conv_is_product(g)) {
     const int ins = g.channels * g.rows;
-    for (int t = box.t0; t < box.t1; t = bt_leaf_end(t, box.t1)) {
-      const bt_block_dots m = {bt_leaf_end(t, box.t1) - t, bt_at(dy, 0, t), dy.stride,
-                               bt_at(x, box.r0, t), x.stride, dw + box.r0, ins, 1};
-      bt_block_dots_all(m, g.out_channels, box.r1 - box.r0);
-    }
+    const bt_block_dots m = {0, bt_at(dy, 0, box.t0), dy.stride, bt_at(x, box.r0, box.t0), x.stride,
+                             dw + box.r0, ins, 1};
+    bt_block_dots_times(m, g.out_channels, box.r1 - box.r0, box.t0, box.t1);
     return;
   }
   if (BT_BLOCK) {

@@ -287,4 +287,42 @@ BT_KERNEL void bt_block_dots_all(bt_block_dots m, int outs, int ins)
       bt_block_dots_rows(m, 1, ins, o);
 }
 
+/* The sums of four whole leaves one behind the other, for up to three of them: a sum alone waits for
+ * itself. */
+BT_KERNEL void bt_block_dots_leaves(bt_block_dots m, int outs, int ins)
+{
+  float s[12];
+  BT_BLOCK_EACH(j, 12)
+    s[j] = 0.0f;
+  for (int t = 0; t < BT_LEAF; t += 4)
+    BT_BLOCK_EACH(u, 4) {
+      BT_BLOCK_EACH(l, 4)
+        BT_BLOCK_EACH(j, 3)
+          if (j < outs * ins)
+            s[3 * l + j] = bt_fma(m.y[j / ins * m.y_stride + l * BT_LEAF + t + u],
+                                  m.x[j % ins * m.x_stride + l * BT_LEAF + t + u], s[3 * l + j]);
+      BT_BLOCK_HERE;
+    }
+  BT_BLOCK_EACH(l, 4)
+    BT_BLOCK_EACH(j, 3)
+      if (j < outs * ins)
+        m.to[j / ins * m.ts + j % ins * m.is] += s[3 * l + j];
+}
+
+/* The sums over [t, end), leaf by leaf; the rows of m begin at t. */
+BT_KERNEL void bt_block_dots_times(bt_block_dots m, int outs, int ins, int t, int end)
+{
+  while (t < end) {
+    const int many = outs * ins < 4 && t % BT_LEAF == 0 && t + 4 * BT_LEAF <= end;
+    m.n = many ? 4 * BT_LEAF : bt_leaf_end(t, end) - t;
+    if (many)
+      bt_block_dots_leaves(m, outs, ins);
+    else
+      bt_block_dots_all(m, outs, ins);
+    t += m.n;
+    m.y += m.n;
+    m.x += m.n;
+  }
+}
+
 #endif
