@@ -40,27 +40,25 @@ BT_KERNEL void bt_fft_room(bt_fft_size g, bt_box box, float *room)
 
 BT_KERNEL void bt_fft_zeros(int n, float *restrict z)
 {
-  int i = 0;
-  for (; i + 8 <= n; i += 8)
+  for (int i = 0; i + 8 <= n; i += 8)
     BT_EACH_LANE
       z[i + j] = 0.0f;
-  for (; i < n; i++)
+  for (int i = n - n % 8; i < n; i++)
     z[i] = 0.0f;
 }
 
 /* z[i] = from[i step] */
 BT_KERNEL void bt_fft_copy(int n, const float *from, int step, float *restrict z)
 {
-  int i = 0;
-  for (; i + 8 <= n; i += 8, from += 8 * step) {
+  for (int i = 0; i + 8 <= n; i += 8) {
     float v[BT_LANES];
     BT_EACH_LANE
-      v[j] = from[j * step];
+      v[j] = from[(i + j) * step];
     BT_EACH_LANE
       z[i + j] = v[j];
   }
-  for (; i < n; i++, from += step)
-    z[i] = *from;
+  for (int i = n - n % 8; i < n; i++)
+    z[i] = from[i * step];
 }
 
 /* The transform of samples [start, start + count), zeros behind them. */

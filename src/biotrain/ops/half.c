@@ -78,7 +78,7 @@ BT_KERNEL float bt_of_bf16(uint16_t h) { return bt_from_bits((uint32_t)h << 16);
       int16_t *to = y.data + (ptrdiff_t)(r - y.r0) * y.stride + (box.t0 - y.t0);                   \
       for (int t = 0; t < box.t1 - box.t0; t++) {                                                  \
         const uint16_t h = convert(from[t]);                                                       \
-        memcpy(to + t, &h, sizeof h);                                                              \
+        bt_copy(to + t, &h, sizeof h);                                                             \
       }                                                                                            \
     }                                                                                              \
   } while (0)
@@ -92,7 +92,7 @@ BT_KERNEL float bt_of_bf16(uint16_t h) { return bt_from_bits((uint32_t)h << 16);
       float *to = bt_to(y, r, box.t0);                                                             \
       for (int t = 0; t < box.t1 - box.t0; t++) {                                                  \
         uint16_t h;                                                                                \
-        memcpy(&h, from + t, sizeof h);                                                            \
+        bt_copy(&h, from + t, sizeof h);                                                           \
         to[t] = convert(h);                                                                        \
       }                                                                                            \
     }                                                                                              \

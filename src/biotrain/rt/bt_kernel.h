@@ -74,7 +74,7 @@ BT_KERNEL bt_in16 bt_read16(const int16_t *data, int times)
 BT_KERNEL float bt_sample16(const int16_t *at, float scale)
 {
   int16_t q;
-  memcpy(&q, at, sizeof q);
+  bt_copy(&q, at, sizeof q);
   return (float)q * scale;
 }
 

@@ -9,4 +9,12 @@ void *memcpy(void *restrict to, const void *restrict from, size_t n);
 void *memmove(void *to, const void *from, size_t n);
 void *memset(void *to, int value, size_t n);
 
+/* memcpy of a few bytes of known number, as one load: compilers without a C library behind them call
+ * memcpy even for two bytes. */
+#ifdef __GNUC__
+#define bt_copy __builtin_memcpy
+#else
+#define bt_copy memcpy
+#endif
+
 #endif

@@ -65,7 +65,8 @@ def _strategies(
         axes.bar(k, mean, 0.6, color=colours[strategy], alpha=0.35, zorder=0)
         axes.scatter([k] * len(found), found, s=18, color=colours[strategy], zorder=2)
         axes.annotate(f"{mean:.1f}", (k, 1.5), ha="center", fontsize=9)
-    axes.set_xticks(range(len(strategies)), [s.replace(" (", "\n(") for s in strategies])
+    shown = [s.replace(" (", "\n(").replace("+", "+\n") for s in strategies]
+    axes.set_xticks(range(len(strategies)), shown)
     axes.set_ylabel("accuracy on the test part (%)")
     people = "1 subject" if len(everyone) == 1 else f"{len(everyone)} subjects"
     axes.set_title(f"after calibration, {people}", fontsize=10)
