@@ -49,7 +49,7 @@ VARIANTS: Mapping[str, Table] = {
 
 OWN: Mapping[str, Table] = {
     "full, GroupNorm of 4 groups": {"groups": 4, "pool": "avg"},
-    "full, GroupNorm, pooling as published": {},
+    "full, GroupNorm, max pooling": {"pool": "max"},
 }
 """Of the networks with other options."""
 
@@ -63,9 +63,9 @@ def _variant(name: str, options: Table) -> Callable[..., nn.Module]:
 
 
 epidenet_groups = _variant("epidenet", OWN["full, GroupNorm of 4 groups"])
-epidenet_pool = _variant("epidenet", {})
+epidenet_pool = _variant("epidenet", OWN["full, GroupNorm, max pooling"])
 mibminet_groups = _variant("mibminet", OWN["full, GroupNorm of 4 groups"])
-mibminet_pool = _variant("mibminet", {})
+mibminet_pool = _variant("mibminet", OWN["full, GroupNorm, max pooling"])
 
 
 def asked(epochs: int, build: str | None) -> Table:
