@@ -179,6 +179,8 @@ def _adapt(
     from biotrain.study.spec import SPELLINGS
 
     one_thread()
+    for person in subjects:  # a refusal of these comes before one of the network
+        rec.sessions(person)
     made, takes_norm = network(model)
     named = [SPELLINGS.get(name, name) for name in strategies or STRATEGIES]
     if not strategies and not has_batch_norm(rec, made):
