@@ -72,6 +72,12 @@ PUBLISHED: Mapping[str, Table] = {
 """arXiv 2604.13359, and what needs no label."""
 
 
+HEAD = """# SPDX-License-Identifier: Apache-2.0
+# Written by benchmarks/recipes.py.
+
+"""
+
+
 def people(count: int, half: int) -> list[int]:
     """Subjects of a half: 1, 3, 5, ... or 2, 4, 6, ..."""
     return list(range(1 if half else 2, count + 1, 2))
@@ -228,7 +234,8 @@ def main() -> None:
     print("Balanced accuracy in % (people), at what the other half chose:")
     print("\n".join(told(rows, choice)))
     path = given.out / "study.toml"
-    path.write_text(as_toml(study(choice, given.epochs, given.seeds)), encoding="utf-8")
+    text = HEAD + as_toml(study(choice, given.epochs, given.seeds))
+    path.write_text(text, encoding="utf-8")
     print(f"biotrain study {path} --out build/study --jobs 2")
 
 
