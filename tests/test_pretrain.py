@@ -312,7 +312,8 @@ def test_the_generated_c_adapts_as_torch_does(
 ) -> None:
     module = import_module("biotrain.study.adapt")  # the name in the package is the function
     monkeypatch.setattr(module, "pretrain", lambda *a, **k: copy.deepcopy(start))
-    result = study.adapt(rec, "epidenet", 1, epochs=5, save_to=tmp_path)
+    strategies = ("none", "last", "full")
+    result = study.adapt(rec, "epidenet", 1, strategies, epochs=5, lr=5e-3, save_to=tmp_path)
     calibration, test = study.day1(rec, 1, "repetition")
     x, y = rec.signal(calibration), rec.y[calibration]
     assert result.rows[0]["accuracy"] == score(start, rec, test)
