@@ -1,62 +1,39 @@
 # SPDX-License-Identifier: Apache-2.0
 """The tables of a study as Markdown: strategies x sets for each scenario, and across the sets."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
-from biotrain.study.calibrate import Row
-from biotrain.study.stats import (
-    CONVENTIONAL,
-    LEVEL,
-    MARGIN,
-    Spread,
-    across_sets,
-    by_subject,
-    conditions,
-    select,
-    spread,
-    strategies_of,
-)
+from biotrain.study.stats import LEVEL, MARGIN, Across, Spread
 
 SCENARIOS = {"day1": "Day-1", "longitudinal": "Later sessions"}
 
 
-def markdown(
-    rows: Sequence[Row],
-    metric: str = "balanced_accuracy",
-    *,
-    against: Sequence[str] = (),
-    seed: int = 0,
-) -> str:
+def markdown(entries: Sequence[Mapping[str, Any]], gains: Across | None, metric: str) -> str:
     """The mean over subjects and its interval for every strategy, set and network of a scenario,
-    the best mean of a column in bold; then the gains across sets over none, last, conventional
-    full fine-tuning and the strategies `against`, "=" where that strategy is not inferior.
+    the best mean of a column in bold; then the gains across sets, "=" where the strategy is not
+    inferior. entries: what `summary` made. gains: what `across` made.
     """
-    out = [_scenario(rows, scenario, metric, seed) for scenario in SCENARIOS]
-    names = strategies_of(rows)
-    baselines = [n for n in ("none", "last", *CONVENTIONAL, *against) if n in names]
-    if len({row["dataset"] for row in rows}) > 1 and baselines:
-        out.append(_across(rows, names, list(dict.fromkeys(baselines)), metric, seed))
+    out = [_scenario(entries, scenario, metric) for scenario in SCENARIOS]
+    out += [_across(gains, metric)] if gains else []
     return "\n".join(text for text in out if text)
 
 
-def _scenario(rows: Sequence[Row], scenario: str, metric: str, seed: int) -> str:
-    own = [row for row in rows if row["scenario"] == scenario]
-    columns = conditions(own)
+def _scenario(entries: Sequence[Mapping[str, Any]], scenario: str, metric: str) -> str:
+    own = [e for e in entries if e["scenario"] == scenario]
+    columns = list(dict.fromkeys((e["dataset"], e["model"]) for e in own))
     if not columns:
         return ""
-    names = strategies_of(own)
-    values: dict[tuple[int, str], Spread] = {}
-    for k, condition in enumerate(columns):
-        for name in names:
-            found = select(own, condition, name)
-            if found:
-                values[k, name] = spread(by_subject(found, metric).values(), seed)
+    names = list(dict.fromkeys(e["strategy"] for e in own))
+    values: dict[tuple[int, str], Spread] = {
+        (columns.index((e["dataset"], e["model"])), e["strategy"]): e[metric] for e in own
+    }
     best = [
         max((v.mean for (at, _), v in values.items() if at == k), default=0.0)
         for k in range(len(columns))
     ]
     heads = []
-    for k, (dataset, model, _, _) in enumerate(columns):
+    for k, (dataset, model) in enumerate(columns):
         people = next(v.n for (at, _), v in values.items() if at == k)
         heads.append(_name(f"{dataset}, {model} ({people})"))
     lines = [
@@ -82,30 +59,23 @@ def _scenario(rows: Sequence[Row], scenario: str, metric: str, seed: int) -> str
     return "\n".join(lines) + "\n"
 
 
-def _across(
-    rows: Sequence[Row], names: Sequence[str], baselines: Sequence[str], metric: str, seed: int
-) -> str:
+def _across(found: Across, metric: str) -> str:
     lines = [
         (
             f"Across the sets: points of {metric.replace('_', ' ')}, sets count alike [{LEVEL:.0%} "
             f"interval]; =: not inferior (the one-sided interval lies above -{100 * MARGIN:g})."
         ),
         "",
-        _line(["strategy", *(f"over {_name(name)}" for name in baselines)]),
-        _line(["---"] * (len(baselines) + 1)),
+        _line(["strategy", *(f"over {_name(name)}" for name in found.baselines)]),
+        _line(["---"] * (len(found.baselines) + 1)),
     ]
-    for name in names:
+    for name, gains in found.gains:
         texts = []
-        for baseline in baselines:
-            found = (
-                None
-                if name == baseline
-                else across_sets(rows, name, baseline, metric, seed=seed, margin=MARGIN)
-            )
-            if found is None:
+        for one in gains:
+            if one is None:
                 texts.append("-")
                 continue
-            gain, _, holds = found
+            gain, _, holds = one
             interval = f"[{100 * gain.low:+.1f}, {100 * gain.high:+.1f}]"
             texts.append(f"{100 * gain.mean:+.1f} {interval}{' =' if holds else ''}")
         lines.append(_line([_name(name), *texts]))

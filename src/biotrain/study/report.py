@@ -20,10 +20,11 @@ from biotrain.study.stats import (
     LEVEL,
     MARGIN,
     RESAMPLES,
+    Across,
     Comparison,
     Condition,
     Spread,
-    across_sets,
+    across,
     compare,
     condition_of,
     conditions,
@@ -84,10 +85,11 @@ def write_report(
     seed = study["spec"]["bootstrap_seed"]
     entries = summary(rows, metric, seed)
     comparisons = compare(rows, metric, seed=seed)
-    page = _page(study, rows, entries, comparisons, metric, against)
+    gains = across(rows, metric, against=against, seed=seed)
+    page = _page(study, rows, entries, comparisons, metric, gains)
     texts = {
         "report.html": page,
-        "tables.md": markdown(rows, metric, against=against, seed=seed),
+        "tables.md": markdown(entries, gains, metric),
         "rows.csv": _csv([_flat(row) for row in rows]),
         "summary.csv": _csv([_flat_entry(entry, metric) for entry in entries]),
         "comparisons.csv": _csv([_flat_comparison(c) for c in comparisons]),
@@ -108,7 +110,7 @@ def _page(
     entries: list[dict[str, Any]],
     comparisons: list[Comparison],
     metric: str,
-    against: Sequence[str],
+    gains: Across | None,
 ) -> str:
     try:
         from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -139,7 +141,7 @@ def _page(
             "overview",
         ),
         sections=_sections(study, rows, entries, comparisons, metric),
-        across=_across(rows, metric, study["spec"]["bootstrap_seed"], against),
+        across=gains,
         has_conventional=any(n in strategies_of(rows) for n in CONVENTIONAL),
         settings=_settings(_plain_spec(study["spec"])),
         recipes=[(s["name"], s["rule"], s["recipe"]) for s in study["spec"]["strategies"]],
@@ -270,33 +272,6 @@ def _line(entry: dict[str, Any], comparisons: list[Comparison], metric: str) -> 
         "last": against.get("last"),
         "conventional": next((against[n] for n in CONVENTIONAL if n in against), None),
     }
-
-
-@dataclass(frozen=True)
-class Across:
-    """Gains over several sets: the baselines, and for each strategy (None: itself) its spread, the
-    one-sided lower end, and whether it is not inferior."""
-
-    baselines: list[str]
-    gains: list[tuple[str, list[tuple[Spread, float, bool] | None]]]
-
-
-def _across(rows: list[Row], metric: str, seed: int, against: Sequence[str]) -> Across | None:
-    """Every strategy across the sets, where there are several."""
-    names = strategies_of(rows)
-    known = [n for n in ("none", "last", *CONVENTIONAL, *against) if n in names]
-    if len({row["dataset"] for row in rows}) < 2 or not known:
-        return None
-    baselines = list(dict.fromkeys(known))
-
-    def gain(name: str, baseline: str) -> tuple[Spread, float, bool] | None:
-        if name == baseline:
-            return None
-        return across_sets(rows, name, baseline, metric, seed=seed)
-
-    return Across(
-        baselines, [(n, [gain(n, b) for b in baselines]) for n in names if n != baselines[0]]
-    )
 
 
 def _plain_spec(spec: Mapping[str, Any]) -> dict[str, Any]:

@@ -265,3 +265,34 @@ def across_sets(
     lower = float(np.quantile(draws, 1 - LEVEL))
     mean = float(means.mean())
     return Spread(mean, sd, float(low), float(high), len(gains)), lower, lower > -margin
+
+
+Gain = tuple[Spread, float, bool]
+"""What `across_sets` returns."""
+
+
+@dataclass(frozen=True)
+class Across:
+    """Gains over several sets: the baselines, and for each strategy those over each of them (None:
+    it is the baseline)."""
+
+    baselines: list[str]
+    gains: list[tuple[str, list[Gain | None]]]
+
+
+def across(
+    rows: Sequence[Row], metric: str = "balanced_accuracy", *, against: Sequence[str], seed: int = 0
+) -> Across | None:
+    """Every strategy against none, last, CONVENTIONAL and `against`; None for one set only."""
+    names = strategies_of(rows)
+    known = [n for n in (*BASELINES, *CONVENTIONAL, *against) if n in names]
+    if len({row["dataset"] for row in rows}) < 2 or not known:
+        return None
+    baselines = list(dict.fromkeys(known))
+
+    def gain(name: str, baseline: str) -> Gain | None:
+        if name == baseline:
+            return None
+        return across_sets(rows, name, baseline, metric, seed=seed)
+
+    return Across(baselines, [(n, [gain(n, b) for b in baselines]) for n in names])
