@@ -11,13 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import prod
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from biotrain.errors import GraphError
 from biotrain.ir import Attr, Node, Shape, Span, Value
 from biotrain.op import NULL, Builder, Call, Op, Operand, Sample, p_in, p_out, register, x_in, x_out
 from biotrain.ops.conv import Conv, ConvDw, ConvDx, _Conv
-from biotrain.ops.fir import fits
+from biotrain.ops.fir import depthwise, fits
 
 SIZES = (128, 256, 512)
 """Samples of a transform, of half as many complex values (`fft_transform.c`)."""
@@ -182,28 +182,10 @@ class Fft(_Fft, Conv):
         return super().reference(attrs, *inputs[:2], *inputs[3:])
 
     def samples(self) -> tuple[Sample, ...]:
-        def case(
-            size: int,
-            rows: int,
-            times: int,
-            taps: int,
-            padding: tuple[int, int],
-            outs: int = 1,
-            height: int | None = None,
-            bias: bool = False,
-        ) -> Sample:
-            attrs: dict[str, Attr] = {
-                "padding": (0, 0, *padding),
-                "stride": (1, 1),
-                "dilation": (1, 1),
-                "groups": rows,
-                "size": size,
-            }
-            x: Shape = (1, rows, times) if height is None else (1, rows, height, times)
-            w: Shape = (rows * outs, 1, taps) if height is None else (rows * outs, 1, 1, taps)
-            room: Shape = (ROOM * size,)
-            shapes = (x, w, room, (w[0],)) if bias else (x, w, room)
-            return Sample(shapes, attrs, grad=(0, 1, 3) if bias else (0, 1))
+        def case(size: int, *shape: Any, bias: bool = False, **more: Any) -> Sample:
+            attrs, x, w = depthwise(*shape, **more)
+            shapes = (x, w, (ROOM * size,), *([(w[0],)] if bias else []))
+            return Sample(shapes, {**attrs, "size": size}, grad=(0, 1, 3) if bias else (0, 1))
 
         return (
             case(512, 3, 900, 128, (63, 64), height=1),

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from math import prod
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from biotrain.errors import GraphError
 from biotrain.ir import Attr, Node, Shape, Value
@@ -95,6 +95,26 @@ def filter_ops(levels: int, outputs: int, taps: int) -> int:
     )
 
 
+def depthwise(
+    rows: int,
+    times: int,
+    taps: int,
+    padding: tuple[int, int],
+    outs: int = 1,
+    height: int | None = None,
+) -> tuple[dict[str, Attr], Shape, Shape]:
+    """Attributes and shapes of x and w of a sample that `fits`; with a height it has four axes."""
+    attrs: dict[str, Attr] = {
+        "padding": (0, 0, *padding),
+        "stride": (1, 1),
+        "dilation": (1, 1),
+        "groups": rows,
+    }
+    if height is None:
+        return attrs, (1, rows, times), (rows * outs, 1, taps)
+    return attrs, (1, rows, height, times), (rows * outs, 1, 1, taps)
+
+
 @register("fir.c")
 class Fir(Conv):
     """y = conv(x, w[, b]), depthwise."""
@@ -137,26 +157,9 @@ class Fir(Conv):
         return Call("bt_fir_forward", "bt_fir", geometry, operands, (prod(y[:-1]), y[-1]))
 
     def samples(self) -> tuple[Sample, ...]:
-        def case(
-            levels: int,
-            rows: int,
-            times: int,
-            taps: int,
-            padding: tuple[int, int],
-            outs: int = 1,
-            height: int | None = None,
-            bias: bool = False,
-        ) -> Sample:
-            attrs: dict[str, Attr] = {
-                "padding": (0, 0, *padding),
-                "stride": (1, 1),
-                "dilation": (1, 1),
-                "groups": rows,
-                "levels": levels,
-            }
-            x: Shape = (1, rows, times) if height is None else (1, rows, height, times)
-            w: Shape = (rows * outs, 1, taps) if height is None else (rows * outs, 1, 1, taps)
-            return Sample((x, w, (w[0],)) if bias else (x, w), attrs)
+        def case(levels: int, *shape: Any, bias: bool = False, **more: Any) -> Sample:
+            attrs, x, w = depthwise(*shape, **more)
+            return Sample((x, w, (w[0],)) if bias else (x, w), {**attrs, "levels": levels})
 
         return (
             case(2, 3, 700, 128, (63, 64), height=1),
