@@ -49,7 +49,7 @@ void bt_tick(int node)
 PEAK = """
 #include "bt_vector.h"
 extern float bt_peak(int rounds);
-extern void bt_copy(const float *from, float *to, int n, int rounds);
+extern void bt_copy_rounds(const float *from, float *to, int n, int rounds);
 #if BT_VECTOR
 enum { LANES = BT_VECTOR };
 typedef bt_vec value;
@@ -84,7 +84,7 @@ float bt_peak(int rounds)
   memcpy(&sum, &x0, sizeof sum);
   return sum;
 }
-void bt_copy(const float *from, float *to, int n, int rounds)
+void bt_copy_rounds(const float *from, float *to, int n, int rounds)
 {
   for (int r = 0; r < rounds; r++)
     for (int i = 0; i < n; i++)
@@ -118,7 +118,7 @@ class Core:
         a, b = np.ones(n, np.float32), np.ones(n, np.float32)
         rounds = max(1, 4_000_000 // n)
         ends = a.ctypes.data_as(ctypes.c_void_p), b.ctypes.data_as(ctypes.c_void_p)
-        best = min(seconds(lambda: self._c.bt_copy(*ends, n, rounds)) for _ in range(9))
+        best = min(seconds(lambda: self._c.bt_copy_rounds(*ends, n, rounds)) for _ in range(9))
         return 8 * n * rounds / best * 1e-9
 
 

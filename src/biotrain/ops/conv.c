@@ -30,6 +30,12 @@ typedef struct bt_channels {
 /* Weights whose gradients one pass over a leaf keeps on the stack. */
 #define BT_CONV_SUMS 64
 
+#ifdef __GNUC__
+#define BT_CONV_PART static __attribute__((noinline, unused))
+#else
+#define BT_CONV_PART static
+#endif
+
 /* The samples that outputs t, t + dilation, ... of a convolution of stride 1 read. */
 BT_KERNEL bt_block_row bt_conv_block_row(bt_conv g, int t, const float *x, int x0)
 {
@@ -67,6 +73,59 @@ BT_KERNEL int bt_conv_is_product(bt_conv g) { return BT_BLOCK && bt_conv_is_matr
 
 #include "bt_conv_stride.h"
 
+/* y[t] += w[k] x[t stride + k dilation - padding] for t in [a, b) where that is inside the input. x
+ * points at time x0 of the input row, y at time t0. */
+BT_KERNEL void bt_conv_tap(bt_conv g, int a, int b, int k, const float *x, int x0, const float *w,
+                           float *y, int t0)
+{
+  const int shift = k * g.dilation - g.padding;
+  const int lo = bt_max(a, bt_ceil_div(-shift, g.stride));
+  const int hi = bt_min(b, bt_floor_div(g.times - 1 - shift, g.stride) + 1);
+  const float wk = w[k];
+  if (hi > lo) {
+    const float *restrict from = x + (lo * g.stride + shift - x0);
+    float *restrict to = y + (lo - t0);
+    for (int t = 0; t < hi - lo; t++)
+      to[t] = bt_fma(wk, from[t * g.stride], to[t]);
+  }
+}
+
+/* y[t] += sum_j w[j] x[t stride + j step] for BT_CONV_TAPS taps in order; of step -1 too. */
+BT_KERNEL void bt_conv_taps(int n, const float *x, const float *w, float *restrict y, int stride,
+                            int step)
+{
+  const float w0 = w[0], w1 = w[1], w2 = w[2], w3 = w[3];
+  const float w4 = w[4], w5 = w[5], w6 = w[6], w7 = w[7];
+  const float *restrict from = x;
+  for (int t = 0; t < n; t++) {
+    const float *p = from + t * stride;
+    float sum = y[t];
+    sum = bt_fma(w0, p[0], sum);
+    sum = bt_fma(w1, p[step], sum);
+    sum = bt_fma(w2, p[2 * step], sum);
+    sum = bt_fma(w3, p[3 * step], sum);
+    sum = bt_fma(w4, p[4 * step], sum);
+    sum = bt_fma(w5, p[5 * step], sum);
+    sum = bt_fma(w6, p[6 * step], sum);
+    sum = bt_fma(w7, p[7 * step], sum);
+    y[t] = sum;
+  }
+}
+
+/* Rising and falling by one sample a tap: apart from their callers, so that weights stay in registers,
+ * and four outputs at a time, so that no vector is a part of one. */
+BT_CONV_PART void bt_conv_taps_up(int n, const float *x, const float *w, float *y)
+{
+  bt_conv_taps(n / 4 * 4, x, w, y, 1, 1);
+  bt_conv_taps(n % 4, x + n / 4 * 4, w, y + n / 4 * 4, 1, 1);
+}
+
+BT_CONV_PART void bt_conv_taps_down(int n, const float *x, const float *w, float *y)
+{
+  bt_conv_taps(n / 4 * 4, x, w, y, 1, -1);
+  bt_conv_taps(n % 4, x + n / 4 * 4, w, y + n / 4 * 4, 1, -1);
+}
+
 /* y[t] += sum_k w[k] x[t stride + k dilation - padding] for t in [t0, t1), taps in order.
  * x points at time x0 of the input row, y at time t0. */
 BT_KERNEL void bt_conv_row(bt_conv g, int t0, int t1, const float *x, int x0, const float *w, float *y)
@@ -87,50 +146,20 @@ BT_KERNEL void bt_conv_row(bt_conv g, int t0, int t1, const float *x, int x0, co
     const int lo = bt_min(t1, bt_max(t0, bt_ceil_div(g.padding - k * g.dilation, g.stride)));
     const int hi = bt_max(
         lo, bt_min(t1, bt_floor_div(g.times - 1 + g.padding - last * g.dilation, g.stride) + 1));
-    for (int side = 0; side < 2; side++) {
-      const int a = side ? hi : t0, b = side ? t1 : lo;
-      for (int t = a; t < b; t++) {
-        float sum = y[t - t0];
-        for (int j = k; j <= last; j++) {
-          const int at = t * g.stride + j * g.dilation - g.padding;
-          if (at >= 0 && at < g.times)
-            sum = bt_fma(w[j], x[at - x0], sum);
-        }
-        y[t - t0] = sum;
-      }
-    }
-    const float w0 = w[k], w1 = w[k + 1], w2 = w[k + 2], w3 = w[k + 3];
-    const float w4 = w[k + 4], w5 = w[k + 5], w6 = w[k + 6], w7 = w[k + 7];
-    const int d = g.dilation, s = g.stride, n = hi - lo;
-    if (n > 0) {
-      const float *restrict from = x + (lo * s + k * d - g.padding - x0);
-      float *restrict to = y + (lo - t0);
-      for (int t = 0; t < n; t++) {
-        const float *p = from + t * s;
-        float sum = to[t];
-        sum = bt_fma(w0, p[0], sum);
-        sum = bt_fma(w1, p[d], sum);
-        sum = bt_fma(w2, p[2 * d], sum);
-        sum = bt_fma(w3, p[3 * d], sum);
-        sum = bt_fma(w4, p[4 * d], sum);
-        sum = bt_fma(w5, p[5 * d], sum);
-        sum = bt_fma(w6, p[6 * d], sum);
-        sum = bt_fma(w7, p[7 * d], sum);
-        to[t] = sum;
-      }
-    }
-  }
-  for (; k < g.taps; k++) {
-    const int lo = bt_max(t0, bt_ceil_div(g.padding - k * g.dilation, g.stride));
-    const int hi = bt_min(t1, bt_floor_div(g.times - 1 + g.padding - k * g.dilation, g.stride) + 1);
-    const float wk = w[k];
+    for (int j = k; j <= last; j++)
+      bt_conv_tap(g, t0, lo, j, x, x0, w, y, t0);
     if (hi > lo) {
-      const float *restrict from = x + (lo * g.stride + k * g.dilation - g.padding - x0);
-      float *restrict to = y + (lo - t0);
-      for (int t = 0; t < hi - lo; t++)
-        to[t] = bt_fma(wk, from[t * g.stride], to[t]);
+      const float *from = x + (lo * g.stride + k * g.dilation - g.padding - x0);
+      if (g.stride == 1 && g.dilation == 1)
+        bt_conv_taps_up(hi - lo, from, w + k, y + (lo - t0));
+      else
+        bt_conv_taps(hi - lo, from, w + k, y + (lo - t0), g.stride, g.dilation);
     }
+    for (int j = k; j <= last; j++)
+      bt_conv_tap(g, hi, t1, j, x, x0, w, y, t0);
   }
+  for (; k < g.taps; k++)
+    bt_conv_tap(g, t0, t1, k, x, x0, w, y, t0);
 }
 
 /* y[t] += sum_j w[j] x_j[t] for n samples of up to BT_CONV_TAPS rows, in order: what a kernel of one
@@ -347,8 +376,24 @@ BT_KERNEL void bt_conv_forward(bt_conv g, bt_box box, bt_in x, const float *w, c
   }
 }
 
-/* dx[t'] += sum_k w[k] dy[t] over the t with t stride + k dilation - padding = t', taps in order,
- * for t' in [t0, t1). dy points at time y0 of the gradient row, dx at time t0. */
+/* dx[t'] += w[k] dy[t] for t' in [a, b), where t stride + k dilation - padding = t'. dy points at time
+ * y0 of the gradient row, dx at time t0. */
+BT_KERNEL void bt_conv_tap_transposed(bt_conv g, int a, int b, int k, const float *dy, int y0,
+                                      const float *w, float *dx, int t0)
+{
+  const int shift = g.padding - k * g.dilation; /* t stride = t' + shift */
+  const int lo = bt_max(0, bt_ceil_div(a + shift, g.stride));
+  const int hi = bt_min(g.out_times, bt_floor_div(b - 1 + shift, g.stride) + 1);
+  const float wk = w[k];
+  if (hi > lo) {
+    const float *restrict from = dy + (lo - y0);
+    float *restrict to = dx + (lo * g.stride - shift - t0);
+    for (int t = 0; t < hi - lo; t++)
+      to[t * g.stride] = bt_fma(wk, from[t], to[t * g.stride]);
+  }
+}
+
+/* dx[t'] += sum_k w[k] dy[t], taps in order, for t' in [t0, t1). */
 BT_KERNEL void bt_conv_row_transposed(bt_conv g, int t0, int t1, const float *dy, int y0,
                                       const float *w, float *dx)
 {
@@ -358,51 +403,20 @@ BT_KERNEL void bt_conv_row_transposed(bt_conv g, int t0, int t1, const float *dy
       const int last = k + BT_CONV_TAPS - 1, d = g.dilation;
       const int lo = bt_min(t1, bt_max(t0, last * d - g.padding));
       const int hi = bt_max(lo, bt_min(t1, g.out_times + k * d - g.padding));
-      for (int side = 0; side < 2; side++) {
-        const int a = side ? hi : t0, b = side ? t1 : lo;
-        for (int t = a; t < b; t++) {
-          float sum = dx[t - t0];
-          for (int j = k; j <= last; j++) {
-            const int at = t + g.padding - j * d;
-            if (at >= 0 && at < g.out_times)
-              sum = bt_fma(w[j], dy[at - y0], sum);
-          }
-          dx[t - t0] = sum;
-        }
+      for (int j = k; j <= last; j++)
+        bt_conv_tap_transposed(g, t0, lo, j, dy, y0, w, dx, t0);
+      if (hi > lo) {
+        const float *from = dy + (lo + g.padding - k * d - y0);
+        if (d == 1)
+          bt_conv_taps_down(hi - lo, from, w + k, dx + (lo - t0));
+        else
+          bt_conv_taps(hi - lo, from, w + k, dx + (lo - t0), 1, -d);
       }
-      const float w0 = w[k], w1 = w[k + 1], w2 = w[k + 2], w3 = w[k + 3];
-      const float w4 = w[k + 4], w5 = w[k + 5], w6 = w[k + 6], w7 = w[k + 7];
-      const int n = hi - lo;
-      if (n > 0) {
-        const float *restrict from = dy + (lo + g.padding - last * d - y0);
-        float *restrict to = dx + (lo - t0);
-        for (int t = 0; t < n; t++) {
-          const float *p = from + t;
-          float sum = to[t];
-          sum = bt_fma(w0, p[7 * d], sum);
-          sum = bt_fma(w1, p[6 * d], sum);
-          sum = bt_fma(w2, p[5 * d], sum);
-          sum = bt_fma(w3, p[4 * d], sum);
-          sum = bt_fma(w4, p[3 * d], sum);
-          sum = bt_fma(w5, p[2 * d], sum);
-          sum = bt_fma(w6, p[d], sum);
-          sum = bt_fma(w7, p[0], sum);
-          to[t] = sum;
-        }
-      }
+      for (int j = k; j <= last; j++)
+        bt_conv_tap_transposed(g, hi, t1, j, dy, y0, w, dx, t0);
     }
-  for (; k < g.taps; k++) {
-    const int shift = g.padding - k * g.dilation; /* t stride = t' + shift */
-    const int lo = bt_max(0, bt_ceil_div(t0 + shift, g.stride));
-    const int hi = bt_min(g.out_times, bt_floor_div(t1 - 1 + shift, g.stride) + 1);
-    const float wk = w[k];
-    if (hi > lo) {
-      const float *restrict from = dy + (lo - y0);
-      float *restrict to = dx + (lo * g.stride - shift - t0);
-      for (int t = 0; t < hi - lo; t++)
-        to[t * g.stride] = bt_fma(wk, from[t], to[t * g.stride]);
-    }
-  }
+  for (; k < g.taps; k++)
+    bt_conv_tap_transposed(g, t0, t1, k, dy, y0, w, dx, t0);
 }
 
 /* The terms of inputs t, t - dilation, ... of row r, added to s: eight, or, `wide`, BT_BLOCK_WIDE, no
