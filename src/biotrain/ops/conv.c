@@ -273,18 +273,22 @@ BT_KERNEL void bt_conv_forward_vectors(bt_conv g, bt_box box, bt_in x, const flo
 {
   const int per_group = g.channels / g.groups, outs = g.out_channels / g.groups;
   const int one = g.kernel_rows * g.taps, first = box.t0 - g.padding;
+  const int depthwise = per_group == 1 && outs == 1; /* all groups at once */
+  const int together = depthwise ? g.groups : outs;
   for (int h = 0; h < g.out_rows; h++) {
     const int top = h * g.row_stride - g.row_padding;
     const bt_vec_reach k = bt_vec_reach_of(top, g.row_dilation, g.kernel_rows, g.rows);
-    for (int group = 0; group < g.groups; group++) {
-      const bt_vec_reach o = bt_vec_channels(box, g.out_rows, h, group * outs, (group + 1) * outs);
-      const int row = group * per_group * g.rows + top + k.from * g.row_dilation;
+    for (int at = 0; at < g.out_channels; at += together) {
+      const bt_vec_reach o = bt_vec_channels(box, g.out_rows, h, at, at + together);
+      const int channel = depthwise ? o.from : at / outs * per_group;
+      const int row = channel * g.rows + top + k.from * g.row_dilation;
       const bt_vec_sum m = {
           .terms = per_group, .rows = k.end - k.from, .taps = g.taps, .step = g.dilation,
           .w = w + o.from * per_group * one + k.from * g.taps, .w_out = per_group * one,
           .w_term = one, .w_row = g.taps,
           .x = bt_at(x, row, first), .x_term = (ptrdiff_t)g.rows * x.stride,
-          .x_row = (ptrdiff_t)g.row_dilation * x.stride, .first = first, .times = g.times,
+          .x_row = (ptrdiff_t)g.row_dilation * x.stride,
+          .x_out = depthwise ? (ptrdiff_t)g.rows * x.stride : 0, .first = first, .times = g.times,
           .b = b ? b + o.from : NULL, .y = bt_to(y, o.from * g.out_rows + h, box.t0),
           .y_out = (ptrdiff_t)g.out_rows * y.stride};
       bt_vec_sums(&m, o.end - o.from, box.t1 - box.t0);
@@ -298,20 +302,24 @@ BT_KERNEL void bt_conv_input_gradient_vectors(bt_conv g, bt_box box, bt_in dy, c
 {
   const int per_group = g.channels / g.groups, outs = g.out_channels / g.groups;
   const int one = g.kernel_rows * g.taps, first = box.t0 + g.padding;
+  const int depthwise = per_group == 1 && outs == 1; /* all groups at once */
+  const int together = depthwise ? g.groups : per_group;
   for (int at = 0; at < g.rows; at++) {
     /* kernel row kh meets row at + padding - kh dilation of dy: the same with rows upside down */
     const int top = g.out_rows - 1 - (at + g.row_padding);
     const bt_vec_reach k = bt_vec_reach_of(top, g.row_dilation, g.kernel_rows, g.out_rows);
-    for (int group = 0; group < g.groups; group++) {
-      const bt_vec_reach c =
-          bt_vec_channels(box, g.rows, at, group * per_group, (group + 1) * per_group);
-      const int row = group * outs * g.out_rows + at + g.row_padding - k.from * g.row_dilation;
+    for (int from = 0; from < g.channels; from += together) {
+      const bt_vec_reach c = bt_vec_channels(box, g.rows, at, from, from + together);
+      const int up = depthwise ? c.from : from / per_group * outs; /* the first channel of dy */
+      const int row = up * g.out_rows + at + g.row_padding - k.from * g.row_dilation;
       const bt_vec_sum m = {
           .terms = outs, .rows = k.end - k.from, .taps = g.taps, .step = -g.dilation,
-          .w = w + (group * outs * per_group + c.from - group * per_group) * one + k.from * g.taps,
+          .w = w + (up * per_group + (depthwise ? 0 : c.from - from)) * one + k.from * g.taps,
           .w_out = one, .w_term = per_group * one, .w_row = g.taps,
           .x = bt_at(dy, row, first), .x_term = (ptrdiff_t)g.out_rows * dy.stride,
-          .x_row = -(ptrdiff_t)g.row_dilation * dy.stride, .first = first, .times = g.out_times,
+          .x_row = -(ptrdiff_t)g.row_dilation * dy.stride,
+          .x_out = depthwise ? (ptrdiff_t)g.out_rows * dy.stride : 0, .first = first,
+          .times = g.out_times,
           .b = NULL, .y = bt_to(dx, c.from * g.rows + at, box.t0),
           .y_out = (ptrdiff_t)g.rows * dx.stride};
       bt_vec_sums(&m, c.end - c.from, box.t1 - box.t0);

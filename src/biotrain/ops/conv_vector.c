@@ -19,13 +19,14 @@ typedef struct bt_vec_sum {
   ptrdiff_t w_out, w_term, w_row; /* from one to the next; w[k] follow each other */
   const float *x;                 /* sample of n = 0, k = 0, which lies at time `first` */
   ptrdiff_t x_term, x_row;
+  ptrdiff_t x_out;  /* from the samples of one output to the next one's; 0 where they share them */
   int first, times; /* samples at times [0, times) are inside */
   const float *b;   /* one per output, or NULL for 0 */
   float *y;
   ptrdiff_t y_out;
 } bt_vec_sum;
 
-/* `n` results of `outs` outputs that share their samples. Blocks may make a result again. */
+/* `n` results of `outs` outputs. Blocks may make a result again. */
 BT_VECTOR_PART void bt_vec_sums(const bt_vec_sum *sum, int outs, int n);
 /* The same in leaves of BT_LEAF taps, the sum of each of which is added to y. */
 BT_VECTOR_PART void bt_vec_leaf_sums(const bt_vec_sum *sum, int outs, int n);
@@ -35,81 +36,152 @@ BT_VECTOR_PART void bt_vec_leaf_sums(const bt_vec_sum *sum, int outs, int n);
 /* Vectors of a block of four outputs: as many sums as registers hold. */
 #define BT_VEC_WIDE (BT_VECTOR == 16 ? 4 : 2)
 
+/* A function of its own, so that its sums are in registers whatever surrounds it. */
+#define BT_VEC_APART static __attribute__((noinline, unused))
+
 #if BT_VECTOR == 16
 
-/* Lanes from `shift` on of two vectors that follow each other: no memory is read again,
- * and a vector that lies across two cache lines costs two reads. */
+/* Lanes from `shift` on of two vectors that follow each other. */
 #define BT_VEC_BETWEEN(a, b, shift)                                                                \
   ((shift) == 0 ? (a)                                                                              \
                 : _mm512_castsi512_ps(_mm512_alignr_epi32(_mm512_castps_si512(b),                  \
                                                           _mm512_castps_si512(a), (shift))))
 
 #define BT_VEC_TAP(i)                                                                              \
-  {                                                                                                \
-    const bt_vec weight = bt_vec_of(w[k + (i)]);                                                   \
+  BT_VECTOR_UNROLL for (int o = 0; o < outs; o++) {                                                \
+    const bt_vec weight = bt_vec_of(w[o * w_out + (i)]), *const u = v + o * 5;                     \
+    const float *const at = from + o * x_out;                                                      \
     BT_VECTOR_UNROLL for (int j = 0; j < vecs; j++)                                                \
-      s[j] = bt_vec_fma(weight,                                                                    \
-                        down ? BT_VEC_BETWEEN(v[j], v[j + 1], 15 - (i))                            \
-                             : BT_VEC_BETWEEN(v[j], v[j + 1], (i)),                                \
-                        s[j]);                                                                     \
+      s[o * vecs + j] =                                                                            \
+          bt_vec_fma(weight,                                                                       \
+                     j >= vecs / 2 ? bt_vec_at(at + 16 * j + (down ? 15 - (i) : (i)))              \
+                     : down        ? BT_VEC_BETWEEN(u[j], u[j + 1], 15 - (i))                      \
+                                   : BT_VEC_BETWEEN(u[j], u[j + 1], (i)),                          \
+                     s[o * vecs + j]);                                                             \
   }
 
-/* s[j] += sum_k w[k] x[16 j + k], or x[16 j - k] where `down`, for sixteen taps at a time from k to
- * taps; returns the taps done. */
-BT_VECTOR_KERNEL int bt_vec_slide(bt_vec *s, const int vecs, const int down, int k, int taps,
-                           const float *w, const float *x)
+/* s[j] += sum_k w[k] x[16 j + k], or x[16 j - k] where `down`, of sixteen taps. A vector that lies across
+ * two cache lines costs two reads: half of them slide through registers instead, for shifting them has
+ * ports of its own, but not enough for all. */
+BT_VECTOR_KERNEL void bt_vec_sixteen(bt_vec *s, const int outs, const int vecs, const int down,
+                                     const float *w, ptrdiff_t w_out, const float *x,
+                                     ptrdiff_t x_out)
 {
-  bt_some last;
-  bt_vec_some(&last, 1, 0, 15);
-  for (; k + 16 <= taps; k += 16) {
-    const float *from = down ? x - k - 15 : x + k;
-    bt_vec v[9];
-    BT_VECTOR_UNROLL for (int j = 0; j < vecs; j++)
-      v[j] = bt_vec_at(from + 16 * j);
-    v[vecs] = bt_vec_at_some(from + 16 * vecs, last);
-    BT_VEC_TAP(0)
-    BT_VEC_TAP(1)
-    BT_VEC_TAP(2)
-    BT_VEC_TAP(3)
-    BT_VEC_TAP(4)
-    BT_VEC_TAP(5)
-    BT_VEC_TAP(6)
-    BT_VEC_TAP(7)
-    BT_VEC_TAP(8)
-    BT_VEC_TAP(9)
-    BT_VEC_TAP(10)
-    BT_VEC_TAP(11)
-    BT_VEC_TAP(12)
-    BT_VEC_TAP(13)
-    BT_VEC_TAP(14)
-    BT_VEC_TAP(15)
-  }
-  return k;
+  const float *from = down ? x - 15 : x;
+  bt_vec v[20];
+  BT_VECTOR_UNROLL for (int o = 0; o < outs; o++)
+    BT_VECTOR_UNROLL for (int j = 0; j < 5; j++)
+      if (j <= vecs / 2)
+        v[o * 5 + j] = bt_vec_at(from + o * x_out + 16 * j);
+  __asm__ volatile("" ::: "memory"); /* gcc would carry reads from turn to turn, on the stack */
+  BT_VEC_TAP(0)
+  BT_VEC_TAP(1)
+  BT_VEC_TAP(2)
+  BT_VEC_TAP(3)
+  BT_VEC_TAP(4)
+  BT_VEC_TAP(5)
+  BT_VEC_TAP(6)
+  BT_VEC_TAP(7)
+  BT_VEC_TAP(8)
+  BT_VEC_TAP(9)
+  BT_VEC_TAP(10)
+  BT_VEC_TAP(11)
+  BT_VEC_TAP(12)
+  BT_VEC_TAP(13)
+  BT_VEC_TAP(14)
+  BT_VEC_TAP(15)
 }
+
+/* The same for so many times sixteen taps. */
+BT_VECTOR_KERNEL void bt_vec_slide(bt_vec *sums, const int outs, const int vecs, const int down,
+                                   int sixteens, const float *w, ptrdiff_t w_out, const float *x,
+                                   ptrdiff_t x_out)
+{
+  bt_vec s[8];
+  BT_VECTOR_UNROLL for (int j = 0; j < outs * vecs; j++)
+    s[j] = sums[j];
+  for (; sixteens > 0; sixteens--, w += 16, x += down ? -16 : 16)
+    bt_vec_sixteen(s, outs, vecs, down, w, w_out, x, x_out);
+  BT_VECTOR_UNROLL for (int j = 0; j < outs * vecs; j++)
+    sums[j] = s[j];
+}
+
+/* Of one output, rising, the sum of each of some leaves added to sums. */
+BT_VECTOR_KERNEL void bt_vec_slide_leaves(bt_vec *sums, const int vecs, int leaves, const float *w,
+                                          const float *x)
+{
+  bt_vec total[8];
+  BT_VECTOR_UNROLL for (int j = 0; j < vecs; j++)
+    total[j] = sums[j];
+  for (; leaves > 0; leaves--) {
+    bt_vec s[8];
+    BT_VECTOR_UNROLL for (int j = 0; j < vecs; j++)
+      s[j] = bt_vec_of(0.0f);
+    for (const float *const end = w + BT_LEAF; w != end; w += 16, x += 16)
+      bt_vec_sixteen(s, 1, vecs, 0, w, 0, x, 0);
+    BT_VECTOR_UNROLL for (int j = 0; j < vecs; j++)
+      total[j] = bt_vec_add(total[j], s[j]);
+  }
+  BT_VECTOR_UNROLL for (int j = 0; j < vecs; j++)
+    sums[j] = total[j];
+}
+
+#define BT_VEC_SLIDE_LEAVES(vecs)                                                                  \
+  BT_VEC_APART void bt_vec_slide_leaves_##vecs(bt_vec *sums, int leaves, const float *w,           \
+                                               const float *x)                                     \
+  {                                                                                                \
+    bt_vec_slide_leaves(sums, vecs, leaves, w, x);                                                 \
+  }
+
+BT_VEC_SLIDE_LEAVES(4)
+BT_VEC_SLIDE_LEAVES(8)
+
+#define BT_VEC_SLIDE(outs, vecs)                                                                   \
+  BT_VEC_APART void bt_vec_slide_##outs##_##vecs(bt_vec *s, int down, int sixteens,                \
+                                                 const float *w, ptrdiff_t w_out, const float *x,  \
+                                                 ptrdiff_t x_out)                                  \
+  {                                                                                                \
+    if (down)                                                                                      \
+      bt_vec_slide(s, outs, vecs, 1, sixteens, w, w_out, x, x_out);                                \
+    else                                                                                           \
+      bt_vec_slide(s, outs, vecs, 0, sixteens, w, w_out, x, x_out);                                \
+  }
+
+BT_VEC_SLIDE(1, 4)
+BT_VEC_SLIDE(1, 8)
+BT_VEC_SLIDE(2, 4)
+BT_VEC_SLIDE(4, 2)
 
 #endif
 
-/* Taps [k, end) of one row, all lanes inside; `all` says which of them are used. `falls`: the step may
- * be negative. */
-BT_VECTOR_KERNEL void bt_vec_inside(const bt_vec_sum *m, bt_vec *s, const int outs, const int vecs,
-                             const int full, const int falls, const bt_some *all, int k, int end,
-                             const float *w, const float *x)
+/* Taps [k, end) of one row, all lanes inside; `all` says which of them are used. `apart`: outputs have
+ * samples of their own. `falls`: the step may be negative. */
+BT_VECTOR_KERNEL void bt_vec_inside(const bt_vec_sum *m, bt_vec *s, const int outs, const int apart,
+                                    const int vecs, const int full, const int falls,
+                                    const bt_some *all, int k, int end, const float *w,
+                                    const float *x)
 {
   (void)falls;
 #if BT_VECTOR == 16
-  if (full && outs == 1 && vecs >= 4 && m->step == 1)
-    k = bt_vec_slide(s, vecs, 0, k, end, w, x);
-  if (full && outs == 1 && vecs >= 4 && falls && m->step == -1)
-    k = bt_vec_slide(s, vecs, 1, k, end, w, x);
+  const int sixteens = (end - k) / 16, one_step = m->step == 1 || (falls && m->step == -1);
+  if (full && outs * vecs >= 4 && vecs > 1 && (outs == 1 || apart) && sixteens > 0 && one_step) {
+    const float *from = x + (ptrdiff_t)k * m->step;
+    (outs == 4   ? bt_vec_slide_4_2
+     : outs == 2 ? bt_vec_slide_2_4
+     : vecs == 4 ? bt_vec_slide_1_4
+                 : bt_vec_slide_1_8)(s, m->step < 0, sixteens, w + k, m->w_out, from, m->x_out);
+    k += 16 * sixteens;
+  }
 #endif
   for (; k < end; k++) {
     const float *from = x + (ptrdiff_t)k * m->step;
     bt_vec v[8];
-    BT_VECTOR_UNROLL for (int j = 0; j < vecs; j++)
-      v[j] = full ? bt_vec_at(from + BT_VECTOR * j)
-                  : bt_vec_at_some(from + BT_VECTOR * j, all[j]);
     BT_VECTOR_UNROLL for (int o = 0; o < outs; o++) {
       const bt_vec weight = bt_vec_of(w[o * m->w_out + k]);
+      if (apart || !o)
+        BT_VECTOR_UNROLL for (int j = 0; j < vecs; j++)
+          v[j] = full ? bt_vec_at(from + o * m->x_out + BT_VECTOR * j)
+                      : bt_vec_at_some(from + o * m->x_out + BT_VECTOR * j, all[j]);
       BT_VECTOR_UNROLL for (int j = 0; j < vecs; j++)
         s[o * vecs + j] = bt_vec_fma(weight, v[j], s[o * vecs + j]);
     }
@@ -128,9 +200,9 @@ BT_VECTOR_KERNEL void bt_vec_lanes(const bt_vec_sum *m, bt_some *some, const int
 }
 
 /* The same as bt_vec_inside where lanes may be outside; `edges` has the masks of the first taps. */
-BT_VECTOR_KERNEL void bt_vec_edge(const bt_vec_sum *m, bt_vec *s, const int outs, const int vecs, int n,
-                           const bt_some *edges, int first, int k, int end, const float *w,
-                           const float *x)
+BT_VECTOR_KERNEL void bt_vec_edge(const bt_vec_sum *m, bt_vec *s, const int outs, const int apart,
+                                  const int vecs, int n, const bt_some *edges, int first, int k,
+                                  int end, const float *w, const float *x)
 {
   for (; k < end; k++) {
     const float *from = x + (ptrdiff_t)k * m->step;
@@ -145,39 +217,118 @@ BT_VECTOR_KERNEL void bt_vec_edge(const bt_vec_sum *m, bt_vec *s, const int outs
         continue;
       bt_vec_lanes(m, some, vecs, n, first, k);
     }
-    BT_VECTOR_UNROLL for (int j = 0; j < vecs; j++)
-      v[j] = bt_vec_at_some(from + BT_VECTOR * j, some[j]);
     BT_VECTOR_UNROLL for (int o = 0; o < outs; o++) {
       const bt_vec weight = bt_vec_of(w[o * m->w_out + k]);
+      if (apart || !o)
+        BT_VECTOR_UNROLL for (int j = 0; j < vecs; j++)
+          v[j] = bt_vec_at_some(from + o * m->x_out + BT_VECTOR * j, some[j]);
       BT_VECTOR_UNROLL for (int j = 0; j < vecs; j++)
         s[o * vecs + j] = bt_vec_fma_some(weight, v[j], s[o * vecs + j], some[j]);
     }
   }
 }
 
+/* sums[j] += sum_k w[k] x[BT_VECTOR j + k step] for `vecs` vectors that are inside the input, and the
+ * same for the lanes of `part`, the vector at `px`, from `edge` on (`low`) or before it; the edge moves
+ * against the step. */
+BT_VECTOR_KERNEL void bt_vec_clip(bt_vec *sums, const int vecs, bt_vec *part, int low, int edge,
+                                  int step, int taps, const float *w, const float *x,
+                                  const float *px)
+{
+  bt_vec s[8], last = *part;
+  BT_VECTOR_UNROLL for (int j = 0; j < vecs; j++)
+    s[j] = sums[j];
+  for (; taps > 0; taps--, w++, x += step, px += step, edge -= step) {
+    const bt_vec weight = bt_vec_of(*w);
+    bt_some some;
+    bt_vec_some(&some, 1, low ? edge : 0, low ? BT_VECTOR : edge);
+    BT_VECTOR_UNROLL for (int j = 0; j < vecs; j++)
+      s[j] = bt_vec_fma(weight, bt_vec_at(x + BT_VECTOR * j), s[j]);
+    last = bt_vec_fma_some(weight, bt_vec_at_some(px, some), last, some);
+  }
+  BT_VECTOR_UNROLL for (int j = 0; j < vecs; j++)
+    sums[j] = s[j];
+  *part = last;
+}
+
+#define BT_VEC_CLIP(vecs)                                                                          \
+  BT_VEC_APART void bt_vec_clip_##vecs(bt_vec *s, bt_vec *part, int low, int edge, int step,       \
+                                       int taps, const float *w, const float *x, const float *px)  \
+  {                                                                                                \
+    bt_vec_clip(s, vecs, part, low, edge, step, taps, w, x, px);                                   \
+  }
+
+BT_VEC_CLIP(0)
+BT_VEC_CLIP(1)
+BT_VEC_CLIP(2)
+BT_VEC_CLIP(3)
+BT_VEC_CLIP(4)
+BT_VEC_CLIP(5)
+BT_VEC_CLIP(6)
+BT_VEC_CLIP(7)
+
+/* The same as bt_vec_edge for one output with all lanes used, a step of 1 or -1 and a row of at least
+ * as many samples, which a tap leaves at one end only. */
+BT_VEC_APART void bt_vec_clips(bt_vec *s, int vecs, int first, int times, int step, int k, int end,
+                               const float *w, const float *x)
+{
+  while (k < end) {
+    const int at = first + k * step, low = at < 0;
+    const int edge = bt_max(low ? -at : times - at, 0); /* the first lane inside, or behind */
+    const int p = edge / BT_VECTOR, lane = edge % BT_VECTOR;
+    const int taps = bt_min(end - k, step > 0 || (!low && at >= times) ? lane + 1 : BT_VECTOR - lane);
+    const float *from = x + (ptrdiff_t)k * step, *px = from + BT_VECTOR * p;
+    bt_vec *const part = s + p, *const rest = low ? part + 1 : s;
+    switch (p >= vecs ? -1 : low ? vecs - 1 - p : p) {
+#define BT_VEC_CLIPPED(count)                                                                      \
+  case count:                                                                                      \
+    bt_vec_clip_##count(rest, part, low, lane, step, taps, w + k, low ? px + BT_VECTOR : from, px); \
+    break;
+      BT_VEC_CLIPPED(0)
+      BT_VEC_CLIPPED(1)
+      BT_VEC_CLIPPED(2)
+      BT_VEC_CLIPPED(3)
+      BT_VEC_CLIPPED(4)
+      BT_VEC_CLIPPED(5)
+      BT_VEC_CLIPPED(6)
+      BT_VEC_CLIPPED(7)
+#undef BT_VEC_CLIPPED
+    default: /* no lane is inside */
+      break;
+    }
+    k += taps;
+  }
+}
+
 /* Taps of a row, `n` lanes used. */
-BT_VECTOR_KERNEL void bt_vec_row(const bt_vec_sum *m, bt_vec *s, const int outs, const int vecs,
-                                 const int falls, int n,
-                          const bt_some *all, const bt_some *edges, int first, int taps, const float *w, const float *x)
+BT_VECTOR_KERNEL void bt_vec_row(const bt_vec_sum *m, bt_vec *s, const int outs, const int apart,
+                                 const int vecs, const int falls, int n, const bt_some *all,
+                                 const bt_some *edges, int first, int taps, const float *w,
+                                 const float *x)
 {
   /* taps [lo, hi) have all lanes inside */
   const int up = m->step > 0, step = up ? m->step : -m->step;
   const int a = up ? -first : first + n - m->times, b = up ? m->times - n - first : first;
   const int lo = a <= 0 ? 0 : bt_min(taps, step == 1 ? a : bt_ceil_div(a, step));
   const int hi = bt_max(lo, bt_min(taps, (step == 1 ? b : bt_floor_div(b, step)) + 1));
+  const int clips = outs == 1 && vecs >= 4 && n == vecs * BT_VECTOR && step == 1 && m->times >= n;
   for (int side = 0; side < 2; side++) {
-    bt_vec_edge(m, s, outs, vecs, n, edges, first, side ? hi : 0, side ? taps : lo, w, x);
+    if (clips)
+      bt_vec_clips(s, vecs, first, m->times, m->step, side ? hi : 0, side ? taps : lo, w, x);
+    else
+      bt_vec_edge(m, s, outs, apart, vecs, n, edges, first, side ? hi : 0, side ? taps : lo, w, x);
     if (side)
       break;
-    if (outs == 1 && n == vecs * BT_VECTOR)
-      bt_vec_inside(m, s, outs, vecs, 1, falls, all, lo, hi, w, x);
+    if ((outs == 1 || apart) && n == vecs * BT_VECTOR)
+      bt_vec_inside(m, s, outs, apart, vecs, 1, falls, all, lo, hi, w, x);
     else
-      bt_vec_inside(m, s, outs, vecs, 0, falls, all, lo, hi, w, x);
+      bt_vec_inside(m, s, outs, apart, vecs, 0, falls, all, lo, hi, w, x);
   }
 }
 
 /* `n` results from `at` on of `outs` outputs, in outs x vecs registers. */
-BT_VECTOR_KERNEL void bt_vec_block(const bt_vec_sum *m, int at, int n, const int outs, const int vecs)
+BT_VECTOR_KERNEL void bt_vec_block_of(const bt_vec_sum *m, int at, int n, const int outs,
+                                      const int apart, const int vecs)
 {
   bt_vec s[16];
   bt_some all[8], edges[8 * BT_VEC_EDGES];
@@ -190,11 +341,21 @@ BT_VECTOR_KERNEL void bt_vec_block(const bt_vec_sum *m, int at, int n, const int
       s[o * vecs + j] = bt_vec_of(m->b ? m->b[o] : 0.0f);
   for (int i = 0; i < m->terms; i++)
     for (int h = 0; h < m->rows; h++)
-      bt_vec_row(m, s, outs, vecs, 1, n, all, many ? edges : NULL, m->first + at, m->taps,
+      bt_vec_row(m, s, outs, apart, vecs, 1, n, all, many ? edges : NULL, m->first + at, m->taps,
                  m->w + i * m->w_term + h * m->w_row, m->x + i * m->x_term + h * m->x_row + at);
   BT_VECTOR_UNROLL for (int o = 0; o < outs; o++)
     BT_VECTOR_UNROLL for (int j = 0; j < vecs; j++)
       bt_vec_to_some(m->y + o * m->y_out + at + BT_VECTOR * j, s[o * vecs + j], all[j]);
+}
+
+BT_VECTOR_KERNEL void bt_vec_block(const bt_vec_sum *m, int at, int n, const int outs, const int vecs)
+{
+  bt_vec_block_of(m, at, n, outs, 0, vecs);
+}
+
+BT_VECTOR_KERNEL void bt_vec_apart(const bt_vec_sum *m, int at, int n, const int outs, const int vecs)
+{
+  bt_vec_block_of(m, at, n, outs, 1, vecs);
 }
 
 /* Of sums in leaves of BT_LEAF taps, each of which is added to what is there. */
@@ -206,23 +367,36 @@ BT_VECTOR_KERNEL void bt_vec_leaves(const bt_vec_sum *m, int at, int n, const in
   BT_VECTOR_UNROLL for (int o = 0; o < outs; o++)
     BT_VECTOR_UNROLL for (int j = 0; j < vecs; j++)
       total[o * vecs + j] = bt_vec_at_some(m->y + o * m->y_out + at + BT_VECTOR * j, all[j]);
-  for (int k = 0; k < m->taps; k += BT_LEAF)
+  for (int k = 0; k < m->taps; k += BT_LEAF) {
+#if BT_VECTOR == 16
+    if (outs == 1 && vecs >= 4 && m->step == 1 && m->rows == 1 && n == vecs * BT_VECTOR &&
+        m->first + at + k >= 0) {
+      const int inside = bt_min(m->times - (m->first + at) - n + 1, m->taps) - k; /* taps */
+      const int leaves = bt_max(inside, 0) / BT_LEAF;
+      (vecs == 4 ? bt_vec_slide_leaves_4
+                 : bt_vec_slide_leaves_8)(total, leaves, m->w + k, m->x + at + k);
+      k += leaves * BT_LEAF;
+      if (k >= m->taps)
+        break;
+    }
+#endif
     for (int h = 0; h < m->rows; h++) {
       BT_VECTOR_UNROLL for (int j = 0; j < outs * vecs; j++)
         s[j] = bt_vec_of(0.0f);
-      bt_vec_row(m, s, outs, vecs, 0, n, all, NULL, m->first + at + k * m->step,
+      bt_vec_row(m, s, outs, 0, vecs, 0, n, all, NULL, m->first + at + k * m->step,
                  bt_min(BT_LEAF, m->taps - k), m->w + h * m->w_row + k,
                  m->x + h * m->x_row + (ptrdiff_t)k * m->step + at);
       BT_VECTOR_UNROLL for (int j = 0; j < outs * vecs; j++)
         total[j] = bt_vec_add(total[j], s[j]);
     }
+  }
   BT_VECTOR_UNROLL for (int o = 0; o < outs; o++)
     BT_VECTOR_UNROLL for (int j = 0; j < vecs; j++)
       bt_vec_to_some(m->y + o * m->y_out + at + BT_VECTOR * j, total[o * vecs + j], all[j]);
 }
 
 #define BT_VEC_SHAPE(kind, outs, vecs)                                                             \
-  static __attribute__((noinline)) void bt_vec_##kind##_##outs##_##vecs(const bt_vec_sum *m, int at, int n)          \
+  BT_VEC_APART void bt_vec_##kind##_##outs##_##vecs(const bt_vec_sum *m, int at, int n)            \
   {                                                                                                \
     bt_vec_##kind(m, at, n, outs, vecs);                                                           \
   }
@@ -234,14 +408,52 @@ BT_VEC_SHAPE(block, 4, 1)
 BT_VEC_SHAPE(block, 4, 2)
 BT_VEC_SHAPE(block, 4, 4)
 BT_VEC_SHAPE(block, 8, 1)
+BT_VEC_SHAPE(apart, 2, 4)
+BT_VEC_SHAPE(apart, 4, 2)
+BT_VEC_SHAPE(apart, 8, 1)
 BT_VEC_SHAPE(leaves, 1, 1)
 BT_VEC_SHAPE(leaves, 1, 4)
 BT_VEC_SHAPE(leaves, 1, 8)
 BT_VEC_SHAPE(leaves, 4, 1)
 BT_VEC_SHAPE(leaves, 8, 1)
 
+/* Outputs with samples of their own, of which one alone would not fill the registers. */
+static void bt_vec_narrow_sums(const bt_vec_sum *sum, int outs, int n)
+{
+  const int some = n <= BT_VECTOR ? 8 : n <= 2 * BT_VECTOR ? 4 : 2;
+  for (int o = 0; o < outs; o += some) {
+    const int at = bt_min(o, outs - some);
+    bt_vec_sum m = *sum;
+    m.w += at * m.w_out;
+    m.x += at * m.x_out;
+    m.y += at * m.y_out;
+    m.b = m.b ? m.b + at : NULL;
+    if (some == 8)
+      bt_vec_apart_8_1(&m, 0, n);
+    else if (some == 4)
+      bt_vec_apart_4_2(&m, 0, n);
+    else
+      bt_vec_apart_2_4(&m, 0, n);
+  }
+}
+
 void bt_vec_sums(const bt_vec_sum *sum, int outs, int n)
 {
+  if (sum->x_out && n <= 4 * BT_VECTOR && outs >= 8) {
+    bt_vec_narrow_sums(sum, outs, n);
+    return;
+  }
+  if (sum->x_out && outs > 1) {
+    bt_vec_sum m = *sum;
+    for (int o = 0; o < outs; o++) {
+      bt_vec_sums(&m, 1, n);
+      m.w += m.w_out;
+      m.x += m.x_out;
+      m.y += m.y_out;
+      m.b = m.b ? m.b + 1 : NULL;
+    }
+    return;
+  }
   for (int o = 0; o < outs;) {
     const int rest = outs - o;
     const int some = rest >= 8 && n <= BT_VECTOR ? 8 : outs >= 4 ? 4 : 1;
