@@ -264,14 +264,16 @@ BT_KERNEL void bt_conv_weight_vectors(bt_conv g, bt_box box, bt_conv_weights c, 
   const int one = g.kernel_rows * g.taps, leaf = bt_leaf_end(box.t0, box.t1);
   for (int o = c.o0; o < c.o1; o = (o / outs + 1) * outs) {
     const int end = bt_min(c.o1, (o / outs + 1) * outs);
-    for (int i = c.i0; i < c.i1; i++)
+    for (int i = c.i0, count; i < c.i1; i += count) {
+      count = BT_VECTOR == 16 && g.taps <= 8 && i + 1 < c.i1 ? 2 : 1;
       for (int kh = 0; kh < g.kernel_rows; kh++) {
         const int top = kh * g.row_dilation - g.row_padding;
         const bt_vec_reach h = bt_vec_reach_of(top, g.row_stride, g.out_rows, g.rows);
         const int row = (o / outs * per_group + i) * g.rows + top + h.from * g.row_stride;
         bt_vec_sum m = {.rows = h.end - h.from, .step = 1,
                         .w_out = (ptrdiff_t)g.out_rows * dy.stride, .w_row = dy.stride,
-                        .x_row = (ptrdiff_t)g.row_stride * x.stride, .times = g.times,
+                        .x_row = (ptrdiff_t)g.row_stride * x.stride,
+                        .x_two = (ptrdiff_t)g.rows * x.stride, .y_two = one, .times = g.times,
                         .y = dw + (o * per_group + i) * one + kh * g.taps,
                         .y_out = per_group * one};
         /* leaves lie at multiples of their length: what comes before the first one is one */
@@ -282,9 +284,16 @@ BT_KERNEL void bt_conv_weight_vectors(bt_conv g, bt_box box, bt_conv_weights c, 
           m.w = bt_at(dy, o * g.out_rows + h.from, t);
           m.first = t - g.padding;
           m.x = bt_at(x, row, m.first);
+#if BT_VECTOR == 16
+          if (count == 2) {
+            bt_vec_two_leaf_sums(&m, end - o, g.taps);
+            continue;
+          }
+#endif
           bt_vec_leaf_sums(&m, end - o, g.taps);
         }
       }
+    }
   }
 }
 

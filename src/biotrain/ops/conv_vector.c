@@ -20,6 +20,7 @@ typedef struct bt_vec_sum {
   const float *x;                 /* sample of n = 0, k = 0, which lies at time `first` */
   ptrdiff_t x_term, x_row;
   ptrdiff_t x_out;  /* from the samples of one output to the next one's; 0 where they share them */
+  ptrdiff_t x_two, y_two; /* of two sums in one vector: from the first one's to the second one's */
   int first, times; /* samples at times [0, times) are inside */
   const float *b;   /* one per output, or NULL for 0 */
   float *y;
@@ -30,6 +31,10 @@ typedef struct bt_vec_sum {
 BT_VECTOR_PART void bt_vec_sums(const bt_vec_sum *sum, int outs, int n);
 /* The same in leaves of BT_LEAF taps, the sum of each of which is added to y. */
 BT_VECTOR_PART void bt_vec_leaf_sums(const bt_vec_sum *sum, int outs, int n);
+#if BT_VECTOR == 16
+/* The same for two inputs at once, of n <= 8 results each. */
+BT_VECTOR_PART void bt_vec_two_leaf_sums(const bt_vec_sum *sum, int outs, int n);
+#endif
 
 #if BT_VECTOR_HERE
 
@@ -154,9 +159,37 @@ BT_VEC_SLIDE(4, 2)
 
 #endif
 
-/* Taps [k, end) of one row, all lanes inside; `all` says which of them are used. `apart`: outputs have
- * samples of their own. `falls`: the step may be negative. */
-BT_VECTOR_KERNEL void bt_vec_inside(const bt_vec_sum *m, bt_vec *s, const int outs, const int apart,
+/* What the lanes of a block are: neighbours that outputs share, neighbours of each output, or the
+ * neighbours of two inputs in the two halves. */
+#define BT_VEC_SHARED 0
+#define BT_VEC_OWN 1
+#define BT_VEC_TWO 2
+
+BT_VECTOR_KERNEL bt_vec bt_vec_take(const float *x, const int lanes, ptrdiff_t two, bt_some some)
+{
+#if BT_VECTOR == 16
+  if (lanes == BT_VEC_TWO)
+    return _mm512_mask_loadu_ps(bt_vec_at_some(x, some & 0xff), some & 0xff00, x + (two - 8));
+#endif
+  (void)lanes, (void)two;
+  return bt_vec_at_some(x, some);
+}
+
+BT_VECTOR_KERNEL void bt_vec_give(float *y, bt_vec sum, const int lanes, ptrdiff_t two, bt_some some)
+{
+#if BT_VECTOR == 16
+  if (lanes == BT_VEC_TWO) {
+    bt_vec_to_some(y + (two - 8), sum, some & 0xff00);
+    some &= 0xff;
+  }
+#endif
+  (void)lanes, (void)two;
+  bt_vec_to_some(y, sum, some);
+}
+
+/* Taps [k, end) of one row, all lanes inside; `all` says which of them are used. `falls`: the step may
+ * be negative. */
+BT_VECTOR_KERNEL void bt_vec_inside(const bt_vec_sum *m, bt_vec *s, const int outs, const int lanes,
                                     const int vecs, const int full, const int falls,
                                     const bt_some *all, int k, int end, const float *w,
                                     const float *x)
@@ -164,7 +197,7 @@ BT_VECTOR_KERNEL void bt_vec_inside(const bt_vec_sum *m, bt_vec *s, const int ou
   (void)falls;
 #if BT_VECTOR == 16
   const int sixteens = (end - k) / 16, one_step = m->step == 1 || (falls && m->step == -1);
-  if (full && outs * vecs >= 4 && vecs > 1 && (outs == 1 || apart) && sixteens > 0 && one_step) {
+  if (full && outs * vecs >= 4 && vecs > 1 && (outs == 1 || lanes == BT_VEC_OWN) && sixteens > 0 && one_step) {
     const float *from = x + (ptrdiff_t)k * m->step;
     (outs == 4   ? bt_vec_slide_4_2
      : outs == 2 ? bt_vec_slide_2_4
@@ -178,10 +211,10 @@ BT_VECTOR_KERNEL void bt_vec_inside(const bt_vec_sum *m, bt_vec *s, const int ou
     bt_vec v[8];
     BT_VECTOR_UNROLL for (int o = 0; o < outs; o++) {
       const bt_vec weight = bt_vec_of(w[o * m->w_out + k]);
-      if (apart || !o)
+      if (lanes == BT_VEC_OWN || !o)
         BT_VECTOR_UNROLL for (int j = 0; j < vecs; j++)
           v[j] = full ? bt_vec_at(from + o * m->x_out + BT_VECTOR * j)
-                      : bt_vec_at_some(from + o * m->x_out + BT_VECTOR * j, all[j]);
+                      : bt_vec_take(from + o * m->x_out + BT_VECTOR * j, lanes, m->x_two, all[j]);
       BT_VECTOR_UNROLL for (int j = 0; j < vecs; j++)
         s[o * vecs + j] = bt_vec_fma(weight, v[j], s[o * vecs + j]);
     }
@@ -191,16 +224,27 @@ BT_VECTOR_KERNEL void bt_vec_inside(const bt_vec_sum *m, bt_vec *s, const int ou
 /* Taps of which masks are made once for all rows. */
 #define BT_VEC_EDGES (BT_VECTOR == 16 ? 16 : 1)
 
+/* The same lanes in both halves, of two inputs. */
+BT_VECTOR_KERNEL void bt_vec_halves(bt_some *some, const int lanes)
+{
+#if BT_VECTOR == 16
+  if (lanes == BT_VEC_TWO)
+    some[0] = (bt_some)(some[0] * 0x101);
+#endif
+  (void)some, (void)lanes;
+}
+
 /* Lanes of tap k that are inside, where the sample of lane 0 and k = 0 lies at time `first`. */
-BT_VECTOR_KERNEL void bt_vec_lanes(const bt_vec_sum *m, bt_some *some, const int vecs, int n, int first,
-                            int k)
+BT_VECTOR_KERNEL void bt_vec_lanes(const bt_vec_sum *m, bt_some *some, const int lanes,
+                                   const int vecs, int n, int first, int k)
 {
   const int at = first + k * m->step;
   bt_vec_some(some, vecs, -at, bt_min(n, m->times - at));
+  bt_vec_halves(some, lanes);
 }
 
 /* The same as bt_vec_inside where lanes may be outside; `edges` has the masks of the first taps. */
-BT_VECTOR_KERNEL void bt_vec_edge(const bt_vec_sum *m, bt_vec *s, const int outs, const int apart,
+BT_VECTOR_KERNEL void bt_vec_edge(const bt_vec_sum *m, bt_vec *s, const int outs, const int lanes,
                                   const int vecs, int n, const bt_some *edges, int first, int k,
                                   int end, const float *w, const float *x)
 {
@@ -215,13 +259,13 @@ BT_VECTOR_KERNEL void bt_vec_edge(const bt_vec_sum *m, bt_vec *s, const int outs
       const int at = first + k * m->step;
       if (-at >= n || m->times - at <= 0)
         continue;
-      bt_vec_lanes(m, some, vecs, n, first, k);
+      bt_vec_lanes(m, some, lanes, vecs, n, first, k);
     }
     BT_VECTOR_UNROLL for (int o = 0; o < outs; o++) {
       const bt_vec weight = bt_vec_of(w[o * m->w_out + k]);
-      if (apart || !o)
+      if (lanes == BT_VEC_OWN || !o)
         BT_VECTOR_UNROLL for (int j = 0; j < vecs; j++)
-          v[j] = bt_vec_at_some(from + o * m->x_out + BT_VECTOR * j, some[j]);
+          v[j] = bt_vec_take(from + o * m->x_out + BT_VECTOR * j, lanes, m->x_two, some[j]);
       BT_VECTOR_UNROLL for (int j = 0; j < vecs; j++)
         s[o * vecs + j] = bt_vec_fma_some(weight, v[j], s[o * vecs + j], some[j]);
     }
@@ -301,7 +345,7 @@ BT_VEC_APART void bt_vec_clips(bt_vec *s, int vecs, int first, int times, int st
 }
 
 /* Taps of a row, `n` lanes used. */
-BT_VECTOR_KERNEL void bt_vec_row(const bt_vec_sum *m, bt_vec *s, const int outs, const int apart,
+BT_VECTOR_KERNEL void bt_vec_row(const bt_vec_sum *m, bt_vec *s, const int outs, const int lanes,
                                  const int vecs, const int falls, int n, const bt_some *all,
                                  const bt_some *edges, int first, int taps, const float *w,
                                  const float *x)
@@ -316,32 +360,32 @@ BT_VECTOR_KERNEL void bt_vec_row(const bt_vec_sum *m, bt_vec *s, const int outs,
     if (clips)
       bt_vec_clips(s, vecs, first, m->times, m->step, side ? hi : 0, side ? taps : lo, w, x);
     else
-      bt_vec_edge(m, s, outs, apart, vecs, n, edges, first, side ? hi : 0, side ? taps : lo, w, x);
+      bt_vec_edge(m, s, outs, lanes, vecs, n, edges, first, side ? hi : 0, side ? taps : lo, w, x);
     if (side)
       break;
-    if ((outs == 1 || apart) && n == vecs * BT_VECTOR)
-      bt_vec_inside(m, s, outs, apart, vecs, 1, falls, all, lo, hi, w, x);
+    if (lanes != BT_VEC_TWO && (outs == 1 || lanes == BT_VEC_OWN) && n == vecs * BT_VECTOR)
+      bt_vec_inside(m, s, outs, lanes, vecs, 1, falls, all, lo, hi, w, x);
     else
-      bt_vec_inside(m, s, outs, apart, vecs, 0, falls, all, lo, hi, w, x);
+      bt_vec_inside(m, s, outs, lanes, vecs, 0, falls, all, lo, hi, w, x);
   }
 }
 
 /* `n` results from `at` on of `outs` outputs, in outs x vecs registers. */
 BT_VECTOR_KERNEL void bt_vec_block_of(const bt_vec_sum *m, int at, int n, const int outs,
-                                      const int apart, const int vecs)
+                                      const int lanes, const int vecs)
 {
   bt_vec s[16];
   bt_some all[8], edges[8 * BT_VEC_EDGES];
   bt_vec_some(all, vecs, 0, n);
   const int many = BT_VECTOR == 16 && m->terms * m->rows > 1;
   for (int k = 0; k < m->taps && k < BT_VEC_EDGES && many; k++)
-    bt_vec_lanes(m, &edges[k * vecs], vecs, n, m->first + at, k);
+    bt_vec_lanes(m, &edges[k * vecs], lanes, vecs, n, m->first + at, k);
   BT_VECTOR_UNROLL for (int o = 0; o < outs; o++)
     BT_VECTOR_UNROLL for (int j = 0; j < vecs; j++)
       s[o * vecs + j] = bt_vec_of(m->b ? m->b[o] : 0.0f);
   for (int i = 0; i < m->terms; i++)
     for (int h = 0; h < m->rows; h++)
-      bt_vec_row(m, s, outs, apart, vecs, 1, n, all, many ? edges : NULL, m->first + at, m->taps,
+      bt_vec_row(m, s, outs, lanes, vecs, 1, n, all, many ? edges : NULL, m->first + at, m->taps,
                  m->w + i * m->w_term + h * m->w_row, m->x + i * m->x_term + h * m->x_row + at);
   BT_VECTOR_UNROLL for (int o = 0; o < outs; o++)
     BT_VECTOR_UNROLL for (int j = 0; j < vecs; j++)
@@ -350,23 +394,26 @@ BT_VECTOR_KERNEL void bt_vec_block_of(const bt_vec_sum *m, int at, int n, const 
 
 BT_VECTOR_KERNEL void bt_vec_block(const bt_vec_sum *m, int at, int n, const int outs, const int vecs)
 {
-  bt_vec_block_of(m, at, n, outs, 0, vecs);
+  bt_vec_block_of(m, at, n, outs, BT_VEC_SHARED, vecs);
 }
 
-BT_VECTOR_KERNEL void bt_vec_apart(const bt_vec_sum *m, int at, int n, const int outs, const int vecs)
+BT_VECTOR_KERNEL void bt_vec_own(const bt_vec_sum *m, int at, int n, const int outs, const int vecs)
 {
-  bt_vec_block_of(m, at, n, outs, 1, vecs);
+  bt_vec_block_of(m, at, n, outs, BT_VEC_OWN, vecs);
 }
 
 /* Of sums in leaves of BT_LEAF taps, each of which is added to what is there. */
-BT_VECTOR_KERNEL void bt_vec_leaves(const bt_vec_sum *m, int at, int n, const int outs, const int vecs)
+BT_VECTOR_KERNEL void bt_vec_leaves_of(const bt_vec_sum *m, int at, int n, const int outs,
+                                       const int lanes, const int vecs)
 {
   bt_vec s[8], total[8];
   bt_some all[8];
   bt_vec_some(all, vecs, 0, n);
+  bt_vec_halves(all, lanes);
   BT_VECTOR_UNROLL for (int o = 0; o < outs; o++)
     BT_VECTOR_UNROLL for (int j = 0; j < vecs; j++)
-      total[o * vecs + j] = bt_vec_at_some(m->y + o * m->y_out + at + BT_VECTOR * j, all[j]);
+      total[o * vecs + j] =
+          bt_vec_take(m->y + o * m->y_out + at + BT_VECTOR * j, lanes, m->y_two, all[j]);
   for (int k = 0; k < m->taps; k += BT_LEAF) {
 #if BT_VECTOR == 16
     if (outs == 1 && vecs >= 4 && m->step == 1 && m->rows == 1 && n == vecs * BT_VECTOR &&
@@ -383,7 +430,7 @@ BT_VECTOR_KERNEL void bt_vec_leaves(const bt_vec_sum *m, int at, int n, const in
     for (int h = 0; h < m->rows; h++) {
       BT_VECTOR_UNROLL for (int j = 0; j < outs * vecs; j++)
         s[j] = bt_vec_of(0.0f);
-      bt_vec_row(m, s, outs, 0, vecs, 0, n, all, NULL, m->first + at + k * m->step,
+      bt_vec_row(m, s, outs, lanes, vecs, 0, n, all, NULL, m->first + at + k * m->step,
                  bt_min(BT_LEAF, m->taps - k), m->w + h * m->w_row + k,
                  m->x + h * m->x_row + (ptrdiff_t)k * m->step + at);
       BT_VECTOR_UNROLL for (int j = 0; j < outs * vecs; j++)
@@ -392,7 +439,18 @@ BT_VECTOR_KERNEL void bt_vec_leaves(const bt_vec_sum *m, int at, int n, const in
   }
   BT_VECTOR_UNROLL for (int o = 0; o < outs; o++)
     BT_VECTOR_UNROLL for (int j = 0; j < vecs; j++)
-      bt_vec_to_some(m->y + o * m->y_out + at + BT_VECTOR * j, total[o * vecs + j], all[j]);
+      bt_vec_give(m->y + o * m->y_out + at + BT_VECTOR * j, total[o * vecs + j], lanes, m->y_two,
+                  all[j]);
+}
+
+BT_VECTOR_KERNEL void bt_vec_leaves(const bt_vec_sum *m, int at, int n, const int outs, const int vecs)
+{
+  bt_vec_leaves_of(m, at, n, outs, BT_VEC_SHARED, vecs);
+}
+
+BT_VECTOR_KERNEL void bt_vec_two(const bt_vec_sum *m, int at, int n, const int outs, const int vecs)
+{
+  bt_vec_leaves_of(m, at, n, outs, BT_VEC_TWO, vecs);
 }
 
 #define BT_VEC_SHAPE(kind, outs, vecs)                                                             \
@@ -408,14 +466,19 @@ BT_VEC_SHAPE(block, 4, 1)
 BT_VEC_SHAPE(block, 4, 2)
 BT_VEC_SHAPE(block, 4, 4)
 BT_VEC_SHAPE(block, 8, 1)
-BT_VEC_SHAPE(apart, 2, 4)
-BT_VEC_SHAPE(apart, 4, 2)
-BT_VEC_SHAPE(apart, 8, 1)
+BT_VEC_SHAPE(own, 2, 4)
+BT_VEC_SHAPE(own, 4, 2)
+BT_VEC_SHAPE(own, 8, 1)
 BT_VEC_SHAPE(leaves, 1, 1)
 BT_VEC_SHAPE(leaves, 1, 4)
 BT_VEC_SHAPE(leaves, 1, 8)
 BT_VEC_SHAPE(leaves, 4, 1)
 BT_VEC_SHAPE(leaves, 8, 1)
+#if BT_VECTOR == 16
+BT_VEC_SHAPE(two, 1, 1)
+BT_VEC_SHAPE(two, 4, 1)
+BT_VEC_SHAPE(two, 8, 1)
+#endif
 
 /* Outputs with samples of their own, of which one alone would not fill the registers. */
 static void bt_vec_narrow_sums(const bt_vec_sum *sum, int outs, int n)
@@ -429,11 +492,11 @@ static void bt_vec_narrow_sums(const bt_vec_sum *sum, int outs, int n)
     m.y += at * m.y_out;
     m.b = m.b ? m.b + at : NULL;
     if (some == 8)
-      bt_vec_apart_8_1(&m, 0, n);
+      bt_vec_own_8_1(&m, 0, n);
     else if (some == 4)
-      bt_vec_apart_4_2(&m, 0, n);
+      bt_vec_own_4_2(&m, 0, n);
     else
-      bt_vec_apart_2_4(&m, 0, n);
+      bt_vec_own_2_4(&m, 0, n);
   }
 }
 
@@ -515,6 +578,20 @@ void bt_vec_leaf_sums(const bt_vec_sum *sum, int outs, int n)
     o += some;
   }
 }
+
+#if BT_VECTOR == 16
+void bt_vec_two_leaf_sums(const bt_vec_sum *sum, int outs, int n)
+{
+  for (int o = 0; o < outs;) {
+    const int some = outs - o >= 8 ? 8 : outs - o >= 4 ? 4 : 1;
+    bt_vec_sum m = *sum;
+    m.w += o * m.w_out;
+    m.y += o * m.y_out;
+    (some == 8 ? bt_vec_two_8_1 : some == 4 ? bt_vec_two_4_1 : bt_vec_two_1_1)(&m, 0, n);
+    o += some;
+  }
+}
+#endif
 
 #endif
 
