@@ -377,13 +377,18 @@ BT_VECTOR_KERNEL void bt_vec_block_of(const bt_vec_sum *m, int at, int n, const 
   bt_vec s[16];
   bt_some all[8], edges[8 * BT_VEC_EDGES];
   bt_vec_some(all, vecs, 0, n);
-  const int many = BT_VECTOR == 16 && m->terms * m->rows > 1;
+  const int many = BT_VECTOR == 16 && m->terms * m->rows > 1 && m->taps > 1;
   for (int k = 0; k < m->taps && k < BT_VEC_EDGES && many; k++)
     bt_vec_lanes(m, &edges[k * vecs], lanes, vecs, n, m->first + at, k);
   BT_VECTOR_UNROLL for (int o = 0; o < outs; o++)
     BT_VECTOR_UNROLL for (int j = 0; j < vecs; j++)
       s[o * vecs + j] = bt_vec_of(m->b ? m->b[o] : 0.0f);
-  for (int i = 0; i < m->terms; i++)
+  const int flat = m->taps == 1 && m->first + at >= 0 && m->first + at + n <= m->times;
+  for (int i = 0; i < m->terms && flat; i++) /* one tap, which all lanes have */
+    for (int h = 0; h < m->rows; h++)
+      bt_vec_inside(m, s, outs, lanes, vecs, 0, 0, all, 0, 1, m->w + i * m->w_term + h * m->w_row,
+                    m->x + i * m->x_term + h * m->x_row + at);
+  for (int i = 0; i < m->terms && !flat; i++)
     for (int h = 0; h < m->rows; h++)
       bt_vec_row(m, s, outs, lanes, vecs, 1, n, all, many ? edges : NULL, m->first + at, m->taps,
                  m->w + i * m->w_term + h * m->w_row, m->x + i * m->x_term + h * m->x_row + at);
