@@ -64,16 +64,32 @@ BT_VECTOR_KERNEL void bt_centred_eight(bt_pairs g, bt_box box, bt_in x, int i, b
   for (int o = box.r0; o < box.r1; o++) {
     const bt_eight_leaf up = bt_eight_leaf_at(bt_at(d, o, t), n);
     float *to = raw + o * (g.rows + 1) + i;
-    bt_eight lanes[8];
-    BT_VECTOR_UNROLL for (int j = 0; j < 8; j++)
-      lanes[j] = bt_eight_dot(z[j], up, n);
-    const bt_eight dots = bt_eight_fold(lanes);
-    const __m256i some = bt_eight_some(rows);
-    _mm256_maskstore_ps(to, some, _mm256_add_ps(_mm256_maskload_ps(to, some), dots));
+    const bt_eight dots = bt_eight_dots(z, up, n);
+    bt_eight_to_some(to, _mm256_add_ps(bt_eight_at_some(to, rows), dots), rows);
   }
 }
 
 #endif
+
+/* raw[o, C] of a part of a leaf. */
+BT_KERNEL void bt_centred_totals(bt_pairs g, bt_box box, bt_in d, int t, int n, float *raw)
+{
+  float *const to = raw + g.rows;
+  int o = box.r0;
+#if BT_VECTOR
+  for (; o + 8 <= box.r1; o += 8) {
+    bt_eight lanes[8];
+    float sums[8];
+    BT_VECTOR_UNROLL for (int j = 0; j < 8; j++)
+      lanes[j] = bt_eight_sum(bt_eight_leaf_at(bt_at(d, o + j, t), n));
+    bt_eight_to(sums, bt_eight_fold(lanes));
+    for (int j = 0; j < 8; j++)
+      to[(o + j) * (g.rows + 1)] += sums[j];
+  }
+#endif
+  for (; o < box.r1; o++)
+    to[o * (g.rows + 1)] += bt_leaf_sum(bt_at(d, o, t), n);
+}
 
 /* raw, added to the output over the times of the box, leaf by leaf; the box has the rows of d. */
 BT_KERNEL void bt_centred_dw(bt_pairs g, bt_box box, bt_in x, bt_in d, const float *pairs, float *raw)
@@ -88,8 +104,7 @@ BT_KERNEL void bt_centred_dw(bt_pairs g, bt_box box, bt_in x, bt_in d, const flo
       else
         bt_centred_eight(g, box, x, i, d, t, n, pairs, first, raw);
     }
-    for (int o = box.r0; o < box.r1; o++)
-      raw[o * (g.rows + 1) + g.rows] += bt_leaf_sum(bt_at(d, o, t), n);
+    bt_centred_totals(g, box, d, t, n, raw);
   }
   return;
 #endif
@@ -97,8 +112,7 @@ BT_KERNEL void bt_centred_dw(bt_pairs g, bt_box box, bt_in x, bt_in d, const flo
     const int n = bt_leaf_end(t, box.t1) - t;
     for (int i = 0; i < g.rows; i++)
       bt_centred_row(g, box, bt_at(x, i, t), i, d, t, n, pairs, first, raw);
-    for (int o = box.r0; o < box.r1; o++)
-      raw[o * (g.rows + 1) + g.rows] += bt_leaf_sum(bt_at(d, o, t), n);
+    bt_centred_totals(g, box, d, t, n, raw);
   }
 }
 

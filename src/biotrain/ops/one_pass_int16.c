@@ -22,8 +22,7 @@ BT_KERNEL void bt_centred_dw_int16(bt_pairs g, bt_box box, bt_in16 x, bt_in d, c
       else
         bt_centred_eight(g, box, rows, i, d, t, n, pairs, z0, raw);
     }
-    for (int o = box.r0; o < box.r1; o++)
-      raw[o * (g.rows + 1) + g.rows] += bt_leaf_sum(bt_at(d, o, t), n);
+    bt_centred_totals(g, box, d, t, n, raw);
   }
   return;
 #endif
@@ -34,8 +33,7 @@ BT_KERNEL void bt_centred_dw_int16(bt_pairs g, bt_box box, bt_in16 x, bt_in d, c
       bt_int16_take(x, i, t, t + n, scale, samples);
       bt_centred_row(g, box, samples, i, d, t, n, pairs, first, raw);
     }
-    for (int o = box.r0; o < box.r1; o++)
-      raw[o * (g.rows + 1) + g.rows] += bt_leaf_sum(bt_at(d, o, t), n);
+    bt_centred_totals(g, box, d, t, n, raw);
   }
 }
 

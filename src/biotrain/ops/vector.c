@@ -147,6 +147,25 @@ BT_VECTOR_KERNEL __m256i bt_eight_some(int n)
   return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
 }
 
+/* The first n lanes, in memory: whole vectors where it is all, for AMD takes a dozen cycles and more for
+ * AVX2's stores of some lanes. */
+BT_VECTOR_KERNEL bt_eight bt_eight_at_some(const float *p, int n)
+{
+  return n >= 8 ? bt_eight_at(p) : _mm256_maskload_ps(p, bt_eight_some(n));
+}
+
+BT_VECTOR_KERNEL void bt_eight_to_some(float *p, bt_eight x, int n)
+{
+  if (n >= 8)
+    bt_eight_to(p, x);
+  else
+#if BT_VECTOR == 16
+    _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1u), _mm512_castps256_ps512(x));
+#else
+    _mm256_maskstore_ps(p, bt_eight_some(n), x);
+#endif
+}
+
 /* The samples of a leaf: four vectors, of which the last used one may have few lanes. */
 typedef struct bt_eight_leaf {
   bt_eight x[BT_LEAF / BT_LANES];
@@ -206,6 +225,51 @@ BT_VECTOR_KERNEL bt_eight bt_eight_fold(const bt_eight *a)
                                _mm256_shuffle_ps(half[2 * i], half[2 * i + 1], 0xee));
   return _mm256_add_ps(_mm256_shuffle_ps(quarter[0], quarter[1], 0x88),
                        _mm256_shuffle_ps(quarter[0], quarter[1], 0xdd));
+}
+
+#if BT_VECTOR == 16
+
+/* bt_eight_fold where the halves of a[j] belong to lanes 2 j and 2 j + 1. */
+BT_VECTOR_KERNEL bt_eight bt_eight_fold_halves(const bt_vec *a)
+{
+  bt_vec half[2];
+  BT_VECTOR_UNROLL for (int i = 0; i < 2; i++)
+    half[i] = bt_vec_add(_mm512_shuffle_f32x4(a[2 * i], a[2 * i + 1], 0x88),
+                         _mm512_shuffle_f32x4(a[2 * i], a[2 * i + 1], 0xdd));
+  const bt_vec quarter = bt_vec_add(_mm512_shuffle_ps(half[0], half[1], 0x44),
+                                    _mm512_shuffle_ps(half[0], half[1], 0xee));
+  const bt_vec dots = bt_vec_add(_mm512_shuffle_ps(quarter, quarter, 0x88),
+                                 _mm512_shuffle_ps(quarter, quarter, 0xdd));
+  const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 0, 0, 0, 0, 0, 0, 0, 0);
+  return _mm512_castps512_ps256(_mm512_permutexvar_ps(order, dots));
+}
+
+#endif
+
+/* Lane j: the folded sum of products of x[j] and y, of n samples. */
+BT_VECTOR_KERNEL bt_eight bt_eight_dots(const bt_eight_leaf *x, bt_eight_leaf y, int n)
+{
+#if BT_VECTOR == 16
+  if (n == BT_LEAF) {
+    bt_vec both[4];
+    BT_VECTOR_UNROLL for (int j = 0; j < 4; j++)
+      both[j] = bt_vec_of(0.0f);
+    BT_VECTOR_UNROLL for (int i = 0; i < BT_LEAF / BT_LANES; i++) {
+      const bt_vec twice = _mm512_castpd_ps(_mm512_broadcast_f64x4(_mm256_castps_pd(y.x[i])));
+      BT_VECTOR_UNROLL for (int j = 0; j < 4; j++) {
+        const __m512d two = _mm512_insertf64x4(
+            _mm512_castpd256_pd512(_mm256_castps_pd(x[2 * j].x[i])),
+            _mm256_castps_pd(x[2 * j + 1].x[i]), 1);
+        both[j] = bt_vec_fma(_mm512_castpd_ps(two), twice, both[j]);
+      }
+    }
+    return bt_eight_fold_halves(both);
+  }
+#endif
+  bt_eight lanes[8];
+  BT_VECTOR_UNROLL for (int j = 0; j < 8; j++)
+    lanes[j] = bt_eight_dot(x[j], y, n);
+  return bt_eight_fold(lanes);
 }
 
 /* Samples p[j][0..3] of eight rows, turned: lane j of to[i] is p[j][i]. */
