@@ -34,7 +34,7 @@ MATRIX_ARGS ?=
 # Programs that `make bench` leaves out: proofs and a search, of minutes to hours.
 APART := benchmarks/matrix.py benchmarks/day.py benchmarks/recipes.py benchmarks/norms.py
 
-.PHONY: help demo test quick lint static format bench matrix clean
+.PHONY: help demo test quick full lint static format bench matrix clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):.*## */  make \1\t/' | expand -t 16
@@ -43,11 +43,14 @@ demo: $(VENV)/.installed  ## set up, then adapt a network to a new person in gen
 	$(VENV)/bin/biotrain demo --out $(DEMO_OUT) $(DEMO_ARGS)
 	@echo "Results: $(abspath $(DEMO_OUT))"
 
-test: static  ## set up, then lint, types, import order and every test
-	$(PY) -m pytest -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
+test: static  ## set up, then lint, types, import order and the tests
+	$(PY) -m pytest -n $(WORKERS) --dist loadgroup -m "not full" $(PYTEST_ARGS)
 
 quick: $(VENV)/.installed-test  ## the tests without the slow ones
-	$(PY) -m pytest -n $(WORKERS) --dist loadgroup -m "not slow" $(PYTEST_ARGS)
+	$(PY) -m pytest -n $(WORKERS) --dist loadgroup -m "not slow and not full" $(PYTEST_ARGS)
+
+full: $(VENV)/.installed-test  ## every test: also the products of which `make test` runs a sample
+	$(PY) -m pytest -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
 
 static: $(VENV)/.installed-test
 	$(PY) -m ruff check

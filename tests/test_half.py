@@ -9,7 +9,7 @@ import random
 import subprocess
 import sys
 from dataclasses import replace
-from functools import cache
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -18,7 +18,8 @@ import pytest
 import torch
 from _networks import draw
 from _ops import Case, run
-from test_int16 import CHANS, CLASSES, SCALE, TIMES, integers, learned, package, values
+from _plans import smallest_plan
+from test_int16 import CHANS, CLASSES, SCALE, TIMES, integers, learned, package, smallest, values
 from test_networks import FLAGS, a_seed, prepared, said, train_graph
 from test_ops import WARNINGS
 from torch import nn
@@ -33,6 +34,7 @@ from biotrain.op import OPS, Builder, Sample
 from biotrain.ops.half import EPS, torch_dtype
 from biotrain.rewrite.precision import SMALLEST, Store, keep_half, parse_store
 from biotrain.run.compiler import NUMERICS, STRICT, find_compiler
+from biotrain.run.host import OPTIMISED
 
 FORMATS = ("fp16", "bf16")
 
@@ -241,29 +243,37 @@ def test_off_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
 # ---- one CRC
 
 
-@cache
-def smallest(name: str, **options: object) -> int:
-    with pytest.raises(DoesNotFitError) as error:
-        package(name, memory=1, **options)
-    return int(str(error.value).partition("smallest plan needs ")[2].split()[0].replace(",", ""))
+NETWORKS = ("mibminet", "epidenet", "eegnet")
 
 
-@pytest.mark.parametrize("name", ["mibminet", "epidenet", "eegnet"])
+@pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("half", FORMATS)
-def test_every_plan_has_the_same_bits(name: str, half: str) -> None:
+def test_a_small_plan_has_the_same_bits(name: str, half: str) -> None:
     q, y = integers()
-    x = values(q)
     options = {"scale": None, "store": half, "fused": False}
     free = package(name, **options)
-    low, high = smallest(name, **options), free.plan.ram_bytes
+    small = smallest_plan(partial(package, name, **options))
+    assert small.plan.peak_bytes < free.plan.peak_bytes
+    want = learned(free, values(q), y)
+    assert learned(small, values(q), y, OPTIMISED if name == "mibminet" else FLAGS) == want
+    assert want != learned(package(name, None, fused=False), values(q), y)
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", NETWORKS)
+@pytest.mark.parametrize("half", FORMATS)
+def test_every_budget_has_the_same_bits(name: str, half: str) -> None:
+    q, y = integers()
+    options = {"scale": None, "store": half, "fused": False}
+    free = package(name, **options)
+    low, high = smallest(name=name, **options), free.plan.ram_bytes
     assert low < high
-    budgets = (low,) if half == "bf16" else (low, (low + high) // 2)
-    plans = [free, *(package(name, memory=m, **options) for m in budgets)]
-    want = learned(free, x, y)
-    for pkg in plans[1:]:
-        assert learned(pkg, x, y) == want
-    assert len({p.plan.peak_bytes for p in plans}) > 1
-    assert want != learned(package(name, None, fused=False), x, y)
+    plans = [package(name, memory=m, **options) for m in (low, (low + high) // 2)]
+    want = learned(free, values(q), y)
+    for pkg in plans:
+        assert learned(pkg, values(q), y) == want
+    assert learned(plans[0], values(q), y, OPTIMISED) == want
+    assert len({p.plan.peak_bytes for p in (free, *plans)}) > 1
 
 
 OPTIONS: dict[str, dict[str, object]] = {
@@ -307,7 +317,7 @@ def test_a_batch_has_one_crc() -> None:
     assert found["float32"] != found["fp16"]
 
 
-@pytest.mark.parametrize("index", range(2))
+@pytest.mark.parametrize("index", [0, pytest.param(1, marks=pytest.mark.full)])
 def test_drawn_networks_have_one_crc(index: int) -> None:
     seed = a_seed(index)
     network = draw(seed, blocks=2)
@@ -376,9 +386,7 @@ def test_what_fp16_does_not_hold_is_refused() -> None:
 def test_the_c_is_clean(tmp_path: Path, clang: bool, half: str) -> None:
     if clang and not find_spec("ziglang"):
         pytest.skip("the ziglang package (clang) is not installed")
-    free = package("mibminet", None, store=half, fused=False)
-    memory = int(0.7 * free.plan.ram_bytes)
-    package("mibminet", None, store=half, fused=False, memory=memory).save(tmp_path)
+    smallest_plan(partial(package, "mibminet", None, store=half, fused=False)).save(tmp_path)
     command = [sys.executable, "-m", "ziglang", "cc"] if clang else [*find_compiler()]
     flags = [*STRICT, *NUMERICS, "-O2", "-c", "model.c", "model_weights.c"]
     subprocess.run([*command, *flags], cwd=tmp_path, check=True)
