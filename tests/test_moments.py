@@ -414,7 +414,7 @@ def test_cuts_and_compilers_keep_every_bit(tmp_path: Path) -> None:
     arrays = {name: values for name, (_, values) in made.items()}
     flags = (*NUMERICS, "-std=c99", "-Wall", "-Wextra", "-Wshadow", "-Werror")
     flags += ("-Wno-unused-function", *fused_flags())
-    flags += ("-Dalways_inline=unused",)  # thousands of calls: compile a kernel once
+    flags += ("-Dalways_inline=unused", "-fno-inline")  # thousands of calls: compile a kernel once
     commands = {"plain": [*find_compiler(), "-O1", *flags]}
     if "ziglang" not in find_compiler():
         sanitizers = ("-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all")
