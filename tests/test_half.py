@@ -85,15 +85,8 @@ def compilers() -> dict[str, list[str]]:
         sanitize = ["-O1", "-g", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
         found["sanitized"] = [*find_compiler(), *sanitize]
     if find_spec("ziglang"):
-        found["clang"] = [
-            sys.executable,
-            "-m",
-            "ziglang",
-            "cc",
-            "-O1",
-            "-fno-inline",
-            "-fno-sanitize=all",
-        ]
+        clang = [sys.executable, "-m", "ziglang", "cc"]
+        found["clang"] = [*clang, "-O1", "-fno-inline", "-fno-sanitize=all"]
     return found
 
 

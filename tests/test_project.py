@@ -222,8 +222,18 @@ def replaced(found: Any) -> Any:
     return dataclasses.replace(found, compiler="")
 
 
+SAMPLE = ("momentum", "batch", "live")
+"""Variants that the second compiler builds in every run."""
+
+
+def sampled(*values: str) -> Any:
+    """Parameters whose last one is a variant; those outside the sample are for `make full`."""
+    marks = () if values[-1] in SAMPLE else pytest.mark.full
+    return pytest.param(*values, marks=marks)
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(("target", "variant"), BUILT)
+@pytest.mark.parametrize(("target", "variant"), [sampled(*case) for case in BUILT])
 def test_makefile_with_zig(variant: str, target: str, tmp_path: Path) -> None:
     need("make", "ziglang")
     folder = made(small(variant, target), tmp_path) / "firmware"
@@ -283,8 +293,10 @@ def check_memory(package: Package, compiler: Any, count: int = 9) -> None:
     assert not {"malloc", "_malloc_r", "calloc", "sbrk", "_sbrk"} & {s.name for s in elf.symbols}
 
 
-@pytest.mark.parametrize("compiler", ["gcc", "zig"])
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(
+    ("compiler", "variant"),
+    [*(pytest.param("gcc", v) for v in VARIANTS), *(sampled("zig", v) for v in VARIANTS)],
+)
 def test_plan_and_firmware_agree(variant: str, compiler: str) -> None:
     need("elftools", "unicorn", GCC["nrf52840"] if compiler == "gcc" else "ziglang")
     check_memory(small(variant), compiler)
