@@ -36,6 +36,18 @@ def rng() -> np.random.Generator:
     return np.random.default_rng(0)
 
 
+@pytest.fixture
+def quick_build(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Builds of the host at -O1, in half the time, where a file is about what the C computes.
+
+    The bits do not depend on it; -O3 stays where whole networks meet torch (test_verify.py), where
+    builds are compared (test_device.py, test_matrix.py), and for every kernel (test_ops.py).
+    """
+    from biotrain.run.host import OPTIMISED, HostDevice
+
+    monkeypatch.setitem(HostDevice.__init__.__kwdefaults__, "flags", ("-O1", *OPTIMISED[1:]))
+
+
 @pytest.fixture(scope="session")
 def recordings_dir() -> Path:
     """The folder of real recordings (`.npz`), named by BIOTRAIN_DATA; skips where there is none."""

@@ -11,6 +11,8 @@ from torch import nn
 import biotrain as bt
 from biotrain.package import Package
 
+pytestmark = pytest.mark.usefixtures("quick_build")
+
 
 class Shared(nn.Module):
     """A parameter used twice, an addition of a parameter, a residual, an unused parameter."""

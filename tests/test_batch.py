@@ -14,6 +14,8 @@ import biotrain as bt
 from biotrain.batch import Batch
 from biotrain.package import Package
 
+pytestmark = pytest.mark.usefixtures("quick_build")
+
 SGD = bt.SGD(lr=5e-3, momentum=0.9, weight_decay=1e-3)
 
 

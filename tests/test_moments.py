@@ -25,6 +25,8 @@ from biotrain.package import compile_model
 from biotrain.rewrite import FORWARD, GRADIENT, NAMES, REWRITES, rewrite_forward, rewrite_training
 from biotrain.run.compiler import NUMERICS, find_compiler
 
+pytestmark = pytest.mark.usefixtures("quick_build")
+
 EPS = float(np.finfo(np.float32).eps)
 ALGEBRAIC = (*FORWARD, *GRADIENT)
 CHANNELS, TIMES, CLASSES = 4, 299, 3

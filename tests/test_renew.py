@@ -23,6 +23,8 @@ from biotrain.run.device import Device
 from biotrain.run.host import HostDevice
 from biotrain.study.labelfree import adabn
 
+pytestmark = pytest.mark.usefixtures("quick_build")
+
 CHANS, TIMES, CLASSES = 3, 120, 3
 Floats = NDArray[np.float32]
 
