@@ -242,7 +242,7 @@ def test_convolutions_of_integers_have_the_bits_of_those_of_floats(tmp_path: Pat
 def test_the_c_is_clean(tmp_path: Path, clang: bool) -> None:
     if clang and not find_spec("ziglang"):
         pytest.skip("the ziglang package (clang) is not installed")
-    pkg = package(memory=smallest(name="mibminet", fused=False), fused=False)
+    pkg = smallest_plan(partial(package, fused=False))
     pkg.save(tmp_path)
     command = [sys.executable, "-m", "ziglang", "cc"] if clang else [*find_compiler()]
     flags = [*STRICT, *NUMERICS, "-O2", "-c", "model.c", "model_weights.c"]
