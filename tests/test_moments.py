@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+import subprocess
 import sys
 from importlib.util import find_spec
 from pathlib import Path
@@ -11,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from _cc import fused_flags
+from _cc import fused_flags, has_instructions
 from _ops import VARIANTS, Case, run
 from torch import nn
 
@@ -19,8 +20,10 @@ import biotrain as bt
 from biotrain.autodiff import differentiate, with_loss
 from biotrain.capture import capture
 from biotrain.cost import node_ops
+from biotrain.emit import RUNTIME_FILES, kernel_file, kernel_sources
 from biotrain.ir import Graph, Value
 from biotrain.op import Sample
+from biotrain.ops import SOURCES
 from biotrain.package import compile_model
 from biotrain.rewrite import FORWARD, GRADIENT, NAMES, REWRITES, rewrite_forward, rewrite_training
 from biotrain.run.compiler import NUMERICS, find_compiler
@@ -432,3 +435,69 @@ def test_cuts_and_compilers_keep_every_bit(tmp_path: Path) -> None:
                     made[name][0].results, results["plain"][name][0], values, strict=True
                 ):
                     assert a.tobytes() == b.tobytes(), f"{built} {name} {variant}: {value}"
+
+
+CENTRED = """
+#include <stdio.h>
+#include <string.h>
+#include "bt_crc.h"
+#include "bt_one_pass.h"
+
+static uint32_t seed = 1u;
+static float drawn(void)
+{
+  seed = seed * 1664525u + 1013904223u;
+  return (float)(int32_t)seed * 0x1p-31f;
+}
+
+static void one_row_at_a_time(bt_pairs g, bt_box box, bt_in x, bt_in d, const float *pairs,
+                              float *raw)
+{
+  float first[BT_LEAF];
+  for (int t = box.t0; t < box.t1; t = bt_leaf_end(t, box.t1)) {
+    const int n = bt_leaf_end(t, box.t1) - t;
+    for (int i = 0; i < g.rows; i++)
+      bt_centred_row(g, box, bt_at(x, i, t), i, d, t, n, pairs, first, raw);
+    for (int o = box.r0; o < box.r1; o++)
+      raw[o * (g.rows + 1) + g.rows] += bt_leaf_sum(bt_at(d, o, t), n);
+  }
+}
+
+int main(void)
+{
+  static float x[16 * 75], d[19 * 75], pairs[64], raw[19 * 17], want[19 * 17];
+  int bad = 0;
+  for (int rows = 1; rows <= 16; rows++)
+    for (int outs = 1; outs <= 19; outs += 6) {
+      const bt_pairs g = {.rows = rows, .times = 75, .out_channels = outs, .groups = 1};
+      for (int i = 0; i < 16 * 75; i++) x[i] = drawn();
+      for (int i = 0; i < 19 * 75; i++) d[i] = drawn();
+      for (int i = 0; i < 64; i++) pairs[i] = drawn();
+      memset(raw, 0, sizeof raw);
+      memset(want, 0, sizeof want);
+      for (int t = 0; t < 75; t += 64) {
+        const bt_box box = bt_part(0, outs, t, bt_min(75, t + 64));
+        bt_centred_dw(g, box, bt_read(x, 75), bt_read(d, 75), pairs, raw);
+        one_row_at_a_time(g, box, bt_read(x, 75), bt_read(d, 75), pairs, want);
+      }
+      if (memcmp(raw, want, sizeof raw))
+        bad += printf("%d rows, %d outputs\\n", rows, outs);
+    }
+  return bad != 0;
+}
+"""
+
+
+@pytest.mark.parametrize("kind", ["", "avx2", "avx512f"])
+def test_one_pass_in_vectors_has_the_bits_of_one_row_at_a_time(kind: str, tmp_path: Path) -> None:
+    if kind and not has_instructions(kind):
+        pytest.skip(f"no {kind} here")
+    for name in RUNTIME_FILES:
+        (tmp_path / name).write_text((SOURCES.parent / "rt" / name).read_text(encoding="utf-8"))
+    for name in kernel_sources(["one_pass.c"]):
+        (tmp_path / kernel_file(name)).write_text((SOURCES / name).read_text(encoding="utf-8"))
+    (tmp_path / "main.c").write_text(CENTRED, encoding="utf-8")
+    flags = [*NUMERICS, "-O1", "-std=c99", *([f"-m{kind}"] if kind else []), *fused_flags()]
+    subprocess.run([*find_compiler(), *flags, "main.c", "-o", "main"], cwd=tmp_path, check=True)
+    done = subprocess.run(["./main"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
