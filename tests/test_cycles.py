@@ -19,6 +19,7 @@ from biotrain.run.decode import KINDS, Instruction, decode
 from biotrain.run.elf import Elf
 from biotrain.run.emulator import EmulatorDevice
 from biotrain.run.histogram import Histogram
+from biotrain.run.lines import Lines
 from biotrain.run.op_cycles import cycles_per_op, measured
 from biotrain.run.pipeline import block_cycles, branch_cycles, load_table
 from biotrain.run.profile import functions, profile
@@ -293,6 +294,20 @@ def test_profile(tmp_path: Path) -> None:
     assert (tmp_path / "profile.png").stat().st_size > 5000
     with pytest.raises(ValueError, match="not by 'colour'"):
         found.rows("colour")
+
+
+def test_profile_without_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compilers give no line to what they make of several: it belongs to the node around it."""
+    elf, histogram = counted()
+    spent = cycles("cortex-m4f", elf, histogram.blocks(), histogram.taken())
+    whole = {row.name: row for row in profile(spent, elf, SCHEDULE).rows()}
+    program, known = Program(elf), Lines.line
+    often = max(count for count, _ in spent.addresses.values())
+    loop = [at for at, (count, _) in sorted(spent.addresses.items()) if count == often]
+    assert {program.function(at) for at in loop} == {"bt_step"}
+    lost = loop[1:]
+    monkeypatch.setattr(Lines, "line", lambda self, at: 0 if at in lost else known(self, at))
+    assert {row.name: row for row in profile(spent, elf, SCHEDULE).rows()} == whole
 
 
 APART = """/* SPDX-License-Identifier: Apache-2.0 */

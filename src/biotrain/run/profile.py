@@ -163,21 +163,25 @@ def profile(
     places: dict[Place, tuple[int, float]] = {}
     called = _called(sorted(cycles.addresses), calls or {})
     found: list[tuple[tuple[int, int], Place, int, float]] = []
-    for address, (count, cost) in cycles.addresses.items():
+    own, last = functions(source), ("", 0)
+    for address, (count, cost) in sorted(cycles.addresses.items()):
+        line, function = lines.line(address), program.function(address)
+        if not line and function == last[0] and function in own:
+            line = last[1]  # compilers drop the line of what they make of several lines
+        last = function, line
         left = count
         for behind, times in called.get(address, {}).items():
-            line = lines.line(behind - 1)
-            place = schedule.place(line) if line else None
+            calling = lines.line(behind - 1)
+            place = schedule.place(calling) if calling else None
             if place is not None and place.node:
-                found.append(((0, line), place, times, cost * times / count))
+                found.append(((0, calling), place, times, cost * times / count))
                 left -= times
         if left == 0:
             continue
-        line = lines.line(address)
         place = schedule.place(line) if line else None
         order = (0, line)
         if place is None:
-            place, order = Place(program.function(address), "", "", ""), (1, 0)
+            place, order = Place(function, "", "", ""), (1, 0)
         found.append((order, place, left, cost * left / count))
     for _, place, count, cost in sorted(found, key=lambda f: (f[0], f[1].function)):
         before = places.get(place, (0, 0.0))
