@@ -58,6 +58,9 @@ SHAPES: tuple[tuple[int, ...], ...] = (
     (9, 2, 47, 9, 9, 1, 5, 1, 1, 1, 1, 0, 0, 2, 2),
     (9, 3, 70, 9, 9, 3, 18, 1, 1, 1, 1, 1, 1, 9, 8),
     (8, 1, 15, 8, 8, 1, 7, 1, 1, 1, 1, 0, 0, 3, 3),
+    (2, 1, 90, 2, 2, 1, 24, 1, 1, 1, 1, 0, 0, 11, 12),
+    (1, 1, 70, 2, 1, 1, 7, 1, 1, 1, 1, 0, 0, 3, 3),
+    (2, 1, 70, 2, 2, 1, 18, 1, 1, 1, 1, 0, 0, 9, 8),
 )
 
 NAIVE = """
@@ -241,6 +244,7 @@ def program() -> str:
 BUILDS: dict[str, tuple[tuple[str, ...], str]] = {
     "loops": (("-DBT_BLOCK=0",), ""),
     "blocks": (("-DBT_BLOCK=1", "-DBT_BLOCK_WIDE=8"), ""),
+    "ring": (("-DBT_BLOCK=1", "-DBT_BLOCK_WIDE=8", "-DBT_BLOCK_RING=1"), ""),
     "wide blocks": (("-DBT_BLOCK=1", "-DBT_BLOCK_WIDE=12"), ""),
     "avx2": (("-mavx2",), "avx2"),
     "avx512": (("-mavx512f",), "avx512f"),

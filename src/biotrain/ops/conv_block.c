@@ -33,10 +33,25 @@
 #define BT_BLOCK_APART 1
 #define BT_BLOCK_FIRST(a, b, c, d) __asm__("" : "+t"(a), "+t"(b), "+t"(c), "+t"(d))
 #define BT_BLOCK_LOADS(a, b, c, d, e) __asm__("" : "+t"(a), "+t"(b), "+t"(c), "+t"(d), "+t"(e))
+#define BT_BLOCK_DONE(a) __asm__ volatile("" : "+t"(a) : : "memory")
+#define BT_BLOCK_FOUR(v)                                                                           \
+  __asm__ volatile("" : "+t"((v)[0]), "+t"((v)[1]), "+t"((v)[2]), "+t"((v)[3]) : : "memory")
+#define BT_BLOCK_NINE(a, v)                                                                        \
+  __asm__ volatile("" : "+t"(a), "+t"((v)[0]), "+t"((v)[1]), "+t"((v)[2]), "+t"((v)[3]),           \
+                   "+t"((v)[4]), "+t"((v)[5]), "+t"((v)[6]), "+t"((v)[7]) : : "memory")
 #else
 #define BT_BLOCK_APART 0
 #define BT_BLOCK_FIRST(a, b, c, d) ((void)0)
 #define BT_BLOCK_LOADS(a, b, c, d, e) ((void)0)
+#define BT_BLOCK_DONE(a) ((void)0)
+#define BT_BLOCK_FOUR(v) ((void)0)
+#define BT_BLOCK_NINE(a, v) ((void)0)
+#endif
+
+/* Whether samples slide through a ring of twelve registers, four taps at a time: those of twelve
+ * outputs, or of eight beside the products of BT_BLOCK_APART, whose loads then stand together. */
+#ifndef BT_BLOCK_RING
+#define BT_BLOCK_RING (BT_BLOCK_WIDE == 12 || BT_BLOCK_APART)
 #endif
 
 /* Loads stay on their side of it: compilers move them ahead until registers run out. And pointers
@@ -51,9 +66,21 @@
 #define BT_BLOCK_POINTERS(a, b, c, d) ((void)0)
 #endif
 
+/* Thumb reaches 1020 bytes from a pointer, and compilers make one for each load that lies further from
+ * where a tensor begins: there pointers stand near what they read, and go along with it. */
+#ifdef __thumb__
+#define BT_BLOCK_ALONG 1
+#define BT_BLOCK_NEAR(a) BT_BLOCK_POINTER(a)
+#else
+#define BT_BLOCK_ALONG 0
+#define BT_BLOCK_NEAR(a) ((void)0)
+#endif
+
 /* These four sums come before what follows: compilers finish sums one by one instead, each multiply-add
  * waiting for the one before. */
-#if defined(__GNUC__) && defined(__riscv_flen)
+#if BT_BLOCK_APART
+#define BT_BLOCK_SUMS(s) BT_BLOCK_FOUR(s)
+#elif defined(__GNUC__) && defined(__riscv_flen)
 #define BT_BLOCK_SUMS(s) __asm__("" : "+f"((s)[0]), "+f"((s)[1]), "+f"((s)[2]), "+f"((s)[3]))
 #else
 #define BT_BLOCK_SUMS(s) ((void)(s))
@@ -91,12 +118,48 @@ BT_KERNEL void bt_block_four(float *s, float w, float x0, float x1, float x2, fl
 #endif
 }
 
+/* s[i] += w[i] x[i] for up to four i */
+BT_KERNEL void bt_block_some(int n, float *s, const float *w, const float *x)
+{
+#if BT_BLOCK_APART
+  float p[4] = {0.0f};
+  BT_BLOCK_EACH(i, 4)
+    if (i < n)
+      p[i] = w[i] * x[i];
+  if (n == 4)
+    BT_BLOCK_FIRST(p[0], p[1], p[2], p[3]);
+  else if (n == 3)
+    __asm__("" : "+t"(p[0]), "+t"(p[1]), "+t"(p[2]));
+  else if (n == 2)
+    __asm__("" : "+t"(p[0]), "+t"(p[1]));
+  BT_BLOCK_EACH(i, 4)
+    if (i < n) {
+      s[i] = p[i] + s[i];
+      BT_BLOCK_DONE(s[i]);
+    }
+#else
+  BT_BLOCK_EACH(i, 4)
+    if (i < n)
+      s[i] = bt_fma(w[i], x[i], s[i]);
+#endif
+}
+
 /* s[j] += w x_j for eight j */
 BT_KERNEL void bt_block_tap(float s[8], float w, float x0, float x1, float x2, float x3, float x4,
                             float x5, float x6, float x7)
 {
   bt_block_four(s, w, x0, x1, x2, x3);
   bt_block_four(s + 4, w, x4, x5, x6, x7);
+}
+
+/* s[j] += w x[j gap] for eight j */
+BT_KERNEL void bt_block_tap_at(float s[8], float w, const float *x, int gap)
+{
+  float v[8];
+  BT_BLOCK_EACH(j, 8)
+    v[j] = x[j * gap];
+  BT_BLOCK_NINE(w, v);
+  bt_block_tap(s, w, v[0], v[1], v[2], v[3], v[4], v[5], v[6], v[7]);
 }
 
 /* s[j] += sum_k w[k] x[(k + j) step] for eight taps; v holds samples 0 to 6, and then 8 to 14. */
@@ -141,6 +204,10 @@ BT_KERNEL void bt_block_slide(float s[8], int eights, int rest, const float *w, 
                               int step)
 {
   float v[8];
+  if (eights > 0) {
+    BT_BLOCK_NEAR(w);
+    BT_BLOCK_NEAR(x);
+  }
   bt_block_first(v, x, step);
   for (const float *const end = w + eights; w != end; w += 8, x += 8 * step)
     bt_block_eight(s, v, w, x, step);
@@ -161,41 +228,60 @@ BT_KERNEL void bt_block_slide(float s[8], int eights, int rest, const float *w, 
     bt_block_tap(s, w[6], g, h, a, b, c, d, e, x[13 * step]);
 }
 
-/* BT_BLOCK_SUMS of twelve. */
-BT_KERNEL void bt_block_done(float s[12])
+/* These sums come before what follows: of a ring's taps. */
+BT_KERNEL void bt_block_done(float *s)
 {
   BT_BLOCK_SUMS(s);
   BT_BLOCK_SUMS(s + 4);
-  BT_BLOCK_SUMS(s + 8);
+  if (BT_BLOCK_WIDE > 8)
+    BT_BLOCK_SUMS(s + 8);
 }
 
-/* s[j] += sum_i w[i] v[i + j] for `count` of four taps from tap k on; sample m is in v[m mod 12], and
- * the next one comes in with each tap. */
-BT_KERNEL void bt_block_taps(float s[12], float v[12], int k, int count, const float *w,
+/* s[j] += sum_i w[i] v[i + j] for BT_BLOCK_WIDE outputs and `count` of four taps from tap k on; sample
+ * m is in v[m mod 12], and the next one comes in with each tap. */
+BT_KERNEL void bt_block_taps(float *s, float v[12], int k, int count, const float *w,
                              const float *x, int step)
 {
+  const int ahead = BT_BLOCK_WIDE - 1;
   float taps[4];
+#if BT_BLOCK_APART
+  BT_BLOCK_EACH(i, 4)
+    if (i < count)
+      taps[i] = w[i], v[(k + i + ahead) % 12] = x[(i + ahead) * step];
+  BT_BLOCK_EACH(i, 4)
+    if (i < count) {
+      BT_BLOCK_DONE(taps[i]);
+      BT_BLOCK_DONE(v[(k + i + ahead) % 12]);
+    }
+  BT_BLOCK_EACH(i, 4)
+    if (i < count)
+      BT_BLOCK_EACH(q, 2) {
+        const int j = k + i + 4 * q;
+        bt_block_four(s + 4 * q, taps[i], v[j % 12], v[(j + 1) % 12], v[(j + 2) % 12],
+                      v[(j + 3) % 12]);
+        BT_BLOCK_SUMS(s + 4 * q);
+      }
+#else
   BT_BLOCK_EACH(i, 4)
     if (i < count)
       taps[i] = w[i];
   BT_BLOCK_EACH(i, 4)
     if (i < count) {
-      v[(k + i + 11) % 12] = x[(i + 11) * step];
-      BT_BLOCK_EACH(j, 12)
+      v[(k + i + ahead) % 12] = x[(i + ahead) * step];
+      BT_BLOCK_EACH(j, BT_BLOCK_WIDE)
         s[j] = bt_fma(taps[i], v[(k + i + j) % 12], s[j]);
       BT_BLOCK_HERE;
     }
+#endif
 }
 
-/* s[j] += sum_k w[k] x[(k + j) step] for BT_BLOCK_WIDE outputs. */
-BT_KERNEL void bt_block_slide_wide(float *s, int taps, const float *w, const float *x, int step)
+/* s[j] += sum_k w[k] x[(k + j) step] for BT_BLOCK_WIDE outputs, the samples in a ring of twelve. */
+BT_KERNEL void bt_block_ring(float *s, int taps, const float *w, const float *x, int step)
 {
-  if (BT_BLOCK_WIDE == 8) {
-    bt_block_slide(s, taps / 8 * 8, taps % 8, w, x, step);
-    return;
-  }
   float v[12];
-  BT_BLOCK_EACH(j, 11)
+  BT_BLOCK_NEAR(w);
+  BT_BLOCK_NEAR(x);
+  BT_BLOCK_EACH(j, BT_BLOCK_WIDE - 1)
     v[j] = x[j * step];
   int left = taps;
   for (; left >= 12; left -= 12) {
@@ -204,6 +290,8 @@ BT_KERNEL void bt_block_slide_wide(float *s, int taps, const float *w, const flo
     bt_block_taps(s, v, 8, 4, w + 8, x + 8 * step, step);
     bt_block_done(s);
     w += 12, x += 12 * step;
+    BT_BLOCK_NEAR(w);
+    BT_BLOCK_NEAR(x);
   }
   if (left >= 8) {
     bt_block_taps(s, v, 0, 4, w, x, step);
@@ -215,6 +303,15 @@ BT_KERNEL void bt_block_slide_wide(float *s, int taps, const float *w, const flo
   } else
     bt_block_taps(s, v, 0, left, w, x, step);
   bt_block_done(s);
+}
+
+/* s[j] += sum_k w[k] x[(k + j) step] for BT_BLOCK_WIDE outputs. */
+BT_KERNEL void bt_block_slide_wide(float *s, int taps, const float *w, const float *x, int step)
+{
+  if (BT_BLOCK_RING)
+    bt_block_ring(s, taps, w, x, step);
+  else
+    bt_block_slide(s, taps / 8 * 8, taps % 8, w, x, step);
 }
 
 /* A row of samples as a block meets it: v[m] = row[first + m step], inside the input for m in
@@ -257,11 +354,8 @@ BT_KERNEL void bt_block_edge(float s[8], int taps, const float *w, bt_block_row 
     bt_block_slide(s, eights, 0, w + k, v.row + (v.first + k * v.step), v.step);
     k += eights;
   }
-  for (; k < whole; k++) {
-    const float *x = v.row + (v.first + k * v.step);
-    const int d = v.step;
-    bt_block_tap(s, w[k], x[0], x[d], x[2 * d], x[3 * d], x[4 * d], x[5 * d], x[6 * d], x[7 * d]);
-  }
+  for (; k < whole; k++)
+    bt_block_tap_at(s, w[k], v.row + (v.first + k * v.step), v.step);
   if (v.hi - 7 < taps) {
     bt_block_part(s, 0, 7, taps, w, v.hi - 7, v);
     bt_block_part(s, 0, 6, taps, w, v.hi - 6, v);
@@ -302,6 +396,11 @@ BT_KERNEL void bt_block_add(float all[8], const float s[8])
 /* all[j] += bt_block_slide's sums of each of some leaves, one behind the other. */
 BT_KERNEL void bt_block_leaves(float all[8], int leaves, const float *w, const float *x)
 {
+  for (; BT_BLOCK_RING && BT_BLOCK_WIDE == 8 && leaves > 0; leaves--, w += BT_LEAF, x += BT_LEAF) {
+    float s[8] = {0.0f};
+    bt_block_ring(s, BT_LEAF, w, x, 1);
+    bt_block_add(all, s);
+  }
   float v[8];
   bt_block_first(v, x, 1);
   for (; leaves > 0; leaves--) {
@@ -376,15 +475,63 @@ BT_KERNEL void bt_block_leaf_dots(const float *x, const float *y, const float *z
   *b += bt_block_fold(u);
 }
 
-/* s[j] += sum over t < n of y[t] x[t step + j gap] for `taps` of them, up to eight; n a multiple of 8. */
+/* s[j] += sum over t < n of y[t] x[t step + j gap] for `taps` of them, up to eight; n a multiple of 8.
+ * What t shares with t + 1 stays in a ring of eight registers; as many t are loaded at once as fit. */
 BT_KERNEL void bt_block_few(int taps, int n, const float *y, const float *x, int step, int gap,
                             float s[8])
 {
-  for (const float *const end = y + n; y != end; y += 8, x += 8 * step)
+  const int shared = gap == 1 && step < taps ? taps - step : 0, next = shared ? step : taps;
+  const int most = taps > 1 || BT_BLOCK_APART ? 4 : 1; /* a sum alone waits for itself between loads */
+  const int group = bt_min(most, taps + 3 * next <= 8 ? 4 : taps + next <= 8 ? 2 : 1);
+  float v[8], up[4];
+  BT_BLOCK_EACH(j, 8)
+    if (j < shared)
+      v[j] = x[j];
+  for (const float *const end = y + n; y != end; y += 8, x += 8 * step) {
+    BT_BLOCK_NEAR(y);
+    BT_BLOCK_NEAR(x);
     BT_BLOCK_EACH(t, 8) {
-      BT_BLOCK_EACH(j, 8)
-        if (j < taps)
-          s[j] = bt_fma(y[t], x[t * step + j * gap], s[j]);
+      if (t % group == 0) {
+        BT_BLOCK_EACH(u, 4)
+          if (u < group) {
+            up[u] = y[t + u];
+            BT_BLOCK_EACH(j, 8)
+              if (j >= shared && j < taps)
+                v[((t + u) * next + j) % 8] = x[(t + u) * step + j * gap];
+          }
+        BT_BLOCK_EACH(u, 4)
+          if (u < group)
+            BT_BLOCK_DONE(up[u]);
+        BT_BLOCK_EACH(j, 8)
+          if (j < taps - shared + (group - 1) * next)
+            BT_BLOCK_DONE(v[(t * next + shared + j) % 8]);
+      }
+      BT_BLOCK_EACH(q, 2)
+        if (4 * q < taps) {
+          float w[4], p[4];
+          BT_BLOCK_EACH(i, 4)
+            w[i] = up[t % group], p[i] = v[(t * next + 4 * q + i) % 8];
+          bt_block_some(bt_min(4, taps - 4 * q), s + 4 * q, w, p);
+        }
+      if (t % group == group - 1)
+        BT_BLOCK_HERE;
+    }
+  }
+}
+
+/* s[j] += y x[j gap] for `taps` of them, up to eight. */
+BT_KERNEL void bt_block_few_one(int taps, float y, const float *x, int gap, float s[8])
+{
+  float v[8];
+  BT_BLOCK_EACH(j, 8)
+    if (j < taps) {
+      v[j] = x[j * gap];
+      BT_BLOCK_DONE(v[j]);
+    }
+  BT_BLOCK_EACH(q, 2)
+    if (4 * q < taps) {
+      const float w[4] = {y, y, y, y};
+      bt_block_some(bt_min(4, taps - 4 * q), s + 4 * q, w, v + 4 * q);
     }
 }
 

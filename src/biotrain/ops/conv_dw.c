@@ -143,6 +143,40 @@ BT_KERNEL void bt_conv_weight_dots(bt_conv g, bt_box box, int o0, int o1, int i0
       }
 }
 
+/* s[j] += dy x[first + j dilation - x0] for `count` taps, up to eight, where that is inside the input. */
+BT_KERNEL void bt_conv_few_inside(bt_conv g, int first, int count, const float *x, int x0, float dy,
+                                  float s[8])
+{
+  BT_BLOCK_EACH(j, 8)
+    if (j < count && first + j * g.dilation >= 0 && first + j * g.dilation < g.times)
+      s[j] = bt_fma(dy, x[first + j * g.dilation - x0], s[j]);
+}
+
+/* bt_conv_leaf of up to eight taps in registers, added to those at `to`. */
+BT_KERNEL void bt_conv_few_leaf(bt_conv g, int t0, int t1, int k, int count, const float *x, int x0,
+                                const float *dy, float *to)
+{
+  const int shift = k * g.dilation - g.padding, d = g.dilation, step = g.stride;
+  const int last = g.times - 1 - shift - (count - 1) * d;
+  const int lo = bt_min(t1, bt_max(t0, bt_ceil_div(-shift, step)));
+  const int hi = bt_max(lo, bt_min(t1, bt_floor_div(last, step) + 1));
+  const float *row = x + (shift - x0);
+  float s[8] = {0.0f};
+  int t = t0;
+  for (; t < lo; t++)
+    bt_conv_few_inside(g, t * step + shift, count, x, x0, dy[t - t0], s);
+  const int eights = (hi - lo) / 8 * 8;
+  if (eights > 0)
+    bt_block_few(count, eights, dy + (t - t0), row + t * step, step, d, s);
+  for (t += eights; t < hi; t++)
+    bt_block_few_one(count, dy[t - t0], row + t * step, d, s);
+  for (; t < t1; t++)
+    bt_conv_few_inside(g, t * step + shift, count, x, x0, dy[t - t0], s);
+  BT_BLOCK_EACH(j, 8)
+    if (j < count)
+      to[j] += s[j];
+}
+
 /* The gradients of `count` taps from k on of w[o, i, kh], up to eight, added to those at `to`; i is that of
  * the group. */
 BT_KERNEL void bt_conv_weight_few(bt_conv g, bt_box box, int o, int i, int kh, int k, int count,
@@ -151,7 +185,6 @@ BT_KERNEL void bt_conv_weight_few(bt_conv g, bt_box box, int o, int i, int kh, i
   const int per_group = g.channels / g.groups, outs = g.out_channels / g.groups;
   const int last = g.times - 1 + g.padding - (k + count - 1) * g.dilation;
   const int inside = bt_min(box.t1, bt_floor_div(last, g.stride) + 1); /* all taps are, before it */
-  float sums[BT_BLOCK_OUTPUTS];
   for (int t = box.t0; t < box.t1; t = bt_leaf_end(t, box.t1)) {
     const int first = t * g.stride + k * g.dilation - g.padding;
     const int whole = t % BT_LEAF == 0 && first >= 0 ? (inside - t) / BT_LEAF : 0;
@@ -166,9 +199,7 @@ BT_KERNEL void bt_conv_weight_few(bt_conv g, bt_box box, int o, int i, int kh, i
         bt_block_few_leaves(count, leaves, up, row + (first - x.t0), g.stride, g.dilation, to);
         continue;
       }
-      bt_conv_leaf(g, t, bt_leaf_end(t, box.t1), k, count, row, x.t0, up, sums);
-      for (int j = 0; j < count; j++)
-        to[j] += sums[j];
+      bt_conv_few_leaf(g, t, bt_leaf_end(t, box.t1), k, count, row, x.t0, up, to);
     }
     t += bt_max(0, leaves - 1) * BT_LEAF;
   }

@@ -57,11 +57,13 @@ BT_KERNEL void bt_block_mix_four(bt_block_mix m, int r, int t)
     w += m.wn;
     x += m.x_stride;
   }
-  float *const y = m.y + r * m.y_stride + t;
-  bt_block_store_four(s, y);
-  bt_block_store_four(s + 4, y + m.y_stride);
-  bt_block_store_four(s + 8, y + 2 * m.y_stride);
-  bt_block_store_four(s + 12, y + 3 * m.y_stride);
+  float *y = m.y + r * m.y_stride + t;
+  BT_BLOCK_EACH(a, 4) {
+    BT_BLOCK_SUMS(s + 4 * a);
+    BT_BLOCK_NEAR(y);
+    bt_block_store_four(s + 4 * a, y);
+    y += m.y_stride;
+  }
 }
 
 /* Row r, eight samples from t on. */
@@ -71,11 +73,39 @@ BT_KERNEL void bt_block_mix_one(bt_block_mix m, int r, int t)
   float s[8] = {start, start, start, start, start, start, start, start};
   const float *w = m.w + r * m.wr, *x = m.x + t;
   for (int n = 0; n < m.terms; n++) {
-    bt_block_tap(s, *w, x[0], x[1], x[2], x[3], x[4], x[5], x[6], x[7]);
+    bt_block_tap_at(s, *w, x, 1);
     w += m.wn;
     x += m.x_stride;
   }
   bt_block_store(s, m.y + r * m.y_stride + t, 1);
+}
+
+/* s[a samples + j] += w[a wr] x[j] for up to three a and `samples` j. */
+BT_KERNEL void bt_block_mix_term(int rows, int samples, float s[16], const float *w, int wr,
+                                 const float *x)
+{
+  float v[8], up[3];
+  BT_BLOCK_EACH(j, 8)
+    if (j < samples)
+      v[j] = x[j];
+  BT_BLOCK_EACH(a, 3)
+    if (a < rows)
+      up[a] = w[a * wr];
+  BT_BLOCK_FOUR(v);
+  if (samples > 4)
+    BT_BLOCK_FOUR(v + 4);
+  BT_BLOCK_EACH(a, 3)
+    if (a < rows)
+      BT_BLOCK_DONE(up[a]);
+  BT_BLOCK_EACH(a, 3)
+    if (a < rows)
+      BT_BLOCK_EACH(q, 2)
+        if (4 * q < samples)
+          bt_block_four(s + a * samples + 4 * q, up[a], v[4 * q], v[4 * q + 1], v[4 * q + 2],
+                        v[4 * q + 3]);
+  BT_BLOCK_EACH(q, 4)
+    if (4 * q < rows * samples)
+      BT_BLOCK_SUMS(s + 4 * q);
 }
 
 /* `rows` rows from r on, up to three, `samples` samples from t on, a multiple of four: up to 16 sums. */
@@ -90,27 +120,20 @@ BT_KERNEL void bt_block_mix_tile(bt_block_mix m, int rows, int samples, int r, i
           s[a * samples + j] = start;
     }
   const float *w = m.w + r * m.wr, *x = m.x + t;
-  for (int n = 0; n < m.terms; n++) {
-    float v[8];
-    BT_BLOCK_EACH(j, 8)
-      if (j < samples)
-        v[j] = x[j];
-    BT_BLOCK_EACH(a, 3)
-      if (a < rows) {
-        const float wa = w[a * m.wr];
-        BT_BLOCK_EACH(j, 8)
-          if (j < samples)
-            s[a * samples + j] = bt_fma(wa, v[j], s[a * samples + j]);
+  if (BT_BLOCK_KNOWN(m.terms) && m.terms < 4) { /* not a loop */
+    BT_BLOCK_EACH(n, 3)
+      if (n < m.terms) {
+        const float *at = x + n * m.x_stride;
+        BT_BLOCK_NEAR(at);
+        bt_block_mix_term(rows, samples, s, w + n * m.wn, m.wr, at);
       }
-    BT_BLOCK_EACH(q, 4)
-      if (4 * q < rows * samples)
-        BT_BLOCK_SUMS(s + 4 * q);
-    w += m.wn;
-    x += m.x_stride;
-  }
+  } else
+    for (int n = 0; n < m.terms; n++, w += m.wn, x += m.x_stride)
+      bt_block_mix_term(rows, samples, s, w, m.wr, x);
   BT_BLOCK_EACH(a, 3)
     if (a < rows) {
-      float *const y = m.y + (r + a) * m.y_stride + t;
+      float *y = m.y + (r + a) * m.y_stride + t;
+      BT_BLOCK_NEAR(y);
       BT_BLOCK_EACH(j, 8)
         if (j < samples)
           y[j] = s[a * samples + j];
@@ -223,6 +246,29 @@ BT_KERNEL void bt_block_dots_four(bt_block_dots m, int o, int i)
   bt_block_add_four(s + 12, to + 3 * m.ts, m.is);
 }
 
+/* s[a ins + b] += y[a][t] x[b][t] for `outs` by `ins`, up to four each. */
+BT_KERNEL void bt_block_dots_at(int outs, int ins, int t, const float *const *y,
+                                const float *const *x, float s[16])
+{
+  float up[4], from[4];
+  BT_BLOCK_EACH(a, 4)
+    up[a] = y[bt_min(a, outs - 1)][t], from[a] = x[bt_min(a, ins - 1)][t];
+  BT_BLOCK_EACH(a, 4) {
+    if (a < outs)
+      BT_BLOCK_DONE(up[a]);
+    if (a < ins)
+      BT_BLOCK_DONE(from[a]);
+  }
+  BT_BLOCK_EACH(q, 4)
+    if (4 * q < outs * ins) {
+      float w[4], v[4];
+      BT_BLOCK_EACH(i, 4)
+        w[i] = up[bt_min((4 * q + i) / ins, 3)], v[i] = from[(4 * q + i) % ins];
+      bt_block_some(bt_min(4, outs * ins - 4 * q), s + 4 * q, w, v);
+    }
+  BT_BLOCK_HERE;
+}
+
 /* to[o ts + i is] += the sum over t < m.n, for `outs` rows of y from o on by `ins` of x from i on, up to
  * four. */
 BT_KERNEL void bt_block_dots_tile(bt_block_dots m, int outs, int ins, int o, int i)
@@ -237,23 +283,25 @@ BT_KERNEL void bt_block_dots_tile(bt_block_dots m, int outs, int ins, int o, int
     s[j] = 0.0f;
   s[12] = s[13] = s[14] = s[15] = 0.0f;
   int t = 0;
-  for (; t + 4 <= m.n; t += 4)
-    BT_BLOCK_EACH(u, 4) {
-      BT_BLOCK_EACH(a, 4)
-        BT_BLOCK_EACH(b, 4)
-          if (a < outs && b < ins)
-            s[4 * a + b] = bt_fma(y[a][t + u], x[b][t + u], s[4 * a + b]);
-      BT_BLOCK_HERE;
-    }
-  for (; t < m.n; t++)
+  for (; t + 4 <= m.n; t += 4) {
+    BT_BLOCK_EACH(u, 4)
+      bt_block_dots_at(outs, ins, (BT_BLOCK_ALONG ? 0 : t) + u, y, x, s);
     BT_BLOCK_EACH(a, 4)
-      BT_BLOCK_EACH(b, 4)
-        if (a < outs && b < ins)
-          s[4 * a + b] = bt_fma(y[a][t], x[b][t], s[4 * a + b]);
+      if (BT_BLOCK_ALONG) {
+        y[a] += 4, x[a] += 4;
+        if (a < outs)
+          BT_BLOCK_POINTER(y[a]);
+        if (a < ins)
+          BT_BLOCK_POINTER(x[a]);
+      }
+  }
+  const int done = BT_BLOCK_ALONG ? t : 0;
+  for (; t < m.n; t++)
+    bt_block_dots_at(outs, ins, t - done, y, x, s);
   BT_BLOCK_EACH(a, 4)
     BT_BLOCK_EACH(b, 4)
       if (a < outs && b < ins)
-        m.to[(o + a) * m.ts + (i + b) * m.is] += s[4 * a + b];
+        m.to[(o + a) * m.ts + (i + b) * m.is] += s[a * ins + b];
 }
 
 /* `outs` rows of y from o on, up to four, by all `ins` of x. */

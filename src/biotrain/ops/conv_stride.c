@@ -13,14 +13,12 @@ BT_KERNEL void bt_conv_stride_taps(float s[8], int fours, int taps, const float 
   int k = 0;
   for (; k < fours; k += 4)
     BT_BLOCK_EACH(i, 4) {
-      bt_block_tap(s, *w, x[0], x[gap], x[2 * gap], x[3 * gap], x[4 * gap], x[5 * gap], x[6 * gap],
-                   x[7 * gap]);
+      bt_block_tap_at(s, *w, x, gap);
       w++, x += xs;
       BT_BLOCK_HERE;
     }
   for (; k < taps; k++, w++, x += xs)
-    bt_block_tap(s, *w, x[0], x[gap], x[2 * gap], x[3 * gap], x[4 * gap], x[5 * gap], x[6 * gap],
-                 x[7 * gap]);
+    bt_block_tap_at(s, *w, x, gap);
 }
 
 /* s[j] += w v[(k + j gap) mod width] for n outputs, 4 or 8. */
@@ -114,19 +112,25 @@ BT_KERNEL void bt_conv_stride_outputs(bt_conv g, int r, int t, int n, bt_in x, c
       to[j] = s[j];
 }
 
+/* Row r in blocks. The last one begins where it ends with the last output whose taps are all inside: it
+ * makes some outputs again. */
 BT_KERNEL void bt_conv_stride_row(bt_conv g, bt_box box, int r, bt_in x, const float *w,
                                   const float *b, bt_out y)
 {
   const int n = bt_conv_stride_slides(g) && g.stride > 2 ? 4 : 8;
-  const int end = g.times + g.padding - (g.taps - 1) * g.dilation; /* of the first sample */
-  for (int t = box.t0; t < box.t1;) {
-    const int whole = t * g.stride >= g.padding && t + n <= box.t1 && (t + n - 1) * g.stride < end;
-    if (whole)
-      bt_conv_stride_outputs(g, r, t, n, x, w, b, y);
-    else
+  const int last = g.times - 1 + g.padding - (g.taps - 1) * g.dilation; /* its first tap, at most */
+  const int lo = bt_max(box.t0, bt_ceil_div(g.padding, g.stride));
+  const int hi = bt_min(box.t1, bt_floor_div(last, g.stride) + 1);
+  int t = box.t0;
+  if (hi - lo >= n) {
+    for (; t < lo; t++)
       bt_conv_stride_outputs(g, r, t, 1, x, w, b, y);
-    t += whole ? n : 1;
+    for (; t < hi; t += n)
+      bt_conv_stride_outputs(g, r, bt_min(t, hi - n), n, x, w, b, y);
+    t = hi;
   }
+  for (; t < box.t1; t++)
+    bt_conv_stride_outputs(g, r, t, 1, x, w, b, y);
 }
 
 /* Inputs t, t + stride, ..., n of them, of row r: 1, or 8 where the dilation is 1 and no tap leaves the
@@ -166,21 +170,27 @@ BT_KERNEL void bt_conv_stride_inputs(bt_conv g, int r, int t, int k0, int n, bt_
     *bt_to(dx, r, t) = s[0];
 }
 
+/* Row r of dx in blocks, as bt_conv_stride_row, for each place between two outputs. */
 BT_KERNEL void bt_conv_stride_row_dx(bt_conv g, bt_box box, int r, bt_in dy, const float *w,
                                      bt_out dx)
 {
   const int most = (g.taps + g.stride - 1) / g.stride; /* taps that meet an input */
-  BT_BLOCK_EACH(k0, g.stride)
-    for (int t = box.t0 + (k0 + g.stride - (box.t0 + g.padding) % g.stride) % g.stride; t < box.t1;) {
-      const int up = (t + g.padding) / g.stride;
-      const int whole = g.dilation == 1 && up + 1 >= most && up + 8 <= g.out_times &&
-                        t + 7 * g.stride < box.t1;
-      if (whole)
-        bt_conv_stride_inputs(g, r, t, k0, 8, dy, w, dx);
-      else
-        bt_conv_stride_inputs(g, r, t, k0, 1, dy, w, dx);
-      t += (whole ? 8 : 1) * g.stride;
+  BT_BLOCK_EACH(k0, g.stride) {
+    /* inputs up stride + k0 - padding for up in [from, to), those of whole blocks in [lo, hi) */
+    const int from = bt_ceil_div(box.t0 + g.padding - k0, g.stride);
+    const int to = bt_ceil_div(box.t1 + g.padding - k0, g.stride);
+    const int lo = bt_max(from, most - 1), hi = bt_min(to, g.out_times), at = k0 - g.padding;
+    int up = from;
+    if (g.dilation == 1 && hi - lo >= 8) {
+      for (; up < lo; up++)
+        bt_conv_stride_inputs(g, r, up * g.stride + at, k0, 1, dy, w, dx);
+      for (; up < hi; up += 8)
+        bt_conv_stride_inputs(g, r, bt_min(up, hi - 8) * g.stride + at, k0, 8, dy, w, dx);
+      up = hi;
     }
+    for (; up < to; up++)
+      bt_conv_stride_inputs(g, r, up * g.stride + at, k0, 1, dy, w, dx);
+  }
 }
 
 #endif
