@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from _cc import fused_flags, has_fma, has_instructions
+from _thumb import Thumb, build, need_emulator
 
 from biotrain.emit import RUNTIME_FILES, kernel_file, kernel_sources
 from biotrain.ops import SOURCES
@@ -221,16 +222,20 @@ static int run(bt_conv g, int step)
 """
 
 
+def numbers(shape: tuple[int, ...]) -> str:
+    """A `bt_conv`'s."""
+    channels, rows, times, outs, groups, kernel, taps, rs, s, rd, d, *pads = shape
+    out_rows = (rows + pads[0] + pads[1] - rd * (kernel - 1) - 1) // rs + 1
+    out_times = (times + pads[2] + pads[3] - d * (taps - 1) - 1) // s + 1
+    found = (channels, rows, times, outs, out_rows, out_times, groups, kernel, taps)
+    return ", ".join(map(str, (*found, rs, s, rd, d, pads[0], pads[2])))
+
+
 def program() -> str:
     """All shapes, whole and in parts of one, two and three leaves."""
     calls = []
     for shape in SHAPES:
-        channels, rows, times, outs, groups, kernel, taps, rs, s, rd, d, *pads = shape
-        out_rows = (rows + pads[0] + pads[1] - rd * (kernel - 1) - 1) // rs + 1
-        out_times = (times + pads[2] + pads[3] - d * (taps - 1) - 1) // s + 1
-        numbers = (channels, rows, times, outs, out_rows, out_times, groups, kernel, taps)
-        numbers += (rs, s, rd, d, pads[0], pads[2])
-        text = ", ".join(map(str, numbers))
+        text = numbers(shape)
         calls += [
             f'  if (run((bt_conv){{{text}}}, {step}))\n    bad += printf("shape {text}\\n");'
             for step in ("1000", "BT_LEAF", "2 * BT_LEAF", "3 * BT_LEAF")
@@ -291,3 +296,59 @@ def test_odd_shapes_have_the_bits_of_one_output_at_a_time(
     subprocess.run([*command, "main.c", "-o", "main"], cwd=tmp_path, check=True)
     done = subprocess.run(["./main"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+THUMB = (
+    (2, 1, 110, 2, 2, 1, 18, 1, 1, 1, 1, 0, 0, 9, 8),
+    (1, 1, 110, 2, 1, 1, 7, 1, 1, 1, 1, 0, 0, 3, 3),
+    (1, 1, 90, 1, 1, 1, 25, 1, 1, 1, 1, 0, 0, 12, 12),
+    (1, 1, 170, 1, 1, 1, 9, 1, 3, 1, 1, 0, 0, 4, 4),
+    (1, 1, 190, 1, 1, 1, 5, 1, 2, 1, 3, 0, 0, 6, 7),
+    (3, 1, 141, 5, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0),
+    (2, 1, 75, 7, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0),
+)
+"""As `SHAPES`: rings of twelve with and without a rest, few taps, strides, tiles of products."""
+
+FREESTANDING = {
+    "stdio.h": "#define printf(...) 1\n",
+    "stdlib.h": "#include <stddef.h>\nvoid *malloc(size_t n);\n#define free(p) ((void)(p))\n",
+    "heap.c": """#include "stdlib.h"
+static double heap[1 << 15];
+static size_t used;
+void *malloc(size_t n)
+{
+  void *const p = heap + used;
+  used = (used + (n + 7) / 8) % (1 << 15); /* each shape begins anew */
+  return p;
+}
+""",
+}
+
+
+@pytest.mark.parametrize("core", ["cortex-m4f", pytest.param("cortex-m7", marks=pytest.mark.slow)])
+def test_blocks_of_a_small_core_have_the_bits_of_one_output_at_a_time(core: str) -> None:
+    """With the shape known and the order of instructions pinned, in the emulator."""
+    need_emulator()
+    files = dict(FREESTANDING)
+    for name in RUNTIME_FILES:
+        if name.endswith(".h"):
+            files[name] = (SOURCES.parent / "rt" / name).read_text(encoding="utf-8")
+    for name in kernel_sources(["conv.c"]):
+        files[kernel_file(name)] = (SOURCES / name).read_text(encoding="utf-8")
+    harness = HARNESS.replace(
+        "static int run(", "static inline __attribute__((always_inline)) int run("
+    )
+    head = "#include <stdio.h>\n#include <stdlib.h>\n#include <string.h>\n"
+    head += '#include "bt_crc.h"\n#include "bt_conv.h"\nint main(void);\nextern int bad[];\n'
+    cases = "".join(
+        f"static __attribute__((noinline)) int case_{i}(void)\n"
+        f"{{\n  return run((bt_conv){{{numbers(shape)}}}, 1000);\n}}\n"
+        for i, shape in enumerate(THUMB)
+    )
+    calls = "".join(f"  bad[{i}] = 1 + case_{i}();\n" for i in range(len(THUMB)))
+    main = f"int bad[{len(THUMB)}];\nint main(void)\n{{\n{calls}  return 0;\n}}\n"
+    files["main.c"] = f"{head}{NAIVE}{harness}{cases}{main}"
+    thumb = Thumb(build(files, core, ["-O1", "-g0", "-DBT_FUSED=0"]), core)
+    thumb.run()
+    found = thumb.uc.mem_read(thumb.symbols["bad"], 4 * len(THUMB))
+    assert list(found[::4]) == [1] * len(THUMB)
