@@ -57,12 +57,14 @@ BT_KERNEL void bt_block_mix_four(bt_block_mix m, int r, int t)
     w += m.wn;
     x += m.x_stride;
   }
-  float *y = m.y + r * m.y_stride + t;
+  float *y[4];
+  BT_BLOCK_EACH(a, 4) {
+    y[a] = m.y + (r + a) * m.y_stride + t;
+    BT_BLOCK_NEAR(y[a]);
+  }
   BT_BLOCK_EACH(a, 4) {
     BT_BLOCK_SUMS(s + 4 * a);
-    BT_BLOCK_NEAR(y);
-    bt_block_store_four(s + 4 * a, y);
-    y += m.y_stride;
+    bt_block_store_four(s + 4 * a, y[a]);
   }
 }
 
