@@ -133,10 +133,14 @@ BT_KERNEL void bt_block_some(int n, float *s, const float *w, const float *x)
   else if (n == 2)
     __asm__("" : "+t"(p[0]), "+t"(p[1]));
   BT_BLOCK_EACH(i, 4)
-    if (i < n) {
+    if (i < n)
       s[i] = p[i] + s[i];
-      BT_BLOCK_DONE(s[i]);
-    }
+  if (n == 4)
+    BT_BLOCK_FOUR(s);
+  else if (n == 3)
+    __asm__ volatile("" : "+t"(s[0]), "+t"(s[1]), "+t"(s[2]) : : "memory");
+  else if (n == 2)
+    __asm__ volatile("" : "+t"(s[0]), "+t"(s[1]) : : "memory");
 #else
   BT_BLOCK_EACH(i, 4)
     if (i < n)
