@@ -151,15 +151,20 @@ def test_stops_within_blocks_are_cut(native: bool) -> None:
                 thumb.uc.emu_stop()
 
         thumb.uc.hook_add(unicorn.UC_HOOK_MEM_WRITE, stop)
-        pieces, pc = 0, thumb.pc
+        pieces, pc, doubtful = 0, thumb.pc, 0
         while pc != thumb.symbols["stop"]:
+            before = writes[0] // 101
             thumb.uc.emu_start(pc | 1, thumb.symbols["stop"], timeout=timeout)
             pc = thumb.uc.reg_read(arm.UC_ARM_REG_PC) & ~1
+            entered = counted.instructions
             counted.cut(pc)
+            if writes[0] // 101 == before:  # by the timer, which stops before a block is counted:
+                doubtful += entered - counted.instructions  # one that loops may have been done
             counted.cut(pc)  # the second time there is nothing left to cut
             pieces += 1
         assert pieces > 5
-        assert counted.instructions == whole
+        assert whole - doubtful <= counted.instructions <= whole
+        assert timeout or not doubtful
 
 
 @pytest.mark.parametrize("native", [True, False], ids=["native", "python"])
