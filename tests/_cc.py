@@ -15,6 +15,9 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
+from biotrain.emit import RUNTIME_FILES, kernel_file, kernel_sources
+from biotrain.ops import SOURCES
+
 RUNTIME = Path(__file__).resolve().parents[1] / "src" / "biotrain" / "rt"
 
 WARNINGS = ("all", "extra", "pedantic", "conversion", "double-promotion", "shadow", "error")
@@ -55,6 +58,20 @@ def has_instructions(name: str) -> bool:
     """Whether this is an x86 machine with an instruction set, such as "avx2"."""
     cpuinfo = Path("/proc/cpuinfo")
     return cpuinfo.exists() and f" {name} " in cpuinfo.read_text()
+
+
+def kernel_texts(*stems: str) -> dict[str, str]:
+    """The runtime's files and the headers of some kernels, with what they include, by name."""
+    texts = {name: (RUNTIME / name).read_text(encoding="utf-8") for name in RUNTIME_FILES}
+    for stem in kernel_sources(list(stems)):
+        texts[kernel_file(stem)] = (SOURCES / stem).read_text(encoding="utf-8")
+    return texts
+
+
+def write_kernels(folder: Path, *stems: str) -> None:
+    """The same as files in a folder."""
+    for name, text in kernel_texts(*stems).items():
+        (folder / name).write_text(text, encoding="utf-8")
 
 
 def shared_library(

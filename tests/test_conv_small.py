@@ -8,11 +8,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from _cc import fused_flags, has_fma, has_instructions
+from _cc import fused_flags, has_fma, has_instructions, kernel_texts, write_kernels
 from _thumb import Thumb, build, need_emulator
 
-from biotrain.emit import RUNTIME_FILES, kernel_file, kernel_sources
-from biotrain.ops import SOURCES
 from biotrain.run.compiler import NUMERICS, STRICT, find_compiler
 
 SHAPES: tuple[tuple[int, ...], ...] = (
@@ -283,10 +281,7 @@ def test_odd_shapes_have_the_bits_of_one_output_at_a_time(
         pytest.skip("no fused multiply-add here")
     if needed and not has_instructions(needed):
         pytest.skip(f"no {needed} here")
-    for name in RUNTIME_FILES:
-        (tmp_path / name).write_text((SOURCES.parent / "rt" / name).read_text(encoding="utf-8"))
-    for name in kernel_sources(["conv.c"]):
-        (tmp_path / kernel_file(name)).write_text((SOURCES / name).read_text(encoding="utf-8"))
+    write_kernels(tmp_path, "conv.c")
     (tmp_path / "main.c").write_text(program(), encoding="utf-8")
     mode = fused_flags() if fused else ["-DBT_FUSED=0"]
     sanitize = [] if "ziglang" in find_compiler() else ["-fsanitize=address,undefined"]
@@ -329,12 +324,8 @@ void *malloc(size_t n)
 def test_blocks_of_a_small_core_have_the_bits_of_one_output_at_a_time(core: str) -> None:
     """With the shape known and the order of instructions pinned, in the emulator."""
     need_emulator()
-    files = dict(FREESTANDING)
-    for name in RUNTIME_FILES:
-        if name.endswith(".h"):
-            files[name] = (SOURCES.parent / "rt" / name).read_text(encoding="utf-8")
-    for name in kernel_sources(["conv.c"]):
-        files[kernel_file(name)] = (SOURCES / name).read_text(encoding="utf-8")
+    headers = {k: text for k, text in kernel_texts("conv.c").items() if k.endswith(".h")}
+    files = {**FREESTANDING, **headers}
     harness = HARNESS.replace(
         "static int run(", "static inline __attribute__((always_inline)) int run("
     )

@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from _cc import write_kernels
 from _networks import draw
 from _ops import Case, run
 from _plans import smallest_plan
@@ -27,7 +28,6 @@ from torch import nn
 import biotrain as bt
 import biotrain.package
 from biotrain.cli import main
-from biotrain.emit import RUNTIME_FILES, kernel_file, kernel_sources
 from biotrain.errors import BioTrainError, CheckpointError, DeviceError, DoesNotFitError
 from biotrain.ir import Graph, Node, Value, leaves
 from biotrain.op import OPS, Builder, Sample
@@ -394,11 +394,7 @@ def test_the_c_is_clean(tmp_path: Path, clang: bool, half: str) -> None:
 
 
 def test_the_kernels_stand_alone(tmp_path: Path) -> None:
-    runtime = Path(bt.__file__).parent
-    for name in RUNTIME_FILES:
-        (tmp_path / name).write_text((runtime / "rt" / name).read_text())
-    for stem in kernel_sources(["half.c"]):
-        (tmp_path / kernel_file(stem)).write_text((runtime / "ops" / stem).read_text())
+    write_kernels(tmp_path, "half.c")
     (tmp_path / "one.c").write_text('#include "bt_half.h"\ntypedef int bt_none;\n')
     flags = [*STRICT, *NUMERICS, "-Wno-unused-function", "-c", "one.c"]
     subprocess.run([*find_compiler(), *flags], cwd=tmp_path, check=True)

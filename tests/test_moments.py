@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from _cc import fused_flags, has_instructions
+from _cc import fused_flags, has_instructions, write_kernels
 from _ops import VARIANTS, Case, run
 from torch import nn
 
@@ -20,10 +20,8 @@ import biotrain as bt
 from biotrain.autodiff import differentiate, with_loss
 from biotrain.capture import capture
 from biotrain.cost import node_ops
-from biotrain.emit import RUNTIME_FILES, kernel_file, kernel_sources
 from biotrain.ir import Graph, Value
 from biotrain.op import Sample
-from biotrain.ops import SOURCES
 from biotrain.package import compile_model
 from biotrain.rewrite import FORWARD, GRADIENT, NAMES, REWRITES, rewrite_forward, rewrite_training
 from biotrain.run.compiler import NUMERICS, find_compiler
@@ -492,10 +490,7 @@ int main(void)
 def test_one_pass_in_vectors_has_the_bits_of_one_row_at_a_time(kind: str, tmp_path: Path) -> None:
     if kind and not has_instructions(kind):
         pytest.skip(f"no {kind} here")
-    for name in RUNTIME_FILES:
-        (tmp_path / name).write_text((SOURCES.parent / "rt" / name).read_text(encoding="utf-8"))
-    for name in kernel_sources(["one_pass.c"]):
-        (tmp_path / kernel_file(name)).write_text((SOURCES / name).read_text(encoding="utf-8"))
+    write_kernels(tmp_path, "one_pass.c")
     (tmp_path / "main.c").write_text(CENTRED, encoding="utf-8")
     flags = [*NUMERICS, "-O1", "-std=c99", *([f"-m{kind}"] if kind else []), *fused_flags()]
     subprocess.run([*find_compiler(), *flags, "main.c", "-o", "main"], cwd=tmp_path, check=True)

@@ -30,12 +30,6 @@ typedef struct bt_channels {
 /* Weights whose gradients one pass over a leaf keeps on the stack. */
 #define BT_CONV_SUMS 64
 
-#ifdef __GNUC__
-#define BT_CONV_PART static __attribute__((noinline, unused))
-#else
-#define BT_CONV_PART static
-#endif
-
 /* The samples that outputs t, t + dilation, ... of a convolution of stride 1 read. */
 BT_KERNEL bt_block_row bt_conv_block_row(bt_conv g, int t, const float *x, int x0)
 {
@@ -114,13 +108,13 @@ BT_KERNEL void bt_conv_taps(int n, const float *x, const float *w, float *restri
 
 /* Rising and falling by one sample a tap: apart from their callers, so that weights stay in registers,
  * and four outputs at a time, so that no vector is a part of one. */
-BT_CONV_PART void bt_conv_taps_up(int n, const float *x, const float *w, float *y)
+BT_PART void bt_conv_taps_up(int n, const float *x, const float *w, float *y)
 {
   bt_conv_taps(n / 4 * 4, x, w, y, 1, 1);
   bt_conv_taps(n % 4, x + n / 4 * 4, w, y + n / 4 * 4, 1, 1);
 }
 
-BT_CONV_PART void bt_conv_taps_down(int n, const float *x, const float *w, float *y)
+BT_PART void bt_conv_taps_down(int n, const float *x, const float *w, float *y)
 {
   bt_conv_taps(n / 4 * 4, x, w, y, 1, -1);
   bt_conv_taps(n % 4, x + n / 4 * 4, w, y + n / 4 * 4, 1, -1);

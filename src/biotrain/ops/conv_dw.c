@@ -304,7 +304,8 @@ BT_KERNEL void bt_conv_weight_vectors(bt_conv g, bt_box box, bt_conv_weights c, 
         bt_vec_sum m = {.rows = h.end - h.from, .step = 1,
                         .w_out = (ptrdiff_t)g.out_rows * dy.stride, .w_row = dy.stride,
                         .x_row = (ptrdiff_t)g.row_stride * x.stride,
-                        .x_two = (ptrdiff_t)g.rows * x.stride, .y_two = one, .times = g.times,
+                        .x_two = count == 2 ? (ptrdiff_t)g.rows * x.stride : 0, .y_two = one,
+                        .times = g.times,
                         .y = dw + (o * per_group + i) * one + kh * g.taps,
                         .y_out = per_group * one};
         /* leaves lie at multiples of their length: what comes before the first one is one */
@@ -315,12 +316,6 @@ BT_KERNEL void bt_conv_weight_vectors(bt_conv g, bt_box box, bt_conv_weights c, 
           m.w = bt_at(dy, o * g.out_rows + h.from, t);
           m.first = t - g.padding;
           m.x = bt_at(x, row, m.first);
-#if BT_VECTOR == 16
-          if (count == 2) {
-            bt_vec_two_leaf_sums(&m, end - o, g.taps);
-            continue;
-          }
-#endif
           bt_vec_leaf_sums(&m, end - o, g.taps);
         }
       }

@@ -8,9 +8,6 @@
 
 #if BT_VECTOR && BT_VECTOR_HERE
 
-/* A function of its own, so that its sums are in registers whatever surrounds it. */
-#define BT_VEC_APART static __attribute__((noinline, unused))
-
 #if BT_VECTOR == 16
 
 /* Lanes from `shift` on of two vectors that follow each other. */
@@ -99,7 +96,7 @@ BT_VECTOR_KERNEL void bt_vec_slide_leaves(bt_vec *sums, const int vecs, int leav
 }
 
 #define BT_VEC_SLIDE_LEAVES(vecs)                                                                  \
-  BT_VEC_APART void bt_vec_slide_leaves_##vecs(bt_vec *sums, int leaves, const float *w,           \
+  BT_PART void bt_vec_slide_leaves_##vecs(bt_vec *sums, int leaves, const float *w,                \
                                                const float *x)                                     \
   {                                                                                                \
     bt_vec_slide_leaves(sums, vecs, leaves, w, x);                                                 \
@@ -109,7 +106,7 @@ BT_VEC_SLIDE_LEAVES(4)
 BT_VEC_SLIDE_LEAVES(8)
 
 #define BT_VEC_SLIDE(outs, vecs)                                                                   \
-  BT_VEC_APART void bt_vec_slide_##outs##_##vecs(bt_vec *s, int down, int sixteens,                \
+  BT_PART void bt_vec_slide_##outs##_##vecs(bt_vec *s, int down, int sixteens,                     \
                                                  const float *w, ptrdiff_t w_out, const float *x,  \
                                                  ptrdiff_t x_out)                                  \
   {                                                                                                \
@@ -150,7 +147,7 @@ BT_VECTOR_KERNEL void bt_vec_clip(bt_vec *sums, const int vecs, bt_vec *part, in
 }
 
 #define BT_VEC_CLIP(vecs)                                                                          \
-  BT_VEC_APART void bt_vec_clip_##vecs(bt_vec *s, bt_vec *part, int low, int edge, int step,       \
+  BT_PART void bt_vec_clip_##vecs(bt_vec *s, bt_vec *part, int low, int edge, int step,            \
                                        int taps, const float *w, const float *x, const float *px)  \
   {                                                                                                \
     bt_vec_clip(s, vecs, part, low, edge, step, taps, w, x, px);                                   \
@@ -167,7 +164,7 @@ BT_VEC_CLIP(7)
 
 /* The same as bt_vec_edge for one output with all lanes used, a step of 1 or -1 and a row of at least
  * as many samples, which a tap leaves at one end only. */
-BT_VEC_APART void bt_vec_clips(bt_vec *s, int vecs, int first, int times, int step, int k, int end,
+BT_PART void bt_vec_clips(bt_vec *s, int vecs, int first, int times, int step, int k, int end,
                                const float *w, const float *x)
 {
   while (k < end) {

@@ -20,7 +20,7 @@ typedef struct bt_vec_sum {
   const float *x;                 /* sample of n = 0, k = 0, which lies at time `first` */
   ptrdiff_t x_term, x_row;
   ptrdiff_t x_out;  /* from the samples of one output to the next one's; 0 where they share them */
-  ptrdiff_t x_two, y_two; /* of two sums in one vector: from the first one's to the second one's */
+  ptrdiff_t x_two, y_two; /* of two sums in one vector: from one to the other; 0 where it is one */
   int first, times; /* samples at times [0, times) are inside */
   const float *b;   /* one per output, or NULL for 0 */
   float *y;
@@ -29,12 +29,9 @@ typedef struct bt_vec_sum {
 
 /* `n` results of `outs` outputs. Blocks may make a result again. */
 BT_VECTOR_PART void bt_vec_sums(const bt_vec_sum *sum, int outs, int n);
-/* The same in leaves of BT_LEAF taps, the sum of each of which is added to y. */
+/* The same in leaves of BT_LEAF taps, the sum of each of which is added to y. With AVX-512 also of two
+ * sums at once, of up to 8 results each. */
 BT_VECTOR_PART void bt_vec_leaf_sums(const bt_vec_sum *sum, int outs, int n);
-#if BT_VECTOR == 16
-/* The same for two inputs at once, of n <= 8 results each. */
-BT_VECTOR_PART void bt_vec_two_leaf_sums(const bt_vec_sum *sum, int outs, int n);
-#endif
 
 #if BT_VECTOR_HERE
 
@@ -47,6 +44,7 @@ BT_VECTOR_PART void bt_vec_two_leaf_sums(const bt_vec_sum *sum, int outs, int n)
 #define BT_VEC_OWN 1
 #define BT_VEC_TWO 2
 
+/* Some lanes of memory, of both halves where there are two sums; the other half lies `two` behind. */
 BT_VECTOR_KERNEL bt_vec bt_vec_take(const float *x, const int lanes, ptrdiff_t two, bt_some some)
 {
 #if BT_VECTOR == 16
@@ -79,7 +77,7 @@ BT_VECTOR_KERNEL void bt_vec_inside(const bt_vec_sum *m, bt_vec *s, const int ou
   (void)falls;
 #if BT_VECTOR == 16
   const int sixteens = (end - k) / 16, one_step = m->step == 1 || (falls && m->step == -1);
-  if (full && outs * vecs >= 4 && vecs > 1 && (outs == 1 || lanes == BT_VEC_OWN) && sixteens > 0 && one_step) {
+  if (full && outs * vecs >= 4 && vecs > 1 && sixteens > 0 && one_step) {
     const float *from = x + (ptrdiff_t)k * m->step;
     (outs == 4   ? bt_vec_slide_4_2
      : outs == 2 ? bt_vec_slide_2_4
@@ -269,7 +267,7 @@ BT_VECTOR_KERNEL void bt_vec_two(const bt_vec_sum *m, int at, int n, const int o
 }
 
 #define BT_VEC_SHAPE(kind, outs, vecs)                                                             \
-  BT_VEC_APART void bt_vec_##kind##_##outs##_##vecs(const bt_vec_sum *m, int at, int n)            \
+  BT_PART void bt_vec_##kind##_##outs##_##vecs(const bt_vec_sum *m, int at, int n)                 \
   {                                                                                                \
     bt_vec_##kind(m, at, n, outs, vecs);                                                           \
   }
@@ -295,17 +293,23 @@ BT_VEC_SHAPE(two, 4, 1)
 BT_VEC_SHAPE(two, 8, 1)
 #endif
 
+/* The same sum of the outputs from the o-th on. */
+BT_VECTOR_KERNEL bt_vec_sum bt_vec_from(const bt_vec_sum *sum, int o)
+{
+  bt_vec_sum m = *sum;
+  m.w += o * m.w_out;
+  m.x += o * m.x_out;
+  m.y += o * m.y_out;
+  m.b = m.b ? m.b + o : NULL;
+  return m;
+}
+
 /* Outputs with samples of their own, of which one alone would not fill the registers. */
 static void bt_vec_narrow_sums(const bt_vec_sum *sum, int outs, int n)
 {
   const int some = n <= BT_VECTOR ? 8 : n <= 2 * BT_VECTOR ? 4 : 2;
   for (int o = 0; o < outs; o += some) {
-    const int at = bt_min(o, outs - some);
-    bt_vec_sum m = *sum;
-    m.w += at * m.w_out;
-    m.x += at * m.x_out;
-    m.y += at * m.y_out;
-    m.b = m.b ? m.b + at : NULL;
+    const bt_vec_sum m = bt_vec_from(sum, bt_min(o, outs - some));
     if (some == 8)
       bt_vec_own_8_1(&m, 0, n);
     else if (some == 4)
@@ -321,26 +325,11 @@ void bt_vec_sums(const bt_vec_sum *sum, int outs, int n)
     bt_vec_narrow_sums(sum, outs, n);
     return;
   }
-  if (sum->x_out && outs > 1) {
-    bt_vec_sum m = *sum;
-    for (int o = 0; o < outs; o++) {
-      bt_vec_sums(&m, 1, n);
-      m.w += m.w_out;
-      m.x += m.x_out;
-      m.y += m.y_out;
-      m.b = m.b ? m.b + 1 : NULL;
-    }
-    return;
-  }
   for (int o = 0; o < outs;) {
     const int rest = outs - o;
-    const int some = rest >= 8 && n <= BT_VECTOR ? 8 : outs >= 4 ? 4 : 1;
+    const int some = sum->x_out ? 1 : rest >= 8 && n <= BT_VECTOR ? 8 : outs >= 4 ? 4 : 1;
     const int most = some == 8 ? 1 : some == 4 ? BT_VEC_WIDE : 8;
-    const int back = rest < some ? some - rest : 0;
-    bt_vec_sum m = *sum;
-    m.w += (o - back) * m.w_out;
-    m.y += (o - back) * m.y_out;
-    m.b = m.b ? m.b + (o - back) : NULL;
+    const bt_vec_sum m = bt_vec_from(sum, o - bt_max(0, some - rest));
     for (int t = 0; t < n;) {
       int vecs = most;
       while (vecs > 1 && vecs / 2 * BT_VECTOR >= n - t)
@@ -372,9 +361,14 @@ void bt_vec_leaf_sums(const bt_vec_sum *sum, int outs, int n)
 {
   for (int o = 0; o < outs;) {
     const int some = outs - o >= 8 ? 8 : outs - o >= 4 ? 4 : 1;
-    bt_vec_sum m = *sum;
-    m.w += o * m.w_out;
-    m.y += o * m.y_out;
+    const bt_vec_sum m = bt_vec_from(sum, o);
+    o += some;
+#if BT_VECTOR == 16
+    if (m.x_two) {
+      (some == 8 ? bt_vec_two_8_1 : some == 4 ? bt_vec_two_4_1 : bt_vec_two_1_1)(&m, 0, n);
+      continue;
+    }
+#endif
     for (int t = 0; t < n;) {
       const int vecs = some > 1 || n - t <= BT_VECTOR ? 1 : n - t <= 4 * BT_VECTOR ? 4 : 8;
       const int count = bt_min(vecs * BT_VECTOR, n - t);
@@ -390,23 +384,8 @@ void bt_vec_leaf_sums(const bt_vec_sum *sum, int outs, int n)
         bt_vec_leaves_1_1(&m, t, count);
       t += vecs * BT_VECTOR;
     }
-    o += some;
   }
 }
-
-#if BT_VECTOR == 16
-void bt_vec_two_leaf_sums(const bt_vec_sum *sum, int outs, int n)
-{
-  for (int o = 0; o < outs;) {
-    const int some = outs - o >= 8 ? 8 : outs - o >= 4 ? 4 : 1;
-    bt_vec_sum m = *sum;
-    m.w += o * m.w_out;
-    m.y += o * m.y_out;
-    (some == 8 ? bt_vec_two_8_1 : some == 4 ? bt_vec_two_4_1 : bt_vec_two_1_1)(&m, 0, n);
-    o += some;
-  }
-}
-#endif
 
 #endif
 

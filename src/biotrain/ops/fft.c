@@ -62,7 +62,7 @@ BT_KERNEL void bt_fft_copy(int n, const float *from, int step, float *restrict z
 }
 
 /* The transform of samples [start, start + count), zeros behind them. */
-BT_FFT_PART void bt_fft_load(int size, int count, bt_fft_line x, int start, float *z)
+BT_PART void bt_fft_load(int size, int count, bt_fft_line x, int start, float *z)
 {
   const int filled = bt_fft_filled(size, count), length = filled * size / 4;
   const int lo = bt_min(count, bt_max(0, x.lo - start));
@@ -80,7 +80,7 @@ BT_FFT_PART void bt_fft_load(int size, int count, bt_fft_line x, int start, floa
 }
 
 /* to[i] = from[i] + start, or += from[i] */
-BT_FFT_PART void bt_fft_put(int n, const float *from, bool add, float start, float *restrict to)
+BT_PART void bt_fft_put(int n, const float *from, bool add, float start, float *restrict to)
 {
   int i = 0;
   if (add)
@@ -98,7 +98,7 @@ BT_FFT_PART void bt_fft_put(int n, const float *from, bool add, float start, flo
 }
 
 /* The taps w[j ws] as bt_fft_filter takes them, behind the block in `room`. */
-BT_FFT_PART void bt_fft_ready(int size, int taps, const float *w, int ws, float *room)
+BT_PART void bt_fft_ready(int size, int taps, const float *w, int ws, float *room)
 {
   const int filled = bt_fft_filled(size, taps);
   float *const f = room + size;
@@ -109,7 +109,7 @@ BT_FFT_PART void bt_fft_ready(int size, int taps, const float *w, int ws, float 
 }
 
 /* to[t - t0] = start + (or +=) sum_j w[j] x[t + shift + j] for t in [t0, t1); taps in `room`. */
-BT_FFT_PART void bt_fft_blocks(bt_fft g, int t0, int t1, bt_fft_line x, int shift, bool add,
+BT_PART void bt_fft_blocks(bt_fft g, int t0, int t1, bt_fft_line x, int shift, bool add,
                                float start, float *to, float *room)
 {
   for (int t = t0 / g.step * g.step; t < t1; t += g.step) {

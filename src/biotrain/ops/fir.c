@@ -50,13 +50,13 @@ BT_KERNEL void bt_fir_tiles(int levels, int t0, int t1, const float *w, int ws, 
 }
 
 /* Functions of their own: the scratch is on the stack only while it is in use. */
-BT_FIR_PART void bt_fir_filter2(int t0, int t1, const float *w, int ws, int taps, bt_fir_line x,
+BT_PART void bt_fir_filter2(int t0, int t1, const float *w, int ws, int taps, bt_fir_line x,
                                 int shift, bool add, float start, float *to)
 {
   bt_fir_tiles(2, t0, t1, w, ws, taps, x, shift, add, start, to);
 }
 
-BT_FIR_PART void bt_fir_filter3(int t0, int t1, const float *w, int ws, int taps, bt_fir_line x,
+BT_PART void bt_fir_filter3(int t0, int t1, const float *w, int ws, int taps, bt_fir_line x,
                                 int shift, bool add, float start, float *to)
 {
   bt_fir_tiles(3, t0, t1, w, ws, taps, x, shift, add, start, to);

@@ -32,12 +32,6 @@
   ((left) > BT_FIR_TILE && (left) < BT_FIR_TILE + 48 ? BT_FIR_TILE - 48 : BT_FIR_TILE)
 #define BT_FIR_CLEAR(work) ((void)0)
 
-/* A part of the kernel that is a function of its own, so that it stands in the code once. */
-#ifdef __GNUC__
-#define BT_FIR_PART static __attribute__((noinline, unused))
-#else
-#define BT_FIR_PART static
-#endif
 
 /* A row of samples [lo, hi), zero elsewhere; data[0] is sample `at`. */
 typedef struct bt_fir_line {
@@ -119,12 +113,12 @@ BT_KERNEL void bt_fir_direct(int step, int m, int taps, const float *w, const fl
   }
 }
 
-BT_FIR_PART void bt_fir_direct_odd(int m, int taps, const float *w, const float *s, float *p)
+BT_PART void bt_fir_direct_odd(int m, int taps, const float *w, const float *s, float *p)
 {
   bt_fir_direct(2, m, taps, w, s, 0, p, 1, false);
 }
 
-BT_FIR_PART void bt_fir_direct_put(int m, int taps, const float *w, const float *s, const float *p,
+BT_PART void bt_fir_direct_put(int m, int taps, const float *w, const float *s, const float *p,
                                    float *y, int ys, bool add)
 {
   bt_fir_direct(1, m, taps, w, s, p, y, ys, add);
@@ -201,12 +195,12 @@ BT_KERNEL void bt_fir_last(bt_fir_sum c, bool add, float *w, float *s, float *p)
   bt_fir_direct_put(c.m, less, c.w + c.half, s, p, c.y + c.ys, 2 * c.ys, add);
 }
 
-BT_FIR_PART void bt_fir_last2(bt_fir_sum c, bool add, bt_fir_work *work)
+BT_PART void bt_fir_last2(bt_fir_sum c, bool add, bt_fir_work *work)
 {
   bt_fir_last(c, add, work->w2, work->s2, work->p2);
 }
 
-BT_FIR_PART void bt_fir_last3(bt_fir_sum c, bool add, bt_fir_work *work)
+BT_PART void bt_fir_last3(bt_fir_sum c, bool add, bt_fir_work *work)
 {
   bt_fir_last(c, add, work->w3, work->s3, work->p3);
 }
@@ -221,7 +215,7 @@ BT_KERNEL void bt_fir_spread(int m, const float *p, float *y, int ys, bool add)
 }
 
 /* The second of three levels. */
-BT_FIR_PART void bt_fir_second(bt_fir_sum c, bool add, bt_fir_work *work)
+BT_PART void bt_fir_second(bt_fir_sum c, bool add, bt_fir_work *work)
 {
   const int more = (c.taps + 1) / 2, less = c.taps / 2, half = c.m / 2;
   bt_fir_sum part = {half, more, c.half / 2, work->w2, work->s2, work->p2, 1};
@@ -278,7 +272,7 @@ BT_KERNEL const float *bt_fir_tile(int levels, int outputs, int taps, bt_fir_lin
 }
 
 /* n taps as even ones, then odd ones, each half again so, `levels` times; zeros fill the halves. */
-BT_FIR_PART void bt_fir_apart(int levels, const float *from, int step, int n, float *restrict w)
+BT_PART void bt_fir_apart(int levels, const float *from, int step, int n, float *restrict w)
 {
   const int phases = 1 << levels, each = (n + phases - 1) / phases;
   for (int k = 0; k < phases; k++) {

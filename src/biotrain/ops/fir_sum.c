@@ -27,9 +27,6 @@
 #define BT_FIR_N 32
 typedef float bt_lanes __attribute__((vector_size(4 * BT_FIR_LANES)));
 
-/* A part of the kernel that is a function of its own, so that it stands in the code once. */
-#define BT_FIR_PART static __attribute__((noinline, unused))
-
 BT_KERNEL bt_lanes bt_lanes_at(const float *p)
 {
   bt_lanes x;
@@ -294,7 +291,7 @@ BT_KERNEL void bt_fir_three(int rows, bt_fir_sum c, bool add, float *w, float *e
   }
 }
 
-BT_FIR_PART void bt_fir_last(bt_fir_sum c, bool add, float *w, float *even, float *odd)
+BT_PART void bt_fir_last(bt_fir_sum c, bool add, float *w, float *even, float *odd)
 {
   if (c.rows == 8)
     bt_fir_three(4, c, add, w, even, odd);
@@ -304,7 +301,7 @@ BT_FIR_PART void bt_fir_last(bt_fir_sum c, bool add, float *w, float *even, floa
     bt_fir_three(1, c, add, w, even, odd);
 }
 
-BT_FIR_PART void bt_fir_second(bt_fir_sum c, bool add, bt_fir_work *work);
+BT_PART void bt_fir_second(bt_fir_sum c, bool add, bt_fir_work *work);
 
 /* y = or += a sum at half the rate; the last level where `last`. */
 BT_KERNEL void bt_fir_half(int depth, bool last, bt_fir_sum c, bool add, bt_fir_work *work)
@@ -346,12 +343,12 @@ BT_KERNEL void bt_fir_split(int depth, bool last, bt_fir_sum c, bool add, bt_fir
   bt_fir_half(depth, last, r, true, work);
 }
 
-BT_FIR_PART void bt_fir_second(bt_fir_sum c, bool add, bt_fir_work *work)
+BT_PART void bt_fir_second(bt_fir_sum c, bool add, bt_fir_work *work)
 {
   bt_fir_split(2, true, c, add, work);
 }
 
-BT_FIR_PART void bt_fir_first(int levels, bt_fir_sum c, bt_fir_work *work)
+BT_PART void bt_fir_first(int levels, bt_fir_sum c, bt_fir_work *work)
 {
   bt_fir_split(1, levels == 2, c, false, work);
 }
@@ -428,7 +425,7 @@ BT_KERNEL void bt_fir_phases(int rows, int levels, int taps, bt_fir_line x, int 
 }
 
 /* work.s[n] = sum_j w[j] x[start + n + j] for n < outputs <= BT_FIR_TILE, the taps in work.w. */
-BT_FIR_PART const float *bt_fir_tile(int levels, int outputs, int taps, bt_fir_line x, int start,
+BT_PART const float *bt_fir_tile(int levels, int outputs, int taps, bt_fir_line x, int start,
                                      bt_fir_work *work)
 {
   if (outputs <= 128)

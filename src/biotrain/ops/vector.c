@@ -176,8 +176,7 @@ BT_VECTOR_KERNEL bt_eight_leaf bt_eight_leaf_at(const float *p, int n)
 {
   bt_eight_leaf leaf;
   BT_VECTOR_UNROLL for (int i = 0; i < BT_LEAF / BT_LANES; i++)
-    leaf.x[i] = n == BT_LEAF ? bt_eight_at(p + BT_LANES * i)
-                             : _mm256_maskload_ps(p + BT_LANES * i, bt_eight_some(n - BT_LANES * i));
+    leaf.x[i] = bt_eight_at_some(p + BT_LANES * i, n - BT_LANES * i);
   return leaf;
 }
 
