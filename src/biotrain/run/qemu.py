@@ -97,8 +97,10 @@ class Monitor:
             try:
                 return self._socket.connect(path)
             except (FileNotFoundError, ConnectionRefusedError):
-                if self._words().startswith("qemu-system") or time.monotonic() > end:
-                    raise QemuGone(self._words() or "it has not opened its monitor") from None
+                words = self._words()
+                said = words.startswith("qemu-system") and words.endswith("\n")  # all of it
+                if said or time.monotonic() > end:
+                    raise QemuGone(words or "it has not opened its monitor") from None
                 time.sleep(0.005)
 
     def _receive(self) -> None:
