@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from biotrain.emit import RUNTIME, kernel_file
+from biotrain.emit import RUNTIME
 from biotrain.ir import leaves
 from biotrain.op import OPS
 from biotrain.ops import SOURCES
@@ -99,7 +99,7 @@ class Core:
     def __init__(self) -> None:
         files = {name: (RUNTIME / name).read_text() for name in ("bt_math.h", "bt_kernel.h")}
         files["bt_string.h"] = (RUNTIME / "bt_string.h").read_text()
-        files[kernel_file("vector.c")] = (SOURCES / "vector.c").read_text()
+        files["bt_vector.h"] = (SOURCES / "bt_vector.h").read_text()
         fused = int(fused_on(load_target("host")))
         files["peak.c"] = f"#define BT_FUSED {fused}\n{PEAK}"
         self._c = ctypes.CDLL(str(shared_library(files, OPTIMISED)))

@@ -19,7 +19,7 @@ from statistics import median
 
 import numpy as np
 
-from biotrain.emit import RUNTIME, kernel_file, kernel_sources
+from biotrain.emit import RUNTIME, kernel_sources
 from biotrain.ir import Value
 from biotrain.op import OPS, Builder
 from biotrain.ops import SOURCES
@@ -99,13 +99,13 @@ class Shape:
 
 def measure(shape: Shape, rounds: int) -> list[dict[str, object]]:
     """One row per pass: median milliseconds, and the ratios to the direct kernel."""
-    stems = kernel_sources(["conv.c", "fir.c", "fft.c"])
+    stems = kernel_sources(["bt_conv.h", "bt_fir.h", "bt_fft.h"])
     files = {
         name: (RUNTIME / name).read_text() for name in ("bt_math.h", "bt_kernel.h", "bt_string.h")
     }
-    files.update({kernel_file(s): (SOURCES / s).read_text() for s in stems})
+    files.update({s: (SOURCES / s).read_text() for s in stems})
     head = [f"#define BT_FUSED {int(fused_on(load_target('host')))}"]
-    head += [f'#include "{kernel_file(s)}"' for s in stems]
+    head += [f'#include "{s}"' for s in stems]
     files["bench.c"] = "\n".join([*head, shape.program(), ""])
     flags = ("-O3", "-march=native", "-fPIC", *STRICT, *NUMERICS)
     lib = ctypes.CDLL(str(shared_library(files, flags)))

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-from biotrain.emit import RUNTIME_FILES, kernel_file, kernel_sources
+from biotrain.emit import RUNTIME_FILES, kernel_sources
 from biotrain.ops import SOURCES
 
 RUNTIME = Path(__file__).resolve().parents[1] / "src" / "biotrain" / "rt"
@@ -64,7 +64,7 @@ def kernel_texts(*stems: str) -> dict[str, str]:
     """The runtime's files and the headers of some kernels, with what they include, by name."""
     texts = {name: (RUNTIME / name).read_text(encoding="utf-8") for name in RUNTIME_FILES}
     for stem in kernel_sources(list(stems)):
-        texts[kernel_file(stem)] = (SOURCES / stem).read_text(encoding="utf-8")
+        texts[stem] = (SOURCES / stem).read_text(encoding="utf-8")
     return texts
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 import biotrain.ops  # noqa: F401
-from biotrain.emit import RUNTIME_FILES, call_text, kernel_file, kernel_sources, literal
+from biotrain.emit import RUNTIME_FILES, call_text, kernel_sources, literal
 from biotrain.ir import ITEM_BYTES, Node, Value
 from biotrain.op import OPS, Builder, Sample, rows_times
 from biotrain.ops import SOURCES
@@ -239,7 +239,7 @@ def program(all_cases: Sequence[Case], fused: bool) -> dict[str, str]:
     nodes = [n for c in all_cases for n in c.nodes if not OPS[n.op].alias]
     stems = kernel_sources(OPS[n.op].source for n in nodes)
     files = {name: (RUNTIME / name).read_text() for name in RUNTIME_FILES}
-    files.update({kernel_file(s): (SOURCES / s).read_text() for s in stems})
+    files.update({s: (SOURCES / s).read_text() for s in stems})
     lines = [
         "#undef BT_FUSED",
         f"#define BT_FUSED {int(fused)}",
@@ -247,7 +247,7 @@ def program(all_cases: Sequence[Case], fused: bool) -> dict[str, str]:
         "#include <stdlib.h>",
         "#include <string.h>",
         '#include "bt_kernel.h"',
-        *[f'#include "{kernel_file(s)}"' for s in stems],
+        *[f'#include "{s}"' for s in stems],
         "static FILE *in, *out;",
         "void *grab(size_t n);",
         "static inline void take(void *to, size_t n) { if (fread(to, 1, n, in) != n) exit(3); }",

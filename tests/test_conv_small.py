@@ -281,7 +281,7 @@ def test_odd_shapes_have_the_bits_of_one_output_at_a_time(
         pytest.skip("no fused multiply-add here")
     if needed and not has_instructions(needed):
         pytest.skip(f"no {needed} here")
-    write_kernels(tmp_path, "conv.c")
+    write_kernels(tmp_path, "bt_conv.h")
     (tmp_path / "main.c").write_text(program(), encoding="utf-8")
     mode = fused_flags() if fused else ["-DBT_FUSED=0"]
     sanitize = [] if "ziglang" in find_compiler() else ["-fsanitize=address,undefined"]
@@ -324,7 +324,7 @@ void *malloc(size_t n)
 def test_blocks_of_a_small_core_have_the_bits_of_one_output_at_a_time(core: str) -> None:
     """With the shape known and the order of instructions pinned, in the emulator."""
     need_emulator()
-    headers = {k: text for k, text in kernel_texts("conv.c").items() if k.endswith(".h")}
+    headers = {k: text for k, text in kernel_texts("bt_conv.h").items() if k.endswith(".h")}
     files = {**FREESTANDING, **headers}
     harness = HARNESS.replace(
         "static int run(", "static inline __attribute__((always_inline)) int run("

@@ -19,7 +19,7 @@ from torch import nn
 
 import biotrain as bt
 from biotrain.cost import node_macs, node_ops
-from biotrain.emit import kernel_file, kernel_sources
+from biotrain.emit import kernel_sources
 from biotrain.ir import Span, leaves, verify
 from biotrain.op import OPS, Builder
 from biotrain.ops import SOURCES
@@ -55,8 +55,8 @@ _folder = tempfile.TemporaryDirectory(prefix="biotrain-fft-")
 
 @cache
 def library(compiler: str, flags: tuple[str, ...]) -> ctypes.CDLL:
-    for stem in kernel_sources(["fft.c"]):
-        Path(_folder.name, kernel_file(stem)).write_text((SOURCES / stem).read_text())
+    for stem in kernel_sources(["bt_fft.h"]):
+        Path(_folder.name, stem).write_text((SOURCES / stem).read_text())
     return shared_library(TEXT, (*flags, f"-I{_folder.name}", "-ffp-contract=off"), compiler)
 
 
@@ -86,7 +86,7 @@ def turned(place: int, values: int) -> int:
 
 
 def table(name: str) -> np.ndarray:
-    text = (SOURCES / "fft_table.c").read_text()
+    text = (SOURCES / "bt_fft_table.h").read_text()
     found = re.search(rf"{name}\[\d+\] = {{([^}}]*)}}", text)
     assert found
     numbers = [n.strip().removesuffix("f") for n in found[1].split(",") if n.strip()]

@@ -18,7 +18,7 @@ import biotrain as bt
 from biotrain.autodiff import differentiate, with_loss
 from biotrain.capture import capture
 from biotrain.cost import node_macs, node_ops
-from biotrain.emit import kernel_file, kernel_sources
+from biotrain.emit import kernel_sources
 from biotrain.ir import Graph, Value, verify
 from biotrain.op import OPS, Builder
 from biotrain.ops import SOURCES
@@ -55,8 +55,8 @@ _folder = tempfile.TemporaryDirectory(prefix="biotrain-fir-")
 
 @cache
 def library(compiler: str, flags: tuple[str, ...]) -> ctypes.CDLL:
-    for stem in kernel_sources(["conv.c", "fir.c"]):
-        Path(_folder.name, kernel_file(stem)).write_text((SOURCES / stem).read_text())
+    for stem in kernel_sources(["bt_conv.h", "bt_fir.h"]):
+        Path(_folder.name, stem).write_text((SOURCES / stem).read_text())
     return shared_library(TEXT, (*flags, f"-I{_folder.name}", "-ffp-contract=off"), compiler)
 
 

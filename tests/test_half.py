@@ -394,7 +394,7 @@ def test_the_c_is_clean(tmp_path: Path, clang: bool, half: str) -> None:
 
 
 def test_the_kernels_stand_alone(tmp_path: Path) -> None:
-    write_kernels(tmp_path, "half.c")
+    write_kernels(tmp_path, "bt_half.h")
     (tmp_path / "one.c").write_text('#include "bt_half.h"\ntypedef int bt_none;\n')
     flags = [*STRICT, *NUMERICS, "-Wno-unused-function", "-c", "one.c"]
     subprocess.run([*find_compiler(), *flags], cwd=tmp_path, check=True)

@@ -490,7 +490,7 @@ int main(void)
 def test_one_pass_in_vectors_has_the_bits_of_one_row_at_a_time(kind: str, tmp_path: Path) -> None:
     if kind and not has_instructions(kind):
         pytest.skip(f"no {kind} here")
-    write_kernels(tmp_path, "one_pass.c")
+    write_kernels(tmp_path, "bt_one_pass.h")
     (tmp_path / "main.c").write_text(CENTRED, encoding="utf-8")
     flags = [*NUMERICS, "-O1", "-std=c99", *([f"-m{kind}"] if kind else []), *fused_flags()]
     subprocess.run([*find_compiler(), *flags, "main.c", "-o", "main"], cwd=tmp_path, check=True)

@@ -283,7 +283,7 @@ def test_loops_are_vectorised() -> None:
     from _cc import compiler_notes
 
     text = """
-#include "../ops/pointwise.c"
+#include "../ops/bt_pointwise.h"
 void f(float *a, float *b);
 void f(float *a, float *b)
 {

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The base class of every operation, the table of all of them, and the builder of graphs.
 
-One op is one class and its C kernels beside it (`ops/<stem>.py`, `ops/<stem>.c`). To add one,
+One op is one class and its C kernels beside it (`ops/<stem>.py`, `ops/bt_<stem>.h`). To add one,
 read `docs/add-an-op.md`.
 
 **How a kernel sees a tensor.** As rows of samples: the last axis is time, all axes before it are

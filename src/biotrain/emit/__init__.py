@@ -14,7 +14,7 @@ from textwrap import fill
 
 from biotrain.emit.header import header
 from biotrain.emit.live import LIVE_SOURCES, live_files
-from biotrain.emit.model import kernel_file, model, window_offset
+from biotrain.emit.model import model, window_offset
 from biotrain.emit.schedule import Places, Shapes, call_text, literal, node_text
 from biotrain.emit.source import (
     Source,
@@ -45,7 +45,6 @@ __all__ = [
     "call_text",
     "emit",
     "fingerprint",
-    "kernel_file",
     "kernel_sources",
     "literal",
     "node_text",
@@ -61,7 +60,7 @@ def emit(source: Source) -> dict[str, str]:
     names = (*RUNTIME_FILES, *(("bt_align.h",) if source.renew else ()))
     files = {name: (RUNTIME / name).read_text(encoding="utf-8") for name in names}
     for stem in stems:
-        files[kernel_file(stem)] = (SOURCES / stem).read_text(encoding="utf-8")
+        files[stem] = (SOURCES / stem).read_text(encoding="utf-8")
     files["model.h"] = header(source)
     files["model.c"] = model(source, stems)
     files["model_weights.c"] = _weights(source)
@@ -86,7 +85,7 @@ def kernel_sources(stems: Iterable[str]) -> list[str]:
         if stem not in found:
             found[stem] = None
             text = (SOURCES / stem).read_text(encoding="utf-8")
-            included = [f"{name}.c" for name in re.findall(r'#include "bt_(\w+)\.h"', text)]
+            included = re.findall(r'#include "(bt_\w+\.h)"', text)
             waiting += [name for name in included if (SOURCES / name).is_file()]
     return sorted(found)
 

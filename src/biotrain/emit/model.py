@@ -20,11 +20,6 @@ from biotrain.ir import Graph
 from biotrain.op import float_literal
 
 
-def kernel_file(source: str) -> str:
-    """Name of a kernel file in a package: `conv.c` is included as `bt_conv.h`."""
-    return f"bt_{source.removesuffix('.c')}.h"
-
-
 def model(source: Source, stems: Sequence[str]) -> str:
     lines = [
         "/* SPDX-License-Identifier: Apache-2.0 */",
@@ -37,7 +32,7 @@ def model(source: Source, stems: Sequence[str]) -> str:
         '#include "bt_checkpoint.h"',
         '#include "bt_kernel.h"',
         '#include "bt_string.h"',
-        *[f'#include "{kernel_file(s)}"' for s in stems],
+        *[f'#include "{s}"' for s in stems],
         "",
     ]
     frozen = [*source.train.params, *source.train.consts]

@@ -17,7 +17,7 @@ from biotrain.ops.batch_norm import RunningUpdate
 from biotrain.ops.norm import GroupStats, GroupSums, Small
 
 
-@register("batch.c")
+@register("bt_batch.h")
 class JoinMoments(Small):
     """Row moments of a sample (rows, 3), joined to those of the samples before it."""
 
@@ -39,7 +39,7 @@ class JoinMoments(Small):
         return Call("bt_join_rows", "bt_norm", geometry, operands, (rows, 1), ("(int)sample",))
 
 
-@register("optim.c")
+@register("bt_optim.h")
 class JoinSums(Small):
     """Row sums of a sample (rows, 2), added to those of the samples before it."""
 
@@ -64,7 +64,7 @@ def _over_the_batch(call: Call) -> Call:
     )
 
 
-@register("norm.c")
+@register("bt_norm.h")
 class BatchStats(GroupStats):
     """`group_stats` over the batch."""
 
@@ -74,7 +74,7 @@ class BatchStats(GroupStats):
         return _over_the_batch(super().call(node))
 
 
-@register("norm.c")
+@register("bt_norm.h")
 class BatchSums(GroupSums):
     """`group_sums` over the batch."""
 
@@ -84,7 +84,7 @@ class BatchSums(GroupSums):
         return _over_the_batch(super().call(node))
 
 
-@register("batch_norm.c")
+@register("bt_batch_norm.h")
 class BatchUpdate(RunningUpdate):
     """`running_update` with the statistics of the batch."""
 

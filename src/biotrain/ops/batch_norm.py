@@ -39,7 +39,7 @@ from biotrain.ops.norm import (
 )
 
 
-@register("batch_norm.c")
+@register("bt_batch_norm.h")
 class FrozenStats(Small):
     """Running mean and variance -> the statistics of every channel, (channels, 3)."""
 
@@ -61,7 +61,7 @@ class FrozenStats(Small):
         return Call("bt_frozen_stats", "bt_norm", geometry, operands, (channels, 1), extra)
 
 
-@register("batch_norm.c")
+@register("bt_batch_norm.h")
 class RunningUpdate(Small):
     """Running mean and variance <- (1 - momentum) old + momentum new, variance unbiased."""
 
@@ -86,7 +86,7 @@ class RunningUpdate(Small):
         return Call("bt_running_update", "bt_norm", geometry, operands, (channels, 1), extra)
 
 
-@register("batch_norm.c")
+@register("bt_batch_norm.h")
 class NormDxFrozen(Op):
     """dx = gamma rstd dy, for statistics that do not depend on x."""
 
@@ -188,7 +188,7 @@ class _ChannelNorm(Composite):
         return y if x is inputs[0] else b.one("reshape", y, shape=inputs[0].shape)
 
 
-@register("batch_norm.c")
+@register("bt_batch_norm.h")
 class BatchNorm(_ChannelNorm):
     """torch.nn.functional.batch_norm of one sample."""
 
@@ -223,7 +223,7 @@ class BatchNorm(_ChannelNorm):
         )
 
 
-@register("batch_norm.c")
+@register("bt_batch_norm.h")
 class InstanceNorm(_ChannelNorm):
     """torch.nn.functional.instance_norm of one sample."""
 

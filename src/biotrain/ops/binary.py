@@ -151,7 +151,7 @@ class _Binary(Op):
         return tuple(Sample(s, {}, low=low, high=high) for s in shapes)
 
 
-@register("binary.c")
+@register("bt_binary.h")
 class Add(_Binary):
     """alpha a + beta b (both 1 unless given)."""
 
@@ -193,7 +193,7 @@ class Add(_Binary):
         return (*first, *(Sample(s.shapes, numbers) for s in first[:2]))
 
 
-@register("binary.c")
+@register("bt_binary.h")
 class AddBroadcast(Add):
     """alpha a + beta b with b broadcast to a."""
 
@@ -203,7 +203,7 @@ class AddBroadcast(Add):
     inplace = ((0, 0),)
 
 
-@register("binary.c")
+@register("bt_binary.h")
 class Mul(_Binary):
     """a b."""
 
@@ -236,7 +236,7 @@ class Mul(_Binary):
         return inputs[0] * inputs[1]
 
 
-@register("binary.c")
+@register("bt_binary.h")
 class MulBroadcast(Mul):
     """a b with b broadcast to a."""
 
@@ -246,7 +246,7 @@ class MulBroadcast(Mul):
     inplace = ((0, 0),)
 
 
-@register("binary.c")
+@register("bt_binary.h")
 class Div(_Binary):
     """a / b."""
 
@@ -285,7 +285,7 @@ class Div(_Binary):
         return inputs[0] / inputs[1]
 
 
-@register("binary.c")
+@register("bt_binary.h")
 class DivBroadcast(Div):
     """a / b with b broadcast to a."""
 
@@ -309,7 +309,7 @@ class _Difference(Composite):
         )
 
 
-@register("binary.c")
+@register("bt_binary.h")
 class Sub(_Difference):
     """a - b."""
 
@@ -326,7 +326,7 @@ class Sub(_Difference):
         return inputs[0] - inputs[1]
 
 
-@register("binary.c")
+@register("bt_binary.h")
 class Rsub(_Difference):
     """b - a."""
 

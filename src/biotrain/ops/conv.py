@@ -159,7 +159,7 @@ class _Conv(Op):
         return Call(function, "bt_conv", geometry, operands, box)
 
 
-@register("conv.c")
+@register("bt_conv.h")
 class Conv(_Conv):
     """y = conv(x, w[, b])."""
 
@@ -272,7 +272,7 @@ class Conv(_Conv):
         )
 
 
-@register("conv.c")
+@register("bt_conv.h")
 class ConvDx(_Conv):
     """Gradient of the input: dx = conv^T(dy, w)."""
 
@@ -304,7 +304,7 @@ class ConvDx(_Conv):
         return self._call(node, "bt_conv_input_gradient", x_in(0), p_in(1), x_out(), box=box)
 
 
-@register("conv.c")
+@register("bt_conv.h")
 class ConvDw(_Conv):
     """Gradient of the weight, added to the output: dw += sum over time of dy x.
 
@@ -351,7 +351,7 @@ class ConvDw(_Conv):
         return self._call(node, "bt_conv_weight_gradient", *operands, box=box)
 
 
-@register("conv.c")
+@register("bt_conv.h")
 class ConvDb(Op):
     """Gradient of the bias, added to the output: db[c] += sum of dy over rows and time."""
 

@@ -10,7 +10,7 @@ from biotrain.ir import Attr, Node, Shape, Value
 from biotrain.op import Builder, Op, register
 
 
-@register("shape.c")
+@register("bt_shape.h")
 class Detach(Op):
     """The same tensor, through which no gradient flows."""
 

@@ -20,7 +20,7 @@ from biotrain.ops.conv import Conv, ConvDw, ConvDx, _Conv
 from biotrain.ops.fir import depthwise, fits
 
 SIZES = (128, 256, 512)
-"""Samples of a transform, of half as many complex values (`fft_transform.c`)."""
+"""Samples of a transform, of half as many complex values (`bt_fft_transform.h`)."""
 
 UNIT = 32
 """A block has a multiple of so many outputs."""
@@ -110,7 +110,7 @@ class _Fft(_Conv):
         return self._box_ops(node, box)  # nothing is in proportion to the box
 
 
-@register("fft.c")
+@register("bt_fft.h")
 class FftRoom(Op):
     """Room to work in: a tensor that the next op overwrites, and nobody reads."""
 
@@ -132,7 +132,7 @@ class FftRoom(Op):
         return Call("bt_fft_room", "bt_fft_size", (("size", size),), (p_out(),), (1, ROOM * size))
 
 
-@register("fft.c")
+@register("bt_fft.h")
 class Fft(_Fft, Conv):
     """y = conv(x, w, room[, b]), depthwise."""
 
@@ -202,7 +202,7 @@ class Fft(_Fft, Conv):
         )
 
 
-@register("fft.c")
+@register("bt_fft.h")
 class FftDx(_Fft, ConvDx):
     """Gradient of the input: the taps backwards. Operands: dy, w, room."""
 
@@ -231,7 +231,7 @@ class FftDx(_Fft, ConvDx):
         return self._fft_call(node, "bt_fft_input_gradient", *operands, box=node.outputs[0].shape)
 
 
-@register("fft.c")
+@register("bt_fft.h")
 class FftDw(_Fft, ConvDw):
     """Gradient of the weight, added to the output. Operands: x, dy, room.
 

@@ -2,8 +2,8 @@
 """Fast FIR: depthwise convolutions of long taps along time by polyphase Karatsuba.
 
 `fir`, `fir_dx` and `fir_dw` take the place of `conv`, `conv_dx` and `conv_dw`: the same operands,
-shapes and attributes, and `levels`. Each level splits a sum into three of half the length at half
-the rate, so that `levels` levels do (3/4)^levels of the multiplies (`fir_sum.c`). The rounding is
+shapes and attributes, and `levels`. Each level splits a sum into three of half the length at half the
+rate, so that `levels` levels do (3/4)^levels of the multiplies (`bt_fir_sum.h`). The rounding is
 another than that of the direct convolution: it is a choice of the package.
 """
 
@@ -22,7 +22,7 @@ LEVELS = (2, 3)
 
 TAPS = 128
 TILE, LEAST = 144, 48
-"""Taps and outputs of one pass, and what the last tile has at least (`fir_block.c`)."""
+"""Taps and outputs of one pass, and what the last tile has at least (`bt_fir_block.h`)."""
 
 
 def fits(attrs: Mapping[str, Attr], x: Shape, w: Shape) -> bool:
@@ -115,7 +115,7 @@ def depthwise(
     return attrs, (1, rows, height, times), (rows * outs, 1, 1, taps)
 
 
-@register("fir.c")
+@register("bt_fir.h")
 class Fir(Conv):
     """y = conv(x, w[, b]), depthwise."""
 
@@ -178,7 +178,7 @@ class Fir(Conv):
         )
 
 
-@register("fir.c")
+@register("bt_fir.h")
 class FirDx(ConvDx):
     """Gradient of the input: the taps backwards."""
 
@@ -204,7 +204,7 @@ class FirDx(ConvDx):
         return Call("bt_fir_input_gradient", "bt_fir", geometry, operands, (prod(x[:-1]), x[-1]))
 
 
-@register("fir.c")
+@register("bt_fir.h")
 class FirDw(ConvDw):
     """Gradient of the weight, added to the output: each leaf of dy is a filter of x, and as long as
     a filter may be, for long ones save most."""

@@ -72,7 +72,7 @@ class _FromHalf(_Convert):
         return inputs[0].view(torch_dtype(self.name.removeprefix("from_"))).to(torch.float32)
 
 
-@register("half.c")
+@register("bt_half.h")
 class ToFp16(_ToHalf):
     """float32 to fp16."""
 
@@ -80,7 +80,7 @@ class ToFp16(_ToHalf):
     work = 3
 
 
-@register("half.c")
+@register("bt_half.h")
 class FromFp16(_FromHalf):
     """fp16 to float32."""
 
@@ -88,7 +88,7 @@ class FromFp16(_FromHalf):
     work = 1
 
 
-@register("half.c")
+@register("bt_half.h")
 class ToBf16(_ToHalf):
     """float32 to bf16."""
 
@@ -96,7 +96,7 @@ class ToBf16(_ToHalf):
     work = 2
 
 
-@register("half.c")
+@register("bt_half.h")
 class FromBf16(_FromHalf):
     """bf16 to float32."""
 

@@ -13,7 +13,7 @@ from biotrain.ir import Attr, Node, Shape, Value
 from biotrain.op import Builder, Call, Op, Sample, register, rows_times, x_in, x_out
 
 
-@register("hardswish.c")
+@register("bt_hardswish.h")
 class Hardswish(Op):
     """y = x relu6(x + 3) / 6, element by element."""
 
@@ -55,7 +55,7 @@ class Hardswish(Op):
         return (Sample(((1, 3, 131),), {}, low=-6.0, high=6.0), Sample(((1, 2, 2, 9),), {}))
 
 
-@register("hardswish.c")
+@register("bt_hardswish.h")
 class HardswishDx(Op):
     """dx = dy times 0, x / 3 + 1 / 2, or 1: below -3, up to 3, above."""
 

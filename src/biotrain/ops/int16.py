@@ -24,7 +24,7 @@ BLOCK = 64
 """Weights whose gradients one pass over a leaf keeps on the stack (`BT_CONV_SUMS`)."""
 
 
-@register("int16.c")
+@register("bt_int16.h")
 class FromInt16(Op):
     """y = q scale; no gradient, for it reads the input of the network."""
 
@@ -70,7 +70,7 @@ class _ConvRows(Op):
         return max(0, min(span[1], rows) - max(span[0], 0))
 
 
-@register("conv_int16.c")
+@register("bt_conv_int16.h")
 class ConvInt16(_ConvRows, Conv):
     """y = conv(q scale, w[, b])."""
 
@@ -95,7 +95,7 @@ class ConvInt16(_ConvRows, Conv):
         return ()
 
 
-@register("conv_int16.c")
+@register("bt_conv_int16.h")
 class ConvDwInt16(_ConvRows, ConvDw):
     """dw += sum over time of dy q scale."""
 
@@ -116,7 +116,7 @@ class ConvDwInt16(_ConvRows, ConvDw):
         return reading_int16(super().call(node), node)
 
 
-@register("one_pass_int16.c")
+@register("bt_one_pass_int16.h")
 class CentredDwInt16(CentredDw):
     """`centred_dw` of q scale."""
 

@@ -32,7 +32,7 @@ class _Linear(Op):
         return Call(function, "bt_linear", geometry, operands, box)
 
 
-@register("linear.c")
+@register("bt_linear.h")
 class Linear(_Linear):
     """y = x w^T [+ b] over the last axis."""
 
@@ -82,7 +82,7 @@ class Linear(_Linear):
         )
 
 
-@register("linear.c")
+@register("bt_linear.h")
 class LinearDx(_Linear):
     """dx = dy w."""
 
@@ -101,7 +101,7 @@ class LinearDx(_Linear):
         return self._call("bt_linear_input_gradient", dx, dy[-1], box, *operands)
 
 
-@register("linear.c")
+@register("bt_linear.h")
 class LinearDw(_Linear):
     """dw += sum over rows of dy x, added to the output."""
 
@@ -124,7 +124,7 @@ class LinearDw(_Linear):
         return self._call("bt_linear_weight_gradient", x, dy[-1], box, *operands)
 
 
-@register("linear.c")
+@register("bt_linear.h")
 class LinearDb(_Linear):
     """db += sum over rows of dy, added to the output."""
 

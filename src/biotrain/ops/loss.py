@@ -11,7 +11,7 @@ from biotrain.ir import Attr, Node, Shape, Value
 from biotrain.op import Builder, Call, Op, Sample, p_in, p_out, register
 
 
-@register("loss.c")
+@register("bt_loss.h")
 class CrossEntropy(Op):
     """Softmax cross-entropy of logits (1, classes) and a label -> loss (1,), probabilities."""
 
@@ -45,7 +45,7 @@ class CrossEntropy(Op):
         return (Sample(((1, 11), (1,)), {}), Sample(((1, 2), (1,)), {}))
 
 
-@register("loss.c")
+@register("bt_loss.h")
 class CrossEntropyDx(Op):
     """dlogits = probabilities - one-hot label."""
 
@@ -65,7 +65,7 @@ class CrossEntropyDx(Op):
         return Call("bt_cross_entropy_dx", "bt_loss", geometry, operands, (1, classes))
 
 
-@register("loss.c")
+@register("bt_loss.h")
 class MeanSquaredError(Op):
     """Mean of (prediction - target)^2 over all elements -> loss (1,), the differences."""
 
@@ -105,7 +105,7 @@ class MeanSquaredError(Op):
         )
 
 
-@register("loss.c")
+@register("bt_loss.h")
 class MeanSquaredErrorDx(Op):
     """dprediction = 2 (prediction - target) / count."""
 

@@ -49,7 +49,7 @@ def norm_geometry(shape: Shape, groups: int) -> tuple[tuple[str, int], ...]:
     return (("rows", rows), ("times", times), ("rows_per_channel", per_channel), ("groups", groups))
 
 
-@register("norm.c")
+@register("bt_norm.h")
 class RowMoments(Op):
     """Pivot, mean less pivot, and sum of squared distances of every row, (rows, 3)."""
 
@@ -92,7 +92,7 @@ class Small(Op):
         return (None,) * len(wanted)
 
 
-@register("norm.c")
+@register("bt_norm.h")
 class GroupStats(Small):
     """Row moments -> mean, 1/sqrt(variance + eps) and what the mean lost, (groups, 3)."""
 
@@ -118,7 +118,7 @@ class GroupStats(Small):
         return Call("bt_group_stats", "bt_norm", geometry, operands, (groups, 1), extra)
 
 
-@register("norm.c")
+@register("bt_norm.h")
 class NormApply(Op):
     """y = (x - mean) rstd gamma + beta; beta, or both, may be absent.
 
@@ -200,7 +200,7 @@ class NormApply(Op):
         return Call(function, "bt_norm", geometry, operands, rows_times(x))
 
 
-@register("norm.c")
+@register("bt_norm.h")
 class NormSums(Op):
     """Per row: sum of dy, and of dy times the normalised x; (rows, 2).
 
@@ -231,7 +231,7 @@ class NormSums(Op):
         return Call("bt_norm_sums", "bt_norm", geometry, operands, rows_times(x))
 
 
-@register("norm.c")
+@register("bt_norm.h")
 class NormAffineGradient(Small):
     """dgamma (`which` 1) or dbeta (`which` 0) of every channel, added to the output."""
 
@@ -255,7 +255,7 @@ class NormAffineGradient(Small):
         return Call("bt_norm_affine_gradient", "bt_norm", geometry, operands, (channels, 1), which)
 
 
-@register("norm.c")
+@register("bt_norm.h")
 class NormEachGradient(Op):
     """Gradient of an affine per element, added to the output: dgamma += sum over groups of dy xhat.
 
@@ -287,7 +287,7 @@ class NormEachGradient(Op):
         return Call("bt_norm_each_weight", "bt_norm", geometry, operands, box)
 
 
-@register("norm.c")
+@register("bt_norm.h")
 class GroupSums(Small):
     """Means over a group of gamma dy and of gamma dy times the normalised x; (groups, 2)."""
 
@@ -310,7 +310,7 @@ class GroupSums(Small):
         return Call("bt_group_sums", "bt_norm", geometry, operands, (node.int("groups"), 1))
 
 
-@register("norm.c")
+@register("bt_norm.h")
 class NormDx(Op):
     """dx = rstd (gamma dy - mean(gamma dy) - xhat mean(gamma dy xhat))."""
 
@@ -382,7 +382,7 @@ def affine_tensors(inputs: Sequence[Any]) -> tuple[Any, Any]:
     return weight, bias
 
 
-@register("norm.c")
+@register("bt_norm.h")
 class GroupNorm(Composite):
     """torch.nn.functional.group_norm(x, groups, gamma, beta, eps)."""
 
@@ -424,7 +424,7 @@ class GroupNorm(Composite):
         )
 
 
-@register("norm.c")
+@register("bt_norm.h")
 class LayerNorm(Composite):
     """torch.nn.functional.layer_norm(x, x.shape[-axes:], gamma, beta, eps)."""
 

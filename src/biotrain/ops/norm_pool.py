@@ -113,7 +113,7 @@ class _Pooled(Op):
         return lo, hi + 1
 
 
-@register("norm_pool.c")
+@register("bt_norm_pool.h")
 class NormReluPool(_Pooled):
     """Inputs x, stats[, gamma[, beta]] -> per window s = sum of active xhat, n = their number (u8).
 
@@ -218,7 +218,7 @@ class _Windows(_Pooled):
         return r0, r1
 
 
-@register("norm_pool.c")
+@register("bt_norm_pool.h")
 class PooledAffine(_Windows):
     """p = (gamma s + beta n) / k; inputs s, n[, gamma[, beta]]."""
 
@@ -254,7 +254,7 @@ class PooledAffine(_Windows):
         return self.kernel_call(node, "bt_pooled_affine", *operands)
 
 
-@register("norm_pool.c")
+@register("bt_norm_pool.h")
 class PooledAffineDx(_Windows):
     """ds = gamma dp / k; inputs dp[, gamma]."""
 
@@ -269,7 +269,7 @@ class PooledAffineDx(_Windows):
         return self.kernel_call(node, "bt_pooled_affine_dx", *operands)
 
 
-@register("norm_pool.c")
+@register("bt_norm_pool.h")
 class PooledSums(_Windows):
     """Per channel: sum of up n and of up s over the windows, (channels, 2).
 
@@ -317,7 +317,7 @@ class _Spread(_Pooled):
         return self.window_rows(node, r0, r1) if index == self.windows else (r0, r1)
 
 
-@register("norm_pool.c")
+@register("bt_norm_pool.h")
 class NormReluPoolDx(_Spread):
     """dx = rstd (active ds - mean1 - xhat mean2); inputs x, stats, means, ds[, gamma[, beta]]."""
 
@@ -332,7 +332,7 @@ class NormReluPoolDx(_Spread):
         return self.kernel_call(node, "bt_norm_relu_pool_dx", *operands)
 
 
-@register("norm_pool.c")
+@register("bt_norm_pool.h")
 class NormReluUnpool(_Spread):
     """d = active ds; inputs x, stats, ds[, gamma[, beta]]."""
 

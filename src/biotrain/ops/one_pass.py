@@ -22,7 +22,7 @@ def _shape(attrs: Mapping[str, Attr]) -> Shape:
     return value
 
 
-@register("one_pass.c")
+@register("bt_one_pass.h")
 class CentredDw(Op):
     """Inputs x, d, pair moments -> raw: sums of d z and of d, (rows of d, rows of x + 1)."""
 
@@ -68,7 +68,7 @@ class _Mix(Mix):
         return columns - 1, out
 
 
-@register("one_pass.c")
+@register("bt_one_pass.h")
 class MixSums(_Mix):
     """Inputs raw, pair moments, w, moments of y, stats -> what `norm_sums` gives, (rows, 2)."""
 
@@ -86,7 +86,7 @@ class MixSums(_Mix):
         return self.mix_call(node, "bt_mix_sums", *self.size(node), *operands)
 
 
-@register("one_pass.c")
+@register("bt_one_pass.h")
 class MixDw(_Mix):
     """Inputs raw, pair moments, w, moments of y, stats, means[, gamma]; added to the output."""
 
@@ -106,7 +106,7 @@ class MixDw(_Mix):
         return self.mix_call(node, "bt_mix_dw", *self.size(node), *operands)
 
 
-@register("one_pass.c")
+@register("bt_one_pass.h")
 class MixDb(_Mix):
     """Inputs raw, moments of y, stats, means[, gamma]; added to the output."""
 

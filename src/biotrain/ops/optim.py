@@ -29,7 +29,7 @@ class _Flat(Op):
         return Call(function, "bt_flat", geometry, operands, (1, count), extra)
 
 
-@register("optim.c")
+@register("bt_optim.h")
 class Accumulate(Op):
     """out += x: how a gradient that no kernel adds up itself reaches its buffer."""
 
@@ -48,7 +48,7 @@ class Accumulate(Op):
         return Call("bt_accumulate", "bt_flat", geometry, (p_in(0), p_out()), (1, count))
 
 
-@register("optim.c")
+@register("bt_optim.h")
 class Share(_Flat):
     """The gradient of a loss times the window's part in its group: 1 / windows of the group."""
 
@@ -62,7 +62,7 @@ class Share(_Flat):
         return self.flat(node, "bt_share", (p_in(0), p_out()), "1.0f / (float)m->group")
 
 
-@register("optim.c")
+@register("bt_optim.h")
 class Carry(_Flat):
     """The momentum before the first gradient of a group: inputs (p, v), output v."""
 
@@ -80,7 +80,7 @@ class Carry(_Flat):
         return self.flat(node, "bt_carry", (p_in(0), p_out()), *extra)
 
 
-@register("optim.c")
+@register("bt_optim.h")
 class SgdStep(_Flat):
     """The step of SGD whose momentum holds the gradients already: inputs (p, v), output p."""
 
@@ -104,7 +104,7 @@ def _run_time(node: Node) -> tuple[str, str, str]:
 _IN_STEP = ("lr", "scale", "NULL")
 
 
-@register("optim.c")
+@register("bt_optim.h")
 class Sgd(_Flat):
     """SGD with momentum, weight decay and Nesterov: inputs (p, g[, v]), outputs (p[, v])."""
 
@@ -128,7 +128,7 @@ class Sgd(_Flat):
         return self.flat(node, "bt_sgd", operands, *extra)
 
 
-@register("optim.c")
+@register("bt_optim.h")
 class Adam(_Flat):
     """Adam (or AdamW where `decoupled`): inputs (p, g, m, v), outputs (p, m, v)."""
 

@@ -55,7 +55,7 @@ class Mix(Small):
         return Call(function, "bt_pairs", geometry, operands, (out, 1))
 
 
-@register("pair_moments.c")
+@register("bt_pair_moments.h")
 class PairSums(Op):
     """Per row a pivot and the sum of x - pivot, per pair of rows the sum of their products."""
 
@@ -89,7 +89,7 @@ class PairSums(Op):
         return Call("bt_pair_sums", "bt_pairs", geometry, operands, (rows, times))
 
 
-@register("pair_moments.c")
+@register("bt_pair_moments.h")
 class PairMoments(Mix):
     """The sums of `pair_sums` -> mean of every row, centred second moment of every pair."""
 
@@ -109,7 +109,7 @@ class PairMoments(Mix):
         return self.mix_call(node, "bt_pair_moments", rows, rows, p_in(0), p_out())
 
 
-@register("pair_moments.c")
+@register("bt_pair_moments.h")
 class MixMoments(Mix):
     """Inputs moments, w[, b] -> the moments of every row of y, (rows, 3), as `row_moments` has."""
 

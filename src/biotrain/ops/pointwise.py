@@ -107,8 +107,8 @@ def _function(cls: type[_Unary]) -> type[_Unary]:
         "numbers": cls.numbers,
         "work": cls.work_dx,
     }
-    register("pointwise.c")(cls)
-    register("pointwise.c")(type(f"{cls.__name__}Dx", (_UnaryDx,), rule))
+    register("bt_pointwise.h")(cls)
+    register("bt_pointwise.h")(type(f"{cls.__name__}Dx", (_UnaryDx,), rule))
     return cls
 
 
@@ -306,7 +306,7 @@ class Square(_Unary):
         return inputs[0].square()
 
 
-@register("pointwise.c")
+@register("bt_pointwise.h")
 class Power(Composite):
     """x^exponent for the exponents that have a function of their own; it lowers to that."""
 
@@ -440,7 +440,7 @@ class Hardtanh(_Bounds):
         return b.one("hardtanh", args_input(args), low=low, high=high)
 
 
-@register("pointwise.c")
+@register("bt_pointwise.h")
 class Affine(_Unary):
     """scale x + shift, with numbers."""
 

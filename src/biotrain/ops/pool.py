@@ -164,7 +164,7 @@ class _Pool(Op):
         return node.inputs[-1].shape
 
 
-@register("pool.c")
+@register("bt_pool.h")
 class AvgPool(_Pool):
     """Mean over windows; padded zeros count (torch's `count_include_pad`)."""
 
@@ -202,7 +202,7 @@ class AvgPool(_Pool):
         )
 
 
-@register("pool.c")
+@register("bt_pool.h")
 class AvgPoolDx(_Pool):
     """Gradient of the mean: each window hands dy / size to its samples."""
 
@@ -243,7 +243,7 @@ class _Uneven(_Pool):
         return Call(self.function, "bt_pool", geometry, self.operands(node), rows_times(outside))
 
 
-@register("pool.c")
+@register("bt_pool.h")
 class AvgPoolUneven(_Uneven):
     """Mean over the samples of x in windows that are adaptive, or that reach over its borders."""
 
@@ -274,7 +274,7 @@ class AvgPoolUneven(_Uneven):
         )
 
 
-@register("pool.c")
+@register("bt_pool.h")
 class AvgPoolUnevenDx(_Uneven):
     """Gradient of that mean: each window hands dy / size to its samples."""
 
@@ -283,7 +283,7 @@ class AvgPoolUnevenDx(_Uneven):
     forward = False
 
 
-@register("pool.c")
+@register("bt_pool.h")
 class MaxPool(_Pool):
     """Maximum over windows, the first of equal ones; NaN where a window holds one.
 
@@ -346,7 +346,7 @@ class MaxPool(_Pool):
         )
 
 
-@register("pool.c")
+@register("bt_pool.h")
 class MaxPoolDx(_Pool):
     """Gradient of the maximum: each window hands dy to the sample that it chose."""
 
@@ -393,7 +393,7 @@ class _Adaptive(Composite):
         return rows, times
 
 
-@register("pool.c")
+@register("bt_pool.h")
 class AdaptiveAvgPool(_Adaptive):
     """torch.nn.functional.adaptive_avg_pool1d/2d(x, out); `out` is (rows, times)."""
 
@@ -422,7 +422,7 @@ class AdaptiveAvgPool(_Adaptive):
         )
 
 
-@register("pool.c")
+@register("bt_pool.h")
 class AdaptiveMaxPool(_Adaptive):
     """torch.nn.functional.adaptive_max_pool1d/2d(x, out), where the sizes divide."""
 

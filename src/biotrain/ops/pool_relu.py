@@ -23,7 +23,7 @@ def _x_shape(attrs: Mapping[str, Attr]) -> Shape:
     return shape
 
 
-@register("pool_relu.c")
+@register("bt_pool_relu.h")
 class AvgPoolReluDx(Op):
     """dx = avg_pool_dx(dy) where y > 0, else 0; dx may lie on y."""
 

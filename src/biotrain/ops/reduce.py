@@ -154,7 +154,7 @@ class _Sum(Op):
         return x.sum_to_size(attrs["shape"]) * attrs["scale"]
 
 
-@register("reduce.c")
+@register("bt_reduce.h")
 class SumTo(_Sum):
     """Sum over time, and over the other axes that the target shape does not have."""
 
@@ -181,7 +181,7 @@ class SumTo(_Sum):
         )
 
 
-@register("reduce.c")
+@register("bt_reduce.h")
 class SumRows(_Sum):
     """Sum over axes that are not time; an element that keeps every axis is added as it is."""
 
@@ -205,7 +205,7 @@ class SumRows(_Sum):
         )
 
 
-@register("reduce.c")
+@register("bt_reduce.h")
 class Expand(Op):
     """scale x, broadcast to a shape."""
 
@@ -309,7 +309,7 @@ class _Total(Composite):
         return y if y.shape == shape else b.one("reshape", y, shape=shape)
 
 
-@register("reduce.c")
+@register("bt_reduce.h")
 class Mean(_Total):
     """Mean over axes: the sums of leaves, each times 1 / count, added up."""
 
@@ -331,7 +331,7 @@ class Mean(_Total):
         )
 
 
-@register("reduce.c")
+@register("bt_reduce.h")
 class Sum(_Total):
     """Sum over axes."""
 

@@ -71,7 +71,7 @@ def reshaped(b: Builder, x: Value, shape: Shape) -> Value:
     return b.one("reshape", x, shape=shape)
 
 
-@register("shape.c")
+@register("bt_shape.h")
 class Reshape(_Move):
     """The same elements under another shape; costs nothing."""
 
@@ -132,7 +132,7 @@ def _strided(node: Node, row: int, time: int, rows: Sequence[int], times: Sequen
     return Call("bt_strided_copy", "bt_strided", tuple(geometry.items()), operands, box)
 
 
-@register("shape.c")
+@register("bt_shape.h")
 class Permute(_Move):
     """Axis i of the output is axis `dims[i]` of the input."""
 
@@ -202,7 +202,7 @@ class Permute(_Move):
         )
 
 
-@register("shape.c")
+@register("bt_shape.h")
 class Slice(_Move):
     """`sizes` elements along each axis, from `starts` on, `steps` apart."""
 
@@ -325,7 +325,7 @@ def _placed(node: Node, before: Sequence[int], steps: Sequence[int], value: floa
     return Call("bt_place", "bt_placed", tuple(geometry.items()), operands, rows_times(y), extra)
 
 
-@register("shape.c")
+@register("bt_shape.h")
 class SliceDx(_Move):
     """Gradient of a slice: zeros, with dy where it was taken from."""
 
@@ -342,7 +342,7 @@ class SliceDx(_Move):
         return _placed(node, node.ints("starts"), node.ints("steps"), 0.0)
 
 
-@register("shape.c")
+@register("bt_shape.h")
 class Pad(_Move):
     """`value` around x: `pads` holds (before, after) of every axis; a negative one crops."""
 
@@ -406,7 +406,7 @@ class Pad(_Move):
         )
 
 
-@register("shape.c")
+@register("bt_shape.h")
 class Cat(_Move):
     """Two to four tensors, one after the other along `axis`."""
 

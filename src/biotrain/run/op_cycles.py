@@ -59,7 +59,7 @@ def shared(functions: Mapping[str, int], stem: str, nodes: Sequence[Node]) -> li
     macs: defaultdict[str, int] = defaultdict(int)
     ops: defaultdict[str, int] = defaultdict(int)
     for node in leaves(nodes):
-        if OPS[node.op].source == f"{stem}.c" and OPS[node.op].ops(node):
+        if OPS[node.op].source == f"bt_{stem}.h" and OPS[node.op].ops(node):
             macs[node.op] += OPS[node.op].macs(node)
             ops[node.op] += OPS[node.op].ops(node)
     spent = sum(cycles for name, cycles in functions.items() if name.startswith(f"bt_{stem}_"))
