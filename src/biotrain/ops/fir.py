@@ -2,9 +2,9 @@
 """Fast FIR: depthwise convolutions of long taps along time by polyphase Karatsuba.
 
 `fir`, `fir_dx` and `fir_dw` take the place of `conv`, `conv_dx` and `conv_dw`: the same operands,
-shapes and attributes, and `levels`. Each level splits a sum into three of half the length at half the
-rate, so that `levels` levels do (3/4)^levels of the multiplies (`bt_fir_sum.h`). The rounding is
-another than that of the direct convolution: it is a choice of the package.
+shapes and attributes, and `levels`. Each level splits a sum into three of half the length at half
+the rate, so that `levels` levels do (3/4)^levels of the multiplies (`bt_fir_sum.h`). The rounding
+is another than that of the direct convolution: it is a choice of the package.
 """
 
 from __future__ import annotations
