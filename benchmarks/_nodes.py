@@ -13,14 +13,14 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from biotrain.emit import RUNTIME
-from biotrain.ir import leaves
-from biotrain.op import OPS
+from biotrain.ir.graph import leaves
+from biotrain.ir.op import OPS
 from biotrain.ops import SOURCES
 from biotrain.package import Package, fused_on
 from biotrain.run.compiler import shared_library
 from biotrain.run.host import OPTIMISED, HostDevice
 from biotrain.run.profile import marks
-from biotrain.target import load_target
+from biotrain.targets.target import load_target
 
 Clock = Callable[[Callable[[], object]], float]
 

@@ -20,9 +20,9 @@ from rich.table import Table
 
 import biotrain as bt
 from biotrain import models
-from biotrain.calibration import calibration
-from biotrain.cost import cost_of
-from biotrain.rewrite import DEFAULT
+from biotrain.graph.cost import cost_of
+from biotrain.graph.rewrite import DEFAULT
+from biotrain.reports.battery import calibration
 from biotrain.run.emulator import EmulatorDevice
 from biotrain.run.memory import footprint, paint, painted_bytes
 

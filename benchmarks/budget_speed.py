@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 import biotrain as bt
-from biotrain.rewrite import DEFAULT, NAMES
+from biotrain.graph.rewrite import DEFAULT, NAMES
 
 MOMENTUM = 31_752
 """Bytes of the optimizer's state, beside arena, parameters and gradients."""

@@ -32,14 +32,15 @@ import numpy as np
 
 import biotrain as bt
 from biotrain.frontend import FrontSpec, describe
+from biotrain.frontend.live import Live
 from biotrain.live import Life, Living, Played, Seen, figure, live
-from biotrain.ondevice import Live
-from biotrain.run.front import front_cost
+from biotrain.run.front_cost import front_cost
 from biotrain.run.live_clock import ClockedDevice
 from biotrain.run.live_device import Flash, LiveDevice
 from biotrain.study import load, pretrain
-from biotrain.study.continuous import end_to_end, load_continuous, through
-from biotrain.study.plots import save
+from biotrain.study.data.continuous import end_to_end, through
+from biotrain.study.data.sources import load_continuous
+from biotrain.study.results.plots import save
 
 FRONT = FrontSpec(bandpass=(20.0, 90.0), notch=50.0, window_s=1.0, hop_s=0.5, unit=0.25)
 

@@ -20,13 +20,13 @@ from statistics import median
 import numpy as np
 
 from biotrain.emit import RUNTIME, kernel_sources
-from biotrain.ir import Value
-from biotrain.op import OPS, Builder
+from biotrain.ir.graph import Value
+from biotrain.ir.op import OPS, Builder
 from biotrain.ops import SOURCES
 from biotrain.ops.fft import ROOM, step
 from biotrain.package import fused_on
 from biotrain.run.compiler import NUMERICS, STRICT, shared_library
-from biotrain.target import load_target
+from biotrain.targets.target import load_target
 
 ROUNDS = 31
 SHAPES = ((32, 1900, 128), (32, 1900, 64), (32, 1900, 32), (16, 500, 128), (22, 1000, 250))

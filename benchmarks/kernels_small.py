@@ -29,8 +29,8 @@ import torch
 from torch import nn
 
 import biotrain as bt
-from biotrain.ir import Loop
-from biotrain.op import OPS
+from biotrain.ir.graph import Loop
+from biotrain.ir.op import OPS
 from biotrain.package import Package
 from biotrain.run.emulator import EmulatorDevice
 from biotrain.run.firmware import Compiler

@@ -25,13 +25,13 @@ from rich.table import Table
 
 import biotrain as bt
 from biotrain import models
-from biotrain.cost import cost_of
 from biotrain.frontend import FrontSpec
-from biotrain.ondevice import Live
-from biotrain.run.front import front_cost
+from biotrain.frontend.live import Live
+from biotrain.graph.cost import cost_of
+from biotrain.run.front_cost import front_cost
 from biotrain.run.live_clock import NRF52840, ClockedDevice, FlashTime
 from biotrain.run.project import measured, project_files
-from biotrain.study.synthetic_raw import STEP_UV, continuous
+from biotrain.study.data.synthetic_raw import STEP_UV, continuous
 
 FRONT = FrontSpec(bandpass=(20.0, 90.0), notch=50.0, window_s=1.0, hop_s=0.5, unit=0.25)
 EPOCHS, STORE = 6, 140

@@ -33,7 +33,7 @@ from biotrain.package import Package, fused_on
 from biotrain.run.device import Device
 from biotrain.run.firmware import OPTIMISED
 from biotrain.run.session import SessionDevice
-from biotrain.target import load_target
+from biotrain.targets.target import load_target
 
 SHORT = {
     "mibminet": (4, 200, 2, 100.0),

@@ -26,8 +26,8 @@ from pathlib import Path
 import numpy as np
 from kernels_small import PASSES, SHAPES, Shape, package, sample
 
-from biotrain.ir import Loop
-from biotrain.op import OPS
+from biotrain.ir.graph import Loop
+from biotrain.ir.op import OPS
 from biotrain.run import mca
 from biotrain.run.cycles import cycles
 from biotrain.run.elf import Elf

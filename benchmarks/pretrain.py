@@ -14,8 +14,8 @@ from statistics import median
 import numpy as np
 import torch
 
+from biotrain.study.data.recordings import Recordings, from_signal
 from biotrain.study.pretrain import pretrain
-from biotrain.study.recordings import Recordings, from_signal
 
 SHAPES = (
     ("epidenet", 8, 200, 200.0, 7),

@@ -23,11 +23,11 @@ import numpy as np
 import torch
 
 import biotrain as bt
-from biotrain.rewrite import DEFAULT
+from biotrain.graph.rewrite import DEFAULT
 from biotrain.run.cycles import cycles
 from biotrain.run.op_cycles import Measured, cycles_per_op, measured, shared
 from biotrain.run.profile import profile
-from biotrain.target import FOLDER, Target, load_target
+from biotrain.targets.target import FOLDER, Target, load_target
 
 CORES = ("cortex-m4f", "cortex-m7", "cortex-m55", "cv32e40p")
 """Cortex-M33 is taken as Cortex-M4, a generic RV32IMFC core as CV32E40P."""

@@ -21,7 +21,7 @@ import torch
 
 import biotrain as bt
 from biotrain.frontend import FrontEnd
-from biotrain.rewrite import DEFAULT
+from biotrain.graph.rewrite import DEFAULT
 from biotrain.run.compiler import NUMERICS
 from biotrain.run.project import project_files
 

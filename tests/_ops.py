@@ -17,8 +17,8 @@ import numpy as np
 
 import biotrain.ops  # noqa: F401
 from biotrain.emit import RUNTIME_FILES, call_text, kernel_sources, literal
-from biotrain.ir import ITEM_BYTES, Node, Value
-from biotrain.op import OPS, Builder, Sample, rows_times
+from biotrain.ir.graph import ITEM_BYTES, Node, Value
+from biotrain.ir.op import OPS, Builder, Sample, rows_times
 from biotrain.ops import SOURCES
 
 RUNTIME = SOURCES.parent / "rt"

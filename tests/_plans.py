@@ -8,8 +8,8 @@ from typing import Protocol
 import pytest
 
 from biotrain.package import Package
-from biotrain.plan import Planner, Schedule
-from biotrain.search import Search
+from biotrain.planner.fit import Planner, Schedule
+from biotrain.planner.search import Search
 
 ENOUGH = (1 << 30) + 1
 """A budget that no other test asks for: plans are remembered by what was asked."""

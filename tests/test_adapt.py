@@ -11,7 +11,7 @@ import pytest
 from biotrain.errors import BioTrainError
 from biotrain.study import adapt, generate
 from biotrain.study.adapt import REFERENCE, AdaptResult
-from biotrain.study.splits import day1, held_back
+from biotrain.study.data.splits import day1, held_back
 
 KEYS = [
     "dataset", "scenario", "model", "norm", "strategy", "subject", "session", "seed",

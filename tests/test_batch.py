@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 import biotrain as bt
-from biotrain.batch import Batch
 from biotrain.package import Package
+from biotrain.planner.batch_norm import Batch
 
 pytestmark = pytest.mark.usefixtures("quick_build")
 

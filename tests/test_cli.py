@@ -283,10 +283,10 @@ def test_verify(run: Any) -> None:
 
 
 def test_verify_that_fails_exits_with_1(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    import biotrain.verify  # noqa: F401
+    import biotrain.verification  # noqa: F401
 
-    monkeypatch.setattr(sys.modules["biotrain.verify"], "FACTOR", 0.0)
-    monkeypatch.setattr(sys.modules["biotrain.verify"], "FLOOR", 0.0)
+    monkeypatch.setattr(sys.modules["biotrain.verification"], "FACTOR", 0.0)
+    monkeypatch.setattr(sys.modules["biotrain.verification"], "FLOOR", 0.0)
     said = run("verify", *SMALL, "--steps", "1", "--seeds", "1", "--json", "-")
     assert said.code == 1
     assert said.json["ok"] is False
@@ -455,9 +455,9 @@ def test_interrupt_exits_with_130(run: Any, monkeypatch: pytest.MonkeyPatch) -> 
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    import biotrain.verify  # noqa: F401
+    import biotrain.verification  # noqa: F401
 
-    monkeypatch.setattr(sys.modules["biotrain.verify"], "verify", interrupted)
+    monkeypatch.setattr(sys.modules["biotrain.verification"], "verify", interrupted)
     said = run("verify", *SMALL, "--json", "-")
     assert said.code == 130
     assert said.out == ""

@@ -11,20 +11,14 @@ from scipy import signal
 
 from biotrain.cli import main
 from biotrain.frontend import read_front
+from biotrain.run.front_stream import windows_of
 from biotrain.study import load
 from biotrain.study.cells import expand
-from biotrain.study.continuous import (
-    Continuous,
-    Part,
-    end_to_end,
-    load_continuous,
-    recordings,
-    through,
-    window_spans,
-)
-from biotrain.study.recordings import RecordingError, Recordings
+from biotrain.study.data.continuous import Continuous, Part, end_to_end, through, window_spans
+from biotrain.study.data.recordings import RecordingError, Recordings
+from biotrain.study.data.sources import load_continuous, recordings
+from biotrain.study.data.synthetic_raw import STEP_UV, continuous
 from biotrain.study.spec import make_spec
-from biotrain.study.synthetic_raw import STEP_UV, continuous
 
 SPEC = {"bandpass": [20, 90], "notch": 50, "window": 200, "hop": 50, "unit": 0.25}
 
@@ -61,7 +55,7 @@ def test_raw_signals_need_a_front_end(emg: Continuous) -> None:
     raw = emg.parts[0].x * STEP_UV
     assert np.abs(raw.mean(1)).max() > 1000
     assert emg.parts[0].label[0] == 0  # rest
-    clean = emg.front(read_front({**SPEC, "window": 400})).run(emg.parts[0].x)[0] * 0.25
+    clean = windows_of(emg.front(read_front({**SPEC, "window": 400})), emg.parts[0].x)[0] * 0.25
     assert raw[:, 200:400].std(1).mean() > 3 * clean[:, 200:].std(1).mean()
 
 
@@ -71,7 +65,7 @@ def test_decimated_windows_keep_to_their_spans() -> None:
     part = Part(1, 1, x, *spans)
     whole = Continuous((part,), 1.0, 400.0, ("a", "b"), ("x", "y"), "uV", "ramp")
     front = whole.front(read_front({"decimate": 4, "window": 50, "hop": 25}))
-    count = len(front.run(x))
+    count = len(windows_of(front, x))
     assert count == (500 - 50) // 25 + 1
     want = []
     for k in range(count):
@@ -121,7 +115,7 @@ def test_windows_cut_upstream_skip_it_and_say_so(tmp_path: Path) -> None:
 def test_values_beyond_16_bits_are_counted(
     emg: Continuous, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("biotrain.study.continuous.load_continuous", lambda source: emg)
+    monkeypatch.setattr("biotrain.study.data.sources.load_continuous", lambda source: emg)
     _, note = recordings("emg", None, read_front({**SPEC, "unit": 0.001}))
     assert "values beyond 16 bits, which a larger unit holds" in note
     with pytest.raises(RecordingError, match="recordings keep integers"):

@@ -13,8 +13,8 @@ import pytest
 
 from biotrain.cli import main
 from biotrain.study import generate, load
-from biotrain.study.convert import ORIGINALS, convert
-from biotrain.study.recordings import RecordingError
+from biotrain.study.data.convert import ORIGINALS, convert
+from biotrain.study.data.recordings import RecordingError
 
 scipy_io = pytest.importorskip("scipy.io", reason="the extra `study` is not installed")
 scipy_signal = pytest.importorskip("scipy.signal")

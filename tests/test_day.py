@@ -16,13 +16,13 @@ from torch import nn
 
 import biotrain as bt
 from biotrain.frontend import read_front
+from biotrain.frontend.live import Live
 from biotrain.live import Living, Played
 from biotrain.models import standardized
-from biotrain.ondevice import Live
 from biotrain.run.live_clock import ClockedDevice, FlashTime
 from biotrain.run.live_device import LiveDevice
-from biotrain.study.continuous import Part
-from biotrain.study.synthetic_raw import STEP_UV, continuous
+from biotrain.study.data.continuous import Part
+from biotrain.study.data.synthetic_raw import STEP_UV, continuous
 
 FRONT = read_front(
     {"bandpass": [20, 90], "notch": 50, "decimate": 1, "window": 100, "hop": 50, "unit": 0.5}

@@ -29,7 +29,7 @@ from biotrain.run.firmware import OPTIMISED, build, linker_script, memories, sta
 from biotrain.run.machine import Machine
 from biotrain.run.qemu import QemuMachine, qemu_memories, registers
 from biotrain.run.session import SessionDevice
-from biotrain.target import load_target
+from biotrain.targets.target import load_target
 
 CHANS, TIMES, CLASSES = 3, 160, 4
 PLACES = ("emulator", "qemu")
@@ -368,7 +368,7 @@ PROGRAM = """
 import sys
 from pathlib import Path
 from biotrain.run.qemu import QemuMachine
-from biotrain.target import load_target
+from biotrain.targets.target import load_target
 machine = QemuMachine(Path(sys.argv[1]), load_target("cortex-m4f"))
 machine.run()
 print("runs", flush=True)

@@ -17,7 +17,7 @@ from test_networks import FLAGS
 
 import biotrain as bt
 from biotrain.errors import BioTrainError, DeviceError, DoesNotFitError
-from biotrain.ir import leaves
+from biotrain.ir.graph import leaves
 from biotrain.package import Package
 from biotrain.run.compiler import NUMERICS, STRICT, find_compiler
 from biotrain.run.device import Device

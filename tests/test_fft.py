@@ -18,15 +18,15 @@ from test_fir import PASSES, Arrays, by_torch, depthwise, draw, errors
 from torch import nn
 
 import biotrain as bt
-from biotrain.cost import node_macs, node_ops
 from biotrain.emit import kernel_sources
-from biotrain.ir import Span, leaves, verify
-from biotrain.op import OPS, Builder
+from biotrain.graph.cost import node_macs, node_ops
+from biotrain.graph.rewrite import DEFAULT
+from biotrain.graph.rewrite.fastconv import FFT, fastconv, fft
+from biotrain.ir.graph import Span, leaves, verify
+from biotrain.ir.op import OPS, Builder
 from biotrain.ops import SOURCES
 from biotrain.ops.fft import SIZES, step
-from biotrain.rewrite import DEFAULT
-from biotrain.rewrite.fastconv import FFT, fastconv, fft
-from biotrain.target import load_target
+from biotrain.targets.target import load_target
 
 TEXT = """
 #include "bt_kernel.h"

@@ -15,14 +15,14 @@ import torch.nn.functional as F
 from _cc import compilers, fused_flags, has_fma, shared_library
 
 import biotrain as bt
-from biotrain.autodiff import differentiate, with_loss
-from biotrain.capture import capture
-from biotrain.cost import node_macs, node_ops
 from biotrain.emit import kernel_sources
-from biotrain.ir import Graph, Value, verify
-from biotrain.op import OPS, Builder
+from biotrain.graph.autodiff import differentiate, with_loss
+from biotrain.graph.capture import capture
+from biotrain.graph.cost import node_macs, node_ops
+from biotrain.graph.rewrite.fastconv import FAST, fastconv
+from biotrain.ir.graph import Graph, Value, verify
+from biotrain.ir.op import OPS, Builder
 from biotrain.ops import SOURCES
-from biotrain.rewrite.fastconv import FAST, fastconv
 
 ROWS, TIMES = 3, 1900
 PASSES = ("forward", "input gradient", "weight gradient")

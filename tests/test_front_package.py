@@ -16,8 +16,8 @@ import biotrain as bt
 from biotrain.cli import main
 from biotrain.errors import BioTrainError, DoesNotFitError
 from biotrain.frontend import FrontEnd
-from biotrain.run.front import PER_MULTIPLY, front_cost
-from biotrain.target import load_target
+from biotrain.run.front_cost import PER_MULTIPLY, front_cost
+from biotrain.targets.target import load_target
 
 FRONT = FrontEnd(200.0, 2, 32, 8, bandpass=(20.0, 90.0), notch=50.0, scale=0.5, unit=0.25)
 

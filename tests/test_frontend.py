@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 from scipy import signal
 
 from biotrain.errors import BioTrainError
-from biotrain.frontend import HOST, FrontEnd, Stream, emit, read_front
+from biotrain.frontend import FrontEnd, emit, read_front
 from biotrain.run.cycles import cycles
+from biotrain.run.front_stream import HOST_LOOPS, FrontStream, windows_of
 from biotrain.run.histogram import Histogram
 
 EPS = 2.0**-24
@@ -76,7 +77,7 @@ def joined(windows: np.ndarray) -> np.ndarray:
 def test_an_hour_equals_scipy_to_float_rounding(name: str, offset: int) -> None:
     chain = front(**DESIGNS[name])
     x = biosignal(500 * 3600, offset)
-    got = joined(chain.run(x))
+    got = joined(windows_of(chain, x))
     want = reference(chain, x)[:, : got.shape[1]]
     assert got.shape[1] == len(x[0]) // chain.decimate
     # Three roundings: integer to float, the scale, their product. With an offset of 1000 deviations
@@ -90,8 +91,8 @@ def test_an_hour_equals_scipy_to_float_rounding(name: str, offset: int) -> None:
 def test_it_starts_without_a_jump(name: str) -> None:
     """With an offset of 1000 deviations: nothing at first, then no more than without the offset."""
     chain = front(**DESIGNS[name], window=50, hop=50)
-    got = joined(chain.run(biosignal(2000, 1000)))
-    plain = joined(chain.run(biosignal(2000, 0)))
+    got = joined(windows_of(chain, biosignal(2000, 1000)))
+    plain = joined(windows_of(chain, biosignal(2000, 0)))
     first, plain_first = got[:, :1], plain[:, :1]
     if not chain.passes_constants:
         assert (first == 0).all()
@@ -105,7 +106,7 @@ def test_a_step_of_full_scale_does_not_overflow() -> None:
         x = np.full((2, 6000), -(2**31), np.int64)
         x[:, 1500::7] = 2**31 - 1
         x[0, 3000:] = 2**31 - 1
-        got = joined(chain.run(x.astype(np.int32)))
+        got = joined(windows_of(chain, x.astype(np.int32)))
         want = reference(chain, x)[:, : got.shape[1]]
         assert np.abs(got - want).max() <= 3 * EPS * np.abs(want).max()
 
@@ -126,7 +127,7 @@ def test_the_worst_input_does_not_overflow(name: str) -> None:
     chain = front(**DESIGNS[name], window=1, hop=1)
     x = worst_input(chain)
     want = reference(chain, x)
-    got = joined(chain.run(x))
+    got = joined(windows_of(chain, x))
     assert np.abs(want).max() > 2**31 * chain.scale
     assert np.abs(got - want).max() <= 3 * EPS * np.abs(want).max()
 
@@ -134,8 +135,8 @@ def test_the_worst_input_does_not_overflow(name: str) -> None:
 def test_chunks_change_nothing() -> None:
     chain = front(**DESIGNS["decimated"], window=64, hop=24)
     x = biosignal(5000, 3)
-    whole = chain.run(x)
-    stream = chain.start()
+    whole = windows_of(chain, x)
+    stream = FrontStream(chain)
     cuts = [0, 1, 2, 3, 100, 101, 1023, 1024, 4999, 5000]
     parts = [stream.push(x[:, a:b]) for a, b in itertools.pairwise(cuts)]
     np.testing.assert_array_equal(np.concatenate(parts), whole)
@@ -149,23 +150,25 @@ def test_chunks_change_nothing() -> None:
 def test_windows_are_slices_of_the_filtered_signal(window: int, hop: int, decimate: int) -> None:
     keys: dict[str, Any] = {"bandpass": (1.0, 50.0), "decimate": decimate}
     x = biosignal(1200, 5)
-    whole = joined(front(**keys, window=1, hop=1).run(x))
+    whole = joined(windows_of(front(**keys, window=1, hop=1), x))
     starts = range(0, whole.shape[1] - window + 1, hop)
     want = np.stack([whole[:, a : a + window] for a in starts])
-    np.testing.assert_array_equal(front(**keys, window=window, hop=hop).run(x), want)
+    np.testing.assert_array_equal(windows_of(front(**keys, window=window, hop=hop), x), want)
 
 
 def test_int16_and_int32_give_the_same() -> None:
     chain = front(**DESIGNS["eeg"])
     x = biosignal(3000, 0)
     assert np.abs(x).max() < 2**15
-    np.testing.assert_array_equal(chain.run(x.astype(np.int16)), chain.run(x))
+    np.testing.assert_array_equal(windows_of(chain, x.astype(np.int16)), windows_of(chain, x))
 
 
 def test_without_a_filter_the_samples_come_through() -> None:
     x = biosignal(2000, 1000)
     chain = front(scale=0.5)
-    np.testing.assert_array_equal(joined(chain.run(x)), x.astype(np.float32) * np.float32(0.5))
+    np.testing.assert_array_equal(
+        joined(windows_of(chain, x)), x.astype(np.float32) * np.float32(0.5)
+    )
 
 
 def running(chain: FrontEnd, y: np.ndarray) -> np.ndarray:
@@ -188,7 +191,7 @@ def test_running_standardisation(bandpass: Any, fused: bool) -> None:
         pytest.skip("this machine has no fused multiply-add")
     chain = front(bandpass=bandpass, standardise="running", memory_s=10.0, scale=0.02)
     x = biosignal(60_000, 1000)
-    got = joined(chain.run(x, fused=fused))
+    got = joined(windows_of(chain, x, fused=fused))
     want = running(chain, reference(chain, x))[:, : got.shape[1]]
     assert np.abs(got - want).max() <= 16 * EPS * np.abs(want).max()
     assert (got[:, 0] == 0).all()
@@ -197,7 +200,7 @@ def test_running_standardisation(bandpass: Any, fused: bool) -> None:
 def test_running_statistics_of_the_beginning_are_plain_ones() -> None:
     chain = front(standardise="running", memory_s=100.0, window=1, hop=1)
     x = biosignal(400, 10)
-    got = joined(chain.run(x))[:, -1]
+    got = joined(windows_of(chain, x))[:, -1]
     want = (x[:, -1] - x.mean(1)) / x.std(1)
     np.testing.assert_allclose(got, want, rtol=1e-6)
 
@@ -206,7 +209,7 @@ def test_running_statistics_of_the_beginning_are_plain_ones() -> None:
 def test_window_standardisation(window: int) -> None:
     chain = front(standardise="window", window=window, hop=window)
     x = biosignal(2000, 1000)
-    got = joined(chain.run(x))
+    got = joined(windows_of(chain, x))
     plain = x[:, : got.shape[1]].reshape(2, -1, window).astype(np.float64)
     centred = plain - plain.mean(-1, keepdims=True)
     want = centred / np.maximum(plain.std(-1, keepdims=True), 1.0)
@@ -216,14 +219,14 @@ def test_window_standardisation(window: int) -> None:
 def test_a_flat_channel_is_zero_and_not_nan() -> None:
     for standardise in ("running", "window"):
         chain = front(standardise=standardise, bandpass=(1.0, 40.0))
-        assert (chain.run(np.full((2, 1000), 123456, np.int32)) == 0).all()
+        assert (windows_of(chain, np.full((2, 1000), 123456, np.int32)) == 0).all()
 
 
 def test_the_figures_are_those_of_the_c() -> None:
     for keys in DESIGNS.values():
         for standardise in ("none", "running", "window"):
             chain = front(**keys, n_chans=3, window=37, standardise=standardise)
-            assert int(Stream(chain)._c.front_bytes()) == chain.ram_bytes
+            assert int(FrontStream(chain)._c.front_bytes()) == chain.ram_bytes
     # 4 band sections: b0 is zero where a zero lies at z = 1, and b1 too where both do.
     eeg = front(**DESIGNS["eeg"])
     most = 5 * 5 + 1
@@ -289,7 +292,7 @@ def test_same_bits_in_every_build_and_clean_under_sanitizers(name: str, tmp_path
 def test_strict_warnings(compiler: str, tmp_path: Path) -> None:
     for name, text in emit(front(**DESIGNS["ecg"], standardise="running", decimate=2)).items():
         (tmp_path / name).write_text(text)
-    shared_library(HOST, (f"-I{tmp_path}", "-O1"), compiler)
+    shared_library(HOST_LOOPS, (f"-I{tmp_path}", "-O1"), compiler)
 
 
 def test_emission_is_deterministic_and_exact() -> None:
@@ -319,7 +322,7 @@ def test_any_design(fs: float, low: float, high: float, order: int, notch: float
     """Random bands against scipy; scipy's own error in float64 bounds what can be asked."""
     chain = FrontEnd(fs, 2, 64, 64, bandpass=(low, high), notch=notch, order=order)
     x = biosignal(20_000, 0)
-    got = joined(chain.run(x))
+    got = joined(windows_of(chain, x))
     want = reference(chain, x)[:, : got.shape[1]]
     assert np.abs(got - want).max() <= 4 * EPS * np.abs(want).max()
 
@@ -386,7 +389,7 @@ def test_a_core_gives_the_same_bits(name: str, core: str) -> None:
     histogram.attach(thumb.uc, thumb.begin, thumb.end)
     thumb.run()
     got = int.from_bytes(thumb.uc.mem_read(thumb.symbols["hash"], 4), "little")
-    assert got == fnv(chain.run(lcg(1000, 8))[-1])
+    assert got == fnv(windows_of(chain, lcg(1000, 8))[-1])
     spent = cycles(core, elf, histogram.blocks(), histogram.taken())
     each = sum(n for f, n in spent.functions.items() if f not in ("main", "memset")) / 1000
     print(
@@ -444,7 +447,7 @@ def test_bad_descriptions_get_one_line(keys: dict[str, Any], words: str) -> None
 )
 def test_bad_samples_get_one_line(samples: np.ndarray, words: str) -> None:
     with pytest.raises(BioTrainError, match="front end: ") as caught:
-        front().run(samples)
+        windows_of(front(), samples)
     assert words in str(caught.value)
 
 
@@ -457,24 +460,24 @@ def test_integer_windows_are_the_rounded_floats(keys: dict[str, Any]) -> None:
     unit = 1 / 4096 if "standardise" in keys else 0.05
     ints = dataclasses.replace(chain, unit=unit)
     x = biosignal(6000, 3)
-    got, exact = ints.run(x), chain.run(x).astype(np.float64) / unit
+    got, exact = windows_of(ints, x), windows_of(chain, x).astype(np.float64) / unit
     assert got.dtype == np.int16
     assert np.abs(got).max() > 100
     # Half a step, and what float32 loses of the value itself.
     assert np.abs(got - np.clip(exact, -32768, 32767)).max() <= 0.5 + 4 * EPS * 32768
-    assert ints.ram_bytes == int(Stream(ints)._c.front_bytes()) == chain.ram_bytes - 2 * 50 * 2
+    assert ints.ram_bytes == int(FrontStream(ints)._c.front_bytes()) == chain.ram_bytes - 2 * 50 * 2
 
 
 def test_what_16_bits_cannot_hold_becomes_the_largest_that_they_can() -> None:
     chain = front(window=1, hop=1, unit=0.5)
     x = np.array([[0, 16383, 16384, -16384, -16385, 2**31 - 1, -(2**31)], [0] * 7], np.int32)
-    got = chain.run(x)[:, 0, 0]
+    got = windows_of(chain, x)[:, 0, 0]
     np.testing.assert_array_equal(got, [0, 32766, 32767, -32768, -32768, 32767, -32768])
 
 
 def test_halves_go_to_the_even_step() -> None:
     x = np.tile(np.array([1, 3, 5, -1, -3], np.int32), (2, 1))
-    got = front(window=1, hop=1, unit=2.0).run(x)[:, 0, 0]
+    got = windows_of(front(window=1, hop=1, unit=2.0), x)[:, 0, 0]
     np.testing.assert_array_equal(got, np.rint(x[0] / 2))
 
 
@@ -482,8 +485,8 @@ def test_halves_go_to_the_even_step() -> None:
 def test_frames_are_what_the_windows_are_made_of(unit: float | None) -> None:
     chain = front(**DESIGNS["decimated"], window=64, hop=64, unit=unit)
     x = biosignal(5000, 3)
-    frames = chain.start().frames(x)
-    windows = chain.run(x)
+    frames = FrontStream(chain).frames(x)
+    windows = windows_of(chain, x)
     assert frames.dtype == windows.dtype
     assert frames.shape == (2, 1250)
     np.testing.assert_array_equal(frames[:, : 64 * len(windows)], joined(windows))

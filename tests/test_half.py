@@ -29,10 +29,10 @@ import biotrain as bt
 import biotrain.package
 from biotrain.cli import main
 from biotrain.errors import BioTrainError, CheckpointError, DeviceError, DoesNotFitError
-from biotrain.ir import Graph, Node, Value, leaves
-from biotrain.op import OPS, Builder, Sample
+from biotrain.graph.rewrite.precision import SMALLEST, Store, keep_half, parse_store
+from biotrain.ir.graph import Graph, Node, Value, leaves
+from biotrain.ir.op import OPS, Builder, Sample
 from biotrain.ops.half import EPS, torch_dtype
-from biotrain.rewrite.precision import SMALLEST, Store, keep_half, parse_store
 from biotrain.run.compiler import NUMERICS, STRICT, find_compiler
 from biotrain.run.host import OPTIMISED
 

@@ -24,8 +24,8 @@ from torch import nn
 import biotrain as bt
 from biotrain.cli import main
 from biotrain.errors import BioTrainError, CheckpointError, DeviceError, DoesNotFitError
-from biotrain.ir import Node, Span, Value, leaves
-from biotrain.op import OPS, Builder, Sample
+from biotrain.ir.graph import Node, Span, Value, leaves
+from biotrain.ir.op import OPS, Builder, Sample
 from biotrain.ops.int16 import reads_int16
 from biotrain.package import Package
 from biotrain.run.compiler import NUMERICS, STRICT, find_compiler

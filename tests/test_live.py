@@ -16,7 +16,7 @@ from _cc import RUNTIME
 
 import biotrain as bt
 from biotrain.frontend import FrontEnd
-from biotrain.ondevice import Live
+from biotrain.frontend.live import Live
 from biotrain.package import Package
 from biotrain.run import live_device
 from biotrain.run.compiler import shared_library

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from biotrain.cli import main
-from biotrain.study.synthetic_raw import continuous
+from biotrain.study.data.synthetic_raw import continuous
 
 
 @pytest.fixture(scope="module")

@@ -15,9 +15,9 @@ import pytest
 from biotrain.errors import BioTrainError
 from biotrain.live import BrainFlow, Chunk, Cued, Lsl, Played, paced
 from biotrain.live.feeds import label_of, steps_of
-from biotrain.study.continuous import Continuous
-from biotrain.study.recordings import RecordingError
-from biotrain.study.synthetic_raw import continuous
+from biotrain.study.data.continuous import Continuous
+from biotrain.study.data.recordings import RecordingError
+from biotrain.study.data.synthetic_raw import continuous
 
 CLASSES = ("rest", "fist")
 

@@ -18,7 +18,7 @@ import torch
 import biotrain as bt
 from biotrain.package import Package, fused_on
 from biotrain.run.host import OPTIMISED
-from biotrain.target import load_target
+from biotrain.targets.target import load_target
 
 PROGRAM = Path(__file__).resolve().parents[1] / "benchmarks" / "matrix.py"
 spec = importlib.util.spec_from_file_location("matrix", PROGRAM)

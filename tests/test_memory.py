@@ -12,9 +12,9 @@ from hypothesis import strategies as st
 
 import biotrain.ops  # noqa: F401 (fills the table of ops)
 from biotrain.errors import GraphError
-from biotrain.ir import Graph, Node, Value
-from biotrain.judge import check
-from biotrain.memory import ALIGNMENT, Buffer, lifetimes, lower_bound, peak, place
+from biotrain.ir.graph import Graph, Node, Value
+from biotrain.planner.place import ALIGNMENT, Buffer, lifetimes, lower_bound, peak, place
+from biotrain.planner.validate import check
 
 
 @st.composite

@@ -17,13 +17,20 @@ from _ops import VARIANTS, Case, run
 from torch import nn
 
 import biotrain as bt
-from biotrain.autodiff import differentiate, with_loss
-from biotrain.capture import capture
-from biotrain.cost import node_ops
-from biotrain.ir import Graph, Value
-from biotrain.op import Sample
+from biotrain.graph.autodiff import differentiate, with_loss
+from biotrain.graph.capture import capture
+from biotrain.graph.cost import node_ops
+from biotrain.graph.rewrite import (
+    FORWARD,
+    GRADIENT,
+    NAMES,
+    REWRITES,
+    rewrite_forward,
+    rewrite_training,
+)
+from biotrain.ir.graph import Graph, Value
+from biotrain.ir.op import Sample
 from biotrain.package import compile_model
-from biotrain.rewrite import FORWARD, GRADIENT, NAMES, REWRITES, rewrite_forward, rewrite_training
 from biotrain.run.compiler import NUMERICS, find_compiler
 
 pytestmark = pytest.mark.usefixtures("quick_build")

@@ -21,18 +21,18 @@ from _networks import MOST_MACS, PARAMETERS, Network, draw, parameters
 from torch import nn
 
 import biotrain as bt
-from biotrain.autodiff import differentiate, with_loss, with_updates
-from biotrain.capture import capture
-from biotrain.ir import Graph
-from biotrain.judge import check
-from biotrain.memory import lifetimes, lower_bound, peak, place
-from biotrain.optim import SGD
-from biotrain.rewrite import NAMES, rewrite_forward, rewrite_training
-from biotrain.rewrite.stream import Stream
+from biotrain.graph.autodiff import differentiate, with_loss, with_updates
+from biotrain.graph.capture import capture
+from biotrain.graph.rewrite import NAMES, rewrite_forward, rewrite_training
+from biotrain.graph.strategy import trainable
+from biotrain.ir.graph import Graph
+from biotrain.ir.optimizer import SGD
+from biotrain.planner.place import lifetimes, lower_bound, peak, place
+from biotrain.planner.search import Search, realise
+from biotrain.planner.stream import Stream
+from biotrain.planner.validate import check
 from biotrain.run.host import OPTIMISED
-from biotrain.search import Search, realise
-from biotrain.strategy import trainable
-from biotrain.verify import FACTOR, TensorError, VerifyReport
+from biotrain.verification import FACTOR, TensorError, VerifyReport
 
 FLAGS = ("-O1", *OPTIMISED[1:])
 """The bits are the same, and the compiler takes a third of the time. At -O0 it takes ten times as

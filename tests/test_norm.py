@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from biotrain.errors import CaptureError, DeviceError
-from biotrain.optim import SGD
+from biotrain.ir.optimizer import SGD
 from biotrain.package import compile_model
 from biotrain.topology import prepare
 

@@ -17,7 +17,7 @@ import torch
 from _cc import fused_flags
 from _ops import VARIANTS, Case, cases, draw, run
 
-from biotrain.op import OPS
+from biotrain.ir.op import OPS
 from biotrain.run.compiler import NUMERICS, find_compiler
 
 CASES = cases()

@@ -7,13 +7,13 @@ import pytest
 import torch
 
 import biotrain as bt
-from biotrain.choices import makings
-from biotrain.ir import Loop, leaves
+from biotrain.ir.graph import Loop, leaves
 from biotrain.package import Package
-from biotrain.plots import COLOURS, plan_figure
-from biotrain.published import REFERENCES, references
-from biotrain.study.plots import save
-from biotrain.timeline import timeline
+from biotrain.planner.explain import makings
+from biotrain.reports.figures import COLOURS, plan_figure
+from biotrain.reports.published import REFERENCES, references
+from biotrain.reports.timeline import timeline
+from biotrain.study.results.plots import save
 
 
 def package(memory: int | None = None, frontier: bool = False, norm: str = "group") -> Package:

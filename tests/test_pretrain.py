@@ -15,10 +15,10 @@ from torch import nn
 
 import biotrain.study as study
 from biotrain.errors import BioTrainError
-from biotrain.study import plots
 from biotrain.study.adapt import balanced_accuracy
 from biotrain.study.order import shuffled
 from biotrain.study.pretrain import trainable
+from biotrain.study.results import plots
 
 ROW = [
     "dataset", "scenario", "model", "norm", "strategy", "subject", "session", "seed", "accuracy",

@@ -21,13 +21,13 @@ from typer.testing import CliRunner
 import biotrain as bt
 from biotrain.cli import app
 from biotrain.emit.project import Footprint, readme
-from biotrain.ondevice import Live
+from biotrain.frontend.live import Live
 from biotrain.package import Package
 from biotrain.run.compiler import STRICT
 from biotrain.run.memory import footprint, painted_stack
 from biotrain.run.project import measured, project_files
 from biotrain.run.stack import Function, functions, worst_stack
-from biotrain.target import load_target
+from biotrain.targets.target import load_target
 
 GCC = {"nrf52840": "arm-none-eabi-gcc", "rv32imfc": "riscv64-unknown-elf-gcc"}
 WARNINGS = STRICT[:-1]

@@ -12,8 +12,10 @@ import pytest
 from _recordings_mne import fake_mne
 
 from biotrain.errors import BioTrainError
-from biotrain.study import readers, recordings
-from biotrain.study.recordings import RecordingError, Recordings, decimate, from_signal, load
+from biotrain.study.data import sources
+from biotrain.study.data.readers import mne_files
+from biotrain.study.data.recordings import RecordingError, Recordings, decimate, from_signal
+from biotrain.study.data.sources import load
 
 REAL = {
     "mi_graz2b": (5400, 3, 1000, 250, 9, 2),
@@ -340,7 +342,7 @@ def test_moabb_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_labels_are_ranked_as_numbers() -> None:
-    assert readers._ranks(["10", "2", "2", "1"]) == [3, 2, 2, 1]
-    assert readers._ranks(["ses-10", "ses-9"]) == [2, 1]
-    assert readers._ranks(["1test", "0train", ""]) == [3, 2, 1]
-    assert recordings.SYNTHETIC == ("synthetic-eeg", "synthetic-eog", "synthetic-emg")
+    assert mne_files.ranks(["10", "2", "2", "1"]) == [3, 2, 2, 1]
+    assert mne_files.ranks(["ses-10", "ses-9"]) == [2, 1]
+    assert mne_files.ranks(["1test", "0train", ""]) == [3, 2, 1]
+    assert sources.SYNTHETIC == ("synthetic-eeg", "synthetic-eog", "synthetic-emg")

@@ -16,7 +16,7 @@ from torch import nn
 
 import biotrain as bt
 from biotrain.errors import BioTrainError, CaptureError, DeviceError
-from biotrain.ondevice import Live
+from biotrain.frontend.live import Live
 from biotrain.package import Package
 from biotrain.run.compiler import NUMERICS, STRICT, find_compiler
 from biotrain.run.device import Device

@@ -20,7 +20,7 @@ from biotrain.cli import main
 from biotrain.errors import BioTrainError
 
 pytest.importorskip("jinja2", reason="Jinja is not installed (extra study)")
-from biotrain.study.report import write_report
+from biotrain.study.results.report import write_report
 
 STRATEGIES = ("none", "last", "full", "full-bn8", "align")
 VOID = {"meta", "br", "link", "img", "hr", "input"}

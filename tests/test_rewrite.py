@@ -8,9 +8,9 @@ import pytest
 import torch
 
 import biotrain as bt
-from biotrain.ir import leaves
+from biotrain.graph.rewrite import REWRITES
+from biotrain.ir.graph import leaves
 from biotrain.package import Package
-from biotrain.rewrite import REWRITES
 
 
 def package(name: str, **options: object) -> Package:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from biotrain.errors import CaptureError
-from biotrain.ir import leaves
+from biotrain.ir.graph import leaves
 from biotrain.package import compile_model
 
 pytestmark = pytest.mark.usefixtures("quick_build")

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 import biotrain as bt
-from biotrain.ir import Loop
-from biotrain.ondevice import Live
+from biotrain.frontend.live import Live
+from biotrain.ir.graph import Loop
 from biotrain.package import Package
 from biotrain.run.host import HostDevice
 from biotrain.run.status import status_number

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from biotrain.study.recordings import Recordings, load, shared_samples
-from biotrain.study.splits import (
+from biotrain.study.data.recordings import Recordings, shared_samples
+from biotrain.study.data.sources import load
+from biotrain.study.data.splits import (
     SPLITS,
     SplitError,
     day1,

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from biotrain.errors import BioTrainError
-from biotrain.study.stats import (
+from biotrain.study.results.statistics import (
     MARGIN,
     Comparison,
     across_sets,

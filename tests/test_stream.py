@@ -26,17 +26,17 @@ from test_networks import FLAGS, a_seed, prepared, said, train_graph
 from torch import nn
 
 import biotrain as bt
-from biotrain.cost import node_ops
 from biotrain.errors import DoesNotFitError, GraphError
-from biotrain.ir import Graph, Loop, Node, Span, Step, Value, Window, leaves, verify
-from biotrain.judge import check
-from biotrain.memory import Buffer, lifetimes, lower_bound, peak, place
-from biotrain.op import OPS
+from biotrain.graph.cost import node_ops
+from biotrain.ir.graph import Graph, Loop, Node, Span, Step, Value, Window, leaves, verify
+from biotrain.ir.op import OPS
 from biotrain.package import Package
-from biotrain.plan import Planner, Schedule
-from biotrain.rewrite.stream import Stream
+from biotrain.planner.fit import Planner, Schedule
+from biotrain.planner.place import Buffer, lifetimes, lower_bound, peak, place
+from biotrain.planner.search import Score, Search, realise
+from biotrain.planner.stream import Stream
+from biotrain.planner.validate import check
 from biotrain.run.host import HostDevice
-from biotrain.search import Score, Search, realise
 
 CASES = int(os.environ.get("BIOTRAIN_NETWORKS", "2"))
 MUTANTS = int(os.environ.get("BIOTRAIN_MUTANTS", "12"))

@@ -27,12 +27,12 @@ from biotrain.errors import BioTrainError
 from biotrain.study import RecordingError, Recordings, SplitError, adapt, generate
 from biotrain.study.calibrate import Task, calibrate, compiled
 from biotrain.study.cells import Cell, content_of, expand
+from biotrain.study.data.splits import apart, calibration_sizes, day1, held_back
 from biotrain.study.labelfree import adabn, align, minimise_entropy, standardise, transformed
 from biotrain.study.order import shuffled
 from biotrain.study.pretrain import pretrain
 from biotrain.study.run import Event, Outcome, run
 from biotrain.study.spec import Recipe, Spec, make_spec, read_spec
-from biotrain.study.splits import apart, calibration_sizes, day1, held_back
 from biotrain.study.store import Store, canonical, read_rows
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -6,9 +6,10 @@ import hashlib
 import numpy as np
 import pytest
 
-from biotrain.study.recordings import RecordingError, Recordings, load
-from biotrain.study.splits import day1, default_split
-from biotrain.study.synthetic import DESIGNS, generate
+from biotrain.study.data.recordings import RecordingError, Recordings
+from biotrain.study.data.sources import load
+from biotrain.study.data.splits import day1, default_split
+from biotrain.study.data.synthetic import DESIGNS, generate
 
 KINDS = sorted(DESIGNS)
 SMALL = {"emg": 8, "eog": 5, "eeg": 6}  # trials per class

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 import biotrain as bt
+from biotrain.graph.strategy import STRATEGIES
 from biotrain.package import Package
-from biotrain.strategy import STRATEGIES
 
 SGD = bt.SGD(schedule="cosine")
 ADAM = bt.Adam(lr=1e-3)

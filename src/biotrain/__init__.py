@@ -13,20 +13,18 @@ Names are loaded on first use, so that the command line answers before torch is 
 
 from __future__ import annotations
 
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from biotrain import models
     from biotrain.errors import BioTrainError
-    from biotrain.ondevice import Live
-    from biotrain.optim import SGD, Adam
+    from biotrain.frontend.live import Live
+    from biotrain.ir.optimizer import SGD, Adam
     from biotrain.package import Package
     from biotrain.package import compile_model as compile  # noqa: A004  (bt.compile)
     from biotrain.topology import prepare, report
-    from biotrain.verify import verify
+    from biotrain.verification import verify
 
 __version__ = "0.1.0"
 __all__ = [
@@ -43,13 +41,14 @@ __all__ = [
 ]
 
 _HOME = {
-    "SGD": "optim",
-    "Adam": "optim",
+    "SGD": "ir.optimizer",
+    "Adam": "ir.optimizer",
     "BioTrainError": "errors",
-    "Live": "ondevice",
+    "Live": "frontend.live",
     "Package": "package",
     "prepare": "topology",
     "report": "topology",
+    "verify": "verification",
 }
 
 
@@ -61,18 +60,3 @@ def __getattr__(name: str) -> Any:
     if name in _HOME:
         return getattr(import_module(f"biotrain.{_HOME[name]}"), name)
     raise AttributeError(f"module 'biotrain' has no attribute '{name}'")
-
-
-class _Package(ModuleType):
-    """`bt.verify` is the function, although importing its module would put the module there."""
-
-    @property
-    def verify(self) -> Any:
-        return import_module("biotrain.verify").verify
-
-    @verify.setter
-    def verify(self, value: object) -> None:
-        pass
-
-
-sys.modules[__name__].__class__ = _Package

@@ -6,7 +6,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,25 +13,25 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from biotrain.autodiff import differentiate, prune, with_loss, with_updates
-from biotrain.batch import with_joins
-from biotrain.capture import Captured, capture
-from biotrain.cost import Cost, training_cost
-from biotrain.emit import Source, emit
+from biotrain.emit import Source
+from biotrain.emit.build import Build
 from biotrain.emit.slices import SLICE_BYTES
 from biotrain.errors import BioTrainError
 from biotrain.frontend import FrontEnd
-from biotrain.frontend import emit as emit_front
-from biotrain.ir import Graph
-from biotrain.liveplan import LivePlan, live_plan, same
-from biotrain.ondevice import Live
-from biotrain.op import rows_times
-from biotrain.optim import SGD, Gradients, Optimizer, check_gradients
-from biotrain.plan import Beside, Fitted, Plan, fit
-from biotrain.rewrite import DEFAULT, keep_half, keep_int16, rewrite_forward, rewrite_training
-from biotrain.rewrite.precision import in_words, parse_store
-from biotrain.strategy import trainable
-from biotrain.target import Target, load_target, parse_bytes
+from biotrain.frontend.live import Live
+from biotrain.graph.autodiff import differentiate, prune, with_loss, with_updates
+from biotrain.graph.capture import Captured, capture
+from biotrain.graph.cost import training_cost
+from biotrain.graph.rewrite import DEFAULT, keep_half, keep_int16, rewrite_forward, rewrite_training
+from biotrain.graph.rewrite.precision import in_words, parse_store
+from biotrain.graph.strategy import trainable
+from biotrain.ir.graph import Graph
+from biotrain.ir.op import rows_times
+from biotrain.ir.optimizer import SGD, Gradients, Optimizer, check_gradients
+from biotrain.planner.batch_norm import with_joins
+from biotrain.planner.fit import Beside, Fitted, fit
+from biotrain.planner.live_memory import LivePlan, live_plan, same
+from biotrain.targets.target import Target, load_target, parse_bytes
 
 if TYPE_CHECKING:
     from biotrain.run.device import Device
@@ -43,42 +42,11 @@ InputType = Literal["float", "int16"]
 
 
 @dataclass(frozen=True)
-class Package:
-    """C sources that train one model on one target, and everything known about them."""
+class Package(Build):
+    """A `Build` that can be saved, started and compared with the torch module it came from."""
 
-    source: Source
-    target: Target
-    strategy: str
     module: torch.nn.Module | None
     """The module as compiled, for verification; None where a `.pt2` file was given."""
-    front: FrontEnd | None = None
-    """What makes the windows, in C beside the model."""
-
-    @property
-    def plan(self) -> Plan:
-        """Where every byte lies."""
-        return self.source.plan
-
-    @property
-    def graph(self) -> Graph:
-        """The training graph with its updates."""
-        return self.source.train
-
-    @cached_property
-    def files(self) -> Mapping[str, str]:
-        """The emitted files by name."""
-        files = emit(self.source)
-        return files | emit_front(self.front) if self.front else files
-
-    @property
-    def cost(self) -> Cost:
-        """Work of one training sample."""
-        return training_cost(self.graph, self.target, self.source.accumulate)
-
-    @property
-    def fused(self) -> bool:
-        """Whether a multiply-add rounds once."""
-        return self.source.fused
 
     def save(self, folder: str | Path, project: Mapping[str, str] | None = None) -> Path:
         """Write all files and `plan.json` into a folder (made where missing).
@@ -230,7 +198,7 @@ def compile_model(
         without labels (`dev.renew`, `bt_renew`): they lie in RAM and in checkpoints, and the
         strategy trains with them as they are.
     frontier : also find the plans from the fastest to the smallest (`plan.frontier`); seconds.
-    rewrites : which rewrites of `biotrain.rewrite.NAMES` run; all but `fastconv` and
+    rewrites : which rewrites of `biotrain.graph.rewrite.NAMES` run; all but `fastconv` and
         `fft` by default.
 
     Raises
@@ -290,7 +258,7 @@ def compile_model(
         front_bytes=front.ram_bytes if front else 0,
     )
     module = model if isinstance(model, torch.nn.Module) else None
-    return Package(source, chosen, strategy, module, front)
+    return Package(source, chosen, strategy, front, module)
 
 
 PLANS = 32

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from biotrain.cli.model import Model
     from biotrain.frontend import FrontEnd
     from biotrain.package import Package
-    from biotrain.plan import Point
-    from biotrain.published import Reference
-    from biotrain.run.front import FrontCost
+    from biotrain.planner.fit import Point
+    from biotrain.reports.published import Reference
+    from biotrain.run.front_cost import FrontCost
 
 What = Literal["models", "targets", "strategies", "ops", "data"]
 
@@ -79,7 +79,7 @@ def _models(out: Out) -> list[dict[str, Any]]:
 
 
 def _targets(out: Out) -> list[dict[str, Any]]:
-    from biotrain.target import load_target, places, targets
+    from biotrain.targets.target import load_target, places, targets
 
     names = ("target", "core", "RAM, kB", "flash, kB", "MHz", "mW/MHz", "runs on")
     shown = table(*names, numbers=[2, 3, 4, 5])
@@ -99,7 +99,7 @@ def _targets(out: Out) -> list[dict[str, Any]]:
 
 
 def _strategies(out: Out) -> list[dict[str, Any]]:
-    from biotrain.strategy import STRATEGIES
+    from biotrain.graph.strategy import STRATEGIES
 
     shown = table("strategy", "trains")
     for name in STRATEGIES:
@@ -111,7 +111,7 @@ def _strategies(out: Out) -> list[dict[str, Any]]:
 
 def _ops(out: Out) -> list[dict[str, Any]]:
     import biotrain.ops  # noqa: F401  (fills OPS)
-    from biotrain.op import OPS
+    from biotrain.ir.op import OPS
 
     shown = table("op", "torch functions", "kernels in")
     rows = []
@@ -127,7 +127,7 @@ def list_data(out: Out) -> list[dict[str, Any]]:
     """What --data takes."""
     import os
 
-    from biotrain.study.recordings import FOLDER_VARIABLE, SYNTHETIC
+    from biotrain.study.data.sources import FOLDER_VARIABLE, SYNTHETIC
 
     shown = table("data", "")
     rows: list[dict[str, Any]] = []
@@ -138,7 +138,7 @@ def list_data(out: Out) -> list[dict[str, Any]]:
     for path in sorted(Path(folder).glob("*.npz")) if folder else ():
         rows.append({"name": path.stem, "synthetic": False})
         shown.add_row(path.stem, f"from the folder that {FOLDER_VARIABLE} names")
-    shown.add_row("FILE.npz", "in BioTrain's layout (see biotrain.study.recordings)")
+    shown.add_row("FILE.npz", "in BioTrain's layout (see biotrain.study.data.recordings)")
     shown.add_row(
         "FILE.toml", "files of your own, described in ten lines (docs/add-a-recording.md)"
     )
@@ -217,7 +217,7 @@ def plan_verb(
         writable_figure(figure)
     from biotrain.cli.model import Model
     from biotrain.cli.tables import plan_json, plan_tables
-    from biotrain.published import references
+    from biotrain.reports.published import references
 
     chosen = Model(model, given)
     if frontier and (show in (None, "plan") or figure is not None):
@@ -325,7 +325,7 @@ def compile_verb(
 
 
 def _front_cost(front: "FrontEnd | None", pkg: "Package") -> "FrontCost | None":
-    from biotrain.run.front import front_cost
+    from biotrain.run.front_cost import front_cost
 
     return None if front is None else front_cost(front, pkg.target)
 
@@ -364,8 +364,8 @@ def draw_plan(
     beside: "Mapping[str, Sequence[Point]]" = MappingProxyType({}),
 ) -> None:
     """Write the picture of a plan."""
-    from biotrain.plots import plan_figure
-    from biotrain.study.plots import save
+    from biotrain.reports.figures import plan_figure
+    from biotrain.study.results.plots import save
 
     save(plan_figure(pkg, known, beside), path)
 
@@ -393,7 +393,7 @@ def _describe(chosen: "Model", pkg: "Package", train: TrainOptions, folder: Path
 def _export(chosen: "Model", net: Any, path: Path) -> None:
     import torch
 
-    from biotrain.capture import export
+    from biotrain.graph.capture import export
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

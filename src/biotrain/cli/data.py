@@ -17,7 +17,7 @@ app = typer.Typer(help="Recordings: list, info, convert.", no_args_is_help=True)
 def _list(to: Json = None) -> None:
     """What --data takes, and the sets that `data convert` makes."""
     out = Out(to)
-    from biotrain.study.convert import ORIGINALS
+    from biotrain.study.data.convert import ORIGINALS
 
     rows = list_data(out)
     shown = table("data convert", "", "licence")
@@ -64,8 +64,8 @@ def _info(
 def _facts(rec: Any) -> dict[str, Any]:
     import numpy as np
 
-    from biotrain.study.recordings import POSITIONS
-    from biotrain.study.splits import default_split
+    from biotrain.study.data.recordings import POSITIONS
+    from biotrain.study.data.splits import default_split
 
     return {
         "name": rec.name,
@@ -111,7 +111,7 @@ def _convert(
     """Make the .npz of a public set from the files that its authors publish."""
     out = Out(to)
     writable(file)
-    from biotrain.study.convert import ORIGINALS, convert
+    from biotrain.study.data.convert import ORIGINALS, convert
 
     with Busy(f"converting {name}"):
         rec = convert(name, source)

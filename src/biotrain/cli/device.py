@@ -19,9 +19,9 @@ if TYPE_CHECKING:
     from biotrain.package import Package
     from biotrain.run.device import Executed
     from biotrain.run.profile import Profile
-    from biotrain.study.recordings import Recordings
-    from biotrain.target import Target
-    from biotrain.verify import VerifyReport
+    from biotrain.study.data.recordings import Recordings
+    from biotrain.targets.target import Target
+    from biotrain.verification import VerifyReport
 
 PROFILE_ROWS = 12
 """Layers and kernels that a profile prints; the file has them all."""
@@ -173,7 +173,7 @@ def _work(target: "Target", work: "Executed | None", samples: int) -> dict[str, 
         return dict.fromkeys(
             ("instructions", "cycles", "cycles_source", "ms_per_sample", "mj_per_sample")
         )
-    from biotrain.cost import cost_of
+    from biotrain.graph.cost import cost_of
 
     each = cost_of(0, 0, work.cycles / samples, target)
     return {
@@ -291,7 +291,7 @@ def verify_verb(
     """Train the same steps in torch and in the generated C; exit 1 unless they agree."""
     out = Out(to)
     from biotrain.cli.model import Model
-    from biotrain.verify import verify
+    from biotrain.verification import verify
 
     pkg = Model(model, given).compiled(train)
     with Work() as work:

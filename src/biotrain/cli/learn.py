@@ -112,7 +112,7 @@ def demo_verb(
     out = Out(to)
     writable_folder(folder)
     begin = time.perf_counter()
-    from biotrain.study.recordings import load
+    from biotrain.study.data.sources import load
 
     rec = load("synthetic-emg")
     out.say(
@@ -213,7 +213,7 @@ def _planned(rec: "Recordings", result: "AdaptResult") -> "Package":
 
     from biotrain import models
     from biotrain.cli.model import shape_of
-    from biotrain.optim import SGD
+    from biotrain.ir.optimizer import SGD
     from biotrain.package import compile_model
     from biotrain.topology import prepare
 
@@ -232,7 +232,7 @@ def _planned(rec: "Recordings", result: "AdaptResult") -> "Package":
 
 
 def _write(result: "AdaptResult", folder: Path) -> None:
-    from biotrain.study.plots import figure, save
+    from biotrain.study.results.plots import figure, save
 
     save(figure(result), folder / "accuracy.png")
     (folder / "results.json").write_text(result.to_json(), encoding="utf-8")

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from biotrain.frontend import FrontEnd, FrontSpec
     from biotrain.live import Feed, Life
     from biotrain.package import Package
-    from biotrain.study.continuous import Continuous
-    from biotrain.study.recordings import Recordings
+    from biotrain.study.data.continuous import Continuous
+    from biotrain.study.data.recordings import Recordings
 
 RING_S = 0.75
 """Seconds of frames that may wait while flash is erased, which stops the core of many chips."""
@@ -201,7 +201,7 @@ def live_verb(
     _tell(out, found, took)
     if figure is not None:
         from biotrain.live import figure as draw
-        from biotrain.study.plots import save
+        from biotrain.study.results.plots import save
 
         save(draw(found, f"{feed.name}: {pkg.source.title}, {on}"), figure)
         out.say(f"wrote {figure}")
@@ -227,7 +227,8 @@ class _Source:
     def __init__(
         self, data: str, subject: int | None, spec: "FrontSpec | None", hop: int | None, out: Out
     ) -> None:
-        from biotrain.study.continuous import end_to_end, load_continuous, recordings
+        from biotrain.study.data.continuous import end_to_end
+        from biotrain.study.data.sources import load_continuous, recordings
 
         raw = load_continuous(data) if spec is not None else None
         self.rec: Recordings
@@ -298,8 +299,8 @@ def _package(
 ) -> "Package":
     import numpy as np
 
-    from biotrain.ondevice import Live
-    from biotrain.optim import SGD
+    from biotrain.frontend.live import Live
+    from biotrain.ir.optimizer import SGD
     from biotrain.package import compile_model
     from biotrain.topology import prepare
 

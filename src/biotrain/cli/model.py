@@ -22,9 +22,10 @@ from biotrain.errors import BioTrainError
 from biotrain.frontend import FrontEnd, read_front
 from biotrain.package import Package, compile_model
 from biotrain.study.adapt import dataset_name
-from biotrain.study.continuous import Continuous, load_continuous
-from biotrain.study.continuous import recordings as found_recordings
-from biotrain.study.recordings import Recordings
+from biotrain.study.data.continuous import Continuous
+from biotrain.study.data.recordings import Recordings
+from biotrain.study.data.sources import load_continuous
+from biotrain.study.data.sources import recordings as found_recordings
 from biotrain.topology import prepare
 
 SHAPE = {"n_chans": "--chans", "n_times": "--times", "n_outputs": "--classes", "sfreq": "--sfreq"}

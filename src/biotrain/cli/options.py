@@ -14,8 +14,8 @@ from biotrain.errors import BioTrainError
 
 if TYPE_CHECKING:
     from biotrain.frontend import FrontEnd
-    from biotrain.ondevice import Live
-    from biotrain.optim import Optimizer
+    from biotrain.frontend.live import Live
+    from biotrain.ir.optimizer import Optimizer
 
 MODEL, TRAINING = "Model and data", "Training and target"
 CALIBRATION, LEARNING = "Calibration", "Pretraining and comparison"
@@ -236,7 +236,7 @@ class TrainOptions:
 
     def made_live(self, front: "FrontEnd | None" = None, bits: int = 16) -> "Live | None":
         """What `--live` asks for, with a front end behind a converter of so many bits."""
-        from biotrain.ondevice import Live
+        from biotrain.frontend.live import Live
 
         own: dict[str, Any] = {
             "hop": self.hop,
@@ -283,7 +283,7 @@ class TrainOptions:
     @property
     def rewrites(self) -> tuple[str, ...]:
         """Those that run."""
-        from biotrain.rewrite import DEFAULT, NAMES
+        from biotrain.graph.rewrite import DEFAULT, NAMES
 
         return tuple(n for n in NAMES if n in DEFAULT or (self.fast_conv and n == "fastconv"))
 
@@ -292,7 +292,7 @@ class TrainOptions:
 
         Raises BioTrainError where an option does not belong to it.
         """
-        from biotrain.optim import SGD, Adam
+        from biotrain.ir.optimizer import SGD, Adam
 
         given: dict[str, Any] = {"lr": self.lr, "weight_decay": self.weight_decay}
         if self.optimizer == "adam":

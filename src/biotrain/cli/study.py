@@ -98,7 +98,7 @@ def study_verb(
             watch=watch,
             command=shlex.join(["biotrain", *sys.argv[1:]]),
         )
-    from biotrain.study.stats import summary
+    from biotrain.study.results.statistics import summary
 
     entries = summary(outcome.rows, seed=made.bootstrap_seed) if outcome.rows else []
     _show(out, outcome, entries)
@@ -128,8 +128,8 @@ def report_verb(
 ) -> None:
     """One HTML page of a study, with figures and tables, and the CSV behind it."""
     out = Out(to)
-    from biotrain.study.report import study_rows, write_report
-    from biotrain.study.stats import compare, summary
+    from biotrain.study.results.report import study_rows, write_report
+    from biotrain.study.results.statistics import compare, summary
 
     with Busy("writing the report"):
         study, rows = study_rows(folder)

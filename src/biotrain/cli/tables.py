@@ -11,13 +11,13 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from biotrain.calibration import BATTERY_MAH, BATTERY_VOLTS, WINDOWS, calibration
 from biotrain.cli.console import table
 from biotrain.package import Package
-from biotrain.plan import Point
-from biotrain.published import Reference
-from biotrain.run.front import FrontCost
-from biotrain.timeline import timeline
+from biotrain.planner.fit import Point
+from biotrain.reports.battery import BATTERY_MAH, BATTERY_VOLTS, WINDOWS, calibration
+from biotrain.reports.published import Reference
+from biotrain.reports.timeline import timeline
+from biotrain.run.front_cost import FrontCost
 
 LARGEST = 10
 """Buffers that the table names."""

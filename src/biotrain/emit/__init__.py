@@ -22,8 +22,8 @@ from biotrain.emit.source import (
     running_values,
     trained_values,
 )
-from biotrain.ir import leaves
-from biotrain.op import OPS, float_literal
+from biotrain.ir.graph import leaves
+from biotrain.ir.op import OPS, float_literal
 from biotrain.ops import SOURCES
 
 RUNTIME = Path(__file__).parent.parent / "rt"

@@ -6,13 +6,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from biotrain.batch import BatchSchedule, Outer, Phase
 from biotrain.emit.schedule import Places, Shapes, call_text, node_text, wrap
 from biotrain.emit.source import CTYPE, Source
-from biotrain.ir import ITEM_BYTES, Value
-from biotrain.memory import Buffer, aligned
-from biotrain.op import OPS
-from biotrain.renewal import renew_windows
+from biotrain.ir.graph import ITEM_BYTES, Value
+from biotrain.ir.op import OPS
+from biotrain.planner.adabn import renew_windows
+from biotrain.planner.batch_norm import BatchSchedule, Outer, Phase
+from biotrain.planner.place import Buffer, aligned
 
 
 class BatchPlaces(Places):

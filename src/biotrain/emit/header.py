@@ -9,9 +9,9 @@ from biotrain.emit.batch import batch_interface
 from biotrain.emit.sliced import segment_count
 from biotrain.emit.slices import STRUCT
 from biotrain.emit.source import CTYPE, Source, running_values, trained_values
-from biotrain.ir import Value
-from biotrain.op import float_literal, rows_times
-from biotrain.optim import Gradients
+from biotrain.ir.graph import Value
+from biotrain.ir.op import float_literal, rows_times
+from biotrain.ir.optimizer import Gradients
 
 
 def _fields(values: Sequence[Value]) -> list[str]:

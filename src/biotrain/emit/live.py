@@ -7,8 +7,8 @@ from pathlib import Path
 
 from biotrain.emit.source import Source
 from biotrain.frontend import emit as emit_front
-from biotrain.liveplan import LivePlan
-from biotrain.op import float_literal
+from biotrain.ir.op import float_literal
+from biotrain.planner.live_memory import LivePlan
 
 RUNTIME = Path(__file__).parent.parent / "rt"
 LIVE_FILES = (

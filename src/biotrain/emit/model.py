@@ -16,8 +16,8 @@ from biotrain.emit.sliced import (
 )
 from biotrain.emit.source import Source, running_values, trained_values
 from biotrain.emit.step import corrections, new_group, rate
-from biotrain.ir import Graph
-from biotrain.op import float_literal
+from biotrain.ir.graph import Graph
+from biotrain.ir.op import float_literal
 
 
 def model(source: Source, stems: Sequence[str]) -> str:

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from textwrap import fill
 
 from biotrain.emit.source import CTYPE, Source
-from biotrain.ir import Loop, Node, Span, Step, Value, Window
-from biotrain.memory import Buffer
-from biotrain.op import OPS, Call, Operand, rows_times
+from biotrain.ir.graph import Loop, Node, Span, Step, Value, Window
+from biotrain.ir.op import OPS, Call, Operand, rows_times
+from biotrain.planner.place import Buffer
 
 
 class Places:

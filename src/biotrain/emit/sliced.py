@@ -7,9 +7,9 @@ from biotrain.emit.schedule import Places, Shapes
 from biotrain.emit.slices import GOES, Slices
 from biotrain.emit.source import Source, running_values, trained_values
 from biotrain.emit.step import corrections, new_group, rate
-from biotrain.ir import Value
-from biotrain.op import float_literal
-from biotrain.pieces import CALL_CYCLES, SAMPLE_CYCLES
+from biotrain.ir.graph import Value
+from biotrain.ir.op import float_literal
+from biotrain.planner.slices import CALL_CYCLES, SAMPLE_CYCLES
 
 SLICES = [*GOES.splitlines(), ""]
 

@@ -23,10 +23,10 @@ from biotrain.emit.schedule import (
     view,
     wrap,
 )
-from biotrain.ir import Loop, Node, Step, Window
-from biotrain.op import OPS, Call
-from biotrain.pieces import Cut, Piece, flat, piece_of
-from biotrain.target import Target
+from biotrain.ir.graph import Loop, Node, Step, Window
+from biotrain.ir.op import OPS, Call
+from biotrain.planner.slices import Cut, Piece, flat, piece_of
+from biotrain.targets.target import Target
 
 SLICE_BYTES = 40
 """`bt_slice`."""

@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from biotrain.batch import BatchSchedule
-from biotrain.ir import Graph, Value
-from biotrain.liveplan import LivePlan
-from biotrain.optim import Gradients, Optimizer
-from biotrain.plan import Features, Plan
-from biotrain.target import Target
+from biotrain.ir.graph import Graph, Value
+from biotrain.ir.optimizer import Gradients, Optimizer
+from biotrain.planner.batch_norm import BatchSchedule
+from biotrain.planner.fit import Features, Plan
+from biotrain.planner.live_memory import LivePlan
+from biotrain.targets.target import Target
 
 CTYPE = {"f32": "float", "u8": "uint8_t", "i16": "int16_t", "i32": "int32_t"}
 

@@ -4,8 +4,8 @@
 from __future__ import annotations
 
 from biotrain.emit.source import Source
-from biotrain.op import float_literal
-from biotrain.optim import SGD
+from biotrain.ir.op import float_literal
+from biotrain.ir.optimizer import SGD
 
 
 def corrections(source: Source) -> list[str]:

@@ -7,15 +7,12 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from biotrain.errors import BioTrainError
-
-if TYPE_CHECKING:
-    from biotrain.frontend.stream import Stream
 
 Reference = Literal["none", "average"]
 Standardise = Literal["none", "running", "window"]
@@ -248,17 +245,6 @@ class FrontEnd:
         each = sum(s.multiplies for s in after) + 1 + standard[self.standardise]
         fast = sum(s.multiplies for s in before) * self.fs_in
         return self.n_chans * (fast + each * self.fs_out)
-
-    def start(self, *, fused: bool = False) -> Stream:
-        """The C on this machine, at rest. `fused` is the numeric mode of the package."""
-        from biotrain.frontend.stream import Stream
-
-        return Stream(self, fused)
-
-    def run(self, samples: npt.ArrayLike, *, fused: bool = False) -> npt.NDArray[Any]:
-        """All windows of a recording: int [n_chans, n_samples] to float32 (or int16, with `unit`)
-        [n, n_chans, window]."""
-        return self.start(fused=fused).push(samples)
 
 
 def _quantised(value: float) -> tuple[int, int]:

@@ -5,16 +5,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy.typing as npt
 
+from biotrain.emit.build import Build
 from biotrain.errors import BioTrainError
 from biotrain.run.live_clock import ClockedDevice
 from biotrain.run.live_device import FOREVER, Event, LiveDevice
-
-if TYPE_CHECKING:
-    from biotrain.package import Package
 
 
 @dataclass(frozen=True)
@@ -42,7 +39,7 @@ class Living:
         self._cycles = max(1, int(clock / fs)) if clock else FOREVER
 
     @classmethod
-    def start(cls, package: Package, on: str, fs: float) -> Living:
+    def start(cls, package: Build, on: str, fs: float) -> Living:
         """On `host` each frame is followed by as many estimated cycles of work as the target has
         until the next; in the `emulator` time is counted."""
         if on == "emulator":

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from biotrain.errors import BioTrainError
-from biotrain.study.continuous import Continuous
+from biotrain.study.data.continuous import Continuous
 
 Ints = npt.NDArray[np.int64]
 CHUNK_S = 0.05

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""All operations. Importing this package fills `biotrain.op.OPS`."""
+"""All operations. Importing this package fills `biotrain.ir.op.OPS`."""
 
 from __future__ import annotations
 

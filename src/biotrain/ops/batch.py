@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from biotrain.ir import Attr, Node, Shape
-from biotrain.op import Call, p_in, p_out, register
+from biotrain.ir.graph import Attr, Node, Shape
+from biotrain.ir.op import Call, p_in, p_out, register
 from biotrain.ops.batch_norm import RunningUpdate
 from biotrain.ops.norm import GroupStats, GroupSums, Small
 

@@ -13,8 +13,8 @@ from itertools import zip_longest
 from typing import Any, ClassVar
 
 from biotrain.errors import CaptureError, GraphError
-from biotrain.ir import Attr, Node, Shape, Value
-from biotrain.op import (
+from biotrain.ir.graph import Attr, Node, Shape, Value
+from biotrain.ir.op import (
     Builder,
     Call,
     Composite,

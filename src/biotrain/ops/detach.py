@@ -6,8 +6,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from biotrain.ir import Attr, Node, Shape, Value
-from biotrain.op import Builder, Op, register
+from biotrain.ir.graph import Attr, Node, Shape, Value
+from biotrain.ir.op import Builder, Op, register
 
 
 @register("bt_shape.h")

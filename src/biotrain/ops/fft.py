@@ -14,8 +14,20 @@ from math import prod
 from typing import Any, ClassVar
 
 from biotrain.errors import GraphError
-from biotrain.ir import Attr, Node, Shape, Span, Value
-from biotrain.op import NULL, Builder, Call, Op, Operand, Sample, p_in, p_out, register, x_in, x_out
+from biotrain.ir.graph import Attr, Node, Shape, Span, Value
+from biotrain.ir.op import (
+    NULL,
+    Builder,
+    Call,
+    Op,
+    Operand,
+    Sample,
+    p_in,
+    p_out,
+    register,
+    x_in,
+    x_out,
+)
 from biotrain.ops.conv import Conv, ConvDw, ConvDx, _Conv
 from biotrain.ops.fir import depthwise, fits
 

@@ -14,8 +14,8 @@ from math import prod
 from typing import Any, ClassVar
 
 from biotrain.errors import GraphError
-from biotrain.ir import Attr, Node, Shape, Value
-from biotrain.op import NULL, Builder, Call, Sample, p_in, p_out, register, x_in, x_out
+from biotrain.ir.graph import Attr, Node, Shape, Value
+from biotrain.ir.op import NULL, Builder, Call, Sample, p_in, p_out, register, x_in, x_out
 from biotrain.ops.conv import Conv, ConvDw, ConvDx
 
 LEVELS = (2, 3)

@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
-from biotrain.ir import Attr, DType, Node, Shape
-from biotrain.op import Call, Op, register, rows_times, x_in, x_out
+from biotrain.ir.graph import Attr, DType, Node, Shape
+from biotrain.ir.op import Call, Op, register, rows_times, x_in, x_out
 
 Half = Literal["fp16", "bf16"]
 

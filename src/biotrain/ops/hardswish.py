@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from biotrain.ir import Attr, Node, Shape, Value
-from biotrain.op import Builder, Call, Op, Sample, register, rows_times, x_in, x_out
+from biotrain.ir.graph import Attr, Node, Shape, Value
+from biotrain.ir.op import Builder, Call, Op, Sample, register, rows_times, x_in, x_out
 
 
 @register("bt_hardswish.h")

@@ -12,8 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
-from biotrain.ir import Attr, Node, Shape, Span, Value
-from biotrain.op import LEAF, Builder, Call, Op, float_literal, register, rows_times, x_in, x_out
+from biotrain.ir.graph import Attr, Node, Shape, Span, Value
+from biotrain.ir.op import LEAF, Builder, Call, Op, float_literal, register, rows_times, x_in, x_out
 from biotrain.ops.conv import Conv, ConvDw
 from biotrain.ops.one_pass import CentredDw
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from biotrain.errors import GraphError
-from biotrain.ir import Attr, Node, Shape, Value
-from biotrain.op import Builder, Call, Op, Sample, p_in, p_out, register
+from biotrain.ir.graph import Attr, Node, Shape, Value
+from biotrain.ir.op import Builder, Call, Op, Sample, p_in, p_out, register
 
 
 @register("bt_loss.h")

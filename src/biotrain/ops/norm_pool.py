@@ -15,8 +15,8 @@ from math import prod
 from typing import ClassVar
 
 from biotrain.errors import GraphError
-from biotrain.ir import Attr, DType, Node, Shape, Value
-from biotrain.op import (
+from biotrain.ir.graph import Attr, DType, Node, Shape, Value
+from biotrain.ir.op import (
     NULL,
     Builder,
     Call,

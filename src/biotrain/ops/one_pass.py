@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from biotrain.errors import GraphError
-from biotrain.ir import Attr, Node, Shape, Span
-from biotrain.op import NULL, Call, Op, p_in, p_out, register, rows_times, x_in
+from biotrain.ir.graph import Attr, Node, Shape, Span
+from biotrain.ir.op import NULL, Call, Op, p_in, p_out, register, rows_times, x_in
 from biotrain.ops.pair_moments import TWIN, Mix, pairs_geometry, rows_of_moments
 
 

@@ -13,8 +13,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from biotrain.ir import Attr, Node, Shape
-from biotrain.op import Call, Op, Operand, float_literal, p_in, p_out, register
+from biotrain.ir.graph import Attr, Node, Shape
+from biotrain.ir.op import Call, Op, Operand, float_literal, p_in, p_out, register
 
 
 class _Flat(Op):

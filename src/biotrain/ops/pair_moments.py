@@ -11,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from biotrain.errors import GraphError
-from biotrain.ir import Attr, Node, Shape, Value
-from biotrain.op import NULL, Builder, Call, Op, Operand, p_in, p_out, register, rows_times, x_in
+from biotrain.ir.graph import Attr, Node, Shape, Value
+from biotrain.ir.op import NULL, Builder, Call, Op, Operand, p_in, p_out, register, rows_times, x_in
 from biotrain.ops.norm import Small
 
 TWIN = 31

@@ -8,8 +8,8 @@ from math import prod
 from typing import Any
 
 from biotrain.errors import CaptureError, GraphError
-from biotrain.ir import Attr, DType, Node, Shape, Value
-from biotrain.op import (
+from biotrain.ir.graph import Attr, DType, Node, Shape, Value
+from biotrain.ir.op import (
     NULL,
     Builder,
     Call,

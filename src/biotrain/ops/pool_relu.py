@@ -8,8 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 import biotrain.ops.pool  # noqa: F401  (its ops are asked for their geometry)
-from biotrain.ir import Attr, Node, Shape
-from biotrain.op import OPS, Call, Op, Sample, register, x_in, x_out
+from biotrain.ir.graph import Attr, Node, Shape
+from biotrain.ir.op import OPS, Call, Op, Sample, register, x_in, x_out
 
 
 def _pool(node: Node) -> Node:

@@ -12,8 +12,8 @@ from math import prod
 from typing import Any
 
 from biotrain.errors import CaptureError, GraphError
-from biotrain.ir import Attr, Node, Shape, Value
-from biotrain.op import (
+from biotrain.ir.graph import Attr, Node, Shape, Value
+from biotrain.ir.op import (
     Builder,
     Call,
     Composite,

@@ -10,8 +10,8 @@ from math import inf, isfinite, prod
 from typing import Any
 
 from biotrain.errors import CaptureError, GraphError
-from biotrain.ir import Attr, Node, Shape, Value
-from biotrain.op import Builder, Call, Op, Sample, args_input, register, rows_times, x_in, x_out
+from biotrain.ir.graph import Attr, Node, Shape, Value
+from biotrain.ir.op import Builder, Call, Op, Sample, args_input, register, rows_times, x_in, x_out
 
 AXES = 5
 """Axes of a tensor that the kernels move: four that make the rows, and time."""

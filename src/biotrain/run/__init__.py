@@ -4,17 +4,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from biotrain.emit.build import Build
 from biotrain.errors import BioTrainError
 from biotrain.run.device import Device
 from biotrain.run.emulator import EmulatorDevice
 from biotrain.run.host import HostDevice
 from biotrain.run.qemu import QemuDevice
 from biotrain.run.rtl_device import RtlDevice
-
-if TYPE_CHECKING:
-    from biotrain.package import Package
 
 PLACES: dict[str, Callable[..., Device]] = {
     "host": HostDevice,
@@ -25,7 +23,7 @@ PLACES: dict[str, Callable[..., Device]] = {
 """Where packages run, by the name that `--on` takes."""
 
 
-def start(package: Package, on: str, **options: Any) -> Device:
+def start(package: Build, on: str, **options: Any) -> Device:
     """Build the package for a place and start it there."""
     try:
         place = PLACES[on]

@@ -7,17 +7,15 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from biotrain.emit import running_values, trained_values
+from biotrain.emit.build import Build
 from biotrain.errors import BioTrainError, CheckpointError
-from biotrain.renewal import renew_windows
-
-if TYPE_CHECKING:
-    from biotrain.package import Package
+from biotrain.planner.adabn import renew_windows
 
 Array = npt.NDArray[np.float32]
 
@@ -38,7 +36,7 @@ class Device(ABC):
 
     on: str
 
-    def __init__(self, package: Package) -> None:
+    def __init__(self, package: Build) -> None:
         self.package = package
         self.samples = 0
 
@@ -346,7 +344,7 @@ def _as_int16(windows: npt.NDArray[Any], scale: float) -> npt.NDArray[np.int16]:
     return np.ascontiguousarray(windows, np.int16)
 
 
-def layout(package: Package) -> dict[str, tuple[int, int]]:
+def layout(package: Build) -> dict[str, tuple[int, int]]:
     """Value name -> (offset, bytes) in the context, as `model.h` declares it."""
     source = package.source
     trained = trained_values(source)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from biotrain.emit.build import Build
 from biotrain.errors import BioTrainError, EmulatorError
 from biotrain.run.device import Executed
 from biotrain.run.elf import Elf
@@ -20,10 +21,9 @@ from biotrain.run.firmware import (
 from biotrain.run.histogram import Histogram
 from biotrain.run.machine import Machine
 from biotrain.run.session import SLOT_BYTES, SessionDevice
-from biotrain.target import Memory, Target
+from biotrain.targets.target import Memory, Target
 
 if TYPE_CHECKING:
-    from biotrain.package import Package
     from biotrain.run.cycles import Cycles
     from biotrain.run.profile import Profile
 
@@ -138,7 +138,7 @@ class EmulatorDevice(SessionDevice):
 
     def __init__(
         self,
-        package: Package,
+        package: Build,
         *,
         compiler: Compiler | None = None,
         flags: Sequence[str] = OPTIMISED,

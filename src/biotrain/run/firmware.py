@@ -10,15 +10,13 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from biotrain.emit import RUNTIME
+from biotrain.emit.build import Build
 from biotrain.errors import BioTrainError, CompilerError
 from biotrain.run.compiler import NUMERICS, cache_folder, run_compiler, temporary, version
-from biotrain.target import FOLDER, Core, Memory, Target
-
-if TYPE_CHECKING:
-    from biotrain.package import Package
+from biotrain.targets.target import FOLDER, Core, Memory, Target
 
 Compiler = Literal["zig", "gcc"]
 
@@ -91,7 +89,7 @@ def command(core: Core, compiler: Compiler) -> tuple[str, ...]:
     return (*core.gcc, *FREESTANDING)
 
 
-def session_files(package: Package, target: Target) -> dict[str, str]:
+def session_files(package: Build, target: Target) -> dict[str, str]:
     """The C of a package with start-up and mailbox."""
     files = {name: text for name, text in package.files.items() if name.endswith((".c", ".h"))}
     for name in ("session.c", "session.h"):
@@ -143,7 +141,7 @@ def build(
 
 
 def session_elf(
-    package: Package,
+    package: Build,
     flash: Memory,
     ram: Memory,
     compiler: Compiler | None = None,

@@ -6,18 +6,16 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from biotrain.emit import RUNTIME
+from biotrain.emit.build import Build
 from biotrain.errors import BioTrainError, CheckpointError, DeviceError
 from biotrain.run.compiler import NUMERICS, find_compiler, shared_library
 from biotrain.run.device import Array, Device, layout
-
-if TYPE_CHECKING:
-    from biotrain.package import Package
 
 OPTIMISED = ("-O3", "-march=native", "-fPIC", "-std=c99", *NUMERICS)
 """Flags of the host build. The bits do not depend on them, the speed does."""
@@ -27,7 +25,7 @@ VECTORS = ("bt_conv_vector.h", "bt_norm.h", "bt_pair_moments.h")
 """Headers whose parts in vectors are the same for every model."""
 
 
-def library_files(package: Package) -> dict[str, str]:
+def library_files(package: Build) -> dict[str, str]:
     """The package, the host's loops, and what the kernels do in vectors, compiled once for all."""
     included = [f'#include "{name}"' for name in VECTORS if name in package.files]
     lines = [
@@ -51,7 +49,7 @@ class HostDevice(Device):
 
     def __init__(
         self,
-        package: Package,
+        package: Build,
         *,
         flags: Sequence[str] = OPTIMISED,
         compiler: Sequence[str] | None = None,
@@ -216,7 +214,7 @@ class HostDevice(Device):
 
 
 def build(
-    package: Package, flags: Sequence[str] = OPTIMISED, compiler: Sequence[str] | None = None
+    package: Build, flags: Sequence[str] = OPTIMISED, compiler: Sequence[str] | None = None
 ) -> Path:
     """The shared library of a package, built or from the cache."""
     command = tuple(compiler or find_compiler())

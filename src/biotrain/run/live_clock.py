@@ -10,16 +10,14 @@ is doing; it waits in the ring until `bt_live_work` takes it.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from biotrain.emit.build import Build
 from biotrain.errors import BioTrainError
 from biotrain.run.live_device import PUSH, EmulatorPlace, Event, Flash, LiveDevice
-
-if TYPE_CHECKING:
-    from biotrain.package import Package
 
 SLICE_S = 0.002
 """Seconds of the device's time that one call of `bt_live_work` is asked for."""
@@ -61,7 +59,7 @@ class ClockedDevice(LiveDevice):
 
     def __init__(
         self,
-        package: Package,
+        package: Build,
         flash: Flash | None = None,
         *,
         fs: float,

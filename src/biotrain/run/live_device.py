@@ -18,15 +18,15 @@ import numpy as np
 import numpy.typing as npt
 
 from biotrain.emit import RUNTIME, running_values, trained_values
+from biotrain.emit.build import Build
 from biotrain.errors import BioTrainError, DeviceError
-from biotrain.liveplan import LivePlan
+from biotrain.planner.live_memory import LivePlan
 from biotrain.run.compiler import shared_library
 from biotrain.run.device import Array, layout
 from biotrain.run.host import OPTIMISED
 from biotrain.run.status import status_name, status_text
 
 if TYPE_CHECKING:
-    from biotrain.package import Package
     from biotrain.run.emulator import EmulatorMachine
 
 EVENTS = ("idle", "more", "predicted", "refused", "calibrated", "drifted", "failed")
@@ -151,7 +151,7 @@ class HostPlace(Place):
 
     on, pointer = "host", 8
 
-    def __init__(self, package: Package) -> None:
+    def __init__(self, package: Build) -> None:
         files = {name: text for name, text in package.files.items() if name.endswith((".c", ".h"))}
         for name in ("live_box.c", "sim_flash.h"):
             files[name] = (RUNTIME / name).read_text(encoding="utf-8")
@@ -184,11 +184,11 @@ class EmulatorPlace(Place):
 
     on, pointer = "emulator", 4
 
-    def __init__(self, package: Package, flash_bytes: int) -> None:
+    def __init__(self, package: Build, flash_bytes: int) -> None:
         from biotrain.run.elf import Elf
         from biotrain.run.emulator import SLOT, EmulatorMachine
         from biotrain.run.firmware import build, linker_script, memories, start_files
-        from biotrain.target import Memory
+        from biotrain.targets.target import Memory
 
         target = package.target
         flash, ram = memories(target)
@@ -228,7 +228,7 @@ class EmulatorPlace(Place):
 class LiveDevice:
     """A package's `live.c` that lives."""
 
-    def __init__(self, package: Package, on: str = "host", flash: Flash | None = None) -> None:
+    def __init__(self, package: Build, on: str = "host", flash: Flash | None = None) -> None:
         """`flash`: what an earlier life left; blank by default.
 
         Raises BioTrainError where the package was not compiled with `live=`.

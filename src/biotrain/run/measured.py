@@ -6,20 +6,18 @@ from __future__ import annotations
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TypeVar
 
 import numpy as np
 
+from biotrain.emit.build import Build
 from biotrain.emit.slices import SLICE_BYTES
 from biotrain.errors import BioTrainError
-from biotrain.ir import Graph, Loop, Node
-from biotrain.op import OPS
-from biotrain.pieces import CALL_CYCLES, longest, piece_of
+from biotrain.ir.graph import Graph, Loop, Node
+from biotrain.ir.op import OPS
+from biotrain.planner.slices import CALL_CYCLES, longest, piece_of
 from biotrain.run.live_device import LiveDevice
-from biotrain.target import Target
-
-if TYPE_CHECKING:
-    from biotrain.package import Package
+from biotrain.targets.target import Target
 
 AROUND = 900
 """Cycles of a call of `bt_live_work` around its piece (an estimate)."""
@@ -28,6 +26,9 @@ SHORT = 5000
 JUDGE, TRAIN = 1, 4
 """Tasks of `bt_live.h`."""
 ROUNDS = 3
+
+
+B = TypeVar("B", bound=Build)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,7 @@ class Measured:
     """As measured, with what is around it."""
 
 
-def measured(package: Package) -> Package:
+def measured(package: B) -> B:
     """The same package with its pieces cut by measured cycles.
 
     A prediction and a training sample run in the emulator piece by piece; where an op takes longer
@@ -75,7 +76,7 @@ def measured(package: Package) -> Package:
     return replace(package, source=replace(package.source, plan=plan))
 
 
-def _run(package: Package) -> list[Measured]:
+def _run(package: Build) -> list[Measured]:
     """All pieces of a prediction and of a training sample."""
     source = package.source
     assert source.live is not None

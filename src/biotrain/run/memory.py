@@ -4,10 +4,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy.typing as npt
 
+from biotrain.emit.build import Build
 from biotrain.emit.project.footprint import Footprint
 from biotrain.errors import BioTrainError
 from biotrain.run.elf import Elf
@@ -20,10 +20,7 @@ from biotrain.run.firmware import (
 from biotrain.run.machine import Machine
 from biotrain.run.session import SLOT_BYTES, SessionDevice
 from biotrain.run.stack import functions, worst_stack
-from biotrain.target import Memory
-
-if TYPE_CHECKING:
-    from biotrain.package import Package
+from biotrain.targets.target import Memory
 
 PAINT = bytes.fromhex("0df0c3a5")
 """A word that no computation leaves by chance."""
@@ -84,7 +81,7 @@ def painted_bytes(machine: Machine, image: Elf) -> int:
 
 
 def painted_stack(
-    package: Package, x: npt.ArrayLike, y: npt.ArrayLike, compiler: Compiler | None = None
+    package: Build, x: npt.ArrayLike, y: npt.ArrayLike, compiler: Compiler | None = None
 ) -> tuple[int, Elf]:
     """Stack that training, predicting, saving and loading touch in the emulator, and the ELF."""
     target = package.target

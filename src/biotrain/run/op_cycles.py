@@ -8,9 +8,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
-from biotrain.cost import step_ops
-from biotrain.ir import Loop, Node, leaves
-from biotrain.op import OPS
+from biotrain.graph.cost import step_ops
+from biotrain.ir.graph import Loop, Node, leaves
+from biotrain.ir.op import OPS
 from biotrain.run.profile import Profile
 
 FEW = 0.001

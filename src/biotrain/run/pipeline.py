@@ -11,7 +11,7 @@ from typing import Any
 
 from biotrain.errors import BioTrainError
 from biotrain.run.decode import Instruction
-from biotrain.target import FOLDER
+from biotrain.targets.target import FOLDER
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,9 +6,9 @@ from __future__ import annotations
 import re
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from biotrain.emit import RUNTIME
+from biotrain.emit.build import Build
 from biotrain.emit.project import (
     Footprint,
     filled,
@@ -32,11 +32,8 @@ from biotrain.run.firmware import (
 )
 from biotrain.run.memory import footprint
 
-if TYPE_CHECKING:
-    from biotrain.package import Package
 
-
-def project_files(package: Package, *, measure: bool = False) -> dict[str, str]:
+def project_files(package: Build, *, measure: bool = False) -> dict[str, str]:
     """Files beside `package.files`, by their path in the folder.
 
     `measure`: link the firmware, where a compiler for its core is there, and say in the README
@@ -62,7 +59,7 @@ def project_files(package: Package, *, measure: bool = False) -> dict[str, str]:
 
 
 def measured(
-    package: Package, files: dict[str, str], compiler: Compiler | None = None
+    package: Build, files: dict[str, str], compiler: Compiler | None = None
 ) -> Footprint | None:
     """What `main.elf` takes; None where no compiler (or no reader of ELF files) is there."""
     core = package.target.build
@@ -85,7 +82,7 @@ def measured(
     return footprint(elf, package.plan.placed_bytes, compiler_name(package, which))
 
 
-def compiler_name(package: Package, which: Compiler) -> str:
+def compiler_name(package: Build, which: Compiler) -> str:
     """Name and version of a cross compiler."""
     assert package.target.build is not None
     start = command(package.target.build, which)

@@ -22,17 +22,15 @@ from collections.abc import Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from biotrain.emit.build import Build
 from biotrain.errors import BioTrainError, EmulatorError
 from biotrain.run.elf import Elf
 from biotrain.run.firmware import OPTIMISED, Compiler, core_of, session_elf
 from biotrain.run.machine import Machine
 from biotrain.run.session import SLOT_BYTES, STATUS, SessionDevice
-from biotrain.target import Memory, Target
-
-if TYPE_CHECKING:
-    from biotrain.package import Package
+from biotrain.targets.target import Memory, Target
 
 PACKAGES = {"qemu-system-arm": "qemu-system-arm", "qemu-system-riscv32": "qemu-system-misc"}
 """Debian's packages of the programs."""
@@ -275,7 +273,7 @@ class QemuDevice(SessionDevice):
 
     def __init__(
         self,
-        package: Package,
+        package: Build,
         *,
         compiler: Compiler | None = None,
         flags: Sequence[str] = OPTIMISED,

@@ -3,8 +3,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from biotrain.emit.build import Build
 from biotrain.errors import BioTrainError
 from biotrain.run.device import Executed
 from biotrain.run.elf import Elf
@@ -18,16 +17,13 @@ from biotrain.run.firmware import (
 from biotrain.run.rtl import RtlMachine
 from biotrain.run.session import COMMAND, SLOT_BYTES, SessionDevice
 
-if TYPE_CHECKING:
-    from biotrain.package import Package
-
 
 class RtlDevice(SessionDevice):
     """Firmware on CV32E40P, clock by clock: some 0.4 million cycles a second."""
 
     on = "rtl"
 
-    def __init__(self, package: Package, *, compiler: Compiler | None = None) -> None:
+    def __init__(self, package: Build, *, compiler: Compiler | None = None) -> None:
         target = package.target
         core = core_of(target)
         if core.rtl != "cv32e40p":

@@ -7,20 +7,18 @@ import struct
 from enum import IntEnum
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from biotrain.emit import window_offset
+from biotrain.emit.build import Build
 from biotrain.errors import BioTrainError, CheckpointError, DeviceError
 from biotrain.run.device import Array, Device, layout
 from biotrain.run.elf import Elf
 from biotrain.run.machine import Machine
 from biotrain.run.status import status_text
-
-if TYPE_CHECKING:
-    from biotrain.package import Package
 
 
 class Do(IntEnum):
@@ -53,7 +51,7 @@ SLOT_BYTES = 1 << 20
 class SessionDevice(Device):
     """Firmware with the mailbox on a machine."""
 
-    def __init__(self, package: Package, machine: Machine, elf: Path, slot: int) -> None:
+    def __init__(self, package: Build, machine: Machine, elf: Path, slot: int) -> None:
         """`slot`: an address outside the firmware's memories, for checkpoints and features."""
         super().__init__(package)
         self.machine = machine

@@ -1,16 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Recordings of many people, and what adapting a network to one of them buys.
 
-A study over many subjects is biotrain.study.run.run, its tests biotrain.study.stats, its page
-biotrain.study.report. Figures alone need matplotlib; the compiler loads when `adapt` is called.
+A study over many subjects is biotrain.study.run.run; biotrain.study.results has its statistics,
+figures and page. The compiler loads when `adapt` is called.
 """
 
 from biotrain.study.adapt import REFERENCE, STRATEGIES, AdaptResult, adapt, summarize
-from biotrain.study.labelfree import align, standardise, transformed
-from biotrain.study.pretrain import finetune_torch, predict, pretrain, statistics
-from biotrain.study.recordings import RecordingError, Recordings, decimate, from_signal, load
-from biotrain.study.spec import make_spec, read_spec
-from biotrain.study.splits import (
+from biotrain.study.data.recordings import RecordingError, Recordings, decimate, from_signal
+from biotrain.study.data.sources import load
+from biotrain.study.data.splits import (
     SPLITS,
     SplitError,
     calibration_sizes,
@@ -19,7 +17,10 @@ from biotrain.study.splits import (
     leave_one_subject_out,
     longitudinal,
 )
-from biotrain.study.synthetic import generate
+from biotrain.study.data.synthetic import generate
+from biotrain.study.labelfree import align, standardise, transformed
+from biotrain.study.pretrain import finetune_torch, predict, pretrain, statistics
+from biotrain.study.spec import make_spec, read_spec
 
 __all__ = [
     "REFERENCE",

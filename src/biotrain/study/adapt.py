@@ -27,11 +27,11 @@ from biotrain.study.calibrate import (
     balanced_accuracy,
     calibrate,
 )
+from biotrain.study.data.recordings import Recordings
+from biotrain.study.data.splits import SplitError, day1, default_split, replay_of
 from biotrain.study.labelfree import transformed
 from biotrain.study.pretrain import Factory, pretrain
 from biotrain.study.recipes import COMPARED, settled
-from biotrain.study.recordings import Recordings
-from biotrain.study.splits import SplitError, day1, default_split, replay_of
 
 __all__ = [
     "REFERENCE",
@@ -136,7 +136,7 @@ def adapt(
     on: "host", or "emulator", "qemu", "rtl" for the firmware of the target.
     lr: learning rate of every strategy, and `lr_per_strategy` where one differs; by default each
         has the one that did best on pretraining subjects (`recipes.BEST`), else the published 5e-3.
-    split: one of biotrain.study.splits.SPLITS; by default what fits the recordings.
+    split: one of biotrain.study.data.splits.SPLITS; by default what fits the recordings.
     norm: "group" pretrains with GroupNorm (and average pooling, for built-in networks); "convert"
         pretrains with BatchNorm and lets bt.prepare turn it into GroupNorm; "frozen" and "batch"
         keep BatchNorm. One for all, or one per strategy; by default "frozen" for what trains after

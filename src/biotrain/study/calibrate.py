@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 from torch import nn
 
 from biotrain.errors import BioTrainError, DeviceError
+from biotrain.study.data.recordings import Recordings
+from biotrain.study.data.splits import Indices, held_back
 from biotrain.study.labelfree import TRANSFORMS, adabn, minimise_entropy
 from biotrain.study.order import shuffled
 from biotrain.study.pretrain import finetune_torch, predict
-from biotrain.study.recordings import Recordings
-from biotrain.study.splits import Indices, held_back
 
 if TYPE_CHECKING:
     from biotrain.package import Package

@@ -14,11 +14,9 @@ from biotrain.errors import BioTrainError
 from biotrain.frontend import FrontSpec, read_front
 from biotrain.study.adapt import dataset_name
 from biotrain.study.calibrate import NORMS, Row, Rule
-from biotrain.study.continuous import recordings
-from biotrain.study.pretrain import Factory, has_batch_norm, untrained
-from biotrain.study.recordings import RecordingError, Recordings
-from biotrain.study.spec import Data, Pretraining, Spec, Strategy
-from biotrain.study.splits import (
+from biotrain.study.data.recordings import RecordingError, Recordings
+from biotrain.study.data.sources import recordings
+from biotrain.study.data.splits import (
     Indices,
     SplitError,
     apart,
@@ -28,6 +26,8 @@ from biotrain.study.splits import (
     replay_of,
     within,
 )
+from biotrain.study.pretrain import Factory, has_batch_norm, untrained
+from biotrain.study.spec import Data, Pretraining, Spec, Strategy
 
 Network = str | Factory
 Resolve = Callable[[str], tuple[Network, bool]]

@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from biotrain.errors import BioTrainError
+from biotrain.study.data.recordings import Recordings, quantize
 from biotrain.study.order import shuffled
 from biotrain.study.pretrain import one_thread
-from biotrain.study.recordings import Recordings, quantize
 
 Windows = NDArray[np.float32]
 Transform = Callable[[Windows], Windows]

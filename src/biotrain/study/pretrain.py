@@ -16,9 +16,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from biotrain.errors import BioTrainError, DeviceError
 from biotrain.models import build, standardized
+from biotrain.study.data.recordings import RecordingError, Recordings
 from biotrain.study.order import shuffled
 from biotrain.study.pretrain_c import WEIGHT_DECAY, train_in_c
-from biotrain.study.recordings import RecordingError, Recordings
 from biotrain.topology import prepare
 
 Epoch = Callable[[int, int], None]

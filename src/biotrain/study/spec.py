@@ -33,12 +33,12 @@ from types import MappingProxyType, UnionType
 from typing import Any, get_args, get_type_hints
 
 from biotrain.errors import BioTrainError
-from biotrain.strategy import STRATEGIES
+from biotrain.graph.strategy import STRATEGIES
 from biotrain.study.calibrate import IN_TORCH, NORMS, REFERENCE, Rule
+from biotrain.study.data.splits import SIZES
 from biotrain.study.labelfree import TRANSFORMS
 from biotrain.study.pretrain import ENGINES
 from biotrain.study.recipes import COMPARED, settled
-from biotrain.study.splits import SIZES
 
 SCENARIOS = ("day1", "longitudinal", "sizes")
 """day1: a new subject's first session. longitudinal: day1, then every later session from where the

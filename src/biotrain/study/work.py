@@ -29,9 +29,9 @@ from biotrain.study.calibrate import (
     compiled,
 )
 from biotrain.study.cells import Cell, Fold, Resolve
+from biotrain.study.data.recordings import Recordings
 from biotrain.study.labelfree import transformed
 from biotrain.study.pretrain import one_thread, pretrain, untrained
-from biotrain.study.recordings import Recordings
 
 T = TypeVar("T")
 HELD = 4

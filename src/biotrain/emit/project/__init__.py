@@ -18,7 +18,7 @@ from biotrain.emit.project.footprint import Footprint
 from biotrain.emit.project.readme import readme
 from biotrain.emit.project.template import filled
 from biotrain.emit.source import Source
-from biotrain.target import Target
+from biotrain.targets.target import Target
 
 __all__ = [
     "Footprint",

@@ -7,7 +7,7 @@ from biotrain.emit.live import LIVE_SOURCES
 from biotrain.emit.project.footprint import Footprint
 from biotrain.emit.project.template import filled
 from biotrain.emit.source import Source
-from biotrain.target import Target
+from biotrain.targets.target import Target
 
 Row = tuple[str, str, str]
 

@@ -1,0 +1,336 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The base class of every operation, the table of all of them, and the builder of graphs.
+
+One op is one class and its C kernels beside it (`ops/<stem>.py`, `ops/bt_<stem>.h`). To add one,
+read `docs/add-an-op.md`.
+
+**How a kernel sees a tensor.** As rows of samples: the last axis is time, all axes before it are
+rows. A kernel gets a geometry struct of constants, a *box* (rows and times of the iteration space
+that this call covers) and its operands; activations arrive as views that may be windows of a
+larger tensor (see `rt/bt_kernel.h`). A box is absolute, so that a call that covers a part gives
+the bits that a call over the whole would give.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from math import isinf, prod
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from biotrain.errors import GraphError
+from biotrain.ir.graph import Attr, DType, Kind, Node, Shape, Span, Value
+
+if TYPE_CHECKING:
+    import torch
+
+LEAF = 32
+"""Samples that a reduction over time adds up before the partial sum joins the total (design 3)."""
+
+
+def rows_times(shape: Shape) -> tuple[int, int]:
+    """A tensor as kernels see it: `(rows, times)`; a scalar is one row of one sample."""
+    return (prod(shape[:-1]), shape[-1]) if shape else (1, 1)
+
+
+def float_literal(value: float) -> str:
+    """A C expression that is exactly the float32 nearest to `value` (hex: no digit is lost)."""
+    if isinf(value):
+        return f"bt_from_bits({0x7F800000 if value > 0 else 0xFF800000:#x}u)"
+    try:
+        exact = struct.unpack("<f", struct.pack("<f", value))[0]
+    except OverflowError:
+        raise GraphError(f"the constant {value} is too large for float32") from None
+    return f"{float(exact).hex()}f"
+
+
+def args_input(args: Mapping[str, Any]) -> Value:
+    """The tensor that a captured function works on (`input` or `self` in torch's schemas)."""
+    value = args["input"] if "input" in args else args["self"]
+    assert isinstance(value, Value)
+    return value
+
+
+def per_axis(value: Any, axes: int, fill: int = 1) -> tuple[int, int]:
+    """A torch argument for one or two axes as (rows, times); a missing axis gets `fill`."""
+    values = list(value) if isinstance(value, (list, tuple)) else [value]
+    if len(values) == 1:
+        values *= axes
+    rows, times = [fill] * (2 - len(values)) + values
+    return int(rows), int(times)
+
+
+@dataclass(frozen=True, slots=True)
+class Operand:
+    """One argument of a kernel: an input or output of the node, as a view or a bare pointer."""
+
+    source: str
+    """`"in"` or `"out"`, or `"null"` for an operand that is left out."""
+    index: int = 0
+    view: bool = True
+    """True: a `bt_in`/`bt_out` view; False: a pointer to the contiguous tensor."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A kernel call: `function((struct){geometry}, box, operands...)`."""
+
+    function: str
+    struct: str
+    geometry: tuple[tuple[str, int | float | str], ...]
+    """Fields of the struct: constants, or C expressions of run-time values."""
+    operands: tuple[Operand, ...]
+    box: tuple[int, int]
+    """Rows and times of the iteration space; the box of an untiled call."""
+    extra: tuple[str, ...] = ()
+    """Run-time scalars appended as C expressions (learning rate, label)."""
+
+
+def x_in(index: int) -> Operand:
+    """Input `index` of the node as a view."""
+    return Operand("in", index)
+
+
+def p_in(index: int) -> Operand:
+    """Input `index` of the node as a pointer."""
+    return Operand("in", index, view=False)
+
+
+def x_out(index: int = 0) -> Operand:
+    """Output `index` of the node as a view."""
+    return Operand("out", index)
+
+
+def p_out(index: int = 0) -> Operand:
+    """Output `index` of the node as a pointer."""
+    return Operand("out", index, view=False)
+
+
+NULL = Operand("null", 0, view=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One test case of an op: shapes of its inputs and its attributes.
+
+    Inputs are drawn at random in tests; `low`/`high` bound them where the function needs it.
+    `grad` names the inputs whose gradient is compared (all of them by default).
+    """
+
+    shapes: tuple[Shape, ...]
+    attrs: Mapping[str, Attr]
+    low: float | None = None
+    high: float | None = None
+    grad: tuple[int, ...] | None = None
+
+
+class Op:
+    """What the compiler knows about one operation. Subclasses are stateless."""
+
+    name: ClassVar[str]
+    inplace: ClassVar[tuple[tuple[int, int], ...]] = ()
+    """Pairs (output, input) that may share memory: element i is read before it is written."""
+    alias: ClassVar[bool] = False
+    """True: output 0 *is* input 0 seen with another shape; no code is emitted."""
+    accumulates: ClassVar[bool] = False
+    """True: the kernel adds to its outputs (a reduction); a temp output is zeroed first."""
+    reduces_time: ClassVar[bool] = False
+    """True: the box runs over the *input's* time (tile borders on multiples of `leaf`)."""
+    leaf: ClassVar[int] = LEAF
+    """Where `reduces_time`: samples that the kernel adds up before they join the total."""
+    captures: ClassVar[tuple[str, ...]] = ()
+    """The aten functions that this op stands for (`relu` for `aten.relu.default`)."""
+    source: ClassVar[str] = ""
+    """The C file with its kernels, filled in by `register`."""
+
+    def capture(self, b: Builder, args: Mapping[str, Any]) -> Value:
+        """Append what an aten call means; `args` are its arguments by name, tensors as values.
+
+        The default passes every tensor on and takes no attribute.
+        """
+        return b.apply(self.name, *(v for v in args.values() if isinstance(v, Value)))
+
+    def infer(self, shapes: Sequence[Shape], attrs: Mapping[str, Attr]) -> tuple[Shape, ...]:
+        """Shapes of the outputs. Raise `GraphError` for shapes that do not fit."""
+        raise NotImplementedError
+
+    def dtypes(self, attrs: Mapping[str, Attr]) -> tuple[DType, ...] | None:
+        """Types of the outputs where they are not all float32."""
+        return None
+
+    def vjp(
+        self, b: Builder, node: Node, grads: Sequence[Value | None], wanted: Sequence[bool]
+    ) -> Sequence[Value | None]:
+        """Gradients of the inputs (only where `wanted`), as nodes added to `b`.
+
+        `grads[i]` is the gradient of output `i`, or None where nothing depends on it.
+        """
+        raise GraphError(f"op '{self.name}' has no gradient rule: add `vjp` to its class")
+
+    def macs(self, node: Node) -> int:
+        """Nominal multiply-adds of the direct algorithm."""
+        return 0
+
+    def ops(self, node: Node) -> int:
+        """Multiplies and adds that the kernel executes (2 per multiply-add)."""
+        macs = self.macs(node)
+        return 2 * macs if macs else sum(v.size for v in node.outputs)
+
+    def shared_ops(self, node: Node, box: Span) -> int:
+        """The part of `ops` that is not in proportion to the box of a call: what it spends once for
+        all rows, whatever their number, or on whole blocks.
+        """
+        return 0
+
+    def window(self, node: Node, index: int, t0: int, t1: int) -> tuple[int, int] | None:
+        """Times `[lo, hi)` of input `index` that the box `[t0, t1)` reads; None: all of it.
+
+        This is the receptive field in time; streaming needs nothing else. Bounds may lie outside
+        the tensor (they are clipped).
+        """
+        return None
+
+    def tiles(self, node: Node) -> bool:
+        """True where the call may be cut along time."""
+        return True
+
+    def rows(self, node: Node, index: int, r0: int, r1: int) -> tuple[int, int] | None:
+        """Rows `[lo, hi)` of input `index` that the box rows `[r0, r1)` read; None: all of them.
+
+        The same for rows as `window` for times. Inputs handed over as pointers are not asked for.
+        """
+        return None
+
+    def row_step(self, node: Node) -> int:
+        """Rows that a box must not part: it is cut at multiples of this. 0: it cannot be cut."""
+        return 1
+
+    def reference(self, attrs: Mapping[str, Attr], *inputs: torch.Tensor) -> Any:
+        """The torch function that this op equals (its semantics, in any float type)."""
+        raise NotImplementedError(self.name)
+
+    def samples(self) -> tuple[Sample, ...]:
+        """Test cases; each is run forward and backward against torch in float64."""
+        return ()
+
+    def call(self, node: Node) -> Call:
+        """The kernel call of a node."""
+        raise NotImplementedError(self.name)
+
+
+class Composite(Op):
+    """An op that only says how it lowers to others; it never reaches the emitter."""
+
+    def lower(self, b: Builder, inputs: Sequence[Value], attrs: Mapping[str, Attr]) -> Value:
+        """Append the nodes that compute this op and return its result."""
+        raise NotImplementedError(self.name)
+
+
+OPS: dict[str, Op] = {}
+
+
+def register(source: str) -> Callable[[type[Op]], type[Op]]:
+    """Class decorator: put an op with kernels in `source` (a file of `ops/`) into `OPS`."""
+
+    def add(cls: type[Op]) -> type[Op]:
+        if cls.name in OPS:
+            raise GraphError(f"two ops are called '{cls.name}'")
+        cls.source = source
+        OPS[cls.name] = cls()
+        return cls
+
+    return add
+
+
+_KEYWORDS = (
+    "auto break case char const continue default do double else enum extern float for goto if "
+    "inline int long register restrict return short signed sizeof static struct switch typedef "
+    "union unsigned void volatile while true false bool"
+)
+_LOCALS = (
+    "m status x_in logits loss_out target_in memcpy memset NULL i finite scale lr sample n source "
+    "total label_in s b at box r0 r1 t0 t1"
+)
+_PREFIXES = ("bt_", "BT_", "k_", "g_", "momentum_", "mean_", "square_", "_")
+"""Starts of the names that the compiler gives itself."""
+RESERVED = tuple(f"{_KEYWORDS} {_LOCALS}".split())
+"""Names that the emitted C uses itself."""
+
+
+class Builder:
+    """Appends nodes, infers their shapes and names their outputs."""
+
+    def __init__(self, prefix: str = "v", taken: Sequence[str] = ()) -> None:
+        self.nodes: list[Node] = []
+        self._taken: dict[str, None] = dict.fromkeys((*RESERVED, *taken))
+        self._prefix = prefix
+        self.origin = ""
+        self.prefix = ""
+        """Start of module paths that names leave out."""
+        self.predict = False
+        """True while the graph of evaluation is built: running statistics are not updated."""
+        self.batch = 1
+        """Windows that share the statistics of a batch norm."""
+        self.renew = False
+        """True while the graph is built that takes the statistics of batch norms anew: otherwise
+        that of evaluation, their running statistics become those of the windows."""
+
+    def name(self, hint: str) -> str:
+        """A C identifier that is still free."""
+        base = "".join(c if c.isascii() and c.isalnum() else "_" for c in hint) or self._prefix
+        if base[0].isdigit() or base.isupper() or base.startswith(_PREFIXES):
+            base = f"{self._prefix}{base}"
+        name, i = base, 1
+        while name in self._taken:
+            i += 1
+            name = f"{base}_{i}"
+        self._taken[name] = None
+        return name
+
+    def stem(self, default: str) -> str:
+        """What to call a result: the torch module it stems from, or `default`."""
+        return self.origin.removeprefix(self.prefix) or default
+
+    def value(self, hint: str, shape: Shape, dtype: DType = "f32", kind: Kind = "temp") -> Value:
+        """A new value with a free name."""
+        return Value(self.name(hint), shape, dtype, kind)
+
+    def emit(
+        self,
+        op: str,
+        inputs: Sequence[Value],
+        outputs: Sequence[Value] | None = None,
+        hint: str = "",
+        **attrs: Attr,
+    ) -> tuple[Value, ...]:
+        """Append a node; its outputs are new temps unless they are given."""
+        try:
+            rule = OPS[op]
+        except KeyError:
+            raise GraphError(f"no op is called '{op}'; there are: {', '.join(OPS)}") from None
+        shapes = rule.infer([v.shape for v in inputs], attrs)
+        if outputs is None:
+            dtypes: Sequence[DType] = rule.dtypes(attrs) or ["f32"] * len(shapes)
+            stem = hint or self.stem(op)
+            outputs = [
+                self.value(stem if i == 0 else f"{stem}_{i}", s, d)
+                for i, (s, d) in enumerate(zip(shapes, dtypes, strict=True))
+            ]
+        elif tuple(v.shape for v in outputs) != tuple(shapes):
+            raise GraphError(f"{op} gives {shapes}, not {[v.shape for v in outputs]}")
+        node = Node(op, tuple(inputs), tuple(outputs), tuple(sorted(attrs.items())), self.origin)
+        self.nodes.append(node)
+        return node.outputs
+
+    def apply(self, op: str, *inputs: Value, hint: str = "", **attrs: Attr) -> Value:
+        """Append an op, lowered where it is a composite, and return its result."""
+        rule = OPS.get(op)
+        if isinstance(rule, Composite):
+            rule.infer([v.shape for v in inputs], attrs)
+            return rule.lower(self, inputs, attrs)
+        return self.one(op, *inputs, hint=hint, **attrs)
+
+    def one(self, op: str, *inputs: Value, hint: str = "", **attrs: Attr) -> Value:
+        """Append a node and return its first output."""
+        return self.emit(op, inputs, None, hint, **attrs)[0]

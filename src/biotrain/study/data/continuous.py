@@ -1,0 +1,275 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Continuous recordings, as they leave the converter, and the windows that a front end makes of
+them in the device's C.
+
+A file is a `.npz` with these keys; its parts (one subject, one session, no gap) stand one after the
+other, and a span is a stretch with one label:
+
+| key | meaning |
+| --- | --- |
+| `signal` | integers [channels, samples of all parts]; physical value = signal * scale |
+| `scale`, `fs`, `channels`, `classes`, `unit` | as in biotrain.study.data.recordings |
+| `part_begin`, `part_subject`, `part_session` | integers [parts]; first sample, who, when |
+| `span_begin`, `span_end`, `span_label` | integers [spans]; first sample, one past it, class |
+| `span_repetition` | optional: integers [spans] |
+| `name`, `synthetic` | optional, as there |
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from biotrain.frontend import FrontEnd, FrontSpec
+from biotrain.run.front_stream import windows_of
+from biotrain.study.data.recordings import Ints, RecordingError, Recordings
+
+REQUIRED = (
+    *("signal", "scale", "fs", "channels", "classes", "unit"),
+    *("part_begin", "part_subject", "part_session", "span_begin", "span_end", "span_label"),
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """One run without a gap: `x` integers [channels, samples]; spans [k] from `begin` to before
+    `end`, in samples of it."""
+
+    subject: int
+    session: int
+    x: NDArray[np.integer[Any]]
+    begin: Ints
+    end: Ints
+    label: Ints
+    repetition: Ints | None = None
+
+    def labels(self) -> Ints:
+        """The label of every sample; -1 where there is none."""
+        out = np.full(self.x.shape[1], -1, np.int64)
+        for begin, end, label in zip(self.begin, self.end, self.label, strict=True):
+            out[begin:end] = label
+        return out
+
+
+@dataclass(frozen=True, eq=False)
+class Continuous:
+    """Continuous recordings of several subjects, in the converter's integers.
+
+    Raises RecordingError: no parts, channels that do not agree, samples that are not integers, a
+    span outside of its part or with a label out of range.
+    """
+
+    parts: tuple[Part, ...]
+    scale: float
+    fs: float
+    channels: tuple[str, ...]
+    classes: tuple[str, ...]
+    unit: str
+    name: str
+    synthetic: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.parts:
+            raise RecordingError(f"{self.name}: no parts")
+        for key in ("scale", "fs"):
+            value = float(getattr(self, key))
+            if not (np.isfinite(value) and value > 0):
+                raise RecordingError(f"{self.name}: {key} must be one positive number")
+        for part in self.parts:
+            where = f"{self.name}: subject {part.subject}, session {part.session}"
+            if part.x.ndim != 2 or len(part.x) != len(self.channels):
+                raise RecordingError(
+                    f"{where}: a signal of {len(self.channels)} channels cannot be "
+                    f"{list(part.x.shape)}"
+                )
+            if part.x.dtype.kind not in "iu" or part.x.dtype.itemsize > 4:
+                raise RecordingError(
+                    f"{where}: the signal must hold the converter's integers, not {part.x.dtype}"
+                )
+            inside = (part.begin >= 0) & (part.begin < part.end) & (part.end <= part.x.shape[1])
+            known = (part.label >= 0) & (part.label < len(self.classes))
+            for good, what in ((inside, "lies outside of it"), (known, "has no known label")):
+                if not good.all():
+                    raise RecordingError(f"{where}: span {np.flatnonzero(~good)[0]} {what}")
+
+    @property
+    def n_chans(self) -> int:
+        """Number of channels."""
+        return len(self.channels)
+
+    @property
+    def subjects(self) -> list[int]:
+        """Every subject, in ascending order."""
+        return sorted({part.subject for part in self.parts})
+
+    @property
+    def bits(self) -> int:
+        """Of the converter, for the guard against saturation: 24 where its integers are kept in
+        32. 16 also for those of 8 bits (armbands), which strong signals clip all the time."""
+        return 16 if self.parts[0].x.dtype.itemsize <= 2 else 24
+
+    def of(self, subject: int, session: int | None = None) -> list[Part]:
+        """The parts of a subject (of one session) in their order; RecordingError if none."""
+        found = [p for p in self.parts if p.subject == subject and session in (None, p.session)]
+        if not found:
+            more = "" if session is None else f" with a session {session}"
+            there = ", ".join(map(str, self.subjects))
+            raise RecordingError(f"{self.name}: no subject {subject}{more}; there are {there}")
+        return found
+
+    def front(self, spec: FrontSpec) -> FrontEnd:
+        """The front end of that description for this recording."""
+        return spec.front(fs_in=self.fs, n_chans=self.n_chans, scale=self.scale)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the layout above as a compressed `.npz`."""
+        target = Path(path)
+        begins = np.cumsum([0, *(part.x.shape[1] for part in self.parts)])
+        shifted = list(zip(self.parts, begins, strict=False))
+        arrays: dict[str, Any] = {
+            "signal": np.concatenate([part.x for part in self.parts], axis=1),
+            "part_begin": begins[:-1],
+            "part_subject": [part.subject for part in self.parts],
+            "part_session": [part.session for part in self.parts],
+            "span_begin": np.concatenate([part.begin + at for part, at in shifted]),
+            "span_end": np.concatenate([part.end + at for part, at in shifted]),
+            "span_label": np.concatenate([part.label for part in self.parts]),
+        }
+        repetitions = [part.repetition for part in self.parts if part.repetition is not None]
+        if len(repetitions) == len(self.parts):
+            arrays["span_repetition"] = np.concatenate(repetitions)
+        for key in ("scale", "fs", "channels", "classes", "unit", "name", "synthetic"):
+            arrays[key] = np.asarray(getattr(self, key))
+        try:
+            with target.open("wb") as file:
+                np.savez_compressed(file, **arrays)
+        except OSError as error:
+            raise RecordingError(f"{target}: cannot be written: {error.strerror}") from error
+        return target
+
+
+def window_spans(front: FrontEnd, part: Part, windows: int) -> NDArray[np.int64]:
+    """The span in which each of the first `windows` windows of a part lies whole; -1: in none."""
+    first = np.arange(windows, dtype=np.int64) * front.hop * front.decimate
+    last = first + (front.window - 1) * front.decimate
+    out = np.full(windows, -1, np.int64)
+    for k, (begin, end) in enumerate(zip(part.begin, part.end, strict=True)):
+        out[(first >= begin) & (last < end)] = k
+    return out
+
+
+def through(rec: Continuous, spec: FrontSpec) -> Recordings:
+    """The windows that the device's C makes of a recording, those that lie whole in a span.
+
+    Filters run over the whole of a part, from its first sample on, as on the body; a window is
+    labelled by the time of its samples, without the delay of the filters.
+
+    Raises RecordingError where no window has a label, or the description makes floats.
+    """
+    front = rec.front(spec)
+    if front.unit is None:
+        raise RecordingError(
+            f'{rec.name}: recordings keep integers: standardise = "running" in place of '
+            '"window", or leave it to the network'
+        )
+    kept: list[tuple[Part, NDArray[Any], Ints, Ints]] = []
+    for part in rec.parts:
+        windows = windows_of(front, part.x)
+        span = window_spans(front, part, len(windows))
+        chosen = np.flatnonzero(span >= 0)
+        if len(chosen):
+            kept.append((part, windows[chosen], chosen, span[chosen]))
+    if not kept:
+        raise RecordingError(f"{rec.name}: no window of {front.window} samples has one label")
+    counts = [len(chosen) for _, _, chosen, _ in kept]
+    repetition = None
+    if all(part.repetition is not None for part, _, _, _ in kept):
+        of = [(part.repetition, span) for part, _, _, span in kept]
+        repetition = np.concatenate([held[span] for held, span in of if held is not None])
+    hop_s = front.hop / front.fs_out
+    return Recordings(
+        x=np.concatenate([windows for _, windows, _, _ in kept]),
+        scale=front.unit,
+        y=np.concatenate([part.label[span] for part, _, _, span in kept]),
+        subject=np.repeat([part.subject for part, _, _, _ in kept], counts),
+        session=np.repeat([part.session for part, _, _, _ in kept], counts),
+        run=np.repeat(_runs([part for part, _, _, _ in kept]), counts),
+        fs=front.fs_out,
+        channels=rec.channels,
+        classes=rec.classes,
+        unit=rec.unit if front.standardise == "none" else "deviations",
+        name=rec.name,
+        repetition=repetition,
+        time_s=np.concatenate([chosen * hop_s for _, _, chosen, _ in kept]),
+        synthetic=rec.synthetic,
+    )
+
+
+def _runs(parts: list[Part]) -> list[int]:
+    """The number of each part within its session, from 1."""
+    seen: dict[tuple[int, int], int] = {}
+    out = []
+    for part in parts:
+        key = (part.subject, part.session)
+        seen[key] = seen.get(key, 0) + 1
+        out.append(seen[key])
+    return out
+
+
+def end_to_end(rec: Recordings, subject: int) -> Continuous:
+    """The windows of a subject put end to end, as if nobody had cut them: what live play makes of
+    recordings of windows. What windows share is played once.
+
+    Where one stretch of signal ends and another begins (a new gesture, say) the stream jumps, as
+    the original did not.
+    """
+    parts = []
+    for session in rec.sessions(subject):
+        idx = np.flatnonzero((rec.subject == subject) & (rec.session == session))
+        starts = rec.starts(idx)
+        by_time = np.argsort(starts, kind="stable")
+        idx, starts = idx[by_time], starts[by_time]
+        pieces: list[NDArray[Any]] = []
+        spans: list[tuple[int, int, int, int]] = []
+        at = 0
+        for k, trial in enumerate(idx):
+            hop = round((starts[k] - starts[k - 1]) * rec.fs) if k else rec.n_times
+            fresh = min(hop, rec.n_times)  # samples that the one before has not
+            overlap = rec.n_times - fresh
+            if overlap and not np.array_equal(
+                rec.x[trial][:, :overlap], rec.x[idx[k - 1]][:, fresh:]
+            ):
+                fresh = rec.n_times
+            piece = rec.x[trial][:, rec.n_times - fresh :]
+            repetition = 0 if rec.repetition is None else int(rec.repetition[trial])
+            label = int(rec.y[trial])
+            if spans and spans[-1][2:] == (label, repetition) and fresh < rec.n_times:
+                spans[-1] = (spans[-1][0], at + fresh, label, repetition)
+            else:
+                spans.append((at, at + fresh, label, repetition))
+            pieces.append(piece)
+            at += fresh
+        begin, end, labels, repetitions = (np.array(v, np.int64) for v in zip(*spans, strict=True))
+        parts.append(
+            Part(
+                subject,
+                session,
+                np.concatenate(pieces, axis=1),
+                begin,
+                end,
+                labels,
+                None if rec.repetition is None else repetitions,
+            )
+        )
+    return Continuous(
+        tuple(parts),
+        rec.scale,
+        rec.fs,
+        rec.channels,
+        rec.classes,
+        rec.unit,
+        f"{rec.name}, windows put end to end",
+        rec.synthetic,
+    )

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The tables of a study as Markdown: strategies x sets for each scenario, and across the sets."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from biotrain.study.results.statistics import LEVEL, MARGIN, Across, Spread
+
+SCENARIOS = {"day1": "Day-1", "longitudinal": "Later sessions"}
+
+
+def markdown(entries: Sequence[Mapping[str, Any]], gains: Across | None, metric: str) -> str:
+    """The mean over subjects and its interval for every strategy, set and network of a scenario,
+    the best mean of a column in bold; then the gains across sets, "=" where the strategy is not
+    inferior. entries: what `summary` made. gains: what `across` made.
+    """
+    out = [_scenario(entries, scenario, metric) for scenario in SCENARIOS]
+    out += [_across(gains, metric)] if gains else []
+    return "\n".join(text for text in out if text)
+
+
+def _scenario(entries: Sequence[Mapping[str, Any]], scenario: str, metric: str) -> str:
+    own = [e for e in entries if e["scenario"] == scenario]
+    columns = list(dict.fromkeys((e["dataset"], e["model"]) for e in own))
+    if not columns:
+        return ""
+    names = list(dict.fromkeys(e["strategy"] for e in own))
+    values: dict[tuple[int, str], Spread] = {
+        (columns.index((e["dataset"], e["model"])), e["strategy"]): e[metric] for e in own
+    }
+    best = [
+        max((v.mean for (at, _), v in values.items() if at == k), default=0.0)
+        for k in range(len(columns))
+    ]
+    heads = []
+    for k, (dataset, model) in enumerate(columns):
+        people = next(v.n for (at, _), v in values.items() if at == k)
+        heads.append(_name(f"{dataset}, {model} ({people})"))
+    lines = [
+        (
+            f"{SCENARIOS[scenario]}: {metric.replace('_', ' ')} in %, mean over subjects "
+            f"[{LEVEL:.0%} interval]; in brackets the number of subjects."
+        ),
+        "",
+        _line(["strategy", *heads]),
+        _line(["---"] * (len(heads) + 1)),
+    ]
+    for name in names:
+        texts = []
+        for k in range(len(columns)):
+            value = values.get((k, name))
+            if value is None:
+                texts.append("-")
+                continue
+            mean = f"{100 * value.mean:.1f}"
+            mean = f"**{mean}**" if value.mean == best[k] else mean
+            texts.append(f"{mean} [{100 * value.low:.1f}, {100 * value.high:.1f}]")
+        lines.append(_line([_name(name), *texts]))
+    return "\n".join(lines) + "\n"
+
+
+def _across(found: Across, metric: str) -> str:
+    lines = [
+        (
+            f"Across the sets: points of {metric.replace('_', ' ')}, sets count alike [{LEVEL:.0%} "
+            f"interval]; =: not inferior (the one-sided interval lies above -{100 * MARGIN:g})."
+        ),
+        "",
+        _line(["strategy", *(f"over {_name(name)}" for name in found.baselines)]),
+        _line(["---"] * (len(found.baselines) + 1)),
+    ]
+    for name, gains in found.gains:
+        texts = []
+        for one in gains:
+            if one is None:
+                texts.append("-")
+                continue
+            gain, _, holds = one
+            interval = f"[{100 * gain.low:+.1f}, {100 * gain.high:+.1f}]"
+            texts.append(f"{100 * gain.mean:+.1f} {interval}{' =' if holds else ''}")
+        lines.append(_line([_name(name), *texts]))
+    return "\n".join(lines) + "\n"
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _name(text: str) -> str:
+    """A name as Markdown shows it: no star or bar of its own."""
+    return text.replace("|", "/").replace("*", "\\*")

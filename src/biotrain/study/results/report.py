@@ -1,0 +1,395 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The report of a study: one HTML page that needs nothing else, and the CSV behind it."""
+
+import csv
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from biotrain.errors import BioTrainError
+from biotrain.study.calibrate import Row
+from biotrain.study.results import figures
+from biotrain.study.results.markdown import markdown
+from biotrain.study.results.statistics import (
+    CONVENTIONAL,
+    LEVEL,
+    MARGIN,
+    RESAMPLES,
+    Across,
+    Comparison,
+    Condition,
+    Spread,
+    across,
+    compare,
+    condition_of,
+    conditions,
+    strategies_of,
+    summary,
+)
+from biotrain.study.store import read_rows, read_study
+
+METRICS = ("balanced_accuracy", "accuracy")
+TITLES = {
+    "day1": "Day-1: a new subject's first session",
+    "sizes": "How much calibration it takes",
+    "longitudinal": "Later sessions, each from where the one before it ended",
+}
+
+
+@dataclass(frozen=True)
+class Section:
+    """One condition on the page."""
+
+    title: str
+    note: str
+    table: list[dict[str, Any]]
+    figures: list[tuple[str, str]]  # caption, svg
+    sizes: list[tuple[str, dict[int, Spread]]] = field(default_factory=list)
+
+
+def study_rows(folder: str | Path) -> tuple[Row, list[Row]]:
+    """study.json and its rows in the order of the study; BioTrainError without any result."""
+    study = read_study(folder)
+    found = {row["key"]: row for row in read_rows(folder)}
+    rows = [found[key] for key in study["keys"] if key in found]
+    if not rows:
+        raise BioTrainError(f"'{folder}' holds no result of its study yet: run biotrain study")
+    return study, rows
+
+
+def write_report(
+    folder: str | Path,
+    out: str | Path | None = None,
+    metric: str = METRICS[0],
+    against: Sequence[str] = (),
+) -> dict[str, Path]:
+    """Write report.html, tables.md, rows.csv, summary.csv and comparisons.csv into `out` (the
+    study's folder by default); returns their paths by name.
+
+    The same results always give the same bytes.
+    against: strategies that the others are compared with across the sets, beside none, last and
+        conventional full fine-tuning.
+    Raises BioTrainError for a folder without results, an unknown metric, a missing package.
+    """
+    if metric not in METRICS:
+        raise BioTrainError(f"a metric is {' or '.join(METRICS)}, not {metric}")
+    study, rows = study_rows(folder)
+    for name in against:
+        if name not in strategies_of(rows):
+            raise BioTrainError(f"the study has no strategy {name} to compare with")
+    seed = study["spec"]["bootstrap_seed"]
+    entries = summary(rows, metric, seed)
+    comparisons = compare(rows, metric, seed=seed)
+    gains = across(rows, metric, against=against, seed=seed)
+    page = _page(study, rows, entries, comparisons, metric, gains)
+    texts = {
+        "report.html": page,
+        "tables.md": markdown(entries, gains, metric),
+        "rows.csv": _csv([_flat(row) for row in rows]),
+        "summary.csv": _csv([_flat_entry(entry, metric) for entry in entries]),
+        "comparisons.csv": _csv([_flat_comparison(c) for c in comparisons]),
+    }
+    target = Path(out or folder)
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        for name, text in texts.items():
+            (target / name).write_text(text, encoding="utf-8", newline="")
+    except OSError as error:
+        raise BioTrainError(f"cannot write into '{target}': {error.strerror}") from error
+    return {name: target / name for name in texts}
+
+
+def _page(
+    study: Row,
+    rows: list[Row],
+    entries: list[dict[str, Any]],
+    comparisons: list[Comparison],
+    metric: str,
+    gains: Across | None,
+) -> str:
+    try:
+        from jinja2 import Environment, PackageLoader, StrictUndefined
+    except ImportError as error:
+        raise BioTrainError("a report needs Jinja: pip install 'biotrain[study]'") from error
+    environment = Environment(
+        loader=PackageLoader("biotrain.study", "page"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=StrictUndefined,
+    )
+    environment.filters |= {
+        "points": _points,
+        "percent": _percent,
+        "p": _p,
+        "count": _count,
+        "short": _short,
+    }
+    missing = len(study["keys"]) - len(rows)
+    return environment.get_template("report.html").render(
+        study=study,
+        metric=metric.replace("_", " "),
+        overview=figures.as_svg(
+            figures.overview(
+                rows, metric, figures.Look(strategies_of(rows)), study["spec"]["bootstrap_seed"]
+            ),
+            "overview",
+        ),
+        sections=_sections(study, rows, entries, comparisons, metric),
+        across=gains,
+        has_conventional=any(n in strategies_of(rows) for n in CONVENTIONAL),
+        settings=_settings(_plain_spec(study["spec"])),
+        recipes=[(s["name"], s["rule"], s["recipe"]) for s in study["spec"]["strategies"]],
+        notes=sorted({note for row in rows for note in row["notes"]}),
+        in_torch=list(dict.fromkeys(r["strategy"] for r in rows if r["ram_bytes"] is None)),
+        missing=missing,
+        cells=len(rows),
+        synthetic=sorted({row["dataset"] for row in rows if "synthetic" in row["dataset"]}),
+        level=round(100 * LEVEL),
+        resamples=RESAMPLES,
+        margin=100 * MARGIN,
+        seed=study["spec"]["bootstrap_seed"],
+    )
+
+
+def _sections(
+    study: Row,
+    rows: list[Row],
+    entries: list[dict[str, Any]],
+    comparisons: list[Comparison],
+    metric: str,
+) -> list[Section]:
+    look = figures.Look(strategies_of(rows))
+    out: list[Section] = []
+    curves: set[tuple[str, str]] = set()
+    for number, condition in enumerate(conditions(rows)):
+        dataset, model, scenario, size = condition
+        facts = study["sets"][dataset]
+        if size is not None and (dataset, model) in curves:
+            continue
+        own = [r for r in rows if condition_of(r)[:3] == condition[:3]]
+        people = len({row["subject"] for row in own})
+        note = (
+            f"{facts['channels']} channels, {facts['samples']} samples at {facts['fs']:g} Hz, "
+            f"{len(facts['classes'])} classes; {people} "
+            f"subject{'' if people == 1 else 's'}, {len({r['seed'] for r in own})} seed(s); "
+            f"split {facts['split']}; chance {_percent(own[0]['chance'])} %"
+        )
+        title = f"{dataset}, {model} — {TITLES[scenario]}"
+        if size is not None:
+            curves.add((dataset, model))
+            drawn = figures.as_svg(figures.sizes(rows, dataset, model, metric, look), f"s{number}")
+            caption = "Mean over the subjects that have every size."
+            by_size = _by_size(entries, dataset, model, metric)
+            out.append(Section(title, note, [], [(caption, drawn)], by_size))
+            continue
+        table = [_line(e, comparisons, metric) for e in entries if _condition(e) == condition]
+        pictures = _figures(rows, condition, facts["classes"], metric, look, salt=f"s{number}")
+        out.append(Section(title, note, table, pictures))
+    return out
+
+
+def _by_size(
+    entries: list[dict[str, Any]], dataset: str, model: str, metric: str
+) -> list[tuple[str, dict[int, Spread]]]:
+    """Per strategy, the accuracy by windows per class."""
+    out: dict[str, dict[int, Spread]] = {}
+    for e in entries:
+        if (e["dataset"], e["model"], e["scenario"]) == (dataset, model, "sizes"):
+            out.setdefault(e["strategy"], {})[e["size"]] = e[metric]
+    return list(out.items())
+
+
+def _figures(
+    rows: list[Row],
+    condition: Condition,
+    classes: Sequence[str],
+    metric: str,
+    look: figures.Look,
+    salt: str,
+) -> list[tuple[str, str]]:
+    scenario = condition[2]
+    made: list[tuple[str, Figure | None]] = [
+        (
+            "Each grey line is a subject (mean over seeds), each bar the mean of a strategy.",
+            figures.subjects(rows, condition, metric, look),
+        )
+    ]
+    if scenario == "longitudinal":
+        made.append(
+            ("Drift over the sessions, mean over subjects.", figures.drift(rows, condition, look))
+        )
+    else:
+        made.append(
+            (
+                "While calibrating: accuracy on the test part (it was not used to choose).",
+                figures.curves(rows, condition, look),
+            )
+        )
+        made.append(
+            (
+                "What it costs on the device: mean accuracy against RAM and work.",
+                figures.cost(rows, condition, metric, look),
+            )
+        )
+    names = strategies_of(rows, condition)
+    first = [n for n in ("none", "last", "full") if n in names]
+    shown = (first + [n for n in names if n not in first])[: figures.SHOWN]
+    made.append(
+        (
+            "Confusion in % of the true class, over all subjects and seeds.",
+            figures.confusion(rows, condition, classes, shown),
+        )
+    )
+    return [
+        (caption, figures.as_svg(fig, f"{salt}-{k}"))
+        for k, (caption, fig) in enumerate(made)
+        if fig is not None
+    ]
+
+
+def _condition(entry: Mapping[str, Any]) -> Condition:
+    return entry["dataset"], entry["model"], entry["scenario"], entry["size"]
+
+
+def _line(entry: dict[str, Any], comparisons: list[Comparison], metric: str) -> dict[str, Any]:
+    """A row of a section's table."""
+    own = [
+        c
+        for c in comparisons
+        if c.condition == _condition(entry) and c.strategy == entry["strategy"]
+    ]
+    against = {c.baseline: c for c in own}
+    return {
+        **entry,
+        "value": entry[metric],
+        "none": against.get("none"),
+        "last": against.get("last"),
+        "conventional": next((against[n] for n in CONVENTIONAL if n in against), None),
+    }
+
+
+def _plain_spec(spec: Mapping[str, Any]) -> dict[str, Any]:
+    """A study without its strategies, which have a table; its sets with what theirs differ in."""
+    common = {one["name"]: one for one in spec["strategies"]}
+
+    def own(data: Mapping[str, Any]) -> dict[str, Any]:
+        named: dict[str, Any] = {}
+        for one in data.get("strategies") or ():
+            usual = common.get(one["name"], {"rule": None, "recipe": {}})
+            recipe = {k: v for k, v in one["recipe"].items() if usual["recipe"].get(k) != v}
+            if one["rule"] != usual["rule"]:
+                recipe["rule"] = one["rule"]
+            if recipe:
+                named[one["name"]] = recipe
+        plain = {k: v for k, v in data.items() if k != "strategies"}
+        return plain | ({"strategy": named} if named else {})
+
+    out = {k: v for k, v in spec.items() if k != "strategies"}
+    return out | ({"data": [own(one) for one in spec["data"]]} if "data" in spec else {})
+
+
+def _settings(spec: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Every setting but the strategies' as a line: its path and its value."""
+    out: list[tuple[str, str]] = []
+
+    def walk(value: Any, path: str) -> None:
+        if isinstance(value, Mapping):
+            for key, inner in value.items():
+                walk(inner, f"{path}.{key}" if path else str(key))
+        elif isinstance(value, list | tuple) and any(isinstance(v, Mapping) for v in value):
+            for k, inner in enumerate(value):
+                walk(inner, f"{path}[{k + 1}]")
+        else:
+            if isinstance(value, list | tuple):
+                value = ", ".join(map(str, value))
+            out.append((path, "as found" if value is None else str(value)))
+
+    walk(spec, "")
+    return out
+
+
+# ---------------------------------------------------------------- numbers as text
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.1f}"
+
+
+def _points(value: float | None) -> str:
+    """A difference in points of accuracy."""
+    return "–" if value is None else f"{100 * value:+.1f}".replace("-", "−")
+
+
+def _p(value: float | None) -> str:
+    if value is None:
+        return "–"
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _count(value: float | None) -> str:
+    return "–" if value is None else f"{value:,.0f}".replace(",", " ")
+
+
+def _short(value: float | None) -> str:
+    return "–" if value is None else f"{value:.3g}"
+
+
+# ---------------------------------------------------------------- CSV
+
+
+def _csv(lines: Sequence[Mapping[str, Any]]) -> str:
+    held = io.StringIO()
+    if lines:
+        columns = list(dict.fromkeys(key for line in lines for key in line))
+        writer = csv.DictWriter(held, columns, lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(lines)
+    return held.getvalue()
+
+
+def _flat(row: Row) -> Row:
+    """Lists as JSON in one field."""
+    return {k: json.dumps(v) if isinstance(v, list | dict) else v for k, v in row.items()}
+
+
+def _spread(name: str, value: Spread) -> dict[str, Any]:
+    return {
+        name: value.mean,
+        f"{name}_sd": value.sd,
+        f"{name}_low": value.low,
+        f"{name}_high": value.high,
+    }
+
+
+def _flat_entry(entry: Mapping[str, Any], metric: str) -> Row:
+    out: Row = {}
+    for key, value in entry.items():
+        out |= _spread(metric, value) if isinstance(value, Spread) else {key: value}
+    return out
+
+
+def _flat_comparison(one: Comparison) -> Row:
+    dataset, model, scenario, size = one.condition
+    return {
+        "dataset": dataset,
+        "model": model,
+        "scenario": scenario,
+        "size": size,
+        "strategy": one.strategy,
+        "baseline": one.baseline,
+        **_spread("gain", one.gain),
+        "subjects": one.gain.n,
+        "wins": one.wins,
+        "ties": one.ties,
+        "losses": one.losses,
+        "p": one.p,
+        "p_holm": one.p_holm,
+        "lower": one.lower,
+        "not_inferior": one.not_inferior,
+    }

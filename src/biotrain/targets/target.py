@@ -1,0 +1,162 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the C runs on: a core, its memories, its clock and its power, read from `target.toml`."""
+
+from __future__ import annotations
+
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from biotrain.errors import BioTrainError
+
+NUMERICS = ("fused", "separate", "native")
+FOLDER = Path(__file__).parent
+INHERITED = ("numerics", "stack_bytes", "cycles_per_op", "build")
+"""What a board has from its core, unless it says otherwise."""
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """One memory; `bytes` 0 means that nothing bounds it."""
+
+    name: str
+    bytes: int
+    origin: int = 0
+    """Address of its first byte."""
+
+
+@dataclass(frozen=True, slots=True)
+class Core:
+    """How firmware for a core is built and emulated; the tables of a target that is a core."""
+
+    family: str
+    """Folder of the start-up and of the linker script: `arm` or `riscv`."""
+    gcc: tuple[str, ...] = ()
+    """The cross compiler and its flags, as Debian's packages have it."""
+    zig: tuple[str, ...] = ()
+    """Flags of `python -m ziglang cc`."""
+    unicorn: str = ""
+    """Name of the CPU model in unicorn; empty: it has none."""
+    qemu: tuple[str, ...] = ()
+    """QEMU's program and machine."""
+    qemu_memories: tuple[Memory, ...] = ()
+    """Flash and RAM of that machine."""
+    rtl: str = ""
+    """Name of the register-transfer description, where there is one."""
+    emulated_as: str = ""
+    """What is run where no emulator has this core's vector unit."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A core or a board. Every constant has its source beside it in `target.toml`."""
+
+    name: str
+    core: str
+    description: str
+    numerics: str
+    """`fused`, `separate`, or `native`: fused where this machine has FMA in hardware."""
+    stack_bytes: int
+    cycles_per_op: float
+    """Estimated cycles per executed multiply or add of an op without a figure of its own; 0: time
+    is not modelled."""
+    memories: tuple[Memory, ...]
+    clock_hz: int = 0
+    mw_per_mhz: float = 0.0
+    build: Core | None = None
+    """None where no firmware can be built (the host, or a core that is only described)."""
+    op_cycles: tuple[tuple[str, float], ...] = ()
+    """Cycles per operation of kernels as measured on the core, by op, in order of their names."""
+
+    def price(self, op: str) -> float:
+        """Estimated cycles per operation of an op; 0 where time is not modelled."""
+        return dict(self.op_cycles).get(op, self.cycles_per_op)
+
+    def memory(self, name: str) -> Memory:
+        """The memory called `name`, without limit where the target does not state one."""
+        return next((m for m in self.memories if m.name == name), Memory(name, 0))
+
+
+def targets() -> tuple[str, ...]:
+    """Names of all targets."""
+    return tuple(sorted(p.parent.name for p in FOLDER.glob("*/target.toml")))
+
+
+def load_target(name: str | Target) -> Target:
+    """The target of that name (or the object itself)."""
+    if isinstance(name, Target):
+        return name
+    data = _read(name)
+    if data is None:
+        raise BioTrainError(f"no target is called '{name}'; there are: {', '.join(targets())}")
+    try:
+        if data["core"] != name and (core := _read(data["core"])):
+            data = {key: core[key] for key in INHERITED if key in core} | data
+        memories = tuple(Memory(**m) for m in data.pop("memories", []))
+        build = _core(data.pop("build", None))
+        measured = _op_cycles(data["core"])
+        if default := measured.pop("default", None):
+            data.setdefault("cycles_per_op", default)
+        prices = tuple(sorted(measured.items()))
+        found = Target(**data, memories=memories, build=build, op_cycles=prices)
+    except (TypeError, KeyError) as error:
+        raise BioTrainError(f"target '{name}', target.toml: {error}") from error
+    if found.numerics not in NUMERICS:
+        raise BioTrainError(
+            f"target '{name}': numerics '{found.numerics}' is not one of {', '.join(NUMERICS)}"
+        )
+    return found
+
+
+def places(target: Target) -> tuple[str, ...]:
+    """Where packages for a target run."""
+    core = target.build
+    if core is None:
+        return ("host",) if target.core == "host" else ()
+    found = (("emulator", core.unicorn), ("qemu", core.qemu), ("rtl", core.rtl))
+    return tuple(name for name, there in found if there)
+
+
+def _op_cycles(core: str) -> dict[str, float]:
+    """`[ops]` of the core's `cycles.toml`, or of the core that it is like."""
+    path = FOLDER / core / "cycles.toml"
+    if not path.is_file():
+        return {}
+    data = tomllib.loads(path.read_text(encoding="utf-8"))
+    return data["ops"] if "ops" in data else _op_cycles(data["like"]) if "like" in data else {}
+
+
+def _read(name: str) -> dict[str, Any] | None:
+    path = FOLDER / name / "target.toml"
+    if not path.is_file():
+        return None
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise BioTrainError(f"target '{name}', target.toml: {error}") from error
+
+
+def _core(data: dict[str, Any] | None) -> Core | None:
+    if data is None:
+        return None
+    memories = tuple(Memory(**m) for m in data.pop("qemu_memories", ()))
+    lists: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
+    return Core(**lists, qemu_memories=memories)
+
+
+def parse_bytes(text: str | int | None) -> int | None:
+    """Bytes from `256KiB`, `64 kB`, `1.5MB`, or a plain number."""
+    if text is None or isinstance(text, int):
+        return text
+    if not isinstance(text, str):
+        raise BioTrainError(f"memory is a text such as 256KiB or a whole number, not {text!r}")
+    units = {"kib": 1024, "mib": 1024**2, "kb": 1000, "mb": 1000**2, "b": 1, "": 1}
+    number = text.strip().lower().replace("_", "")
+    unit = number.lstrip("0123456789. ")
+    try:
+        return int(float(number[: len(number) - len(unit)]) * units[unit.strip()])
+    except (KeyError, ValueError):
+        raise BioTrainError(
+            f"'{text}' is no amount of memory; write for example 256KiB, 64kB or 65536"
+        ) from None
