@@ -41,7 +41,7 @@ VARIANTS: Mapping[str, Table] = {
         "rule": "adabn+full",
         "norm": "frozen",
         "lr": 5e-3,
-        "renew_every": 1,
+        "adabn_every": 1,
     },
     "align, adabn, then everything": {"rule": "align+adabn+full", "norm": "frozen", "lr": 2e-3},
 }

@@ -59,7 +59,7 @@ def cases() -> dict[str, Case]:
         "mibminet-board": ("mibminet", "group", {"target": "nrf52840", "memory": "96KiB", **INT16}),
         "mibminet-fp16": ("mibminet", "group", {"store": "fp16", "memory": "80kB"}),
         "mibminet-batch": ("mibminet", "batch", {"batch": 4, "optimizer": bt.Adam(lr=1e-3)}),
-        "mibminet-adabn": ("mibminet", "frozen", {"renew": True, "optimizer": MOMENTUM}),
+        "mibminet-adabn": ("mibminet", "frozen", {"adabn": True, "optimizer": MOMENTUM}),
         "mibminet-fft": (
             "mibminet",
             "group",

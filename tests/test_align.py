@@ -121,14 +121,14 @@ def test_same_bits_in_every_build(rng: np.random.Generator) -> None:
         assert len(found) == 1
 
 
-def test_packages_that_renew_bring_it() -> None:
+def test_packages_with_adabn_bring_it() -> None:
     bt = pytest.importorskip("biotrain")
     torch = pytest.importorskip("torch")
     norm = torch.nn.BatchNorm1d(2)
     net = bt.prepare(
         torch.nn.Sequential(norm, torch.nn.Flatten(), torch.nn.Linear(8, 2)), norm="frozen"
     )
-    with_it, without = (bt.compile(net, torch.zeros(1, 2, 4), renew=way) for way in (True, False))
+    with_it, without = (bt.compile(net, torch.zeros(1, 2, 4), adabn=way) for way in (True, False))
     assert "bt_align.h" in with_it.files
     assert "bt_align.h" not in without.files
 

@@ -248,13 +248,13 @@ def test_compile_then_run_the_folder(run: Any, tmp_path: Path) -> None:
 
 def test_statistics_anew(run: Any, tmp_path: Path) -> None:
     options = (*SMALL, "--norm", "frozen", "--strategy", "last")
-    plan = run("compile", *options, "--renew", "-o", tmp_path, "--json", "-").json["plan"]
-    assert plan["renew_ops"] > 0
+    plan = run("compile", *options, "--adabn", "-o", tmp_path, "--json", "-").json["plan"]
+    assert plan["adabn_ops"] > 0
     assert plan["state_bytes"] > 0
     assert any(words.startswith("statistics anew: ") for words in plan["choices"])
     said = run("run", tmp_path, "--samples", "4", "--json", "-")
     assert "those of 4 windows, without their labels" in said.err
-    again = run("run", *options, "--renew", "--samples", "4", "--json", "-").json
+    again = run("run", *options, "--adabn", "--samples", "4", "--json", "-").json
     assert again["crc32"] == said.json["crc32"]
 
 

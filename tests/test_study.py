@@ -331,7 +331,7 @@ def test_statistics_again_and_then_training(data: str, tmp_path: Path) -> None:
     names = ["adabn", "adabn+none", "adabn+full", "refused", "again"]
     frozen = {"norm": "frozen"}
     own = {names[1]: frozen, names[2]: frozen, "refused": {"rule": "adabn", "memory": "1KiB"}}
-    own["again"] = {"rule": "adabn+full", "renew_every": 1}
+    own["again"] = {"rule": "adabn+full", "adabn_every": 1}
     study = asked(data, strategies=names, strategy=own)
     done = run(make_spec(study), tmp_path, resolve=resolve).rows
     rows = {(r["strategy"], r["subject"], r["session"]): r for r in done}

@@ -165,7 +165,7 @@ def compile_model(
     batch: int = 1,
     live: Live | None = None,
     front: FrontEnd | None = None,
-    renew: bool = False,
+    adabn: bool = False,
 ) -> Package:
     """Compile a model into C that trains it.
 
@@ -194,8 +194,8 @@ def compile_model(
     live : the firmware records, stores windows and learns while it predicts (docs/on-device.md);
         takes an int16 input and cross-entropy.
     front : the C of the front end comes too, and its RAM counts (with `live`: `Live(front=)`).
-    renew : the running statistics of BatchNorm can be taken anew on the device, from windows
-        without labels (`dev.renew`, `bt_renew`): they lie in RAM and in checkpoints, and the
+    adabn : the running statistics of BatchNorm can be taken anew on the device, from windows
+        without labels (`dev.adabn`, `bt_adabn`): they lie in RAM and in checkpoints, and the
         strategy trains with them as they are.
     frontier : also find the plans from the fastest to the smallest (`plan.frontier`); seconds.
     rewrites : which rewrites of `biotrain.graph.rewrite.NAMES` run; all but `fastconv` and
@@ -225,15 +225,15 @@ def compile_model(
         raise BioTrainError("batch takes a float input: input_type='int16' works with batch=1")
     if live is not None:
         check_live(scale, loss, batch)
-        if renew:
-            raise BioTrainError("renew works without live: a device that lives has no call for it")
+        if adabn:
+            raise BioTrainError("adabn works without live: a device that lives has no call for it")
     if front is not None and live is not None:
         raise BioTrainError("the front end of a device that lives is Live(front=...)")
     chosen = load_target(target)
     example = torch.as_tensor(example_input)
     if not example.numel():
         raise BioTrainError(f"the example input is empty: {list(example.shape)}")
-    captured = capture(model, example, batch, renew)
+    captured = capture(model, example, batch, adabn)
     if front is not None:
         check_front(front, rows_times(captured.predict.inputs[0].shape), scale)
     source = lower(
@@ -297,10 +297,10 @@ def lower(
         )
     price = target.price if target.cycles_per_op else None
     predict = prune(rewrite_forward(captured.predict, rewrites, price=price))
-    renew = captured.renew
-    if renew is not None:  # nothing behind the last statistics
-        renew = prune(
-            replace(with_joins(rewrite_forward(renew, rewrites, price=price)), outputs=())
+    adabn = captured.adabn
+    if adabn is not None:  # nothing behind the last statistics
+        adabn = prune(
+            replace(with_joins(rewrite_forward(adabn, rewrites, price=price)), outputs=())
         )
     trained = trainable(strategy, captured.train, captured.torch_names)
     gradients = gradients if trained else "separate"
@@ -313,7 +313,7 @@ def lower(
     graph = with_updates(graph, trained, optimizer, gradients)
     if input_scale is not None:
         graph, predict = keep_int16(graph, input_scale), keep_int16(predict, input_scale)
-        renew = keep_int16(renew, input_scale) if renew else None
+        adabn = keep_int16(adabn, input_scale) if adabn else None
     direct, value = with_loss(captured.train, loss)
     direct = with_updates(differentiate(direct, value, trained), trained, optimizer)
     around = (
@@ -334,7 +334,7 @@ def lower(
         if around is None
         else Beside(around.ram_bytes, 2 * SLICE_BYTES, around.live.slice_cycles, around.alignment),
         "front_bytes": front_bytes,
-        "renew": renew,
+        "adabn": adabn,
     }
     # A study compiles one network with hundreds of weights: a plan does not know them.
     key = repr((graph, predict, target, asked))
@@ -355,7 +355,7 @@ def lower(
         plan=plan,
         batch=fitted.batch,
         features=fitted.features,
-        renew=fitted.renew,
+        adabn=fitted.adabn,
         tensors=captured.tensors,
         torch_names=captured.torch_names,
         trained=trained,

@@ -248,7 +248,7 @@ def _with_group_norm(chosen: "Model", train: TrainOptions) -> "dict[str, Sequenc
     from biotrain.cli.model import Model
 
     other = Model(chosen.name, replace(chosen.options, norm="group"))
-    one_by_one = replace(train, batch=1, accumulate=train.batch, memory=None, renew=False)
+    one_by_one = replace(train, batch=1, accumulate=train.batch, memory=None, adabn=False)
     with Busy(f"plans of {chosen.name} with GroupNorm"):
         pkg = other.compiled(one_by_one, frontier=True)
     return {"with GroupNorm": pkg.plan.points}

@@ -97,8 +97,8 @@ def run_verb(
     batch = pkg.source.batch
     group = batch.size if batch else pkg.source.accumulate
     chunk = group * max(1, 32 // group)  # whole groups, so that the cut changes no step
-    if pkg.source.renew:
-        device.renew(x)
+    if pkg.source.adabn:
+        device.adabn(x)
         out.say(f"BatchNorm's statistics are those of {len(x)} windows, without their labels")
     device.begin(total_steps=epochs * -(-len(x) // group))
     device.restart_count()

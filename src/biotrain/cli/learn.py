@@ -184,7 +184,7 @@ def _adapt(
     made, takes_norm = network(model)
     named = [SPELLINGS.get(name, name) for name in strategies or STRATEGIES]
     if not strategies and not has_batch_norm(rec, made):
-        named = [name for name in named if not Rule.of(name).renews]
+        named = [name for name in named if not Rule.of(name).adabn]
         out.say(f"{model} has no BatchNorm, so nothing is compared that takes its statistics again")
     norms = {name: settled(name, {"norm": norm}).get("norm", "group") for name in named}
     if not takes_norm and "group" in norms.values():

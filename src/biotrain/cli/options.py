@@ -160,10 +160,10 @@ class TrainOptions:
             min=1,
         ),
     ] = 1
-    renew: Annotated[
+    adabn: Annotated[
         bool,
         _option(
-            "--renew",
+            "--adabn",
             "BatchNorm's statistics can be taken anew, without labels (--norm frozen); run does it "
             "first.",
             TRAINING,
@@ -265,7 +265,7 @@ class TrainOptions:
             "optimizer": self.made_optimizer(),
             "accumulate": self.group,
             "batch": self.batch,
-            "renew": self.renew,
+            "adabn": self.adabn,
             "gradients": self.gradients,
             "rewrites": self.rewrites,
             "input_type": self.input_type,

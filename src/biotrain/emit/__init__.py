@@ -57,7 +57,7 @@ __all__ = [
 def emit(source: Source) -> dict[str, str]:
     """All files of the package by name."""
     stems = _stems(source)
-    names = (*RUNTIME_FILES, *(("bt_align.h",) if source.renew else ()))
+    names = (*RUNTIME_FILES, *(("bt_align.h",) if source.adabn else ()))
     files = {name: (RUNTIME / name).read_text(encoding="utf-8") for name in names}
     for stem in stems:
         files[stem] = (SOURCES / stem).read_text(encoding="utf-8")
@@ -69,7 +69,7 @@ def emit(source: Source) -> dict[str, str]:
 
 def _stems(source: Source) -> list[str]:
     nodes = [*source.train.nodes, *source.train.updates, *source.predict.nodes]
-    for schedule in (source.batch, source.renew):
+    for schedule in (source.batch, source.adabn):
         for phase in schedule.phases if schedule else ():
             nodes += [*phase.before, *phase.graph.nodes]
         nodes += schedule.after if schedule else ()

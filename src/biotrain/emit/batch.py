@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`bt_train_batch` and `bt_renew`: the phases of a batch, one loop over the samples each."""
+"""`bt_train_batch` and `bt_adabn`: the phases of a batch, one loop over the samples each."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from biotrain.emit.schedule import Places, Shapes, call_text, node_text, wrap
 from biotrain.emit.source import CTYPE, Source
 from biotrain.ir.graph import ITEM_BYTES, Value
 from biotrain.ir.op import OPS
-from biotrain.planner.adabn import renew_windows
+from biotrain.planner.adabn import adabn_windows
 from biotrain.planner.batch_norm import BatchSchedule, Outer, Phase
 from biotrain.planner.place import Buffer, aligned
 
@@ -88,15 +88,15 @@ def train_batch_function(source: Source, schedule: BatchSchedule, shapes: Shapes
     return lines
 
 
-def renew_function(source: Source, schedule: BatchSchedule, shapes: Shapes) -> list[str]:
+def adabn_function(source: Source, schedule: BatchSchedule, shapes: Shapes) -> list[str]:
     """The function that takes running statistics anew; they change at its end, or not at all."""
     everywhere = BatchPlaces(source, schedule.buffers, shapes.tables, schedule.outers)
     lines = [
-        "bt_status bt_renew(bt_model *m, const bt_source *source, uint32_t n)",
+        "bt_status bt_adabn(bt_model *m, const bt_source *source, uint32_t n)",
         "{",
         *[everywhere.shared(o) for o in schedule.outers],
         "",
-        "  if (m->samples > 0 || n < BT_RENEW_LEAST || n > BT_RENEW_MOST)",
+        "  if (m->samples > 0 || n < BT_ADABN_LEAST || n > BT_ADABN_MOST)",
         "    return BT_ERR_GROUP;",
     ]
     for q, phase in enumerate(schedule.phases):
@@ -204,11 +204,11 @@ def batch_interface(source: Source) -> list[str]:
     lines: list[str] = []
     if source.batch:
         lines += [f"#define BT_BATCH {source.batch.size} /* most windows of a batch */"]
-    if source.renew:
-        least, most = renew_windows(source.renew)
+    if source.adabn:
+        least, most = adabn_windows(source.adabn)
         lines += [
-            f"#define BT_RENEW_LEAST {least} /* least windows of bt_renew */",
-            f"#define BT_RENEW_MOST {most} /* most */",
+            f"#define BT_ADABN_LEAST {least} /* least windows of bt_adabn */",
+            f"#define BT_ADABN_MOST {most} /* most */",
         ]
     kind = source.sample_type
     window = f"{kind} *place, const {kind} **x, {given}"

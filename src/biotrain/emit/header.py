@@ -67,12 +67,12 @@ _DROP: dict[Gradients, str] = {
 }
 
 
-_RENEW = (
+_ADABN = (
     "/* The running statistics become those of n windows, as if they were one batch: mean and",
     " * unbiased variance, layer after layer. Not between the windows of a group. What source says",
     " * of a label is not read. Predictions and training go on with the new statistics; features",
     " * of windows are to be made again. */",
-    "bt_status bt_renew(bt_model *m, const bt_source *source, uint32_t n);",
+    "bt_status bt_adabn(bt_model *m, const bt_source *source, uint32_t n);",
 )
 
 
@@ -165,7 +165,7 @@ def header(source: Source) -> str:
         "",
     ]
     lines += [f"typedef {x_type} bt_sample; /* of a window */", ""]
-    if source.batch or source.renew:
+    if source.batch or source.adabn:
         lines += batch_interface(source)
     if trained:
         lines += [
@@ -239,7 +239,7 @@ def header(source: Source) -> str:
                 f"bt_status bt_train_sample(bt_model *m, const {x_type} *x, {label}, float *loss);",
             ]
         ),
-        *(_RENEW if source.renew else ()),
+        *(_ADABN if source.adabn else ()),
         *_feature_interface(source, label),
         *(_live_interface(source, label) if source.live else []),
         *_GROUP[source.gradients],

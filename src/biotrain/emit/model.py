@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from biotrain.emit.batch import refuse_function, renew_function, train_batch_function
+from biotrain.emit.batch import adabn_function, refuse_function, train_batch_function
 from biotrain.emit.schedule import Places, Shapes, node_text
 from biotrain.emit.sliced import (
     SLICES,
@@ -52,7 +52,7 @@ def model(source: Source, stems: Sequence[str]) -> str:
             if live
             else _train_function(source, shapes)
         ),
-        *(renew_function(source, source.renew, shapes) if source.renew else ()),
+        *(adabn_function(source, source.adabn, shapes) if source.adabn else ()),
         *_feature_functions(source, shapes),
         *(step_functions(source, shapes) if live else _step_function(source, shapes)),
         *_state_functions(source),

@@ -48,7 +48,7 @@ class Source:
     """In which format activations wait for the backward pass."""
     features: Features | None = None
     """The training step in two functions, where a frozen trunk makes small features."""
-    renew: BatchSchedule | None = None
+    adabn: BatchSchedule | None = None
     """What takes the running statistics of batch norms anew, in loops over windows."""
     live: LivePlan | None = None
     """What a device that records and learns at the same time needs."""
@@ -84,7 +84,7 @@ def fingerprint(source: Source) -> int:
     parts += [f"gradients {source.gradients}", f"batch {source.batch.size if source.batch else 1}"]
     parts += [f"int16 {source.input_scale}"] if source.input_scale is not None else []
     parts += [f"store {source.store}"] if source.store != "float32" else []
-    parts += ["renew"] if source.renew else []
+    parts += ["adabn"] if source.adabn else []
     crc = zlib.crc32("\n".join(parts).encode())
     frozen = [*source.train.params, *source.train.consts]
     for v in frozen:

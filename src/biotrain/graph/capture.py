@@ -49,7 +49,7 @@ class Captured:
     """Initial values of params, states and consts by value name."""
     torch_names: Mapping[str, str]
     """Value name -> name in the module's state dict."""
-    renew: Graph | None = None
+    adabn: Graph | None = None
     """What takes the running statistics of every batch norm anew from a batch of windows; None
     where that was not asked for."""
 
@@ -116,7 +116,7 @@ def capture(
     module: torch.nn.Module | str | Path,
     example: torch.Tensor,
     batch: int = 1,
-    renew: bool = False,
+    adabn: bool = False,
 ) -> Captured:
     """Turn a module into graphs.
 
@@ -126,30 +126,30 @@ def capture(
         are in (`train()` or `eval()`); a batch norm in eval mode has frozen statistics.
     example : float tensor [batch, n_chans, n_times]; only its first sample is used.
     batch : windows that share the statistics of a batch norm.
-    renew : running statistics of batch norms are states, whatever mode these are in, and there is
+    adabn : running statistics of batch norms are states, whatever mode these are in, and there is
         the graph that takes them anew.
 
     Raises
     ------
     CaptureError
         naming the user's source line where an op is not supported, or where there is nothing to
-        renew.
+        adabn.
     """
     program = export(module, example, batch)
     tensors: dict[str, Array] = {}
     names: dict[str, str] = {}
-    states = _moving(program, renew)
+    states = _moving(program, adabn)
     train = _graph(program, Builder(), states, tensors, names, batch)
     predict = _graph(program, _evaluation(), states, tensors, names, batch)
-    if not renew:
+    if not adabn:
         return Captured(train, predict, tensors, names)
     if not states:
         raise CaptureError(
-            "renew takes the statistics of BatchNorm again; this network has none (prepare it with "
+            "adabn takes the statistics of BatchNorm again; this network has none (prepare it with "
             "norm='frozen')"
         )
     again = _evaluation()
-    again.renew = True
+    again.adabn = True
     # How many windows there will be is not known: more than one.
     return Captured(train, predict, tensors, names, _graph(program, again, states, {}, {}, 2))
 
@@ -242,8 +242,8 @@ def _common_prefix(program: ExportedProgram) -> str:
     return f"{heads[0]}." if len(heads) == 1 and all(n.count(".") > 1 for n in names) else ""
 
 
-def _moving(program: ExportedProgram, renew: bool) -> dict[str, None]:
-    """State-dict names of the buffers that the module changes in its forward pass; with `renew`
+def _moving(program: ExportedProgram, adabn: bool) -> dict[str, None]:
+    """State-dict names of the buffers that the module changes in its forward pass; with `adabn`
     the running statistics of every batch norm too."""
     found: dict[str, None] = {}
     targets = {s.arg.name: str(s.target) for s in program.graph_signature.input_specs if s.target}
@@ -251,7 +251,7 @@ def _moving(program: ExportedProgram, renew: bool) -> dict[str, None]:
         if node.op != "call_function" or not hasattr(node.target, "_schema"):
             continue
         name, changes = node.target._schema.name.removeprefix("aten::"), node.args[5:6] == (True,)
-        if (name == "batch_norm" and (changes or renew)) or (name == "instance_norm" and changes):
+        if (name == "batch_norm" and (changes or adabn)) or (name == "instance_norm" and changes):
             for arg in node.args[3:5]:
                 if arg is not None and arg.name in targets:
                     found[targets[arg.name]] = None

@@ -272,7 +272,7 @@ class Builder:
         """True while the graph of evaluation is built: running statistics are not updated."""
         self.batch = 1
         """Windows that share the statistics of a batch norm."""
-        self.renew = False
+        self.adabn = False
         """True while the graph is built that takes the statistics of batch norms anew: otherwise
         that of evaluation, their running statistics become those of the windows."""
 

@@ -123,9 +123,9 @@ class _ChannelNorm(Composite):
         given = all(v is not None for v in running)
         if not given and not from_sample:
             raise CaptureError(f"{self.name} in eval mode needs running statistics")
-        renewed = b.renew and given and self.name == "batch_norm"
-        frozen = not from_sample and not renewed
-        momentum = 1.0 if renewed else args["momentum"]
+        reestimated = b.adabn and given and self.name == "batch_norm"
+        frozen = not from_sample and not reestimated
+        momentum = 1.0 if reestimated else args["momentum"]
         if not frozen and not isinstance(momentum, (int, float)):
             raise CaptureError(
                 f"{self.name} with momentum=None (a cumulative average) is not supported: "
@@ -168,9 +168,9 @@ class _ChannelNorm(Composite):
         affine, running = inputs[1:split], inputs[split:]
         x = channels_as_rows(b, inputs[0])
         channels, times = x.shape[1], x.shape[-1]
-        # Renewed are running statistics; a norm without them has those of each window, as ever.
-        batch = self.name == "batch_norm" and (bool(running) or not b.renew)
-        if attrs["frozen"] or (b.predict and running and not (b.renew and batch)):
+        # AdaBN re-estimates running statistics; a norm without them has those of each window.
+        batch = self.name == "batch_norm" and (bool(running) or not b.adabn)
+        if attrs["frozen"] or (b.predict and running and not (b.adabn and batch)):
             hint = b.stem("norm")
             stats = b.one("frozen_stats", *running, hint=f"{hint}_stats", eps=eps)
             y = b.one("norm_apply", x, stats, *affine, hint=hint, through_stats=False)

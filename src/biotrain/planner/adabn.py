@@ -15,7 +15,7 @@ from biotrain.planner.batch_norm import Batch, BatchSchedule
 
 
 @dataclass(frozen=True, slots=True)
-class Renewal:
+class AdabnPlan:
     """How a package takes statistics anew, if it does."""
 
     schedule: BatchSchedule | None = None
@@ -40,12 +40,12 @@ class Renewal:
         return (f"statistics anew: {over}, {self.ops:,} operations per window",)
 
 
-def renewal(graph: Graph | None, arena: int) -> Renewal:
+def adabn_plan(graph: Graph | None, arena: int) -> AdabnPlan:
     """In the arena that is there anyway, if that is enough."""
-    return Renewal(Batch(graph, 1).streamed(arena) if graph else None)
+    return AdabnPlan(Batch(graph, 1).streamed(arena) if graph else None)
 
 
-def renew_windows(schedule: BatchSchedule) -> tuple[int, int]:
+def adabn_windows(schedule: BatchSchedule) -> tuple[int, int]:
     """From how few and how many windows statistics can be taken: an unbiased variance wants two
     values, and the number of values of a channel must fit an int."""
     values = [n.inputs[0].shape[0] // n.int("channels") * n.int("times") for n in schedule.after]

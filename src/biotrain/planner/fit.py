@@ -11,7 +11,7 @@ from biotrain.graph.cost import Cost, cost_of, node_cycles, node_macs, node_ops,
 from biotrain.graph.rewrite.trunk import cut
 from biotrain.ir.graph import ITEM_BYTES, Graph, Value
 from biotrain.ir.optimizer import Gradients
-from biotrain.planner.adabn import renewal
+from biotrain.planner.adabn import adabn_plan
 from biotrain.planner.batch_norm import Batch, BatchSchedule
 from biotrain.planner.budget import Limits, can_be_bounded, keeps, too_large, too_slow
 from biotrain.planner.explain import in_words
@@ -104,8 +104,8 @@ class Plan:
     """Estimated cycles of the longest piece that no call can pause in."""
     longest_slice: str = ""
     """What that piece makes."""
-    renew_ops: int = 0
-    """Operations of a window when the statistics of BatchNorm are taken anew (`renew`); else 0."""
+    adabn_ops: int = 0
+    """Operations of a window when the statistics of BatchNorm are taken anew (`adabn`); else 0."""
 
     def to_json(self) -> dict[str, Any]:
         """The contract's keys."""
@@ -306,7 +306,7 @@ class Fitted:
     predict: Graph
     batch: BatchSchedule | None = None
     features: Features | None = None
-    renew: BatchSchedule | None = None
+    adabn: BatchSchedule | None = None
     """What takes the statistics of batch norms anew."""
 
 
@@ -325,7 +325,7 @@ def fit(
     batch: int = 1,
     live: Beside | None = None,
     front_bytes: int = 0,
-    renew: Graph | None = None,
+    adabn: Graph | None = None,
 ) -> Fitted:
     """The plan with the lowest estimated cycles among those that stay within the limits.
 
@@ -333,7 +333,7 @@ def fit(
     only the last two are given, the plan is the smallest that keeps them. `base_ops` are the
     operations of the direct algorithms with everything stored. `live`: predictions must not disturb
     a training sample that is half done, and what records and stores needs RAM too. `front_bytes`:
-    of a front end beside the model, where there is no `live` to hold it. `renew`: the graph of one
+    of a front end beside the model, where there is no `live` to hold it. `adabn`: the graph of one
     window that takes the statistics of batch norms anew, in the same arena.
 
     Raises
@@ -349,7 +349,7 @@ def fit(
     can_be_bounded(limits, target)
     if batch > 1:
         size = (memory, gradients, base_ops, frontier, batch)
-        return _fit_batch(train, predict, target, *size, limits, front_bytes, renew)
+        return _fit_batch(train, predict, target, *size, limits, front_bytes, adabn)
     fixed = _fixed(train, target, gradients, front_bytes)
     planner = Planner(train, predict, target, accumulate)
     budget = memory if memory is not None else target.memory("ram").bytes or None
@@ -381,7 +381,7 @@ def fit(
         chosen = planner.schedule(search, top)
     prediction = beside or planner.prediction(chosen.peak)
     arena = chosen.peak if beside else max(chosen.peak, prediction.peak)
-    anew = renewal(renew, arena)
+    anew = adabn_plan(adabn, arena)
     arena = max(arena, anew.peak)
     ram = arena + fixed.total
     cost = planner.cost(chosen)
@@ -391,7 +391,7 @@ def fit(
         raise DoesNotFitError(too_large(ram, budget, target, chosen.buffers, limits))
     check(chosen.graph, chosen.buffers)
     check(prediction.graph, prediction.buffers)
-    made = _points(planner, fixed, beside, renewal(renew, 0).peak) if frontier else ()
+    made = _points(planner, fixed, beside, adabn_plan(adabn, 0).peak) if frontier else ()
     stored = planner.schedule(search, search.score(search.everything(), 1 << 62))
     features, about_features = _features(planner, train, arena, cost.ops)
     if live is not None:
@@ -407,7 +407,7 @@ def fit(
             *anew.words,
         ),
         peak_bytes=arena,
-        renew_ops=anew.ops,
+        adabn_ops=anew.ops,
         feature_bytes=_bytes(features.values) if features else 0,
         trunk_ops=node_ops(features.trunk.graph.nodes) if features else 0,
         head_ops=planner.cost(features.head).ops if features else 0,
@@ -423,7 +423,7 @@ def fit(
             longest_slice_cycles=found.cycles,
             longest_slice=found.name,
         )
-    return Fitted(plan, chosen.graph, prediction.graph, features=features, renew=anew.schedule)
+    return Fitted(plan, chosen.graph, prediction.graph, features=features, adabn=anew.schedule)
 
 
 def _front_in_words(size: int) -> tuple[str, ...]:
@@ -510,7 +510,7 @@ def _fit_batch(
     size: int,
     limits: Limits,
     front_bytes: int,
-    renew: Graph | None,
+    adabn: Graph | None,
 ) -> Fitted:
     """The plan of a batch whose statistics batch norm shares (see `biotrain/batch.py`)."""
     fixed = _fixed(train, target, gradients, front_bytes)
@@ -521,7 +521,7 @@ def _fit_batch(
     prediction = planner.prediction(chosen.peak)
     check(prediction.graph, prediction.buffers)
     arena = max(chosen.peak, prediction.peak)
-    anew = renewal(renew, arena)
+    anew = adabn_plan(adabn, arena)
     arena = max(arena, anew.peak)
     ram = arena + fixed.total
     if budget is not None and ram > budget:
@@ -537,7 +537,7 @@ def _fit_batch(
         return cost_of(node_macs(train.nodes), ops, cycles, target)
 
     points: list[Point] = []
-    least = renewal(renew, 0).peak if frontier else 0
+    least = adabn_plan(adabn, 0).peak if frontier else 0
     for kept in made.choices() if frontier else ():
         free = made.schedule(kept, None)
         for schedule in (free, made.schedule(kept, int(0.9 * free.peak)), made.schedule(kept, 0)):
@@ -561,11 +561,11 @@ def _fit_batch(
             *anew.words,
         ),
         peak_bytes=arena,
-        renew_ops=anew.ops,
+        adabn_ops=anew.ops,
     )
     if points:
         plan = replace(plan, frontier=_pareto(points))
-    return Fitted(plan, train, prediction.graph, chosen, renew=anew.schedule)
+    return Fitted(plan, train, prediction.graph, chosen, adabn=anew.schedule)
 
 
 def _pareto(points: list[Point]) -> tuple[Point, ...]:

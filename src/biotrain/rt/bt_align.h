@@ -10,7 +10,7 @@
  *     bt_align_begin(&a, 8, room, matrix);
  *     bt_align_add(&a, x, times);               for every window of the session
  *     bt_align_solve(&a);
- *     bt_align_apply(&a, x, times);             in place, before bt_renew, training, prediction
+ *     bt_align_apply(&a, x, times);             in place, before bt_adabn, training, prediction
  *
  * Covariances and eigenvalues are computed in double by adds, multiplies and divisions alone: the
  * same bits everywhere, no libm. On cores without a double unit a window of 8 x 512 takes some

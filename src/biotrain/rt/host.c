@@ -42,7 +42,7 @@ int bt_host_predict(bt_model *m, const bt_sample *x, int n, float *logits, int *
   return BT_OK;
 }
 
-#if defined BT_BATCH || defined BT_RENEW_MOST
+#if defined BT_BATCH || defined BT_ADABN_MOST
 
 typedef struct bt_host_batch {
   const bt_sample *x;
@@ -67,15 +67,15 @@ static bt_status bt_host_give(void *context, uint32_t index, bt_sample *place, c
 
 #endif
 
-#ifdef BT_RENEW_MOST
+#ifdef BT_ADABN_MOST
 
-int bt_host_renew(bt_model *m, const bt_sample *x, uint32_t n);
+int bt_host_adabn(bt_model *m, const bt_sample *x, uint32_t n);
 
-int bt_host_renew(bt_model *m, const bt_sample *x, uint32_t n)
+int bt_host_adabn(bt_model *m, const bt_sample *x, uint32_t n)
 {
   bt_host_batch from = {x, 0};
   const bt_source source = {bt_host_give, &from};
-  return (int)bt_renew(m, &source, n);
+  return (int)bt_adabn(m, &source, n);
 }
 
 #endif

@@ -28,7 +28,7 @@ static void bt_wait(void)
     bt_idle();
 }
 
-#if defined BT_BATCH || defined BT_RENEW_MOST
+#if defined BT_BATCH || defined BT_ADABN_MOST
 static bt_status bt_ask(void *context, uint32_t index, bt_sample *place, const bt_sample **x,
                         BT_GIVEN)
 {
@@ -63,10 +63,10 @@ static bt_status bt_do(bt_session *s)
   case BT_DO_TRAIN:
     return bt_train_sample(m, bt_window(m), BT_TARGET, &s->value);
 #endif
-#ifdef BT_RENEW_MOST
+#ifdef BT_ADABN_MOST
   case BT_DO_RENEW: {
     const bt_source source = {bt_ask, 0};
-    return bt_renew(m, &source, s->count);
+    return bt_adabn(m, &source, s->count);
   }
 #endif
   case BT_DO_STEP:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from biotrain.emit import running_values, trained_values
 from biotrain.emit.build import Build
 from biotrain.errors import BioTrainError, CheckpointError
-from biotrain.planner.adabn import renew_windows
+from biotrain.planner.adabn import adabn_windows
 
 Array = npt.NDArray[np.float32]
 
@@ -85,7 +85,7 @@ class Device(ABC):
         """`_train`, from features."""
 
     @abstractmethod
-    def _renew(self, x: npt.NDArray[Any]) -> None:
+    def _adabn(self, x: npt.NDArray[Any]) -> None:
         """The statistics of batch norms become those of windows."""
 
     @abstractmethod
@@ -178,12 +178,12 @@ class Device(ABC):
         self.samples += len(losses)
         return float(np.mean(losses, dtype=np.float64)) if len(losses) else 0.0
 
-    def renew(self, x: npt.ArrayLike) -> None:
+    def adabn(self, x: npt.ArrayLike) -> None:
         """BatchNorm's running statistics become those of the windows, without labels (AdaBN).
 
         As if the windows were one batch: mean and unbiased variance of each layer in turn, of what
         the layers before it make with their new statistics. The package is compiled with
-        `renew=True`. What `features` were made before is stale.
+        `adabn=True`. What `features` were made before is stale.
 
         Raises
         ------
@@ -191,15 +191,15 @@ class Device(ABC):
             where a window holds NaN or infinity, the statistics overflow, or a group is open
             (`accumulate` without `step`): the statistics stay as they were.
         """
-        if self.package.source.renew is None:
-            raise BioTrainError("to renew statistics, compile the package with renew=True")
+        if self.package.source.adabn is None:
+            raise BioTrainError("to re-estimate statistics, compile the package with adabn=True")
         windows = self._windows(x)
-        least, most = renew_windows(self.package.source.renew)
+        least, most = adabn_windows(self.package.source.adabn)
         if not least <= len(windows) <= most:
             raise BioTrainError(
                 f"statistics are taken of {least} to {most:,} windows, not of {len(windows)}"
             )
-        self._renew(windows)
+        self._adabn(windows)
 
     def _needs_features(self) -> int:
         """How many features a window has."""

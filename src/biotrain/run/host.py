@@ -115,8 +115,8 @@ class HostDevice(Device):
             self._check(status, at.value)
         return losses[: at.value]
 
-    def _renew(self, x: npt.NDArray[Any]) -> None:
-        self._check(self._c.bt_host_renew(self._m, _pointer(x), ctypes.c_uint32(len(x))), -1)
+    def _adabn(self, x: npt.NDArray[Any]) -> None:
+        self._check(self._c.bt_host_adabn(self._m, _pointer(x), ctypes.c_uint32(len(x))), -1)
 
     def predict(self, x: npt.ArrayLike) -> Array:
         windows = self._windows(x)

@@ -38,7 +38,7 @@ class Do(IntEnum):
     TRAIN_FEATURES = 12
     TRAIN_BATCH = 13
     WINDOW = 14
-    RENEW = 15
+    ADABN = 15
 
 
 COMMAND, ASKED, STATUS, INDEX, COUNT, LABEL, VALUE, SLOT, VALUES = range(0, 36, 4)
@@ -229,8 +229,8 @@ class SessionDevice(Device):
         self._ask(Do.TRAIN_BATCH, windows, targets)
         return float(self._get(VALUE, "<f"))
 
-    def _renew(self, x: npt.NDArray[Any]) -> None:
-        self._ask(Do.RENEW, x, None)
+    def _adabn(self, x: npt.NDArray[Any]) -> None:
+        self._ask(Do.ADABN, x, None)
 
     def _ask(
         self, command: Do, windows: npt.NDArray[Any], targets: npt.NDArray[Any] | None

@@ -50,7 +50,7 @@ class Rule:
 
     transform: str
     trains: str
-    renews: bool = False
+    adabn: bool = False
 
     @classmethod
     def of(cls, text: str) -> "Rule":
@@ -59,7 +59,7 @@ class Rule:
         first, plus, rest = text.partition("+")
         if first in TRANSFORMS:
             inner = cls.of(rest if plus else "none")
-            return cls(first, inner.trains, inner.renews)
+            return cls(first, inner.trains, inner.adabn)
         if first == "adabn":
             return cls("", rest or first, True)
         return cls("", text)
@@ -232,7 +232,7 @@ def compiled(start: nn.Module, example: NDArray[np.float32], rule: str, settings
         ),
         accumulate=1 if batch > 1 else settings["accumulate"],
         memory=settings["memory"],
-        renew=asked.renews,
+        adabn=asked.adabn,
         **more,
     )
 
@@ -293,8 +293,8 @@ def _in_c(
     curve: list[float] = []
     if rule.trains == "adabn":  # what it gains is in its curve
         curve.append(accuracy(device.predict(task.x_test).argmax(1), task.y_test))
-    if rule.renews:
-        device.renew(task.unlabelled)
+    if rule.adabn:
+        device.adabn(task.unlabelled)
     epochs = settings["epochs"] if rule.trains not in ("none", "adabn") else 0
     batch = settings.get("batch", 1)
     group = batch if batch > 1 else settings["accumulate"]
@@ -309,19 +309,19 @@ def _in_c(
     x, y = task.material()
     features: NDArray[np.float32] | None = None
     ran = epochs
-    again = settings.get("renew_every", 0) if rule.renews else 0
+    again = settings.get("adabn_every", 0) if rule.adabn else 0
     for epoch in range(epochs):
         order = shuffled(len(x), task.seed, epoch)
         try:
             if again and epoch and epoch % again == 0:
-                device.renew(task.unlabelled)
+                device.adabn(task.unlabelled)
             if package.plan.feature_bytes:  # what is frozen runs once; the same bits, sooner
                 features = device.features(x) if features is None else features
                 device.train_features(features[order], y[order])
             else:
                 device.train(x[order], y[order])
             if again and epoch + 1 == epochs:
-                device.renew(task.unlabelled)
+                device.adabn(task.unlabelled)
         except DeviceError as error:  # the weights are those before the refused sample or group
             task.note(f"{strategy} diverged in epoch {epoch + 1}: {error}")
             curve += [curve[-1]] * (epochs - epoch)
@@ -339,7 +339,7 @@ def _in_c(
     if not epochs or ran < epochs:
         done(1, 1)
     plan, steps = package.plan, ran * per_epoch
-    ops = plan.renew_ops if rule.trains == "adabn" else plan.ops
+    ops = plan.adabn_ops if rule.trains == "adabn" else plan.ops
     cost = {"ram_bytes": plan.ram_bytes, "ops": ops, "steps": steps, "crc32": device.crc32()}
     probed = [device.predict(x) for x in probes]
     state = dict(device.parameters()) if keep else None

@@ -225,7 +225,7 @@ class _Expansion:
         self.single: list[int] = []  # subjects with one session
         strategies = data.strategies or spec.strategies
         takes = has_batch_norm(rec, self.network)
-        self.strategies = [s for s in strategies if takes or not Rule.of(s.rule).renews]
+        self.strategies = [s for s in strategies if takes or not Rule.of(s.rule).adabn]
         if len(self.strategies) < len(strategies):
             self.left_out[f"{model} has no BatchNorm: nothing of it takes statistics again"] = None
         for subject in data.subjects or ():
@@ -334,7 +334,7 @@ class _Expansion:
             recipe["norm"] = "convert"
         fold = self.fold(subject, seed, rule, recipe["norm"])
         off = set(OPTIONAL if not recipe["holdout"] else OPTIONAL[3:])
-        off |= set() if recipe["renew_every"] and rule.renews else {"renew_every"}
+        off |= set() if recipe["adabn_every"] and rule.adabn else {"adabn_every"}
         off |= set(OPTIONAL) if not rule.learns_labels else set()
         off |= set(IDLE) if rule.trains == "none" else set()
         decisive = {k: v for k, v in recipe.items() if k not in off}

@@ -40,7 +40,7 @@ def settled(rule: str, asked: Mapping[str, Any]) -> dict[str, Any]:
     asked: what was named of `norm`, `lr` and other settings, by a person.
     """
     parts = Rule.of(rule)
-    keeps = parts.renews and parts.trains != "adabn"
+    keeps = parts.adabn and parts.trains != "adabn"
     best = dict(BEST.get(rule, {"norm": "frozen"} if keeps else {}))
     norm = asked.get("norm", best.get("norm"))
     if norm is not None and NORMS.get(norm, ("",) * 3)[1] != NORMS[best.get("norm", "group")][1]:

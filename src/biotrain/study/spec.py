@@ -64,7 +64,7 @@ class Recipe:
     best: str = "loss"  # on it; or "accuracy"
     patience: int = 0  # epochs without a better one after which it stops; 0: all are run
     replay: int = 0  # windows of other subjects and earlier sessions that every epoch sees again
-    renew_every: int = 0  # epochs after which adabn+... takes its statistics again; 0: only once
+    adabn_every: int = 0  # epochs after which adabn+... takes its statistics again; 0: only once
     norm: str = "group"
     target: str = "host"
     memory: str | int | None = None
@@ -234,7 +234,7 @@ def _strategy(name: str, table: Any, calibrate: Mapping[str, Any]) -> Strategy:
     values = {key: getattr(named, key) for key in {**calibrate, **own}}
     made = Strategy(name, rule, replace(named, **settled(rule, values)))
     asked = Rule.of(rule)
-    kept = asked.renews and asked.trains != "adabn"
+    kept = asked.adabn and asked.trains != "adabn"
     if kept and NORMS.get(made.recipe.norm, ("group",))[0] != "batch":
         raise BioTrainError(f'{where}: adabn+... needs BatchNorm: norm = "frozen" or "batch"')
     return made

@@ -222,13 +222,13 @@ def _call_model(source: Source) -> str:
     by_class = source.train.inputs[-1].dtype == "i32"
     lines = ["static bt_model model;", "float loss, logits[BT_OUTPUTS];", "bt_init(&model);"]
     label = "label" if by_class else "target"
-    if source.renew or (source.trained and source.batch):
+    if source.adabn or (source.trained and source.batch):
         lines += [
             "const bt_source source = {window, context};      /* window() gives one of them */"
         ]
-    if source.renew:
+    if source.adabn:
         lines += [
-            "bt_renew(&model, &source, n);                    /* statistics; without labels */"
+            "bt_adabn(&model, &source, n);                    /* statistics; without labels */"
         ]
     if source.trained and source.batch:
         lines += [

@@ -70,7 +70,7 @@ def small() -> nn.Module:
 
 def package(start: nn.Module | None = None, times: int = TIMES, **options: object) -> Package:
     net = bt.prepare(start or small(), norm="frozen")
-    return bt.compile(net, torch.zeros(1, CHANS, times), **{"renew": True, **options})
+    return bt.compile(net, torch.zeros(1, CHANS, times), **{"adabn": True, **options})
 
 
 def windows(count: int, times: int = TIMES, seed: int = 1) -> Floats:
@@ -102,12 +102,12 @@ def test_equals_torch_in_every_budget(name: str, share: float) -> None:
     free = package(start, 200)
     tight = package(start, 200, memory=int(free.plan.ram_bytes * share))
     assert tight.plan.ram_bytes <= free.plan.ram_bytes * share
-    assert tight.plan.renew_ops > 0
+    assert tight.plan.adabn_ops > 0
     assert any("statistics anew" in words for words in tight.plan.choices)
     found: list[int] = []
     for pkg in (free, tight):
         device = pkg.run("host")
-        device.renew(x)
+        device.adabn(x)
         close(device, start, x)
         found.append(device.crc32())
     assert found[0] == found[1]
@@ -117,10 +117,10 @@ def test_branches_are_one_loop_and_the_last_use_counts() -> None:
     torch.manual_seed(1)
     start, x = Branches().eval(), windows(7)
     pkg = package(start)
-    assert pkg.source.renew is not None
-    assert len(pkg.source.renew.phases) == 3
+    assert pkg.source.adabn is not None
+    assert len(pkg.source.adabn.phases) == 3
     device = pkg.run("host")
-    device.renew(x)
+    device.adabn(x)
     close(device, start, x)
 
 
@@ -131,20 +131,20 @@ def test_what_it_refuses_changes_nothing() -> None:
     bad = x.copy()
     bad[-1, 1, 7] = np.nan
     with pytest.raises(DeviceError, match="NaN"):
-        device.renew(bad)
+        device.adabn(bad)
     with pytest.raises(DeviceError, match="statistics of the windows overflow"):
-        device.renew(x * np.float32(1e25))
+        device.adabn(x * np.float32(1e25))
     assert device.rejected == 2
     for count in (0, 1):  # one value per window has no variance
         with pytest.raises(BioTrainError, match=f"of 2 to .* windows, not of {count}"):
-            device.renew(x[:count])
+            device.adabn(x[:count])
     device.accumulate(x[:2], np.array([0, 1]))
     with pytest.raises(DeviceError, match="group"):
-        device.renew(x)
+        device.adabn(x)
     assert device.crc32() == before
     device.step()
     trained = device.crc32()
-    device.renew(x)
+    device.adabn(x)
     assert device.crc32() not in (before, trained)
 
 
@@ -155,26 +155,26 @@ def test_training_goes_on_with_the_statistics_as_they_are() -> None:
     pkg = package(start, accumulate=2)
     device = pkg.run("host")
     factory = device.crc32()
-    device.renew(x)
+    device.adabn(x)
     close(device, start, x)
-    state, renewed = device.save_state(), device.parameters()
+    state, estimated = device.save_state(), device.parameters()
     device.train(x, y)
     with torch.no_grad():
         for name, value in start.state_dict().items():
-            if name in renewed:
-                value.copy_(torch.from_numpy(renewed[name]))
-    other = package(start, accumulate=2, renew=False).run("host")
+            if name in estimated:
+                value.copy_(torch.from_numpy(estimated[name]))
+    other = package(start, accumulate=2, adabn=False).run("host")
     other.train(x, y)
     trained = device.parameters()
     for name, value in other.parameters().items():
         assert np.array_equal(value, trained[name]), name
-    assert all(np.array_equal(renewed[n], trained[n]) for n in renewed if "running" in n)
+    assert all(np.array_equal(estimated[n], trained[n]) for n in estimated if "running" in n)
     assert np.array_equal(device.predict(x), other.predict(x))
     crc = device.crc32()
     device.reset()
     assert device.crc32() == factory
     device.load_state(state)
-    assert all(np.array_equal(v, renewed[n]) for n, v in device.parameters().items())
+    assert all(np.array_equal(v, estimated[n]) for n, v in device.parameters().items())
     device.train(x, y)
     assert device.crc32() == crc
     report = bt.verify(pkg, steps=2, seeds=1)
@@ -189,7 +189,7 @@ def test_features_of_frozen_layers_follow() -> None:
     for by_features in (False, True):
         device = pkg.run("host")
         stale = device.features(x)
-        device.renew(x)
+        device.adabn(x)
         if by_features:
             device.train_features(device.features(x), y)
             assert not np.array_equal(device.features(x), stale)
@@ -205,7 +205,7 @@ def test_integers_have_the_bits_of_floats() -> None:
     found: list[int] = []
     for options in ({}, {"input_type": "int16", "input_scale": scale}):
         device = package(**options).run("host")
-        device.renew(x if options else x.astype(np.float32) * np.float32(scale))
+        device.adabn(x if options else x.astype(np.float32) * np.float32(scale))
         found.append(device.crc32())
     assert found[0] == found[1]
 
@@ -215,19 +215,19 @@ def test_gradients_in_the_momentum() -> None:
     device = package(gradients="momentum", accumulate=4).run("host")
     x = windows(4)
     device.group(2)
-    device.renew(x)
+    device.adabn(x)
     close(device, small(), x)
     device.accumulate(x[:2], np.array([0, 1]))
     device.step()
 
 
-def test_a_batch_norm_that_trains_can_be_renewed_too() -> None:
+def test_a_batch_norm_that_trains_can_be_reestimated_too() -> None:
     start = small()
     net = bt.prepare(start, norm="batch").train()
     example, x = torch.zeros(1, CHANS, TIMES), windows(8)
-    pkg = bt.compile(net, example, batch=4, renew=True)
+    pkg = bt.compile(net, example, batch=4, adabn=True)
     device = pkg.run("host")
-    device.renew(x)
+    device.adabn(x)
     close(device, start, x)
     assert device.train(x, np.arange(8) % CLASSES) > 0
 
@@ -235,20 +235,20 @@ def test_a_batch_norm_that_trains_can_be_renewed_too() -> None:
 def test_strict_warnings_and_a_target_of_floats(tmp_path: Path) -> None:
     pkg = package(loss="mse", strategy="none", fused=False)
     pkg.save(tmp_path)
-    assert "bt_renew(&model, &source, n);" in (tmp_path / "README.md").read_text(encoding="utf-8")
+    assert "bt_adabn(&model, &source, n);" in (tmp_path / "README.md").read_text(encoding="utf-8")
     command = [*find_compiler(), *STRICT, *NUMERICS, "-c", "model.c", "-o", "model.o"]
     subprocess.run(command, cwd=tmp_path, check=True)
     device = pkg.run("host")
-    device.renew(windows(4))
+    device.adabn(windows(4))
     close(device, small(), windows(4))
 
 
-def test_what_cannot_be_renewed() -> None:
+def test_what_cannot_be_estimated() -> None:
     net = bt.prepare(small(), norm="group")
     with pytest.raises(CaptureError, match="this network has none"):
-        bt.compile(net, torch.zeros(1, CHANS, TIMES), renew=True)
-    with pytest.raises(BioTrainError, match="compile the package with renew=True"):
-        package(renew=False).run("host").renew(windows(4))
+        bt.compile(net, torch.zeros(1, CHANS, TIMES), adabn=True)
+    with pytest.raises(BioTrainError, match="compile the package with adabn=True"):
+        package(adabn=False).run("host").adabn(windows(4))
     with pytest.raises(BioTrainError, match="without live"):
         package(input_type="int16", input_scale=0.1, live=Live())
 
@@ -262,7 +262,7 @@ def test_the_bits_of_the_host_in_an_emulator() -> None:
     found: list[int] = []
     for on in ("host", "emulator"):
         device = pkg.run(on)
-        device.renew(windows(3))
+        device.adabn(windows(3))
         found.append(device.crc32())
         device.close()
     assert found[0] == found[1]
