@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-FOLDERS = (".ci", "benchmarks", "docs", "examples", "src", "tests")
+FOLDERS = (".ci", ".github", "benchmarks", "docs", "examples", "src", "tests")
 SKIPPED = {"__pycache__", "build", "dist"}
 
 SPDX = "SPDX-License-Identifier: Apache-2.0"
