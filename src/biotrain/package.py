@@ -15,7 +15,6 @@ import torch
 
 from biotrain.emit import Source
 from biotrain.emit.build import Build
-from biotrain.emit.slices import SLICE_BYTES
 from biotrain.errors import BioTrainError
 from biotrain.frontend import FrontEnd
 from biotrain.frontend.live import Live
@@ -29,13 +28,15 @@ from biotrain.ir.graph import Graph
 from biotrain.ir.op import rows_times
 from biotrain.ir.optimizer import SGD, Gradients, Optimizer, check_gradients
 from biotrain.planner.batch_norm import with_joins
+from biotrain.planner.context import SLICES_BYTES
 from biotrain.planner.fit import Beside, Fitted, fit
-from biotrain.planner.live_memory import LivePlan, live_plan, same
+from biotrain.planner.live_memory import LivePlan, same
 from biotrain.targets.target import Target, load_target, parse_bytes
 
 if TYPE_CHECKING:
     from biotrain.run.device import Device
-    from biotrain.run.live_device import Flash, LiveDevice
+    from biotrain.run.live_device import LiveDevice
+    from biotrain.run.live_flash import Flash
 
 Loss = Literal["cross_entropy", "mse"]
 InputType = Literal["float", "int16"]
@@ -332,7 +333,7 @@ def lower(
         "batch": batch,
         "live": None
         if around is None
-        else Beside(around.ram_bytes, 2 * SLICE_BYTES, around.live.slice_cycles, around.alignment),
+        else Beside(around.ram_bytes, SLICES_BYTES, around.live.slice_cycles, around.alignment),
         "front_bytes": front_bytes,
         "adabn": adabn,
     }
@@ -389,8 +390,8 @@ def _around(
     params = sum(v.nbytes for v in graph.params if v.name in trained)
     inside = gradients == "momentum"
     chans, times = rows_times(graph.inputs[0].shape)
-    return live_plan(
-        live,
+    return LivePlan(
+        live=live,
         chans=chans,
         times=times,
         classes=graph.outputs[0].size,

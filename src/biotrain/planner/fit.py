@@ -14,6 +14,7 @@ from biotrain.ir.optimizer import Gradients
 from biotrain.planner.adabn import adabn_plan
 from biotrain.planner.batch_norm import Batch, BatchSchedule
 from biotrain.planner.budget import Limits, can_be_bounded, keeps, too_large, too_slow
+from biotrain.planner.context import RUNTIME_BYTES
 from biotrain.planner.explain import in_words
 from biotrain.planner.place import ALIGNMENT, Buffer, lifetimes, lower_bound, peak, place
 from biotrain.planner.search import Score, Search, realise
@@ -21,9 +22,6 @@ from biotrain.planner.slices import longest
 from biotrain.planner.stream import Stream, free
 from biotrain.planner.validate import check
 from biotrain.targets.target import Target
-
-RUNTIME_BYTES: dict[Gradients, int] = {"separate": 36, "momentum": 40, "update": 44}
-"""Fields of the context that are neither tensors nor arena (`bt_model` in model.h)."""
 
 
 @dataclass(frozen=True, slots=True)
