@@ -312,6 +312,8 @@ def compile_verb(
         for line in project.get("README.md", "").splitlines():
             if line.startswith("**The reserve"):
                 out.say(line.replace("*", "").replace("`", ""))
+        if pkg.target.boot_note:
+            out.say(pkg.target.boot_note)
         out.say(f"next: biotrain run {output}")
     result = {"folder": output and str(output), "files": files, "plan": plan_json(pkg)}
     if chosen.front is not None:

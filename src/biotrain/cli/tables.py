@@ -244,5 +244,7 @@ def plan_tables(
     made = (ram_table(pkg), cost_table(pkg), calibration_table(pkg), buffer_table(pkg))
     tables = [one for one in made if one is not None]
     blocks: list[Any] = [*tables, choices, Text(frontier_notes(pkg, known))]
+    if target.boot_note:
+        blocks.insert(0, Text(target.boot_note))
     padded = (Padding(block, (1, 0, 0, 0)) for block in blocks)
     return Group(head, *padded, frontier_table(pkg, known, beside))

@@ -174,6 +174,9 @@ def _notes(target: Target, footprint: Footprint | None) -> list[str]:
             f"**The reserve of {target.stack_bytes:,} bytes is too small**: raise `BT_STACK_BYTES` "
             "in `firmware/link.ld`.",
         )
+    if target.boot:
+        note = target.boot_note
+        notes.insert(0, f"**{note[0].upper()}{note[1:]}.**")
     if not target.memory("ram").bytes:
         notes.append(
             f"{target.name} is a core without a board: put the memories of yours into "
