@@ -194,9 +194,9 @@ def test_no_function_has_too_many_parameters() -> None:
 def docstrings(path: Path) -> Iterator[tuple[int, str]]:
     """Every string that documents something, and where: also those below a field or a constant."""
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"), str(path))):
-        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
-            if isinstance(node.value.value, str):
-                yield node.lineno, node.value.value
+        value = node.value if isinstance(node, ast.Expr) else None
+        if isinstance(value, ast.Constant) and isinstance(value.value, str):
+            yield value.lineno, value.value
 
 
 def test_docstrings_are_sentences() -> None:
