@@ -74,6 +74,7 @@ def made(day: ModuleType) -> object:
     return day.Made(package, Played(rec, 1), rec.classes, 100, 50)
 
 
+@pytest.mark.ci
 def test_three_devices_end_with_the_same_weights(day: ModuleType, made) -> None:
     asked = day.Day("synthetic-emg", 1, calibrate=24)
     result, life = day.run(made, asked, after=2, step=900)
