@@ -213,6 +213,7 @@ def outcome(pkg: Package) -> tuple[int, bytes]:
     return device.crc32(), device.predict(x[:4]).tobytes()
 
 
+@pytest.mark.sample(test=2)
 @pytest.mark.parametrize("gradients", MODES)
 @pytest.mark.parametrize("name", NETS)
 def test_all_plans_train_to_the_same_bits(name: str, gradients: str) -> None:
@@ -548,6 +549,7 @@ def test_the_frontier_of_a_package() -> None:
     assert [p["ram_bytes"] for p in data["frontier"]] == [p.ram_bytes for p in points]
 
 
+@pytest.mark.sample(test=1)
 @pytest.mark.parametrize("name", ["eegnet", "epidenet"])
 def test_points_of_the_frontier_are_verified(name: str) -> None:
     """The smallest and one drawn at random; BIOTRAIN_POINTS=99 takes them all."""

@@ -15,7 +15,6 @@ import torch
 
 from biotrain.emit import Source
 from biotrain.emit.build import Build
-from biotrain.emit.slices import SLICE_BYTES
 from biotrain.errors import BioTrainError
 from biotrain.frontend import FrontEnd
 from biotrain.frontend.live import Live
@@ -31,8 +30,9 @@ from biotrain.ir.graph import Graph
 from biotrain.ir.op import rows_times
 from biotrain.ir.optimizer import SGD, Gradients, Optimizer
 from biotrain.planner.budget import Budget
+from biotrain.planner.context import SLICES_BYTES
 from biotrain.planner.fit import fit
-from biotrain.planner.live_memory import LivePlan, live_plan
+from biotrain.planner.live_memory import LivePlan
 from biotrain.planner.plan import Fitted
 from biotrain.planner.request import (
     CompileRequest,
@@ -47,7 +47,8 @@ from biotrain.targets.target import Target, load_target, parse_bytes
 
 if TYPE_CHECKING:
     from biotrain.run.device import Device
-    from biotrain.run.live_device import Flash, LiveDevice
+    from biotrain.run.live_device import LiveDevice
+    from biotrain.run.live_flash import Flash
 
 
 @dataclass(frozen=True)
@@ -317,7 +318,7 @@ def _direct_ops(graph: Graph, trained: tuple[str, ...], request: CompileRequest)
 def _live_needs(around: LivePlan) -> LiveNeeds:
     """What the planner must know of the firmware around a model."""
     cycles = around.live.slice_cycles
-    return LiveNeeds(around.ram_bytes, 2 * SLICE_BYTES, cycles, around.alignment)
+    return LiveNeeds(around.ram_bytes, SLICES_BYTES, cycles, around.alignment)
 
 
 def _around(
@@ -333,8 +334,8 @@ def _around(
     params = sum(v.nbytes for v in graph.params if v.name in trained)
     inside = request.gradients == "momentum"
     chans, times = rows_times(graph.inputs[0].shape)
-    return live_plan(
-        live,
+    return LivePlan(
+        live=live,
         chans=chans,
         times=times,
         classes=graph.outputs[0].size,

@@ -28,21 +28,6 @@ from biotrain.ir.op import OPS, Call
 from biotrain.planner.slices import Blocks, NodeSlices, flat, slices_of
 from biotrain.targets.target import Target
 
-SLICE_BYTES = 40
-"""`bt_slice`."""
-
-STRUCT = """\
-/* Where a call in slices is. */
-typedef struct bt_slice {
-  uint32_t open;   /* 1: a window, 2: a step, 3: a prediction is half done; 0: none */
-  uint32_t node, part, step, block; /* the next piece */
-  uint32_t left;   /* cycles of this call; all ones: no end */
-  uint32_t goes;   /* 1: this call has done a piece */
-  int32_t label;
-  float scale, rate; /* of a step */
-} bt_slice;
-"""
-
 GOES = """\
 /* May a piece of so many cycles run now? The first of a call always may. */
 static int bt_goes(bt_slice *s, uint32_t cycles)

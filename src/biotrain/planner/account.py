@@ -8,13 +8,10 @@ from dataclasses import dataclass
 
 from biotrain.graph.cost import Cost, node_macs
 from biotrain.ir.graph import Graph, Value
-from biotrain.ir.optimizer import Gradients
 from biotrain.planner.batch_schedule import BatchSchedule
+from biotrain.planner.context import RUNTIME_BYTES
 from biotrain.planner.plan import Plan, Point, Schedule
 from biotrain.planner.request import PlanRequest
-
-RUNTIME_BYTES: dict[Gradients, int] = {"separate": 36, "momentum": 40, "update": 44}
-"""Fields of the context that are neither tensors nor arena (`bt_model` in model.h)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -193,8 +193,9 @@ def _live_files(source: Source) -> list[str]:
     if source.live is None:
         return []
     return [
-        "| `live.h`, `bt_live.h` | the interface of the life around the model |",
-        "| `live.c`, `live_learn.c` | its code; `bt_store.h`, `bt_slots.h`: what lies in flash |",
+        "| `live.h`, `bt_live.h` | the interface of the live firmware around the model |",
+        "| `live.c`, `live_learn.c`, `live_sessions.c` | its code |",
+        "| `bt_store.h`, `bt_slots.h` | the stored windows and the checkpoints in flash |",
     ]
 
 
