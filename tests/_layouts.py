@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 from biotrain.ir.layout import Enumeration, Opaque, Struct
@@ -46,11 +45,9 @@ TABLES: dict[str, tuple[Table, ...]] = {
 """By the file in rt/."""
 
 
-def tables() -> Iterator[tuple[str, Table]]:
+def tables() -> list[tuple[str, Table]]:
     """Every table with its file."""
-    for name, found in TABLES.items():
-        for table in found:
-            yield name, table
+    return [(name, table) for name, found in TABLES.items() for table in found]
 
 
 def declared(name: str, table: Table) -> str:

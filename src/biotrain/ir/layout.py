@@ -165,8 +165,8 @@ class Struct:
         return tuple(m for m in self.members if m.there)
 
     @cached_property
-    def _placed(self) -> dict[int, tuple[dict[str, int], int]]:
-        """For pointers of so many bytes: offsets of the members, and the size."""
+    def _placed(self) -> dict[int, tuple[dict[str, int], int, int]]:
+        """For pointers of so many bytes: offsets of the members, size, alignment."""
         return {pointer: _place(self, pointer) for pointer in POINTER_SIZES}
 
     def offsets(self, pointer: int) -> dict[str, int]:
@@ -201,7 +201,7 @@ class Struct:
 
     def alignment(self, pointer: int) -> int:
         """Alignment of the most aligned member."""
-        return max(m.kind.alignment(pointer) for m in self.present)
+        return self._placed[pointer][2]
 
     def dtype(self, pointer: int) -> np.dtype[np.generic]:
         """A structured numpy type with the members as fields."""
@@ -268,15 +268,17 @@ def _line(indent: str, declaration: str, width: int, comment: str) -> str:
     return f"{indent}{declaration:{width}} /* {comment} */" if comment else f"{indent}{declaration}"
 
 
-def _place(struct: Struct, pointer: int) -> tuple[dict[str, int], int]:
-    """Offsets of the members, and the size."""
+def _place(struct: Struct, pointer: int) -> tuple[dict[str, int], int, int]:
+    """Offsets of the members, size, alignment."""
     found: dict[str, int] = {}
-    at = 0
+    at, most = 0, 1
     for member in struct.present:
-        at += -at % member.kind.alignment(pointer)
+        aligned = member.kind.alignment(pointer)
+        most = max(most, aligned)
+        at += -at % aligned
         found[member.name] = at
         at += member.count * member.kind.size(pointer)
-    return found, at + -at % struct.alignment(pointer)
+    return found, at + -at % most, most
 
 
 @dataclass(frozen=True, slots=True)
