@@ -28,9 +28,10 @@ from biotrain.graph.strategy import trainable
 from biotrain.ir.graph import Graph
 from biotrain.ir.optimizer import SGD
 from biotrain.planner.place import lifetimes, lower_bound, peak, place
-from biotrain.planner.search import Search, realise
+from biotrain.planner.realise import realise
+from biotrain.planner.search import Search
 from biotrain.planner.stream import Stream
-from biotrain.planner.validate import check
+from biotrain.planner.validate import validate
 from biotrain.run.host import OPTIMISED
 from biotrain.verification import FACTOR, TensorError, VerifyReport
 
@@ -111,7 +112,7 @@ def test_its_memory_is_placed(index: int) -> None:
     buffers = lifetimes(graph)
     placed = place(buffers)
     assert [replace(b, offset=0) for b in placed] == list(buffers), said(seed, network)
-    check(graph, placed)
+    validate(graph, placed)
     assert peak(placed) >= lower_bound(buffers), said(seed, network)
 
 
@@ -124,7 +125,7 @@ def smallest(graph: Graph) -> int:
     search = Search(Stream(graph))
     planned = realise(search, search.smallest())
     placed = place(lifetimes(planned))
-    check(planned, placed)
+    validate(planned, placed)
     return peak(placed)
 
 

@@ -13,7 +13,7 @@ from biotrain.emit.build import Build
 from biotrain.errors import BioTrainError
 from biotrain.ir.graph import Graph, Loop, Node
 from biotrain.ir.op import OPS
-from biotrain.planner.slices import CALL_CYCLES, longest, piece_of
+from biotrain.planner.slices import CALL_CYCLES, longest, slices_of
 from biotrain.run.live_device import LiveDevice
 from biotrain.targets.target import Target
 
@@ -127,7 +127,7 @@ def _scaled(target: Target, found: Sequence[Measured], limit: int) -> Target:
     for slice_ in found:
         if slice_.cycles < LEAST_CYCLES:
             continue
-        planned = piece_of(slice_.node, limit, target).cycles
+        planned = slices_of(slice_.node, limit, target).cycles
         ratio = (slice_.cycles - WORK_CALL_CYCLES) / max(planned - CALL_CYCLES, 1)
         body = slice_.node.body if isinstance(slice_.node, Loop) else ()
         for op in [s.node.op for s in body] or [slice_.node.op]:
