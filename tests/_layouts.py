@@ -10,11 +10,13 @@ import re
 import sys
 from pathlib import Path
 
-from biotrain.ir.layout import Enumeration, Opaque, Struct
+from biotrain.frontend.layout import FrontNumbers, front_struct
 from biotrain.planner import live_layout as live
 from biotrain.run import live_box, mailbox
+from biotrain.targets.layout import Enumeration, Opaque, Struct
 
 RT = Path(__file__).resolve().parents[1] / "src" / "biotrain" / "rt"
+FRONT = front_struct(FrontNumbers(2, 4, running=True, ring_times=5, sample_code="<f4"))
 NUMBERS = live.LiveNumbers(
     outputs=3,
     chans=2,
@@ -22,7 +24,7 @@ NUMBERS = live.LiveNumbers(
     waiting_frames=6,
     segments=2,
     narrow=True,
-    front=Opaque("bt_front", 64, 8),
+    front=FRONT,
     row_times=5,
     model=Opaque("bt_model", 100, 4),
 )
@@ -32,6 +34,7 @@ LIVE = live.live_struct(NUMBERS)
 Table = Struct | Enumeration
 
 TABLES: dict[str, tuple[Table, ...]] = {
+    "bt_front.h": (FRONT,),
     "bt_flash.h": (live.FLASH, live.FLASH_WRITER),
     "bt_checkpoint.h": (live.SEGMENT,),
     "bt_slots.h": (live.SLOTS, live.SAVE_STATE),

@@ -22,11 +22,21 @@ from _layouts import Table
 import biotrain as bt
 from biotrain.emit.context import context, tensor_layout
 from biotrain.frontend import FrontEnd
-from biotrain.ir.layout import F32, U8, U32, Dim, Enumeration, Member, Opaque, Struct, pointer_to
 from biotrain.planner.context import RUNTIME_BYTES, SLICES_BYTES
 from biotrain.planner.live_layout import COUNTERS, RECORD, STORE_CLASSES, STORE_SLOTS
 from biotrain.run import live_box, mailbox
 from biotrain.run.compiler import STRICT
+from biotrain.targets.layout import (
+    F32,
+    U8,
+    U32,
+    Dim,
+    Enumeration,
+    Member,
+    Opaque,
+    Struct,
+    pointer_to,
+)
 
 CHECK = [*STRICT, "-fsyntax-only"]
 ZIG = ("-m", "ziglang", "cc")
@@ -158,14 +168,18 @@ def written(folder: Path, pkg: bt.Package) -> dict[str, tuple[str, tuple[Struct,
     files = {n: t for n, t in pkg.files.items() if n.endswith((".c", ".h"))}
     for name in ("session.c", "session.h", "live_box.c", "sim_flash.h"):
         files[name] = (RUNTIME / name).read_text(encoding="utf-8")
+    files["front_alone.c"] = '#include "front.h"\n'
     files["session_layout.h"] = mailbox.layout_header(outputs, size)
     files["live_box_layout.h"] = live_box.layout_header(pkg.live_context)
     for name, text in files.items():
         (folder / name).write_text(text)
     box = live_box.box(pkg.live_context)
+    front = pkg.live_context.member("front").kind
+    assert isinstance(front, Struct)
     return {
         "layout.h": ("model.c", tuple(context(pkg.source).nested())),
-        "live_layout.h": ("live.c", tuple(pkg.live_context.nested())),
+        "live_layout.h": ("live.c", tuple(s for s in pkg.live_context.nested() if s is not front)),
+        "front.h": ("front_alone.c", (front,)),
         "session_layout.h": ("session.c", (mailbox.session(outputs, size),)),
         "live_box_layout.h": ("live_box.c", (live_box.SIM_FLASH, live_box.event(outputs), box)),
     }
@@ -191,6 +205,7 @@ def test_a_member_more_in_c_is_refused(core: str, live: bt.Package, tmp_path: Pa
     places = {
         "model.c": ("model.h", "  uint32_t check_flat;"),
         "live.c": ("bt_live.h", "  uint32_t patience;"),
+        "front_alone.c": ("bt_front.h", "    uint32_t phase;"),
         "session.c": ("session.h", "  uint32_t index;"),
         "live_box.c": ("sim_flash.h", "  uint32_t pages;"),
     }

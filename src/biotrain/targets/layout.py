@@ -49,7 +49,7 @@ class Scalar:
     """A number, or a pointer where `code` is empty."""
 
     name: str
-    """Of a pointer to a function: with `(*)` where the name of the member stands."""
+    """The C type; a pointer to a function has `(*)` where the name of the member stands."""
     code: str = ""
     """The numpy type, little-endian."""
 
@@ -90,10 +90,11 @@ class Opaque:
         return np.dtype((np.void, self.bytes))
 
 
-U8, U32, I32, F32 = (
+U8, U32, I32, I64, F32 = (
     Scalar("uint8_t", "u1"),
     Scalar("uint32_t", "<u4"),
     Scalar("int32_t", "<i4"),
+    Scalar("int64_t", "<i8"),
     Scalar("float", "<f4"),
 )
 BYTES = Scalar("size_t")
@@ -143,7 +144,7 @@ class Member:
 
     @property
     def declaration(self) -> str:
-        """In C, without the comment."""
+        """The declaration in C, without the comment."""
         dims = "".join(f"[{dim}]" for dim in self.dims)
         words = "volatile " if self.volatile else ""
         if "(*)" in self.kind.name:
@@ -286,7 +287,7 @@ class Constant:
     """One constant of an enum."""
 
     name: str
-    """In Python; C's begins with the prefix of its enumeration, and is in capitals."""
+    """The name in Python; C writes the prefix of the enumeration before it, in capitals."""
     comment: str = ""
 
 
