@@ -24,10 +24,11 @@ from biotrain.study.results.statistics import (
     summary,
     wilcoxon,
 )
+from biotrain.study.rows import StudyRow
 
 
-def row(strategy: str, subject: int, value: float, **more: Any) -> dict[str, Any]:
-    return {
+def row(strategy: str, subject: int, value: float, **more: Any) -> StudyRow:
+    told = {
         "dataset": "a",
         "model": "net",
         "scenario": "day1",
@@ -45,9 +46,10 @@ def row(strategy: str, subject: int, value: float, **more: Any) -> dict[str, Any
         "windows_per_class": None,
         **more,
     }
+    return StudyRow.from_json(told)
 
 
-def study(gains: dict[str, list[float]], **more: Any) -> list[dict[str, Any]]:
+def study(gains: dict[str, list[float]], **more: Any) -> list[StudyRow]:
     """Subjects with 0.5, 0.51, ... under `none`, and these gains over it."""
     return [
         row(strategy, k + 1, 0.5 + 0.01 * k + gain, **more)
@@ -144,7 +146,7 @@ def test_comparisons_are_paired_and_counted() -> None:
 
 
 def test_a_subject_that_one_side_lacks_is_left_out() -> None:
-    rows = [r for r in study(EIGHT) if (r["strategy"], r["subject"]) != ("full", 3)]
+    rows = [r for r in study(EIGHT) if (r.strategy, r.subject) != ("full", 3)]
     assert find(compare(rows), "full", "none").gain.n == 7
 
 
@@ -171,11 +173,11 @@ def test_conditions_keep_apart() -> None:
     entries = summary(rows)
     assert len(entries) == 9
     first = entries[0]
-    assert (first["strategy"], first["subjects"], first["seeds"]) == ("none", 8, 1)
-    assert first["balanced_accuracy"].n == 8
-    assert first["ram_bytes"] == 1000
-    assert first["others"] is None
-    assert first["earlier"] is None
+    assert (first.strategy, first.subjects, first.seeds) == ("none", 8, 1)
+    assert first.value.n == 8
+    assert first.ram_bytes == 1000
+    assert first.others is None
+    assert first.earlier is None
 
 
 def test_across_sets_weighs_sets_equally_and_skips_size_curves() -> None:
@@ -184,10 +186,9 @@ def test_across_sets_weighs_sets_equally_and_skips_size_curves() -> None:
     rows += study({"none": [0.0] * 2, "full": [0.9] * 2}, scenario="sizes", windows_per_class=5)
     found = across_sets(rows, "full", "none")
     assert found is not None
-    gain, lower, fine = found
-    assert gain.mean == pytest.approx(0.2)
-    assert (gain.n, fine) == (2, True)
-    assert lower == pytest.approx(0.2)
+    assert found.spread.mean == pytest.approx(0.2)
+    assert (found.spread.n, found.not_inferior) == (2, True)
+    assert found.lower == pytest.approx(0.2)
     assert across_sets(rows, "full", "last") is None
     # A subject's sessions and models are no more subjects.
     twice = rows + study({"none": [0.0] * 8, "full": [0.1] * 8}, scenario="longitudinal")

@@ -90,6 +90,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _fail(text: str, code: int) -> int:
-    """One line on standard error."""
+    """Print one line on standard error; returns `code`."""
     sys.stderr.write(f"biotrain: {' '.join(text.split())}\n")
     return code
