@@ -44,7 +44,8 @@ from biotrain.live import (
 )
 from biotrain.run.front_cost import front_cost
 from biotrain.run.live_clock import ClockedDevice
-from biotrain.run.live_device import Flash, LiveDevice
+from biotrain.run.live_device import LiveDevice
+from biotrain.run.live_flash import Flash
 from biotrain.study import load, pretrain
 from biotrain.study.data.continuous import end_to_end, through
 from biotrain.study.data.sources import load_continuous
@@ -150,7 +151,7 @@ class Cutting(PacedDevice):
         return found
 
     def restart(self) -> Cutting:
-        self.device = self.device.again()
+        self.device = self.device.restart()
         self.starts.append(self.device)  # type: ignore[arg-type]
         return self
 

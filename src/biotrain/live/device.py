@@ -57,7 +57,7 @@ class PacedDevice:
         """Take samples [n_chans, n] with their labels [n], in time; returns the events."""
         device = self.device
         if isinstance(device, ClockedDevice):
-            return self._reported([(e.event, e.late_s) for e in device.live(frames, labels)])
+            return self._reported([(e.event, e.late_s) for e in device.stream(frames, labels)])
         return self._reported([(e, 0.0) for e in device.play(frames, labels, self._cycles)])
 
     def idle(self, frames: int) -> list[DeviceEvent]:
@@ -85,7 +85,7 @@ class PacedDevice:
 
     def restart(self) -> PacedDevice:
         """The device after power off and on: RAM is lost, flash stays."""
-        return PacedDevice(self.device.again(), self.fs)
+        return PacedDevice(self.device.restart(), self.fs)
 
     def crc32(self) -> int:
         """CRC-32 of the weights."""
