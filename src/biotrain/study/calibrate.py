@@ -110,19 +110,19 @@ def calibrate(
             backend = DeviceBackend(package, rule, settings, task.seed)
     if weights is not None:
         backend.load_weights(weights)
-    run = _Run(task, backend, strategy.name, rule, settings)
+    loop = _Loop(task, backend, strategy.name, rule, settings)
     try:
-        run.all_epochs()
-        cost = backend.cost(run.steps)
+        loop.run()
+        cost = backend.cost(loop.steps)
         probed = [backend.predict(x) for x in probes]
         state = backend.weights() if keep else None
     finally:
         backend.close()
-    kept = run.best.epoch if run.best else None
-    return Calibrated(run.logits, run.curve, cost, probed, state, kept)
+    kept = loop.best.epoch if loop.best else None
+    return Calibrated(loop.logits, loop.curve, cost, probed, state, kept)
 
 
-class _Run:
+class _Loop:
     """The epochs of one calibration: training, statistics, the test after each epoch, the choice of
     the epoch, progress. The same for every back end."""
 
@@ -152,7 +152,7 @@ class _Run:
         """Optimizer steps."""
         return self.ran * -(-len(self.material.x) // self.backend.group)
 
-    def all_epochs(self) -> None:
+    def run(self) -> None:
         """Train until the last epoch, or until patience or a refusal ends it; then go back to the
         best epoch, if one is chosen."""
         report = self.task.reporter(self.name)
@@ -164,7 +164,7 @@ class _Run:
         except self.backend.refusals as error:
             self.task.note(f"{self.name}: {error}")
         self._test()
-        self._enough(0)
+        self._should_stop(0)
         for epoch in range(self.epochs):
             try:
                 self._train(epoch)
@@ -175,7 +175,7 @@ class _Run:
                     self.logits = self.backend.predict(self.task.x_test)
                 break
             self._test()
-            if self._enough(epoch + 1):
+            if self._should_stop(epoch + 1):
                 self.ran = epoch + 1
                 break
             report(epoch + 1, self.epochs)
@@ -204,7 +204,7 @@ class _Run:
         self.logits = self.backend.predict(self.task.x_test)
         self.curve.append(self.task.score(self.logits))
 
-    def _enough(self, epoch: int) -> bool:
+    def _should_stop(self, epoch: int) -> bool:
         """Whether the held-back windows say that training should stop after `epoch`."""
         if self.best is None:
             return False
