@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple
+import json
+from dataclasses import astuple, replace
 from typing import Any
 
 import numpy as np
@@ -193,3 +194,21 @@ def test_across_sets_weighs_sets_equally_and_skips_size_curves() -> None:
     # A subject's sessions and models are no more subjects.
     twice = rows + study({"none": [0.0] * 8, "full": [0.1] * 8}, scenario="longitudinal")
     assert across_sets(twice, "full", "none") == found
+
+
+def test_rows_are_the_same_after_json() -> None:
+    whole = row(
+        "full", 1, 0.7, key="ab", windows=[30, 9], kept=2, before=0.4, curve=[0.4, 0.7],
+        confusion=[[3, 0], [1, 2]], others=0.5, notes=["a note"], session=2,
+        earlier=[{"session": 1, "accuracy": 0.6}],
+    )  # fmt: skip
+    told = whole.to_json()
+    assert list(told)[:3] == ["key", "dataset", "scenario"]
+    assert told["earlier"] == [{"session": 1, "accuracy": 0.6}]
+    assert told["confusion"] == [[3, 0], [1, 2]]
+    assert StudyRow.from_json(json.loads(json.dumps(told))) == whole
+    # A line of an earlier version lacks fields, one of a later version has more.
+    earlier = {key: value for key, value in told.items() if key not in ("replayed", "earlier")}
+    assert StudyRow.from_json({**earlier, "later": 1}) == replace(whole, earlier=())
+    with pytest.raises(TypeError, match="accuracy"):
+        StudyRow.from_json({"key": "ab"})

@@ -88,7 +88,7 @@ class AdaptResult:
         }
 
     def to_json(self) -> str:
-        """The same as JSON text; equal runs give equal text."""
+        """The result as JSON text; equal runs give equal text."""
         return json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
 
 

@@ -155,5 +155,5 @@ class AdaptRecord:
     notes: list[str]
 
     def to_json(self) -> dict[str, Any]:
-        """The fields by name."""
+        """The fields by name, as plain values."""
         return asdict(self)

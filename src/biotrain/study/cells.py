@@ -134,7 +134,7 @@ class SetFacts:
     front: str = ""
 
     def to_json(self) -> dict[str, Any]:
-        """As study.json holds it: `front` only where there is one."""
+        """The facts as study.json holds them: `front` only where there is one."""
         return {k: v for k, v in asdict(self).items() if k != "front" or v}
 
 

@@ -46,9 +46,12 @@ Watch = Callable[[Event], None]
 
 @dataclass(frozen=True)
 class Outcome:
-    """rows: of every cell that has a result, in the order of the study. failures: cell or fold and
-    why. left_out: what the recordings do not allow. notes: what front ends did. computed, found:
-    cells."""
+    """What a run of a study gave.
+
+    rows: of every cell that has a result, in the order of the study. failures: a line per cell or
+    fold that failed. left_out: what the recordings do not allow. notes: a line per front end.
+    computed, found: cells that were computed now, and those that had a result already.
+    """
 
     rows: list[StudyRow]
     failures: list[str]
@@ -58,7 +61,7 @@ class Outcome:
     found: int
 
     def to_json(self) -> dict[str, Any]:
-        """The same as plain lists and dicts."""
+        """The outcome as plain lists and dicts."""
         return {**vars(self), "rows": [row.to_json() for row in self.rows]}
 
 

@@ -41,7 +41,7 @@ class Summary:
     steps: float
 
     def to_json(self) -> dict[str, Any]:
-        """The fields by name."""
+        """The fields by name, as plain values."""
         return asdict(self)
 
 
