@@ -179,3 +179,82 @@ def test_a_kernel_is_made_faster(tmp_path: Path) -> None:
         {row["name"]: row["cycles"] for row in one["profile"]["kernels"]} for one in (before, after)
     ]
     assert rows[1]["linear_dx"] < 0.75 * rows[0]["linear_dx"]
+
+
+@pytest.mark.slow
+def test_the_readme_is_one_page_and_its_program_runs(tmp_path: Path) -> None:
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= 100
+    (program,) = (body for language, body in BLOCK.findall(text) if language == "python")
+    (tmp_path / "readme.py").write_text(program, encoding="utf-8")
+    env = {**os.environ, "PYTHONPATH": str(ROOT / "src")}
+    done = subprocess.run(
+        [sys.executable, "readme.py"],
+        cwd=tmp_path,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert float(done.stdout.split()[-1]) > 0.9
+    assert (tmp_path / "out/model.c").exists()
+
+
+LINK = re.compile(r"\]\(([^)\s]+)\)")
+
+
+def anchors(page: str) -> set[str]:
+    """What links to the headings of a page end in, as forges make them."""
+    heads = re.findall(r"^#+ (.*)$", re.sub(r"```.*?```", "", page, flags=re.DOTALL), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
+def test_links_lead_somewhere() -> None:
+    pages = [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]
+    wrong = []
+    for page in pages:
+        for link in LINK.findall(page.read_text(encoding="utf-8")):
+            if link.startswith(("http://", "https://")):
+                continue
+            file, _, anchor = link.partition("#")
+            target = page.parent / file if file else page
+            there = target.read_text(encoding="utf-8") if target.suffix == ".md" else ""
+            if not target.exists() or (anchor and anchor not in anchors(there)):
+                wrong.append(f"{page.name}: {link}")
+    assert not wrong, "\n".join(wrong)
+
+
+MODULE = re.compile(r"`((?:[a-z_0-9]+/)*[a-z_0-9]+\.(?:py|h|c))`")
+
+
+def test_files_that_the_pages_name_are_there() -> None:
+    """A page that names a file by a name that it no longer has sends the reader nowhere."""
+    there = [str(path.relative_to(ROOT)) for path in ROOT.rglob("*.[chp]*") if path.is_file()]
+    made = {
+        "mynet.py",
+        "mlp.py",
+        "make_recording.py",
+        "make_files.py",
+        "calibrate.py",
+        "firmware.py",
+    }
+    made |= {"main.c", "model.h", "model.c", "model_weights.c", "board.c", "live.h", "front.h"}
+    made |= {
+        "front.c",
+        "hardsigmoid.py",
+        "bt_hardsigmoid.h",
+        "amp.py",
+        "test_amp.py",
+        "x.py",
+        "bt_x.h",
+    }
+    missing = [
+        f"{page.name}: {name}"
+        for page in [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
+        for name in MODULE.findall(page.read_text(encoding="utf-8"))
+        if name.rpartition("/")[2] not in made
+        and not any(f"/{t}".endswith(f"/{name}") for t in there)
+    ]
+    assert not missing, "\n".join(missing)

@@ -147,6 +147,22 @@ def test_host_gets_a_program_and_no_board(tmp_path: Path) -> None:
     run("./main", cwd=folder / "example")
 
 
+def test_a_board_with_a_boot_header_says_that_it_would_not_start(tmp_path: Path) -> None:
+    need("make")
+    note = "firmware alone does not start on rp2350: its boot ROM expects an image definition block"
+    files = project_files(small("plain", "rp2350"))
+    assert note in files["README.md"]
+    for name in ("Makefile", "link.ld"):
+        (tmp_path / name).write_text(files[f"firmware/{name}"], encoding="utf-8")
+    done = subprocess.run(
+        ["make", "hex"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert note in done.stderr
+    assert "hex: $(BUILD)/main.hex" in project_files(small("plain"))["firmware/Makefile"]
+    assert not load_target("nrf52840").boot_note
+
+
 def test_a_core_that_is_only_described_gets_a_library() -> None:
     files = project_files(small("plain", "esp32-s3"))
     assert {"example/main.c", "library.json", "library.properties"} <= set(files)

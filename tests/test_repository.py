@@ -15,7 +15,7 @@ from _behaviour import cases, package
 from biotrain.run.project import project_files
 
 ROOT = Path(__file__).resolve().parents[1]
-FOLDERS = (".ci", "benchmarks", "docs", "examples", "src", "tests")
+FOLDERS = (".ci", ".github", "benchmarks", "docs", "examples", "src", "tests")
 SKIPPED = {"__pycache__", "build", "dist"}
 
 SPDX = "SPDX-License-Identifier: Apache-2.0"
