@@ -20,6 +20,7 @@ def readme(source: Source, target: Target, footprint: Footprint | None) -> str:
         run.append(f"biotrain run . --on emulator    # as firmware, on an emulated {target.core}")
     values = {
         "TITLE": source.title,
+        "PREFIX_NOTE": "One model fits a firmware; `--prefix` gives the names of a second its own.",
         "DESCRIPTION": target.description,
         "ORIGIN": _origin(target, footprint),
         "RAM": _table(("RAM", "bytes", ""), _ram(source, target, footprint)),
