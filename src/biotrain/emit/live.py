@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`live.h`: the numbers of a device that records, predicts, learns and survives."""
+"""`live.h`: the constants of a live package: it records, predicts, learns and survives."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def live_header(source: Source, plan: LivePlan) -> str:
         f"#define BT_LIVE_UNIT_BYTES {live.unit_bytes}u",
         "",
         "/* Estimated cycles. */",
-        f"#define BT_LIVE_LONGEST {source.plan.longest_slice_cycles}u /* of a piece of learning */",
+        f"#define BT_LIVE_LONGEST {source.plan.longest_slice_cycles}u /* of a slice of learning */",
         f"#define BT_LIVE_FRAME_CYCLES {_frame_cycles(plan)}u /* of taking a frame */",
         f"#define BT_LIVE_FORM_CYCLES {12 * plan.chans * plan.times}u /* of making a window */",
         "#define BT_LIVE_READ_CYCLES 8000u /* of 256 bytes of a stored window, the flash apart */",

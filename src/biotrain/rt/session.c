@@ -63,7 +63,7 @@ static bt_status bt_do(bt_session *s)
     return bt_train_sample(m, bt_window(m), BT_TARGET, &s->value);
 #endif
 #ifdef BT_ADABN_MOST
-  case BT_DO_RENEW: {
+  case BT_DO_ADABN: {
     const bt_source source = {bt_ask, 0};
     return bt_adabn(m, &source, s->count);
   }

@@ -155,7 +155,7 @@ def _else(source: Source, target: Target, footprint: Footprint | None) -> list[R
         rows.append(("time per window, ms", f"{plan.ms_per_sample:,.1f}", clock))
     if source.live is not None:
         longest = plan.longest_slice_cycles
-        rows.append(("longest piece, cycles", f"{longest:,}", f"estimate: `{plan.longest_slice}`"))
+        rows.append(("longest slice, cycles", f"{longest:,}", f"estimate: `{plan.longest_slice}`"))
         pages = f"{source.live.pages} pages of windows and checkpoints"
         rows.append(("flash it writes, bytes", f"{source.live.flash_bytes:,}", pages))
     if plan.mj_per_sample:
@@ -191,7 +191,7 @@ def _live_files(source: Source) -> list[str]:
     if source.live is None:
         return []
     return [
-        "| `live.h`, `bt_live.h` | the interface of the life around the model |",
+        "| `live.h`, `bt_live.h` | the interface of the live firmware around the model |",
         "| `live.c`, `live_learn.c` | its code; `bt_store.h`, `bt_slots.h`: what lies in flash |",
     ]
 
@@ -209,7 +209,7 @@ for (;;)
 bt_live_calibrate(&live);                          /* learn from what is stored, meanwhile */
 ```
 
-`bt_live.h` tells the rest. Without the life around it the model is called so:
+`bt_live.h` tells the rest. Without the live firmware around it the model is called so:
 
 """
 
