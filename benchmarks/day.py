@@ -36,7 +36,8 @@ from biotrain.frontend.live import Live
 from biotrain.live import Life, Living, Played, Seen, figure, live
 from biotrain.run.front_cost import front_cost
 from biotrain.run.live_clock import ClockedDevice
-from biotrain.run.live_device import Flash, LiveDevice
+from biotrain.run.live_device import LiveDevice
+from biotrain.run.live_flash import Flash
 from biotrain.study import load, pretrain
 from biotrain.study.data.continuous import end_to_end, through
 from biotrain.study.data.sources import load_continuous
@@ -142,7 +143,7 @@ class Cutting(Living):
         return found
 
     def again(self) -> Cutting:
-        self.device = self.device.again()
+        self.device = self.device.restart()
         self.lives.append(self.device)  # type: ignore[arg-type]
         return self
 

@@ -37,6 +37,7 @@ def result(tmp_path_factory: pytest.TempPathFactory) -> AdaptResult:
     return found
 
 
+@pytest.mark.ci
 def test_rows_have_the_keys_of_the_contract(result: AdaptResult) -> None:
     rows = json.loads(result.to_json())["rows"]
     assert [list(r) for r in rows] == [KEYS] * 4
@@ -46,6 +47,7 @@ def test_rows_have_the_keys_of_the_contract(result: AdaptResult) -> None:
     assert all("synthetic" in r["dataset"] for r in rows)
 
 
+@pytest.mark.ci
 def test_full_learns_more_than_none(result: AdaptResult) -> None:
     accuracy = {r["strategy"]: r["accuracy"] for r in result.rows}
     assert accuracy["full"] > accuracy["none"] + 0.05
@@ -78,7 +80,7 @@ def test_holdout_and_replay_reach_the_c() -> None:
             adapt(rec, "epidenet", 2, **wrong)  # type: ignore[arg-type]
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_firmware_learns_the_same_to_the_last_digit() -> None:
     """A new subject in the emulated nRF52840: losses, accuracy and weights are the host's."""
     pytest.importorskip("unicorn")

@@ -320,7 +320,7 @@ void *malloc(size_t n)
 }
 
 
-@pytest.mark.parametrize("core", ["cortex-m4f", pytest.param("cortex-m7", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("core", ["cortex-m4f", pytest.param("cortex-m7", marks=pytest.mark.ci)])
 def test_blocks_of_a_small_core_have_the_bits_of_one_output_at_a_time(core: str) -> None:
     """With the shape known and the order of instructions pinned, in the emulator."""
     need_emulator()

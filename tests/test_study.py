@@ -178,7 +178,7 @@ def start(folder: Path, data: str, jobs: int) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, str(program), str(jobs)], stderr=subprocess.PIPE)
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_killed_at_random_moments_it_goes_on(
     undisturbed: Outcome, data: str, tmp_path: Path, jobs: int

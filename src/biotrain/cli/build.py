@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from biotrain.cli.model import Model
     from biotrain.frontend import FrontEnd
     from biotrain.package import Package
-    from biotrain.planner.fit import Point
+    from biotrain.planner.plan import Point
     from biotrain.reports.published import Reference
     from biotrain.run.front_cost import FrontCost
 
@@ -312,6 +312,8 @@ def compile_verb(
         for line in project.get("README.md", "").splitlines():
             if line.startswith("**The reserve"):
                 out.say(line.replace("*", "").replace("`", ""))
+        if pkg.target.boot_note:
+            out.say(pkg.target.boot_note)
         out.say(f"next: biotrain run {output}")
     result = {"folder": output and str(output), "files": files, "plan": plan_json(pkg)}
     if chosen.front is not None:

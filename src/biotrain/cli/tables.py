@@ -13,7 +13,7 @@ from rich.text import Text
 
 from biotrain.cli.console import table
 from biotrain.package import Package
-from biotrain.planner.fit import Point
+from biotrain.planner.plan import Point
 from biotrain.reports.battery import BATTERY_MAH, BATTERY_VOLTS, WINDOWS, calibration
 from biotrain.reports.published import Reference
 from biotrain.reports.timeline import timeline
@@ -244,5 +244,7 @@ def plan_tables(
     made = (ram_table(pkg), cost_table(pkg), calibration_table(pkg), buffer_table(pkg))
     tables = [one for one in made if one is not None]
     blocks: list[Any] = [*tables, choices, Text(frontier_notes(pkg, known))]
+    if target.boot_note:
+        blocks.insert(0, Text(target.boot_note))
     padded = (Padding(block, (1, 0, 0, 0)) for block in blocks)
     return Group(head, *padded, frontier_table(pkg, known, beside))

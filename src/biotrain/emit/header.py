@@ -6,27 +6,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from biotrain.emit.batch import batch_interface
+from biotrain.emit.context import context
 from biotrain.emit.schedule import wrap
 from biotrain.emit.sliced import segment_count
-from biotrain.emit.slices import STRUCT
-from biotrain.emit.source import CTYPE, Source, running_values, trained_values
-from biotrain.ir.graph import Value
+from biotrain.emit.source import Source, trained_values
 from biotrain.ir.op import float_literal, rows_times
 from biotrain.ir.optimizer import Gradients
 
-
-def _fields(values: Sequence[Value]) -> list[str]:
-    return [f"  {CTYPE[v.dtype]} {v.name}[{v.size}];" for v in values]
-
-
-_CONTEXT: dict[Gradients, tuple[str, ...]] = {
-    "separate": (),
-    "momentum": ("  uint32_t group;      /* windows whose mean gradient makes the next step */",),
-    "update": (
-        "  float rate;          /* learning rate of the step of this window */",
-        "  uint32_t skipped;    /* parameters that it left out: NaN or infinity in the gradient */",
-    ),
-}
 _RULE: dict[Gradients, tuple[str, ...]] = {
     "separate": (
         "/* Every call but bt_init leaves the weights as they were unless it returns BT_OK. */",
@@ -112,6 +98,13 @@ def _busy(source: Source) -> list[str]:
 def _step_errors(source: Source) -> list[str]:
     finite = ["BT_ERR_GRADIENT_NONFINITE"] if source.gradients != "update" else []
     return ["BT_ERR_NO_GRADIENT", *(finite if source.trained else [])]
+
+
+_ABOVE = {
+    "bt_params": ("/* Trained parameters; gradients and optimizer state have the same layout. */",),
+    "bt_running": ("/* Running statistics. */",),
+    "bt_slice": ("/* Where a call in slices is. */",),
+}
 
 
 def _scale(source: Source) -> list[str]:
@@ -250,9 +243,7 @@ def header(source: Source) -> str:
     x, logits, target = source.train.inputs[0], source.train.outputs[0], source.train.inputs[1]
     rows, times = rows_times(x.shape)
     plan = source.plan
-    trained, running = trained_values(source), running_values(source)
-    sums = trained and source.gradients == "separate"
-    state = "momentum and gradients" if source.gradients == "momentum" else "state of the optimizer"
+    trained = trained_values(source)
     x_type = source.sample_type
     label = "int32_t label" if target.dtype == "i32" else "const float *target"
     lines = [
@@ -298,54 +289,9 @@ def header(source: Source) -> str:
     lines += [f"typedef {x_type} bt_sample; /* of a window */", ""]
     if source.batch or source.adabn:
         lines += batch_interface(source)
-    if trained:
-        lines += [
-            "/* Trained parameters; gradients and optimizer state have the same layout. */",
-            "typedef struct bt_params {",
-            *_fields(trained),
-            "} bt_params;",
-            "",
-        ]
-    if running:
-        lines += [
-            "/* Running statistics. */",
-            "typedef struct bt_running {",
-            *_fields(running),
-            "} bt_running;",
-            "",
-        ]
+    for struct in context(source).nested():
+        lines += [*_ABOVE.get(struct.name, ()), *struct.declaration().splitlines(), ""]
     lines += [
-        "typedef struct bt_progress {",
-        "  uint32_t steps;   /* optimizer steps done */",
-        "  uint32_t horizon; /* steps that the cosine schedule spans; 0: constant rate */",
-        "  float lr;         /* learning rate at the start */",
-        "  float correction1, correction2; /* Adam: 1 - beta^steps */",
-        "} bt_progress;",
-        "",
-        *([*STRUCT.splitlines(), ""] if source.live else []),
-        "typedef struct bt_model {",
-        *(["  bt_params p; /* parameters */"] if trained else []),
-        *(["  bt_params g; /* sum of the gradients of this group */"] if sums else []),
-        *[f"  bt_params {s}; /* {state} */" for s in source.slots],
-        *(["  bt_running s;"] if running else []),
-        "  bt_progress progress;",
-        *_CONTEXT[source.gradients],
-        *(
-            [
-                "  bt_slice slice; /* of training */",
-                "  bt_slice look; /* of a prediction */",
-                f"  float predict_arena[{plan.predict_arena_bytes // 4}];",
-            ]
-            if source.live
-            else []
-        ),
-        "  uint32_t samples;    /* windows in the gradients now */",
-        "  uint32_t check_flat; /* 1: refuse a window with a constant channel */",
-        "  uint32_t rejected;   /* windows and groups that were refused since bt_init */",
-        "  uint32_t sequence;   /* of the last checkpoint */",
-        f"  float arena[{plan.peak_bytes // 4}];",
-        "} bt_model;",
-        "",
         *_RULE[source.gradients],
         "",
         *_call_interface(source, label),

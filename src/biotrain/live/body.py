@@ -52,7 +52,7 @@ class Living:
         """Take samples [n_chans, n] with their labels in time; the events."""
         device = self.device
         if isinstance(device, ClockedDevice):
-            return self._seen([(e.event, e.late_s) for e in device.live(frames, labels)])
+            return self._seen([(e.event, e.late_s) for e in device.stream(frames, labels)])
         return self._seen([(e, 0.0) for e in device.play(frames, labels, self._cycles)])
 
     def settle(self, frames: int) -> list[Seen]:
@@ -79,7 +79,7 @@ class Living:
 
     def again(self) -> Living:
         """Power off and on: RAM is lost, flash stays."""
-        return Living(self.device.again(), self.fs)
+        return Living(self.device.restart(), self.fs)
 
     def crc32(self) -> int:
         """Of the weights."""

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "session.h"
+#include "session_layout.h"
 
 #ifdef BT_TARGETS /* the loss compares with values, not with a class */
 #define BT_TARGET session.values

@@ -13,20 +13,21 @@ import numpy.typing as npt
 
 from biotrain.emit import RUNTIME
 from biotrain.emit.build import Build
+from biotrain.emit.context import tensor_layout
 from biotrain.errors import BioTrainError, CheckpointError, DeviceError
 from biotrain.run.compiler import NUMERICS, find_compiler, shared_library
-from biotrain.run.device import Array, Device, layout
+from biotrain.run.device import Array, Device
 
 OPTIMISED = ("-O3", "-march=native", "-fPIC", "-std=c99", *NUMERICS)
 """Flags of the host build. The bits do not depend on them, the speed does."""
 
 
 VECTORS = ("bt_conv_vector.h", "bt_norm.h", "bt_pair_moments.h")
-"""Headers whose parts in vectors are the same for every model."""
+"""Headers whose vector code is the same for every model."""
 
 
 def library_files(package: Build) -> dict[str, str]:
-    """The package, the host's loops, and what the kernels do in vectors, compiled once for all."""
+    """The package, the host's loops, and the vector code, which is compiled once for all models."""
     included = [f'#include "{name}"' for name in VECTORS if name in package.files]
     lines = [
         f"#define BT_FUSED {int(package.fused)}",
@@ -70,7 +71,7 @@ class HostDevice(Device):
         start = -memory.ctypes.data % 64
         self._context = memory[start : start + size]
         self._m = ctypes.c_void_p(self._context.ctypes.data)
-        self._layout = layout(package)
+        self._layout = tensor_layout(package.source)
         self.reset()
 
     def reset(self) -> None:
@@ -194,16 +195,16 @@ class HostDevice(Device):
     @property
     def rejected(self) -> int:
         """Windows and groups refused since the start."""
-        return int(self._field(-self.package.plan.peak_bytes - 8))
+        return int(self._field("rejected")[0])
 
     def check_flat(self, on: bool = True) -> None:
         """Refuse windows that hold a constant channel."""
-        at = len(self._context) - self.package.plan.peak_bytes - 12
-        self._context[at : at + 4].view(np.uint32)[0] = int(on)
+        self._field("check_flat")[0] = int(on)
 
-    def _field(self, offset: int) -> int:
-        at = len(self._context) + offset
-        return int(self._context[at : at + 4].view(np.uint32)[0])
+    def _field(self, name: str) -> npt.NDArray[np.uint32]:
+        """A number of the context, as a view of one element."""
+        at = self.package.context.offset(name, ctypes.sizeof(ctypes.c_void_p))
+        return self._context[at : at + 4].view(np.uint32)
 
     def _text(self, status: int) -> str:
         return bytes(self._c.bt_host_status(status)).decode()

@@ -29,7 +29,8 @@ from biotrain.errors import BioTrainError, EmulatorError
 from biotrain.run.elf import Elf
 from biotrain.run.firmware import OPTIMISED, Compiler, core_of, session_elf
 from biotrain.run.machine import Machine
-from biotrain.run.session import SLOT_BYTES, STATUS, SessionDevice
+from biotrain.run.mailbox import FIELDS, POINTER_BYTES
+from biotrain.run.session import SLOT_BYTES, SessionDevice
 from biotrain.targets.target import Memory, Target
 
 PACKAGES = {"qemu-system-arm": "qemu-system-arm", "qemu-system-riscv32": "qemu-system-misc"}
@@ -40,7 +41,7 @@ WATCHED = 'ulimit -c 0; "$@" </dev/null & read -r _; kill -9 $!; wait $!'
 
 LONGEST_NAP_S = 2e-3
 LONGEST_WATCH_S = 5.0
-"""Between two looks at the mailbox, and at the registers."""
+"""Longest pauses between two reads of the mailbox, and of the registers."""
 
 
 class QemuGone(Exception):
@@ -129,6 +130,7 @@ class QemuMachine(Machine):
         self._ram = ram
         self._elf = Elf(elf)
         self._session = self._elf.symbol("session")[0]
+        self._command = self._session + FIELDS.offset("command", POINTER_BYTES)
         self._booted = False
         self._known = 0
         held = ExitStack()
@@ -209,8 +211,9 @@ class QemuMachine(Machine):
         is answered with a status by who has started, and lost otherwise.
         """
         end = time.monotonic() + self.timeout
-        while not any(self.read(self._session + STATUS, 4)):
-            self.write(self._session, b"\xff\x00\x00\x00")
+        status = self._session + FIELDS.offset("status", POINTER_BYTES)
+        while not any(self.read(status, 4)):
+            self.write(self._command, b"\xff\x00\x00\x00")
             self._wait()
             if time.monotonic() > end:
                 raise EmulatorError(f"the firmware did not start within {self.timeout:g} s")
@@ -219,7 +222,7 @@ class QemuMachine(Machine):
 
     def _wait(self) -> None:
         """Until the command is 0."""
-        at = self._offset(self._session, 4)
+        at = self._offset(self._command, 4)
         start = time.monotonic()
         nap, watch, looked = 5e-5, 0.2, start
         while any(self._memory[at : at + 4]):

@@ -175,6 +175,9 @@ def _notes(target: Target, footprint: Footprint | None) -> list[str]:
             f"**The reserve of {target.stack_bytes:,} bytes is too small**: raise `BT_STACK_BYTES` "
             "in `firmware/link.ld`.",
         )
+    if target.boot:
+        note = target.boot_note
+        notes.insert(0, f"**{note[0].upper()}{note[1:]}.**")
     if not target.memory("ram").bytes:
         notes.append(
             f"{target.name} is a core without a board: put the memories of yours into "
@@ -192,7 +195,8 @@ def _live_files(source: Source) -> list[str]:
         return []
     return [
         "| `live.h`, `bt_live.h` | the interface of the live firmware around the model |",
-        "| `live.c`, `live_learn.c` | its code; `bt_store.h`, `bt_slots.h`: what lies in flash |",
+        "| `live.c`, `live_learn.c`, `live_sessions.c` | its code |",
+        "| `bt_store.h`, `bt_slots.h` | the stored windows and the checkpoints in flash |",
     ]
 
 
