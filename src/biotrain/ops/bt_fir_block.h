@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The sums of bt_fir_sum.h for cores without vectors: every signal of a level lies in one piece, and
+/* The sums of bt_fir_sum.h for cores without vectors: every signal of a level is contiguous, and
  * the last level's three sums are blocks of outputs in scalar registers (bt_conv_block.h). The order
  * of every addition is that of the other layouts, and so are the bits. */
 #ifndef BT_FIR_BLOCK_H

@@ -81,7 +81,8 @@ class HostDevice(Device):
 
     def begin(self, total_steps: int = 0, lr: float | None = None) -> None:
         rate = self.package.source.optimizer.lr if lr is None else lr
-        self._c.bt_begin(self._m, ctypes.c_uint32(total_steps), ctypes.c_float(rate))
+        status = self._c.bt_begin(self._m, ctypes.c_uint32(total_steps), ctypes.c_float(rate))
+        self._check(status, -1)
 
     def _train(self, x: npt.NDArray[Any], y: npt.NDArray[Any], drop_last: bool) -> Array:
         return self._run("bt_host_train", x, y, drop_last)
