@@ -6,7 +6,7 @@
 
 #include "bt_vector.h"
 
-#if BT_VECTOR && BT_VECTOR_HERE
+#if BT_VECTOR && BT_VECTOR_LINKAGE
 
 #if BT_VECTOR == 16
 
@@ -89,14 +89,14 @@ BT_VECTOR_KERNEL void bt_vec_slide_leaves(bt_vec *sums, const int vecs, int leav
     for (const float *const end = w + BT_LEAF; w != end; w += 16, x += 16)
       bt_vec_sixteen(s, 1, vecs, 0, w, 0, x, 0);
     BT_VECTOR_UNROLL for (int j = 0; j < vecs; j++)
-      total[j] = bt_vec_add(total[j], s[j]);
+      BT_JOIN_LEAF(total[j], s[j]);
   }
   BT_VECTOR_UNROLL for (int j = 0; j < vecs; j++)
     sums[j] = total[j];
 }
 
 #define BT_VEC_SLIDE_LEAVES(vecs)                                                                  \
-  BT_PART void bt_vec_slide_leaves_##vecs(bt_vec *sums, int leaves, const float *w,                \
+  BT_OUTLINED void bt_vec_slide_leaves_##vecs(bt_vec *sums, int leaves, const float *w,                \
                                                const float *x)                                     \
   {                                                                                                \
     bt_vec_slide_leaves(sums, vecs, leaves, w, x);                                                 \
@@ -106,7 +106,7 @@ BT_VEC_SLIDE_LEAVES(4)
 BT_VEC_SLIDE_LEAVES(8)
 
 #define BT_VEC_SLIDE(outs, vecs)                                                                   \
-  BT_PART void bt_vec_slide_##outs##_##vecs(bt_vec *s, int down, int sixteens,                     \
+  BT_OUTLINED void bt_vec_slide_##outs##_##vecs(bt_vec *s, int down, int sixteens,                     \
                                                  const float *w, ptrdiff_t w_out, const float *x,  \
                                                  ptrdiff_t x_out)                                  \
   {                                                                                                \
@@ -147,7 +147,7 @@ BT_VECTOR_KERNEL void bt_vec_clip(bt_vec *sums, const int vecs, bt_vec *part, in
 }
 
 #define BT_VEC_CLIP(vecs)                                                                          \
-  BT_PART void bt_vec_clip_##vecs(bt_vec *s, bt_vec *part, int low, int edge, int step,            \
+  BT_OUTLINED void bt_vec_clip_##vecs(bt_vec *s, bt_vec *part, int low, int edge, int step,            \
                                        int taps, const float *w, const float *x, const float *px)  \
   {                                                                                                \
     bt_vec_clip(s, vecs, part, low, edge, step, taps, w, x, px);                                   \
@@ -164,7 +164,7 @@ BT_VEC_CLIP(7)
 
 /* The same as bt_vec_edge for one output with all lanes used, a step of 1 or -1 and a row of at least
  * as many samples, which a tap leaves at one end only. */
-BT_PART void bt_vec_clips(bt_vec *s, int vecs, int first, int times, int step, int k, int end,
+BT_OUTLINED void bt_vec_clips(bt_vec *s, int vecs, int first, int times, int step, int k, int end,
                                const float *w, const float *x)
 {
   while (k < end) {

@@ -1,39 +1,22 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Blocks of a convolution's outputs in vector registers. All three passes are one sum,
- *
- *   y[o][n] = b[o] + sum_i sum_h sum_k w[o][i][h][k] x[i][h][n + k step]
- *
- * forward step = dilation, for the input gradient step = -dilation, and for the weight gradient n
- * counts taps, k the samples of a leaf and w is dy. Lanes are neighbours n, so that a sum runs in the
- * order written; samples outside the row are skipped lane by lane. */
+/* Tiles of a convolution's results in vector registers: the sums of bt_conv_sum.h with gap 1. Lanes are
+ * neighbouring results, so that a sum runs in the order written; samples outside the row are skipped
+ * lane by lane. */
 #ifndef BT_CONV_VECTOR_H
 #define BT_CONV_VECTOR_H
 
 #include "bt_conv_slide.h"
+#include "bt_conv_sum.h"
 
 #if BT_VECTOR
 
-typedef struct bt_vec_sum {
-  int terms, rows, taps, step;
-  const float *w;
-  ptrdiff_t w_out, w_term, w_row; /* from one to the next; w[k] follow each other */
-  const float *x;                 /* sample of n = 0, k = 0, which lies at time `first` */
-  ptrdiff_t x_term, x_row;
-  ptrdiff_t x_out;  /* from the samples of one output to the next one's; 0 where they share them */
-  ptrdiff_t x_two, y_two; /* of two sums in one vector: from one to the other; 0 where it is one */
-  int first, times; /* samples at times [0, times) are inside */
-  const float *b;   /* one per output, or NULL for 0 */
-  float *y;
-  ptrdiff_t y_out;
-} bt_vec_sum;
-
 /* `n` results of `outs` outputs. Blocks may make a result again. */
-BT_VECTOR_PART void bt_vec_sums(const bt_vec_sum *sum, int outs, int n);
+BT_VECTOR_OUTLINED void bt_vec_sums(const bt_conv_sum *sum, int outs, int n);
 /* The same in leaves of BT_LEAF taps, the sum of each of which is added to y. With AVX-512 also of two
  * sums at once, of up to 8 results each. */
-BT_VECTOR_PART void bt_vec_leaf_sums(const bt_vec_sum *sum, int outs, int n);
+BT_VECTOR_OUTLINED void bt_vec_leaf_sums(const bt_conv_sum *sum, int outs, int n);
 
-#if BT_VECTOR_HERE
+#if BT_VECTOR_LINKAGE
 
 /* Vectors of a block of four outputs: as many sums as registers hold. */
 #define BT_VEC_WIDE (BT_VECTOR == 16 ? 4 : 2)
@@ -69,7 +52,7 @@ BT_VECTOR_KERNEL void bt_vec_give(float *y, bt_vec sum, const int lanes, ptrdiff
 
 /* Taps [k, end) of one row, all lanes inside; `all` says which of them are used. `falls`: the step may
  * be negative. */
-BT_VECTOR_KERNEL void bt_vec_inside(const bt_vec_sum *m, bt_vec *s, const int outs, const int lanes,
+BT_VECTOR_KERNEL void bt_vec_inside(const bt_conv_sum *m, bt_vec *s, const int outs, const int lanes,
                                     const int vecs, const int full, const int falls,
                                     const bt_some *all, int k, int end, const float *w,
                                     const float *x)
@@ -94,7 +77,7 @@ BT_VECTOR_KERNEL void bt_vec_inside(const bt_vec_sum *m, bt_vec *s, const int ou
       if (lanes == BT_VEC_OWN || !o)
         BT_VECTOR_UNROLL for (int j = 0; j < vecs; j++)
           v[j] = full ? bt_vec_at(from + o * m->x_out + BT_VECTOR * j)
-                      : bt_vec_take(from + o * m->x_out + BT_VECTOR * j, lanes, m->x_two, all[j]);
+                      : bt_vec_take(from + o * m->x_out + BT_VECTOR * j, lanes, m->x_in, all[j]);
       BT_VECTOR_UNROLL for (int j = 0; j < vecs; j++)
         s[o * vecs + j] = bt_vec_fma(weight, v[j], s[o * vecs + j]);
     }
@@ -115,7 +98,7 @@ BT_VECTOR_KERNEL void bt_vec_halves(bt_some *some, const int lanes)
 }
 
 /* Lanes of tap k that are inside, where the sample of lane 0 and k = 0 lies at time `first`. */
-BT_VECTOR_KERNEL void bt_vec_lanes(const bt_vec_sum *m, bt_some *some, const int lanes,
+BT_VECTOR_KERNEL void bt_vec_lanes(const bt_conv_sum *m, bt_some *some, const int lanes,
                                    const int vecs, int n, int first, int k)
 {
   const int at = first + k * m->step;
@@ -124,7 +107,7 @@ BT_VECTOR_KERNEL void bt_vec_lanes(const bt_vec_sum *m, bt_some *some, const int
 }
 
 /* The same as bt_vec_inside where lanes may be outside; `edges` has the masks of the first taps. */
-BT_VECTOR_KERNEL void bt_vec_edge(const bt_vec_sum *m, bt_vec *s, const int outs, const int lanes,
+BT_VECTOR_KERNEL void bt_vec_edge(const bt_conv_sum *m, bt_vec *s, const int outs, const int lanes,
                                   const int vecs, int n, const bt_some *edges, int first, int k,
                                   int end, const float *w, const float *x)
 {
@@ -145,7 +128,7 @@ BT_VECTOR_KERNEL void bt_vec_edge(const bt_vec_sum *m, bt_vec *s, const int outs
       const bt_vec weight = bt_vec_of(w[o * m->w_out + k]);
       if (lanes == BT_VEC_OWN || !o)
         BT_VECTOR_UNROLL for (int j = 0; j < vecs; j++)
-          v[j] = bt_vec_take(from + o * m->x_out + BT_VECTOR * j, lanes, m->x_two, some[j]);
+          v[j] = bt_vec_take(from + o * m->x_out + BT_VECTOR * j, lanes, m->x_in, some[j]);
       BT_VECTOR_UNROLL for (int j = 0; j < vecs; j++)
         s[o * vecs + j] = bt_vec_fma_some(weight, v[j], s[o * vecs + j], some[j]);
     }
@@ -153,7 +136,7 @@ BT_VECTOR_KERNEL void bt_vec_edge(const bt_vec_sum *m, bt_vec *s, const int outs
 }
 
 /* Taps of a row, `n` lanes used. */
-BT_VECTOR_KERNEL void bt_vec_row(const bt_vec_sum *m, bt_vec *s, const int outs, const int lanes,
+BT_VECTOR_KERNEL void bt_vec_row(const bt_conv_sum *m, bt_vec *s, const int outs, const int lanes,
                                  const int vecs, const int falls, int n, const bt_some *all,
                                  const bt_some *edges, int first, int taps, const float *w,
                                  const float *x)
@@ -179,7 +162,7 @@ BT_VECTOR_KERNEL void bt_vec_row(const bt_vec_sum *m, bt_vec *s, const int outs,
 }
 
 /* `n` results from `at` on of `outs` outputs, in outs x vecs registers. */
-BT_VECTOR_KERNEL void bt_vec_block_of(const bt_vec_sum *m, int at, int n, const int outs,
+BT_VECTOR_KERNEL void bt_vec_block_of(const bt_conv_sum *m, int at, int n, const int outs,
                                       const int lanes, const int vecs)
 {
   bt_vec s[16];
@@ -192,31 +175,32 @@ BT_VECTOR_KERNEL void bt_vec_block_of(const bt_vec_sum *m, int at, int n, const 
     BT_VECTOR_UNROLL for (int j = 0; j < vecs; j++)
       s[o * vecs + j] = bt_vec_of(m->b ? m->b[o] : 0.0f);
   const int flat = m->taps == 1 && m->first + at >= 0 && m->first + at + n <= m->times;
-  for (int i = 0; i < m->terms && flat; i++) /* one tap, which all lanes have */
-    for (int h = 0; h < m->rows; h++)
-      bt_vec_inside(m, s, outs, lanes, vecs, 0, 0, all, 0, 1, m->w + i * m->w_term + h * m->w_row,
-                    m->x + i * m->x_term + h * m->x_row + at);
-  for (int i = 0; i < m->terms && !flat; i++)
-    for (int h = 0; h < m->rows; h++)
-      bt_vec_row(m, s, outs, lanes, vecs, 1, n, all, many ? edges : NULL, m->first + at, m->taps,
-                 m->w + i * m->w_term + h * m->w_row, m->x + i * m->x_term + h * m->x_row + at);
+  BT_CONV_EACH_ROW(*m, i, h) {
+    const float *w = m->w + i * m->w_term + h * m->w_row;
+    const float *x = m->x + i * m->x_term + h * m->x_row + at;
+    if (flat) /* one tap, which all lanes have */
+      bt_vec_inside(m, s, outs, lanes, vecs, 0, 0, all, 0, 1, w, x);
+    else
+      bt_vec_row(m, s, outs, lanes, vecs, 1, n, all, many ? edges : NULL, m->first + at, m->taps, w,
+                 x);
+  }
   BT_VECTOR_UNROLL for (int o = 0; o < outs; o++)
     BT_VECTOR_UNROLL for (int j = 0; j < vecs; j++)
       bt_vec_to_some(m->y + o * m->y_out + at + BT_VECTOR * j, s[o * vecs + j], all[j]);
 }
 
-BT_VECTOR_KERNEL void bt_vec_block(const bt_vec_sum *m, int at, int n, const int outs, const int vecs)
+BT_VECTOR_KERNEL void bt_vec_block(const bt_conv_sum *m, int at, int n, const int outs, const int vecs)
 {
   bt_vec_block_of(m, at, n, outs, BT_VEC_SHARED, vecs);
 }
 
-BT_VECTOR_KERNEL void bt_vec_own(const bt_vec_sum *m, int at, int n, const int outs, const int vecs)
+BT_VECTOR_KERNEL void bt_vec_own(const bt_conv_sum *m, int at, int n, const int outs, const int vecs)
 {
   bt_vec_block_of(m, at, n, outs, BT_VEC_OWN, vecs);
 }
 
 /* Of sums in leaves of BT_LEAF taps, each of which is added to what is there. */
-BT_VECTOR_KERNEL void bt_vec_leaves_of(const bt_vec_sum *m, int at, int n, const int outs,
+BT_VECTOR_KERNEL void bt_vec_leaves_of(const bt_conv_sum *m, int at, int n, const int outs,
                                        const int lanes, const int vecs)
 {
   bt_vec s[8], total[8];
@@ -226,7 +210,7 @@ BT_VECTOR_KERNEL void bt_vec_leaves_of(const bt_vec_sum *m, int at, int n, const
   BT_VECTOR_UNROLL for (int o = 0; o < outs; o++)
     BT_VECTOR_UNROLL for (int j = 0; j < vecs; j++)
       total[o * vecs + j] =
-          bt_vec_take(m->y + o * m->y_out + at + BT_VECTOR * j, lanes, m->y_two, all[j]);
+          bt_vec_take(m->y + o * m->y_out + at + BT_VECTOR * j, lanes, m->y_in, all[j]);
   for (int k = 0; k < m->taps; k += BT_LEAF) {
 #if BT_VECTOR == 16
     if (outs == 1 && vecs >= 4 && m->step == 1 && m->rows == 1 && n == vecs * BT_VECTOR &&
@@ -247,27 +231,27 @@ BT_VECTOR_KERNEL void bt_vec_leaves_of(const bt_vec_sum *m, int at, int n, const
                  bt_min(BT_LEAF, m->taps - k), m->w + h * m->w_row + k,
                  m->x + h * m->x_row + (ptrdiff_t)k * m->step + at);
       BT_VECTOR_UNROLL for (int j = 0; j < outs * vecs; j++)
-        total[j] = bt_vec_add(total[j], s[j]);
+        BT_JOIN_LEAF(total[j], s[j]);
     }
   }
   BT_VECTOR_UNROLL for (int o = 0; o < outs; o++)
     BT_VECTOR_UNROLL for (int j = 0; j < vecs; j++)
-      bt_vec_give(m->y + o * m->y_out + at + BT_VECTOR * j, total[o * vecs + j], lanes, m->y_two,
+      bt_vec_give(m->y + o * m->y_out + at + BT_VECTOR * j, total[o * vecs + j], lanes, m->y_in,
                   all[j]);
 }
 
-BT_VECTOR_KERNEL void bt_vec_leaves(const bt_vec_sum *m, int at, int n, const int outs, const int vecs)
+BT_VECTOR_KERNEL void bt_vec_leaves(const bt_conv_sum *m, int at, int n, const int outs, const int vecs)
 {
   bt_vec_leaves_of(m, at, n, outs, BT_VEC_SHARED, vecs);
 }
 
-BT_VECTOR_KERNEL void bt_vec_two(const bt_vec_sum *m, int at, int n, const int outs, const int vecs)
+BT_VECTOR_KERNEL void bt_vec_two(const bt_conv_sum *m, int at, int n, const int outs, const int vecs)
 {
   bt_vec_leaves_of(m, at, n, outs, BT_VEC_TWO, vecs);
 }
 
 #define BT_VEC_SHAPE(kind, outs, vecs)                                                             \
-  BT_PART void bt_vec_##kind##_##outs##_##vecs(const bt_vec_sum *m, int at, int n)                 \
+  BT_OUTLINED void bt_vec_##kind##_##outs##_##vecs(const bt_conv_sum *m, int at, int n)                 \
   {                                                                                                \
     bt_vec_##kind(m, at, n, outs, vecs);                                                           \
   }
@@ -293,23 +277,12 @@ BT_VEC_SHAPE(two, 4, 1)
 BT_VEC_SHAPE(two, 8, 1)
 #endif
 
-/* The same sum of the outputs from the o-th on. */
-BT_VECTOR_KERNEL bt_vec_sum bt_vec_from(const bt_vec_sum *sum, int o)
-{
-  bt_vec_sum m = *sum;
-  m.w += o * m.w_out;
-  m.x += o * m.x_out;
-  m.y += o * m.y_out;
-  m.b = m.b ? m.b + o : NULL;
-  return m;
-}
-
 /* Outputs with samples of their own, of which one alone would not fill the registers. */
-static void bt_vec_narrow_sums(const bt_vec_sum *sum, int outs, int n)
+static void bt_vec_narrow_sums(const bt_conv_sum *sum, int outs, int n)
 {
   const int some = n <= BT_VECTOR ? 8 : n <= 2 * BT_VECTOR ? 4 : 2;
   for (int o = 0; o < outs; o += some) {
-    const bt_vec_sum m = bt_vec_from(sum, bt_min(o, outs - some));
+    const bt_conv_sum m = bt_conv_from(*sum, bt_min(o, outs - some));
     if (some == 8)
       bt_vec_own_8_1(&m, 0, n);
     else if (some == 4)
@@ -319,7 +292,7 @@ static void bt_vec_narrow_sums(const bt_vec_sum *sum, int outs, int n)
   }
 }
 
-void bt_vec_sums(const bt_vec_sum *sum, int outs, int n)
+void bt_vec_sums(const bt_conv_sum *sum, int outs, int n)
 {
   if (sum->x_out && n <= 4 * BT_VECTOR && outs >= 8) {
     bt_vec_narrow_sums(sum, outs, n);
@@ -329,7 +302,7 @@ void bt_vec_sums(const bt_vec_sum *sum, int outs, int n)
     const int rest = outs - o;
     const int some = sum->x_out ? 1 : rest >= 8 && n <= BT_VECTOR ? 8 : outs >= 4 ? 4 : 1;
     const int most = some == 8 ? 1 : some == 4 ? BT_VEC_WIDE : 8;
-    const bt_vec_sum m = bt_vec_from(sum, o - bt_max(0, some - rest));
+    const bt_conv_sum m = bt_conv_from(*sum, o - bt_max(0, some - rest));
     for (int t = 0; t < n;) {
       int vecs = most;
       while (vecs > 1 && vecs / 2 * BT_VECTOR >= n - t)
@@ -357,14 +330,14 @@ void bt_vec_sums(const bt_vec_sum *sum, int outs, int n)
   }
 }
 
-void bt_vec_leaf_sums(const bt_vec_sum *sum, int outs, int n)
+void bt_vec_leaf_sums(const bt_conv_sum *sum, int outs, int n)
 {
   for (int o = 0; o < outs;) {
     const int some = outs - o >= 8 ? 8 : outs - o >= 4 ? 4 : 1;
-    const bt_vec_sum m = bt_vec_from(sum, o);
+    const bt_conv_sum m = bt_conv_from(*sum, o);
     o += some;
 #if BT_VECTOR == 16
-    if (m.x_two) {
+    if (m.x_in) {
       (some == 8 ? bt_vec_two_8_1 : some == 4 ? bt_vec_two_4_1 : bt_vec_two_1_1)(&m, 0, n);
       continue;
     }
@@ -388,25 +361,6 @@ void bt_vec_leaf_sums(const bt_vec_sum *sum, int outs, int n)
 }
 
 #endif
-
-/* Rows [from, end) of the kernel that meet a row of the input, where kernel row 0 meets row `top`. */
-typedef struct bt_vec_reach {
-  int from, end;
-} bt_vec_reach;
-
-BT_KERNEL bt_vec_reach bt_vec_reach_of(int top, int dilation, int kernel_rows, int rows)
-{
-  const int from = bt_min(kernel_rows, bt_max(0, bt_ceil_div(-top, dilation)));
-  const int end = bt_min(kernel_rows, bt_floor_div(rows - 1 - top, dilation) + 1);
-  return (bt_vec_reach){from, bt_max(from, end)};
-}
-
-/* Rows of the box that are row `h` of channels [first, last) of so many rows each: channels. */
-BT_KERNEL bt_vec_reach bt_vec_channels(bt_box box, int rows, int h, int first, int last)
-{
-  const int from = bt_max(first, bt_ceil_div(box.r0 - h, rows));
-  return (bt_vec_reach){from, bt_max(from, bt_min(last, bt_ceil_div(box.r1 - h, rows)))};
-}
 
 #endif
 

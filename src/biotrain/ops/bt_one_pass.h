@@ -22,6 +22,26 @@
 #include "bt_pair_moments.h"
 #include "bt_vector.h"
 
+/* *a and *b: bt_leaf_dot(x, y, BT_LEAF) and bt_leaf_dot(x, z, BT_LEAF) join them. */
+BT_KERNEL void bt_centred_dots(const float *x, const float *y, const float *z, float *a, float *b)
+{
+  float s[8] = {0.0f}, u[8] = {0.0f};
+  BT_UNROLLED(i, BT_LEAF / 8) {
+    const float *p = x + 8 * i, *q = y + 8 * i, *r = z + 8 * i;
+    bt_block_pairs(s, p[0], p[1], p[2], p[3], q[0], q[1], q[2], q[3]);
+    bt_block_pairs(u, p[0], p[1], p[2], p[3], r[0], r[1], r[2], r[3]);
+    bt_block_pairs(s + 4, p[4], p[5], p[6], p[7], q[4], q[5], q[6], q[7]);
+    bt_block_pairs(u + 4, p[4], p[5], p[6], p[7], r[4], r[5], r[6], r[7]);
+    BT_COMPUTE_SUMS(s);
+    BT_COMPUTE_SUMS(u);
+    BT_COMPUTE_SUMS(s + 4);
+    BT_COMPUTE_SUMS(u + 4);
+    BT_ORDER_MEMORY;
+  }
+  BT_JOIN_LEAF(*a, bt_fold(s));
+  BT_JOIN_LEAF(*b, bt_fold(u));
+}
+
 /* raw[o, i] for the n samples of row i at t, a part of a leaf; `first` keeps z_0 for the other rows. */
 BT_KERNEL void bt_centred_row(bt_pairs g, bt_box box, const float *from, int i, bt_in d, int t, int n,
                               const float *pairs, float *first, float *raw)
@@ -36,11 +56,10 @@ BT_KERNEL void bt_centred_row(bt_pairs g, bt_box box, const float *from, int i, 
   float *to = raw + i;
   const int step = g.rows + 1;
   int o = box.r0;
-  for (; BT_BLOCK && n == BT_LEAF && o + 2 <= box.r1; o += 2)
-    bt_block_leaf_dots(z, bt_at(d, o, t), bt_at(d, o + 1, t), to + o * step,
-                       to + (o + 1) * step);
+  for (; BT_SCALAR_TILES && n == BT_LEAF && o + 2 <= box.r1; o += 2)
+    bt_centred_dots(z, bt_at(d, o, t), bt_at(d, o + 1, t), to + o * step, to + (o + 1) * step);
   for (; o < box.r1; o++)
-    to[o * step] += bt_leaf_dot(z, bt_at(d, o, t), n);
+    BT_JOIN_LEAF(to[o * step], bt_leaf_dot(z, bt_at(d, o, t), n));
 }
 
 #if BT_VECTOR

@@ -9,7 +9,7 @@
 #include "bt_kernel.h"
 
 #ifndef BT_VECTOR
-#if BT_BLOCK || !defined(__GNUC__)
+#if BT_SCALAR_TILES || !defined(__GNUC__)
 #define BT_VECTOR 0
 #elif defined(__AVX512F__)
 #define BT_VECTOR 16
@@ -25,14 +25,14 @@
 #include <immintrin.h>
 
 /* A part of a kernel that is a function of its own, so that it stands in the code once. They are the
- * same for every model: the host compiles them apart (BT_VECTOR_HERE 0, and 2 where they are). */
-#ifndef BT_VECTOR_HERE
-#define BT_VECTOR_HERE 1
+ * same for every model: the host compiles them apart (BT_VECTOR_LINKAGE 0, and 2 where they are). */
+#ifndef BT_VECTOR_LINKAGE
+#define BT_VECTOR_LINKAGE 1
 #endif
-#if BT_VECTOR_HERE == 1
-#define BT_VECTOR_PART static __attribute__((noinline, unused))
+#if BT_VECTOR_LINKAGE == 1
+#define BT_VECTOR_OUTLINED static __attribute__((noinline, unused))
 #else
-#define BT_VECTOR_PART extern
+#define BT_VECTOR_OUTLINED extern
 #endif
 
 /* What they are made of: arrays of vectors are registers only where every index is a constant. */

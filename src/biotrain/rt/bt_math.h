@@ -63,10 +63,10 @@
  * one: a function of its own, so that it stands in the code once and has registers of its own. */
 #ifdef __GNUC__
 #define BT_KERNEL static inline __attribute__((always_inline))
-#define BT_PART static __attribute__((noinline, unused))
+#define BT_OUTLINED static __attribute__((noinline, unused))
 #else
 #define BT_KERNEL static inline
-#define BT_PART static
+#define BT_OUTLINED static
 #endif
 
 /* ---- bits ---------------------------------------------------------------------------------- */

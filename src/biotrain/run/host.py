@@ -32,8 +32,8 @@ def library_files(package: Package) -> dict[str, str]:
     included = [f'#include "{name}"' for name in VECTORS if name in package.files]
     lines = [
         f"#define BT_FUSED {int(package.fused)}",
-        "#undef BT_VECTOR_HERE",
-        "#define BT_VECTOR_HERE 2",
+        "#undef BT_VECTOR_LINKAGE",
+        "#define BT_VECTOR_LINKAGE 2",
         *included,
         "typedef int bt_vectors; /* C99 wants something here */",
     ]
