@@ -63,12 +63,19 @@ BT_KERNEL bt_conv_span bt_conv_rows_of(int all, int at, int step, int count, int
   return all ? (bt_conv_span){0, count} : bt_conv_within(at, step, count, size);
 }
 
-/* The channels from that of row r on whose rows at the same height are in the box and that belong to one
- * group of so many channels, or (0) to any group. */
-BT_KERNEL int bt_conv_channels(bt_box box, int r, int rows, int per_group)
+/* Whether every group has one channel of x and of y: all groups are one sum then. */
+BT_KERNEL int bt_conv_depthwise(bt_conv g)
 {
-  const int c = r / rows, end = (box.r1 - 1 - r) / rows + 1;
-  return per_group == 0 ? end : bt_min(end, (c / per_group + 1) * per_group - c);
+  return g.channels == g.groups && g.out_channels == g.groups;
+}
+
+/* The channels from that of row r on whose rows at the same height are in the box and in one sum: those of
+ * a group of so many channels. */
+BT_KERNEL int bt_conv_channels(bt_conv g, bt_box box, int r, int rows, int per_group)
+{
+  const int c = r / rows, count = (box.r1 - 1 - r) / rows + 1;
+  const int all = g.groups == 1 || bt_conv_depthwise(g);
+  return all ? count : bt_min(count, (c / per_group + 1) * per_group - c);
 }
 
 BT_KERNEL void bt_conv_forward(bt_conv g, bt_box box, bt_in x, const float *w, const float *b,
@@ -77,10 +84,9 @@ BT_KERNEL void bt_conv_forward(bt_conv g, bt_box box, bt_in x, const float *w, c
   g = bt_conv_flat(g);
   const int ins = g.channels / g.groups, outs = g.out_channels / g.groups;
   const int one = g.kernel_rows * g.taps, first = box.t0 * g.stride - g.padding;
-  const int depthwise = ins == 1 && outs == 1; /* all groups at once */
   for (int j = 0; j < bt_min(g.out_rows, box.r1 - box.r0); j++)
     for (int r = box.r0 + j, count; r < box.r1; r += count * g.out_rows) {
-      count = bt_conv_channels(box, r, g.out_rows, depthwise ? 0 : outs);
+      count = bt_conv_channels(g, box, r, g.out_rows, outs);
       const int o = r / g.out_rows, top = r % g.out_rows * g.row_stride - g.row_padding;
       const bt_conv_span kh =
           bt_conv_rows_of(bt_conv_rows_inside(g), top, g.row_dilation, g.kernel_rows, g.rows);
@@ -90,7 +96,7 @@ BT_KERNEL void bt_conv_forward(bt_conv g, bt_box box, bt_in x, const float *w, c
           .step = g.dilation, .first = first, .times = g.times, .inside = bt_conv_inside(g),
           .w = w + o * ins * one + kh.from * g.taps, .w_out = ins * one, .w_term = one,
           .w_row = g.taps, .w_tap = 1, .x = bt_at(x, row, first),
-          .x_out = depthwise ? (ptrdiff_t)g.rows * x.stride : 0,
+          .x_out = bt_conv_depthwise(g) ? (ptrdiff_t)g.rows * x.stride : 0,
           .x_term = (ptrdiff_t)g.rows * x.stride, .x_row = (ptrdiff_t)g.row_dilation * x.stride,
           .b = b ? b + o : NULL, .y = bt_to(y, r, box.t0),
           .y_out = (ptrdiff_t)g.out_rows * y.stride, .y_gap = 1};
@@ -106,13 +112,14 @@ typedef struct bt_conv_phase {
 
 BT_KERNEL bt_conv_phase bt_conv_phase_of(int p, int stride, int dilation)
 {
-  int a = stride, b = dilation;
+  if (stride == 1 || dilation == 1)
+    return (bt_conv_phase){p, stride, 0, dilation};
+  int a = stride, b = dilation, tap = 0;
   while (b > 0) { /* the greatest common divisor */
     const int rest = a % b;
     a = b;
     b = rest;
   }
-  int tap = dilation == 1 ? p : 0;
   while (tap < stride && (p - tap * dilation) % stride != 0)
     tap++; /* up to the stride: no tap does */
   return (bt_conv_phase){tap, stride / a, (p - tap * dilation) / stride, dilation / a};
@@ -123,12 +130,12 @@ BT_KERNEL void bt_conv_input_gradient(bt_conv g, bt_box box, bt_in dy, const flo
   g = bt_conv_flat(g);
   const int ins = g.channels / g.groups, outs = g.out_channels / g.groups;
   const int one = g.kernel_rows * g.taps, s = g.stride;
-  const int depthwise = ins == 1 && outs == 1; /* all groups at once */
   const int rows_inside = g.rows == 1 && g.out_rows == 1 && g.kernel_rows == 1 && g.row_padding == 0;
   const int inside = rows_inside && g.taps == 1 && s == 1 && g.padding == 0 && g.times == g.out_times;
   for (int j = 0; j < bt_min(g.rows, box.r1 - box.r0); j++)
     for (int r = box.r0 + j, count; r < box.r1; r += count * g.rows) {
-      count = bt_conv_channels(box, r, g.rows, depthwise ? 0 : ins);
+      /* with a stride, outputs share no tile, and the compiler unrolls what depends on its phases */
+      count = s > 1 ? 1 : bt_conv_channels(g, box, r, g.rows, ins);
       const int c = r / g.rows, at = r % g.rows + g.row_padding;
       const int o = c / ins * outs; /* the first channel of dy */
       const bt_conv_phase v = bt_conv_phase_of(at % g.row_stride, g.row_stride, g.row_dilation);
@@ -148,7 +155,7 @@ BT_KERNEL void bt_conv_input_gradient(bt_conv g, bt_box box, bt_in dy, const flo
             .w = w + (o * ins + c % ins) * one + (v.tap + kh.from * v.each) * g.taps + u.tap,
             .w_out = one, .w_term = ins * one, .w_row = (ptrdiff_t)v.each * g.taps,
             .w_tap = u.each, .x = bt_at(dy, row, first),
-            .x_out = depthwise ? (ptrdiff_t)g.out_rows * dy.stride : 0,
+            .x_out = bt_conv_depthwise(g) ? (ptrdiff_t)g.out_rows * dy.stride : 0,
             .x_term = (ptrdiff_t)g.out_rows * dy.stride,
             .x_row = -(ptrdiff_t)v.fall * dy.stride,
             .y = bt_to(dx, r, from * s + p - g.padding), .y_out = (ptrdiff_t)g.rows * dx.stride,
@@ -171,7 +178,9 @@ BT_KERNEL void bt_conv_weight_sums(bt_conv g, bt_box box, bt_conv_weights c, bt_
   /* leaves lie at multiples of their length: what comes before the first one is one */
   const int cut = box.t0 % BT_LEAF == 0 ? box.t0 : bt_leaf_end(box.t0, box.t1);
   for (int o = c.o0, count; o < c.o1; o += count) {
-    count = outs == 1 ? 1 : bt_min(c.o1, (o / outs + 1) * outs) - o;
+    count = outs == 1      ? 1
+            : g.groups == 1 ? c.o1 - o
+                            : bt_min(c.o1, (o / outs + 1) * outs) - o;
     for (int kh = 0; kh < g.kernel_rows; kh++) {
       const int top = kh * g.row_dilation - g.row_padding;
       const bt_conv_span h =

@@ -275,9 +275,15 @@ BT_KERNEL void bt_block_part(float s[8], int from, int end, int taps, const floa
  * have BT_SLIDE_SAMPLES from lo on. */
 BT_KERNEL void bt_block_edge(float s[8], int taps, const float *w, bt_block_row v)
 {
-  if (v.lo > 0)
-    BT_UNROLLED(i, 7)
-      bt_block_part(s, 7 - i, 8, taps, w, v.lo - 7 + i, v);
+  if (v.lo > 0) { /* written out: constants come before the compiler orders addresses */
+    bt_block_part(s, 7, 8, taps, w, v.lo - 7, v);
+    bt_block_part(s, 6, 8, taps, w, v.lo - 6, v);
+    bt_block_part(s, 5, 8, taps, w, v.lo - 5, v);
+    bt_block_part(s, 4, 8, taps, w, v.lo - 4, v);
+    bt_block_part(s, 3, 8, taps, w, v.lo - 3, v);
+    bt_block_part(s, 2, 8, taps, w, v.lo - 2, v);
+    bt_block_part(s, 1, 8, taps, w, v.lo - 1, v);
+  }
   int k = bt_max(0, v.lo);
   const int whole = bt_min(taps, v.hi - 7); /* taps [lo, whole) have all eight samples */
   if (k + 8 <= whole) {
@@ -287,9 +293,15 @@ BT_KERNEL void bt_block_edge(float s[8], int taps, const float *w, bt_block_row 
   }
   for (; k < whole; k++)
     bt_block_tap_at(s, w[k], v.row + (v.first + k * v.step), v.step);
-  if (v.hi - 7 < taps)
-    BT_UNROLLED(i, 7)
-      bt_block_part(s, 0, 7 - i, taps, w, v.hi - 7 + i, v);
+  if (v.hi - 7 < taps) {
+    bt_block_part(s, 0, 7, taps, w, v.hi - 7, v);
+    bt_block_part(s, 0, 6, taps, w, v.hi - 6, v);
+    bt_block_part(s, 0, 5, taps, w, v.hi - 5, v);
+    bt_block_part(s, 0, 4, taps, w, v.hi - 4, v);
+    bt_block_part(s, 0, 3, taps, w, v.hi - 3, v);
+    bt_block_part(s, 0, 2, taps, w, v.hi - 2, v);
+    bt_block_part(s, 0, 1, taps, w, v.hi - 1, v);
+  }
 }
 
 #endif

@@ -9,11 +9,12 @@
 /* Results whose sums over a leaf stand on the stack. */
 #define BT_CONV_SUMS 64
 
-/* total[j] += s[j] for eight j, s being the sums of a leaf */
-BT_KERNEL void bt_block_join(float total[8], const float s[8])
+/* Joins the sums of a leaf to `count` totals, up to eight. */
+BT_KERNEL void bt_block_join(int count, float *total, const float s[8])
 {
   BT_UNROLLED(j, 8)
-    BT_JOIN_LEAF(total[j], s[j]);
+    if (j < count)
+      BT_JOIN_LEAF(total[j], s[j]);
 }
 
 /* Joins the sums sum_k w[k] x[k + j] of eight results in each of some leaves, which follow each other. */
@@ -31,7 +32,7 @@ BT_KERNEL void bt_block_slide_leaves(float total[8], int leaves, const float *w,
     } else
       for (const float *const end = w + BT_LEAF; w != end; w += 8, x += 8)
         bt_block_eight(s, v, w, x, 1);
-    bt_block_join(total, s);
+    bt_block_join(8, total, s);
   }
 }
 
@@ -96,26 +97,48 @@ BT_KERNEL void bt_block_few_tap(int count, float w, const float *x, int gap, flo
     }
 }
 
-/* The same of n taps of which some leave the input; the first sample lies at time `first`. */
+/* The same for those of the results whose sample, the first of which lies at time `first`, is inside. */
+BT_KERNEL void bt_block_few_clipped(bt_conv_sum m, int count, int first, float w, const float *x,
+                                    float s[8])
+{
+  BT_UNROLLED(j, 8)
+    if (j < count && first + j * m.gap >= 0 && first + j * m.gap < m.times)
+      s[j] = bt_fma(w, x[j * m.gap], s[j]);
+}
+
+/* The same of n taps of which some leave the input. */
 BT_KERNEL void bt_block_few_edge(bt_conv_sum m, int count, int n, int first, const float *w,
                                  const float *x, float s[8])
 {
-  const bt_conv_span whole = bt_conv_within(first, m.step, n, m.times - (count - 1) * m.gap);
+  const int step = m.step;
+  const bt_conv_span whole = bt_conv_within(first, step, n, m.times - (count - 1) * m.gap);
   const int eights = (whole.end - whole.from) / 8 * 8;
   int k = 0;
-  for (int side = 0; side < 2; side++) {
-    for (; k < (side ? n : whole.from); k++)
-      BT_UNROLLED(j, 8)
-        if (j < count && first + k * m.step + j * m.gap >= 0 &&
-            first + k * m.step + j * m.gap < m.times)
-          s[j] = bt_fma(w[k], x[k * m.step + j * m.gap], s[j]);
-    if (side)
-      break;
-    if (eights > 0)
-      bt_block_few(count, eights, w + k, x + k * m.step, m.step, m.gap, s);
-    for (k += eights; k < whole.end; k++)
-      bt_block_few_tap(count, w[k], x + k * m.step, m.gap, s);
+  for (; k < whole.from; k++)
+    bt_block_few_clipped(m, count, first + k * step, w[k], x + k * step, s);
+  if (eights > 0)
+    bt_block_few(count, eights, w + k, x + k * step, step, m.gap, s);
+  for (k += eights; k < whole.end; k++)
+    bt_block_few_tap(count, w[k], x + k * step, m.gap, s);
+  for (; k < n; k++)
+    bt_block_few_clipped(m, count, first + k * step, w[k], x + k * step, s);
+}
+
+/* Joins the sums of `count` results in each of some leaves, which follow each other, to those at y. */
+BT_KERNEL void bt_block_few_leaves(int count, int leaves, const float *w, const float *x, int step,
+                                   int gap, float *y)
+{
+  float total[8];
+  BT_UNROLLED(j, 8)
+    total[j] = j < count ? y[j] : 0.0f;
+  for (; leaves > 0; leaves--, w += BT_LEAF, x += BT_LEAF * step) {
+    float s[8] = {0.0f};
+    bt_block_few(count, BT_LEAF, w, x, step, gap, s);
+    bt_block_join(8, total, s);
   }
+  BT_UNROLLED(j, 8)
+    if (j < count)
+      y[j] = total[j];
 }
 
 /* `count` results from the n-th on, up to eight, of which those before the `done`-th are there. `slides`:
@@ -124,34 +147,36 @@ BT_KERNEL void bt_conv_leaf_tile(bt_conv_sum m, int slides, int n, int count, in
 {
   const int at = m.first + n * m.gap;
   const int whole = bt_conv_within(at, m.step, m.taps, m.times - (count - 1) * m.gap).end;
-  float total[8];
+  float *const y = m.y + n, total[8];
   BT_UNROLLED(j, 8)
-    total[j] = j < count ? m.y[n + j] : 0.0f;
+    total[j] = slides ? y[j] : 0.0f;
   for (int k = 0, leaves; k < m.taps; k += bt_max(1, leaves) * BT_LEAF) {
-    const int first = at + k * m.step, taps = bt_min(BT_LEAF, m.taps - k);
+    const int first = at + k * m.step;
     leaves = first >= 0 ? (whole - k) / BT_LEAF : 0; /* no tap of which is outside */
     leaves = m.rows > 1 ? bt_min(leaves, 1) : leaves; /* the rows of a leaf are joined in order */
     for (int h = 0; h < m.rows; h++) {
       const float *w = m.w + h * m.w_row + k, *x = m.x + h * m.x_row + n * m.gap + k * m.step;
-      if (leaves > 0 && slides) {
+      BT_OPAQUE_POINTER(w); /* compilers would advance a pointer per tap from leaf to leaf */
+      BT_OPAQUE_POINTER(x);
+      if (leaves > 0 && slides)
         bt_block_slide_leaves(total, leaves, w, x);
-        continue;
-      }
-      for (int i = bt_max(1, leaves); i > 0; i--, w += BT_LEAF, x += BT_LEAF * m.step) {
+      else if (leaves > 0)
+        bt_block_few_leaves(count, leaves, w, x, m.step, m.gap, y);
+      else {
+        const int taps = bt_min(BT_LEAF, m.taps - k);
         float s[8] = {0.0f};
-        if (leaves > 0)
-          bt_block_few(count, BT_LEAF, w, x, m.step, m.gap, s);
-        else if (slides)
-          bt_block_edge(s, taps, w, (bt_block_row){x, 0, 1, -first, m.times - first});
+        if (slides)
+          bt_block_edge(s, taps, w, (bt_block_row){m.x + h * m.x_row - m.first, first, 1, -first,
+                                                   m.times - first});
         else
           bt_block_few_edge(m, count, taps, first, w, x, s);
-        bt_block_join(total, s);
+        bt_block_join(count, slides ? total : y, s);
       }
     }
   }
   BT_UNROLLED(j, 8)
-    if (j < count && j >= done)
-      m.y[n + j] = total[j];
+    if (slides && j >= done)
+      y[j] = total[j];
 }
 
 /* Results [from, n) of `outs` outputs by `ins` inputs, one result after the other; the step is 1. */

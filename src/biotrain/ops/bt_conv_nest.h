@@ -10,8 +10,8 @@
 #include "bt_conv_vector.h"
 
 /* Tiles in scalar registers: of a sliding sum, no tap of which is outside, or any; of a sum with a stride,
- * no tap of which is outside; of one result. */
-enum { BT_TILE_WIDE, BT_TILE_EDGE, BT_TILE_STRIDED, BT_TILE_SINGLE };
+ * no tap of which is outside. */
+enum { BT_TILE_WIDE, BT_TILE_EDGE, BT_TILE_STRIDED };
 
 /* Whether results with a stride share samples in registers. */
 BT_KERNEL int bt_conv_shares(bt_conv_sum m)
@@ -19,7 +19,8 @@ BT_KERNEL int bt_conv_shares(bt_conv_sum m)
   return m.gap == 1 || (m.step == 1 && m.gap <= 4 && m.taps >= 2 * m.gap);
 }
 
-/* One row's taps, added to the sums of a tile, whose first sample lies at time `first`. */
+/* One row's taps, added to the sums of a tile, whose first sample lies at time `first` and at x; of a tile
+ * at an edge, x is time 0, so that the addresses there are the same for all tiles. */
 BT_KERNEL void bt_conv_tile_row(bt_conv_sum m, int kind, int count, int first, const float *w,
                                 const float *x, float *s)
 {
@@ -29,11 +30,7 @@ BT_KERNEL void bt_conv_tile_row(bt_conv_sum m, int kind, int count, int first, c
     const int d = m.step, last = m.times - 1; /* sample m of the tile: first + m d, in [0, last] */
     const int lo = d > 0 ? bt_ceil_div(-first, d) : bt_ceil_div(first - last, -d);
     const int hi = d > 0 ? bt_floor_div(last - first, d) : bt_floor_div(first, -d);
-    bt_block_edge(s, m.taps, w, (bt_block_row){x, 0, d, lo, hi + 1});
-  } else if (kind == BT_TILE_SINGLE) {
-    const bt_conv_span k = bt_conv_within(first, m.step, m.taps, m.times);
-    for (int j = k.from; j < k.end; j++)
-      s[0] = bt_fma(w[j * m.w_tap], x[j * m.step], s[0]);
+    bt_block_edge(s, m.taps, w, (bt_block_row){x, first, d, lo, hi + 1});
   } else if (bt_conv_shares(m))
     bt_block_shared(s, count, m.gap, m.taps, w, m.w_tap, x, m.step);
   else
@@ -44,9 +41,10 @@ BT_KERNEL void bt_conv_tile_row(bt_conv_sum m, int kind, int count, int first, c
  * first one being that whose samples come first. `adds`: to what is there. */
 BT_KERNEL void bt_conv_tile(bt_conv_sum m, int kind, int count, int n, int adds)
 {
-  const int apart = count == 1 || m.gap > 1 ? 1 : m.step;
+  const int apart = m.gap > 1 ? 1 : m.step;
   const int at = apart < 0 ? n - (count - 1) * apart : n, first = m.first + at * m.gap;
-  const float start = m.b ? *m.b : 0.0f, *const x = m.x + at * m.gap;
+  const float start = m.b ? *m.b : 0.0f;
+  const float *const x = kind == BT_TILE_EDGE ? m.x - m.first : m.x + at * m.gap;
   const ptrdiff_t y_gap = apart * m.y_gap;
   float *y = m.y + at * m.y_gap;
   float s[12];
@@ -63,11 +61,21 @@ BT_KERNEL void bt_conv_tile(bt_conv_sum m, int kind, int count, int n, int adds)
       y[j * y_gap] = s[j];
 }
 
-/* Results [n, end) one by one. */
+/* Results [n, end) one by one: those of which some tap may be outside. */
 BT_KERNEL void bt_conv_singles(bt_conv_sum m, int n, int end, int adds)
 {
-  for (; n < end; n++)
-    bt_conv_tile(m, BT_TILE_SINGLE, 1, n, adds);
+  for (; n < end; n++) {
+    const int at = n * m.gap;
+    const bt_conv_span k = bt_conv_within(m.first + at, m.step, m.taps, m.times);
+    float *const y = m.y + n * m.y_gap, sum = adds ? *y : m.b ? *m.b : 0.0f;
+    BT_CONV_EACH_ROW(m, i, h) {
+      const float *w = m.w + i * m.w_term + h * m.w_row;
+      const float *x = m.x + i * m.x_term + h * m.x_row + at;
+      for (int j = k.from; j < k.end; j++)
+        sum = bt_fma(w[j * m.w_tap], x[j * m.step], sum);
+    }
+    *y = sum;
+  }
 }
 
 /* n results of one output, tiles in scalar registers. The last tile begins where it ends with the row: it

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Long sums of a convolution with a step of 1 or -1 in vector registers, for conv_vector.c: the taps that
- * are inside the input sixteen at a time (AVX-512), and those that leave it at one end. */
+/* Long sums of a convolution with a step of 1 or -1 in vector registers, for bt_conv_vector.h: the taps
+ * inside the input sixteen at a time (AVX-512), and those that leave it at one end. */
 #ifndef BT_CONV_SLIDE_H
 #define BT_CONV_SLIDE_H
 

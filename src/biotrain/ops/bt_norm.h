@@ -327,8 +327,8 @@ BT_KERNEL void bt_norm_sums(bt_norm g, bt_box box, bt_in x, const float *stats, 
             plain[j] += up;
             product[j] = bt_fma(up, bt_hat(p[i + j], mean, rstd, rest), product[j]);
           }
-      sums[2 * r] += bt_fold(plain);
-      sums[2 * r + 1] += bt_fold(product);
+      BT_JOIN_LEAF(sums[2 * r], bt_fold(plain));
+      BT_JOIN_LEAF(sums[2 * r + 1], bt_fold(product));
     }
   }
 }

@@ -243,8 +243,8 @@ BT_KERNEL void bt_pooled_sums(bt_norm_pool g, bt_box box, bt_in up, bt_in s, bt_
               plain[j] = bt_fma(q[i + j], (float)count[i + j], plain[j]);
               product[j] = bt_fma(q[i + j], p[i + j], product[j]);
             }
-        sums[2 * c] = bt_fma(share, bt_fold(plain), sums[2 * c]);
-        sums[2 * c + 1] = bt_fma(share, bt_fold(product), sums[2 * c + 1]);
+        BT_JOIN_SCALED_LEAF(sums[2 * c], share, bt_fold(plain));
+        BT_JOIN_SCALED_LEAF(sums[2 * c + 1], share, bt_fold(product));
       }
 }
 

@@ -66,7 +66,7 @@ BT_KERNEL void bt_centred_row(bt_pairs g, bt_box box, const float *from, int i, 
 
 /* The same for eight rows from i on, or those that there are. */
 BT_VECTOR_KERNEL void bt_centred_eight(bt_pairs g, bt_box box, bt_in x, int i, bt_in d, int t, int n,
-                                const float *pairs, float *first, float *raw)
+                                       const float *pairs, float *first, float *raw)
 {
   const int rows = bt_min(8, g.rows - i);
   bt_eight_leaf z[8];
@@ -84,7 +84,9 @@ BT_VECTOR_KERNEL void bt_centred_eight(bt_pairs g, bt_box box, bt_in x, int i, b
     const bt_eight_leaf up = bt_eight_leaf_at(bt_at(d, o, t), n);
     float *to = raw + o * (g.rows + 1) + i;
     const bt_eight dots = bt_eight_dots(z, up, n);
-    bt_eight_to_some(to, _mm256_add_ps(bt_eight_at_some(to, rows), dots), rows);
+    bt_eight total = bt_eight_at_some(to, rows);
+    BT_JOIN_LEAF(total, dots);
+    bt_eight_to_some(to, total, rows);
   }
 }
 
@@ -103,11 +105,11 @@ BT_KERNEL void bt_centred_totals(bt_pairs g, bt_box box, bt_in d, int t, int n, 
       lanes[j] = bt_eight_sum(bt_eight_leaf_at(bt_at(d, o + j, t), n));
     bt_eight_to(sums, bt_eight_fold(lanes));
     for (int j = 0; j < 8; j++)
-      to[(o + j) * (g.rows + 1)] += sums[j];
+      BT_JOIN_LEAF(to[(o + j) * (g.rows + 1)], sums[j]);
   }
 #endif
   for (; o < box.r1; o++)
-    to[o * (g.rows + 1)] += bt_leaf_sum(bt_at(d, o, t), n);
+    BT_JOIN_LEAF(to[o * (g.rows + 1)], bt_leaf_sum(bt_at(d, o, t), n));
 }
 
 /* raw, added to the output over the times of the box, leaf by leaf; the box has the rows of d. */

@@ -13,9 +13,11 @@
  * absolute multiples of this length, so that a tiled call adds in the order of the whole one. */
 #define BT_LEAF 32
 
-/* The partial sum of a leaf joins the total of the leaves before it: floats or vectors of floats. All
- * totals over time are joined here, so that their order is one decision: one by one, in order. */
+/* The partial sum of a leaf joins the total of the leaves before it, floats or vectors of floats, as it
+ * is or times a factor. Every sum in leaves is joined here, so that the order is decided in one place:
+ * one leaf after the other. (Moments are joined by bt_join_moments of bt_norm.h.) */
 #define BT_JOIN_LEAF(total, leaf) ((total) += (leaf))
+#define BT_JOIN_SCALED_LEAF(total, scale, leaf) ((total) = bt_fma(scale, leaf, total))
 
 /* 1: the core has no vectors of floats, so that kernels hold blocks of outputs in scalar registers;
  * 0: their loops are such that the compiler makes vectors of them. The bits do not depend on it. */
