@@ -136,7 +136,7 @@ BT_KERNEL void bt_block_first(float v[8], const float *x, int step)
     v[j] = x[j * step];
 }
 
-/* s[j] += sum_k w[k] x[(k + j) step] for k in [0, eights + rest), eights a multiple of 8, rest < 8. */
+/* s[j] += sum_k w[k] x[(k + j) step] for eights + rest taps; eights is a multiple of 8, rest < 8. */
 BT_KERNEL void bt_block_slide(float s[8], int eights, int rest, const float *w, const float *x,
                               int step)
 {
@@ -165,8 +165,8 @@ BT_KERNEL void bt_block_slide(float s[8], int eights, int rest, const float *w, 
     bt_block_tap(s, w[6], g, h, a, b, c, d, e, x[13 * step]);
 }
 
-/* These sums come before what follows: of a ring's taps. */
-BT_KERNEL void bt_block_done(float *s)
+/* The sums of a ring are computed before the taps that follow. */
+BT_KERNEL void bt_block_compute_sums(float *s)
 {
   BT_COMPUTE_SUMS(s);
   BT_COMPUTE_SUMS(s + 4);
@@ -174,8 +174,8 @@ BT_KERNEL void bt_block_done(float *s)
     BT_COMPUTE_SUMS(s + 8);
 }
 
-/* s[j] += sum_i w[i] v[i + j] for BT_WIDE_OUTPUTS outputs and `count` of four taps from tap k on; sample
- * m is in v[m mod 12], and the next one comes in with each tap. */
+/* s[j] += sum_i w[i] v[i + j] for BT_WIDE_OUTPUTS outputs and `count` taps, up to four, from tap k on;
+ * sample m is in v[m mod 12], and the next one is loaded with each tap. */
 BT_KERNEL void bt_block_taps(float *s, float v[12], int k, int count, const float *w,
                              const float *x, int step)
 {
@@ -212,7 +212,7 @@ BT_KERNEL void bt_block_taps(float *s, float v[12], int k, int count, const floa
 #endif
 }
 
-/* s[j] += sum_k w[k] x[(k + j) step] for BT_WIDE_OUTPUTS outputs, the samples in a ring of twelve. */
+/* s[j] += sum_k w[k] x[(k + j) step] for BT_WIDE_OUTPUTS outputs; samples are in a ring of twelve. */
 BT_KERNEL void bt_block_ring(float *s, int taps, const float *w, const float *x, int step)
 {
   float v[12];
@@ -225,7 +225,7 @@ BT_KERNEL void bt_block_ring(float *s, int taps, const float *w, const float *x,
     bt_block_taps(s, v, 0, 4, w, x, step);
     bt_block_taps(s, v, 4, 4, w + 4, x + 4 * step, step);
     bt_block_taps(s, v, 8, 4, w + 8, x + 8 * step, step);
-    bt_block_done(s);
+    bt_block_compute_sums(s);
     w += 12, x += 12 * step;
     BT_NEAR_POINTER(w);
     BT_NEAR_POINTER(x);
@@ -239,7 +239,7 @@ BT_KERNEL void bt_block_ring(float *s, int taps, const float *w, const float *x,
     bt_block_taps(s, v, 4, left - 4, w + 4, x + 4 * step, step);
   } else
     bt_block_taps(s, v, 0, left, w, x, step);
-  bt_block_done(s);
+  bt_block_compute_sums(s);
 }
 
 /* s[j] += sum_k w[k] x[(k + j) step] for BT_WIDE_OUTPUTS outputs. */

@@ -29,7 +29,7 @@ BT_KERNEL void bt_block_store_four(const float *s, float *y)
   y[3] = s[3];
 }
 
-/* Four rows from r on, four samples from t on. */
+/* Four outputs from r on, four results from t on. */
 BT_KERNEL void bt_block_mix_four(bt_conv_sum m, int r, int t)
 {
   const float *const b = m.b ? m.b + r : 0;
@@ -59,7 +59,7 @@ BT_KERNEL void bt_block_mix_four(bt_conv_sum m, int r, int t)
   }
 }
 
-/* Row r, eight samples from t on. */
+/* Output r, eight results from t on. */
 BT_KERNEL void bt_block_mix_one(bt_conv_sum m, int r, int t)
 {
   const float start = m.b ? m.b[r] : 0.0f;
@@ -75,7 +75,7 @@ BT_KERNEL void bt_block_mix_one(bt_conv_sum m, int r, int t)
     y[j] = s[j];
 }
 
-/* s[a samples + j] += w[a w_out] x[j] for up to three a and `samples` j. */
+/* s[a samples + j] += w[a w_out] x[j] for up to three a (`rows`) and eight j (`samples`). */
 BT_KERNEL void bt_block_mix_term(int rows, int samples, float s[16], const float *w,
                                  ptrdiff_t w_out, const float *x)
 {
@@ -103,7 +103,7 @@ BT_KERNEL void bt_block_mix_term(int rows, int samples, float s[16], const float
       BT_COMPUTE_SUMS(s + 4 * q);
 }
 
-/* `rows` rows from r on, up to three, `samples` samples from t on, a multiple of four: up to 16 sums. */
+/* `rows` outputs from r on, up to three, and `samples` results from t on, four or eight: up to 16 sums. */
 BT_KERNEL void bt_block_mix_tile(bt_conv_sum m, int rows, int samples, int r, int t)
 {
   float s[16];
@@ -314,7 +314,7 @@ BT_KERNEL void bt_block_dots_all(bt_conv_sum m, int outs, int ins)
       bt_block_dots_rows(m, 1, ins, o);
 }
 
-/* Up to three sums in four whole leaves side by side: a sum alone would wait for itself. */
+/* Up to three sums over four whole leaves side by side: one sum alone would wait for itself. */
 BT_KERNEL void bt_block_dots_leaves(bt_conv_sum m, int outs, int ins)
 {
   float s[12];

@@ -19,8 +19,8 @@
 #define BT_JOIN_LEAF(total, leaf) ((total) += (leaf))
 #define BT_JOIN_SCALED_LEAF(total, scale, leaf) ((total) = bt_fma(scale, leaf, total))
 
-/* 1: the core has no vectors of floats, so that kernels hold blocks of outputs in scalar registers;
- * 0: their loops are such that the compiler makes vectors of them. The bits do not depend on it. */
+/* 1: the core has no vectors of floats, and kernels hold tiles of results in scalar registers; 0: loops
+ * that the compiler makes vectors of. The bits do not depend on it. */
 #ifndef BT_SCALAR_TILES
 #if defined(__SSE2__) || defined(__ARM_NEON) || defined(__ARM_FEATURE_MVE) || \
     defined(__riscv_vector)

@@ -220,7 +220,7 @@ def build(
 ) -> Path:
     """The shared library of a package, built or from the cache."""
     command = tuple(compiler or find_compiler())
-    return shared_library(library_files(package), (*flags, "-DBT_VECTOR_HERE=0"), command)
+    return shared_library(library_files(package), (*flags, "-DBT_VECTOR_LINKAGE=0"), command)
 
 
 def _pointer(array: npt.NDArray[Any]) -> ctypes.c_void_p:
