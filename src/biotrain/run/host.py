@@ -31,8 +31,8 @@ def library_files(package: Build) -> dict[str, str]:
     included = [f'#include "{name}"' for name in VECTORS if name in package.files]
     lines = [
         f"#define BT_FUSED {int(package.fused)}",
-        "#undef BT_VECTOR_HERE",
-        "#define BT_VECTOR_HERE 2",
+        "#undef BT_VECTOR_LINKAGE",
+        "#define BT_VECTOR_LINKAGE 2",
         *included,
         "typedef int bt_vectors; /* C99 wants something here */",
     ]
@@ -220,7 +220,7 @@ def build(
 ) -> Path:
     """The shared library of a package, built or from the cache."""
     command = tuple(compiler or find_compiler())
-    return shared_library(library_files(package), (*flags, "-DBT_VECTOR_HERE=0"), command)
+    return shared_library(library_files(package), (*flags, "-DBT_VECTOR_LINKAGE=0"), command)
 
 
 def _pointer(array: npt.NDArray[Any]) -> ctypes.c_void_p:
