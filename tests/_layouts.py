@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
-from biotrain.ir.layout import Enumeration, Opaque, Struct
+from biotrain.frontend.layout import FrontNumbers, front_struct
 from biotrain.planner import live_layout as live
 from biotrain.run import live_box, mailbox
+from biotrain.targets.layout import Enumeration, Opaque, Struct
 
 RT = Path(__file__).resolve().parents[1] / "src" / "biotrain" / "rt"
+FRONT = front_struct(FrontNumbers(2, 4, running=True, ring_times=5, sample_code="<f4"))
 NUMBERS = live.LiveNumbers(
     outputs=3,
     chans=2,
@@ -23,7 +24,7 @@ NUMBERS = live.LiveNumbers(
     waiting_frames=6,
     segments=2,
     narrow=True,
-    front=Opaque("bt_front", 64, 8),
+    front=FRONT,
     row_times=5,
     model=Opaque("bt_model", 100, 4),
 )
@@ -33,6 +34,7 @@ LIVE = live.live_struct(NUMBERS)
 Table = Struct | Enumeration
 
 TABLES: dict[str, tuple[Table, ...]] = {
+    "bt_front.h": (FRONT,),
     "bt_flash.h": (live.FLASH, live.FLASH_WRITER),
     "bt_checkpoint.h": (live.SEGMENT,),
     "bt_slots.h": (live.SLOTS, live.SAVE_STATE),
@@ -46,11 +48,9 @@ TABLES: dict[str, tuple[Table, ...]] = {
 """By the file in rt/."""
 
 
-def tables() -> Iterator[tuple[str, Table]]:
+def tables() -> list[tuple[str, Table]]:
     """Every table with its file."""
-    for name, found in TABLES.items():
-        for table in found:
-            yield name, table
+    return [(name, table) for name, found in TABLES.items() for table in found]
 
 
 def declared(name: str, table: Table) -> str:

@@ -245,10 +245,10 @@ def program() -> str:
 
 
 BUILDS: dict[str, tuple[tuple[str, ...], str]] = {
-    "loops": (("-DBT_BLOCK=0",), ""),
-    "blocks": (("-DBT_BLOCK=1", "-DBT_BLOCK_WIDE=8"), ""),
-    "ring": (("-DBT_BLOCK=1", "-DBT_BLOCK_WIDE=8", "-DBT_BLOCK_RING=1"), ""),
-    "wide blocks": (("-DBT_BLOCK=1", "-DBT_BLOCK_WIDE=12"), ""),
+    "loops": (("-DBT_SCALAR_TILES=0",), ""),
+    "blocks": (("-DBT_SCALAR_TILES=1", "-DBT_WIDE_OUTPUTS=8"), ""),
+    "ring": (("-DBT_SCALAR_TILES=1", "-DBT_WIDE_OUTPUTS=8", "-DBT_SAMPLE_RING=1"), ""),
+    "wide blocks": (("-DBT_SCALAR_TILES=1", "-DBT_WIDE_OUTPUTS=12"), ""),
     "avx2": (("-mavx2",), "avx2"),
     "avx512": (("-mavx512f",), "avx512f"),
 }

@@ -17,6 +17,7 @@ import biotrain as bt
 from biotrain.frontend import FrontEnd
 from biotrain.frontend.live import Live
 from biotrain.package import Package
+from biotrain.run.front_stream import windows_of
 from biotrain.run.live_device import Event, LiveDevice
 
 CHANS, TIMES, HOP, CLASSES, SCALE = 2, 32, 16, 3, 0.01
@@ -128,7 +129,7 @@ def test_a_front_end_gives_the_windows_of_the_study(kind: str) -> None:
     dev = package(front=front, hop=0, converter_bits=24 if wide else 16).live()
     x, _ = signal(700)
     frames = x.astype(np.int32) * 200 if wide else x
-    windows = front.run(frames)
+    windows = windows_of(front, frames)
     events = dev.play(frames)
     q = np.clip(np.rint(windows * np.float32(1 / SCALE)), -32767, 32767).astype(np.int16)
     plain = package(live=False).run("host").predict(q)

@@ -132,7 +132,7 @@ def test_second_compiler_gives_the_same_bits(
         pytest.skip("the ziglang package (clang) is not installed")
     # Inlined into every call of every sample, kernels would take ten times as long to compile.
     clang = [sys.executable, "-m", "ziglang", "cc", "-O1", "-fno-inline", "-fno-sanitize=all"]
-    scalar = ["-DBT_BLOCK=1", "-DBT_BLOCK_WIDE=12", "-DBT_FIR_LANES=1"]
+    scalar = ["-DBT_SCALAR_TILES=1", "-DBT_WIDE_OUTPUTS=12", "-DBT_FIR_LANES=1"]
     command = [*clang, *WARNINGS, *NUMERICS, *fused_flags(), *scalar]
     same(stem, plain(stem), run(of(stem), ARRAYS, command, folder / f"clang-{stem}"))
 

@@ -448,15 +448,9 @@ def test_a_wrong_kernel_or_schedule_changes_the_crc(monkeypatch: pytest.MonkeyPa
     broken = replace(pkg, source=replace(pkg.source, train=pkg.graph.with_nodes(nodes)))
     assert outcome(broken) != good
     files = dict(pkg.files)
-    assert "to[j] += sums[j];" in files["bt_conv_dw.h"]
-    files["bt_conv_dw.h"] = files["bt_conv_dw.h"].replace(
-        "to[j] += sums[j];", "to[j] += sums[j] * (1.0f + 0x1p-22f);"
-    )
-    vectors = "bt_vec_add(total[j], s[j])"
-    assert vectors in files["bt_conv_vector.h"]
-    files["bt_conv_vector.h"] = files["bt_conv_vector.h"].replace(
-        vectors, "bt_vec_add(total[j], bt_vec_fma(s[j], bt_vec_of(0x1p-22f), s[j]))"
-    )
+    join = "((total) += (leaf))"
+    assert join in files["bt_kernel.h"]
+    files["bt_kernel.h"] = files["bt_kernel.h"].replace(join, "((total) += (leaf) * (1.0f + 0x1p-22f))")
     monkeypatch.setitem(pkg.__dict__, "files", files)
     assert outcome(pkg) != good
 
@@ -505,12 +499,12 @@ def executed(pkg: Package, monkeypatch: pytest.MonkeyPatch) -> int:
     """Multiply-adds that the convolutions of one training sample execute."""
     files = dict(pkg.files)
     include = '#include "bt_kernel.h"\n'
-    head, _, rest = files["bt_conv_block.h"].partition(include)
+    for name in files:
+        if name.startswith("bt_conv"):
+            files[name] = files[name].replace("bt_fma(", "bt_counted(")
+    head, _, rest = files["bt_barrier.h"].partition(include)
     assert rest
-    files["bt_conv_block.h"] = rest
-    for name in ("bt_conv_block.h", "bt_conv.h", "bt_conv_dw.h"):
-        files[name] = files[name].replace("bt_fma(", "bt_counted(")
-    files["bt_conv_block.h"] = head + include + _COUNTER + files["bt_conv_block.h"]
+    files["bt_barrier.h"] = head + include + _COUNTER + rest
     monkeypatch.setitem(pkg.__dict__, "files", files)
     device = HostDevice(pkg, flags=(*FLAGS, "-DBT_VECTOR=0"))  # vectors are not counted
     counter = ctypes.c_longlong.in_dll(device._c, "bt_count")

@@ -114,14 +114,8 @@ def test_verify_notices_a_wrong_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
     """A kernel that is off by one part in ten thousand does not pass."""
     pkg = package("eegnet", optimizer=SGD)
     files = dict(pkg.files)
-    assert "to[j] += sums[j];" in files["bt_conv_dw.h"]
-    files["bt_conv_dw.h"] = files["bt_conv_dw.h"].replace(
-        "to[j] += sums[j];", "to[j] += sums[j] * 1.0001f;"
-    )
-    vectors = "bt_vec_add(total[j], s[j])"
-    assert vectors in files["bt_conv_vector.h"]
-    files["bt_conv_vector.h"] = files["bt_conv_vector.h"].replace(
-        vectors, "bt_vec_add(total[j], bt_vec_fma(s[j], bt_vec_of(1e-4f), s[j]))"
-    )
+    join = "((total) += (leaf))"
+    assert join in files["bt_kernel.h"]
+    files["bt_kernel.h"] = files["bt_kernel.h"].replace(join, "((total) += (leaf) * 1.0001f)")
     monkeypatch.setitem(pkg.__dict__, "files", files)
     assert not bt.verify(pkg, seeds=1, steps=2).ok

@@ -14,8 +14,8 @@ from biotrain.frontend import FrontEnd
 from biotrain.frontend import emit as emit_front
 from biotrain.graph.cost import Cost, training_cost
 from biotrain.ir.graph import Graph
-from biotrain.ir.layout import Struct
 from biotrain.planner.plan import Plan
+from biotrain.targets.layout import Struct
 from biotrain.targets.target import Target
 
 

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 
 from biotrain.emit.source import CTYPE, Source, running_values, trained_values
 from biotrain.ir.graph import Value
-from biotrain.ir.layout import F32, Dim, Member, Scalar, Struct
 from biotrain.planner.context import COUNTERS, OF_GRADIENTS, OF_SLICES, PROGRESS
+from biotrain.targets.layout import F32, Dim, Member, Scalar, Struct
 
 _NUMPY = {"f32": "<f4", "u8": "u1", "i16": "<i2", "i32": "<i4"}
 

@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
-from biotrain.ir.layout import F32, I32, U32, Member, Struct
 from biotrain.ir.optimizer import Gradients
+from biotrain.targets.layout import F32, I32, U32, Member, Struct
 
 PROGRESS = Struct(
     "bt_progress",

@@ -6,7 +6,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from biotrain.ir.layout import (
+from biotrain.targets.layout import (
     BYTES,
     F32,
     I32,
@@ -222,7 +222,7 @@ class LiveNumbers:
     """Members of the context in a checkpoint."""
     narrow: bool
     """Whether a sample of the converter is an int16, else an int32."""
-    front: Opaque | None
+    front: Struct | None
     """`bt_front`, where there is a front end."""
     row_times: int
     """Samples of the row that a front end standardises per window; 0: it does not."""

@@ -8,8 +8,8 @@ from typing import Any
 
 from biotrain.errors import BioTrainError
 from biotrain.frontend.live import Live
-from biotrain.ir.layout import Opaque, Struct
 from biotrain.planner.live_layout import RECORD, STORE_CLASSES, LiveNumbers, live_struct
+from biotrain.targets.layout import Opaque, Struct
 
 HEADER_BYTES, CRC_BYTES = 20, 4
 """Bytes around the payload of a checkpoint (bt_checkpoint.h)."""
@@ -115,10 +115,6 @@ class LivePlan:
     def struct(self, model_bytes: int = 0) -> Struct:
         """`bt_live` around a `bt_model` of so many bytes."""
         front = self.live.front
-        opaque = None
-        if front:
-            aligned = 8 if sum(map(len, front.sections)) else 4
-            opaque = Opaque("bt_front", front.ram_bytes, aligned)
         return live_struct(
             LiveNumbers(
                 outputs=self.classes,
@@ -127,7 +123,7 @@ class LivePlan:
                 waiting_frames=self.live.ring,
                 segments=self.segments,
                 narrow=self.live.converter_bits <= 16,
-                front=opaque,
+                front=front.struct() if front else None,
                 row_times=self.times if front and front.standardise == "window" else 0,
                 model=Opaque("bt_model", model_bytes, 4),
             )

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from biotrain.ir.layout import (
+from biotrain.targets.layout import (
     F32,
     I32,
     U32,

@@ -13,10 +13,10 @@ import numpy.typing as npt
 
 from biotrain.emit import RUNTIME
 from biotrain.emit.build import Build
-from biotrain.ir.layout import Struct
 from biotrain.run.compiler import shared_library
 from biotrain.run.host import OPTIMISED
 from biotrain.run.live_box import COMMANDS, box, layout_header
+from biotrain.targets.layout import Struct
 
 if TYPE_CHECKING:
     from biotrain.run.elf import Elf

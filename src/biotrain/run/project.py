@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The folder of a package around its C: `biotrain.emit.project` with what only a build knows."""
+"""The files around the C of a package: `biotrain.emit.project` with start-up and measured sizes."""
 
 from __future__ import annotations
 

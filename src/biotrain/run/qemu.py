@@ -45,7 +45,7 @@ LONGEST_WATCH_S = 5.0
 
 
 class QemuGone(Exception):
-    """QEMU has ended; its last words."""
+    """QEMU has ended; the message holds its last output."""
 
 
 class Monitor:
@@ -64,7 +64,7 @@ class Monitor:
             raise
 
     def __call__(self, command: str, **arguments: Any) -> Any:
-        """Carry out a command and return its answer."""
+        """Run a command of the monitor and return its answer."""
         asked = {"execute": command, "arguments": arguments}
         try:
             self._socket.sendall(json.dumps(asked).encode() + b"\n")
@@ -88,7 +88,7 @@ class Monitor:
             self._receive()
 
     def close(self) -> None:
-        """Let go of the socket."""
+        """Close the socket."""
         self._socket.close()
 
     def _connect(self, path: str, end: float) -> None:
@@ -224,18 +224,18 @@ class QemuMachine(Machine):
         """Until the command is 0."""
         at = self._offset(self._command, 4)
         start = time.monotonic()
-        nap, watch, looked = 5e-5, 0.2, start
+        nap, watch, watched = 5e-5, 0.2, start
         while any(self._memory[at : at + 4]):
             self._monitor.nap(nap)
             nap = min(1.5 * nap, LONGEST_NAP_S)
             now = time.monotonic()
             late = now - start > self.timeout
-            if late or now - looked > watch:
-                self._look(late)
-                watch, looked = min(2 * watch, LONGEST_WATCH_S), time.monotonic()
+            if late or now - watched > watch:
+                self._examine(late)
+                watch, watched = min(2 * watch, LONGEST_WATCH_S), time.monotonic()
 
-    def _look(self, late: bool) -> None:
-        """At the registers of a firmware that lets one wait."""
+    def _examine(self, late: bool) -> None:
+        """Read the registers of a firmware that does not answer: has it stopped at a fault?"""
         self._monitor("stop")
         registers = self._registers()
         pc = registers.get("R15", registers.get("pc", 0))
@@ -317,7 +317,7 @@ def qemu_memories(target: Target) -> tuple[Memory, Memory]:
 
 
 def registers(text: str) -> dict[str, int]:
-    """Those of Arm; of RISC-V pc, mepc and sp; as `info registers` tells them."""
+    """Registers in the text of `info registers`: all of Arm, of RISC-V pc, mepc and sp."""
     found = re.findall(r"\b(R\d\d|pc|mepc|sp)(?:=| +)([0-9a-f]{8})\b", text)
     return {name: int(value, 16) for name, value in found}
 

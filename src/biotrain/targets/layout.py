@@ -49,7 +49,7 @@ class Scalar:
     """A number, or a pointer where `code` is empty."""
 
     name: str
-    """Of a pointer to a function: with `(*)` where the name of the member stands."""
+    """The C type; a pointer to a function has `(*)` where the name of the member stands."""
     code: str = ""
     """The numpy type, little-endian."""
 
@@ -90,10 +90,11 @@ class Opaque:
         return np.dtype((np.void, self.bytes))
 
 
-U8, U32, I32, F32 = (
+U8, U32, I32, I64, F32 = (
     Scalar("uint8_t", "u1"),
     Scalar("uint32_t", "<u4"),
     Scalar("int32_t", "<i4"),
+    Scalar("int64_t", "<i8"),
     Scalar("float", "<f4"),
 )
 BYTES = Scalar("size_t")
@@ -143,7 +144,7 @@ class Member:
 
     @property
     def declaration(self) -> str:
-        """In C, without the comment."""
+        """The declaration in C, without the comment."""
         dims = "".join(f"[{dim}]" for dim in self.dims)
         words = "volatile " if self.volatile else ""
         if "(*)" in self.kind.name:
@@ -165,8 +166,8 @@ class Struct:
         return tuple(m for m in self.members if m.there)
 
     @cached_property
-    def _placed(self) -> dict[int, tuple[dict[str, int], int]]:
-        """For pointers of so many bytes: offsets of the members, and the size."""
+    def _placed(self) -> dict[int, tuple[dict[str, int], int, int]]:
+        """For pointers of so many bytes: offsets of the members, size, alignment."""
         return {pointer: _place(self, pointer) for pointer in POINTER_SIZES}
 
     def offsets(self, pointer: int) -> dict[str, int]:
@@ -201,7 +202,7 @@ class Struct:
 
     def alignment(self, pointer: int) -> int:
         """Alignment of the most aligned member."""
-        return max(m.kind.alignment(pointer) for m in self.present)
+        return self._placed[pointer][2]
 
     def dtype(self, pointer: int) -> np.dtype[np.generic]:
         """A structured numpy type with the members as fields."""
@@ -268,15 +269,17 @@ def _line(indent: str, declaration: str, width: int, comment: str) -> str:
     return f"{indent}{declaration:{width}} /* {comment} */" if comment else f"{indent}{declaration}"
 
 
-def _place(struct: Struct, pointer: int) -> tuple[dict[str, int], int]:
-    """Offsets of the members, and the size."""
+def _place(struct: Struct, pointer: int) -> tuple[dict[str, int], int, int]:
+    """Offsets of the members, size, alignment."""
     found: dict[str, int] = {}
-    at = 0
+    at, most = 0, 1
     for member in struct.present:
-        at += -at % member.kind.alignment(pointer)
+        aligned = member.kind.alignment(pointer)
+        most = max(most, aligned)
+        at += -at % aligned
         found[member.name] = at
         at += member.count * member.kind.size(pointer)
-    return found, at + -at % struct.alignment(pointer)
+    return found, at + -at % most, most
 
 
 @dataclass(frozen=True, slots=True)
@@ -284,7 +287,7 @@ class Constant:
     """One constant of an enum."""
 
     name: str
-    """In Python; C's begins with the prefix of its enumeration, and is in capitals."""
+    """The name in Python; C writes the prefix of the enumeration before it, in capitals."""
     comment: str = ""
 
 
