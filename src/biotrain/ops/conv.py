@@ -128,7 +128,7 @@ def _rows_of_y(g: Mapping[str, int], r0: int, r1: int) -> tuple[int, int]:
 
 
 class _Conv(Op):
-    """What the three passes share."""
+    """What a convolution and its two gradients share."""
 
     def _geometry(self, node: Node) -> dict[str, int]:
         return _geometry(*self._shapes(node), dict(node.attrs))

@@ -5,8 +5,8 @@
     y = f(x)        ->  x = from_int16(q); y = f(x)              elsewhere
 
 The value of a sample is by definition q times the scale in float32, which makes a package with a
-float input that is fed these values the same to the bit. What `from_int16` makes is stored or made
-again in parts, as the plan has it.
+float input that is fed these values the same to the bit. What `from_int16` makes is stored, or
+recomputed in tiles, as the plan has it.
 """
 
 from __future__ import annotations
