@@ -51,6 +51,7 @@ def _kernel(shape: Shape) -> tuple[int, int, int, int]:
 
 
 def _geometry(x: Shape, w: Shape, y: Shape, attrs: Mapping[str, Attr]) -> dict[str, int]:
+    """The kernels' struct of a convolution of x with w to y."""
     channels, rows, times = _image(x)
     out_channels, _, kernel_rows, taps = _kernel(w)
     _, out_rows, out_times = _image(y)

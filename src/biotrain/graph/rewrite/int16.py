@@ -27,7 +27,7 @@ def keep_int16(graph: Graph, scale: float) -> Graph:
     floats = b.value(f"{x.name}_float", x.shape)
     nodes = [Node("from_int16", (q,), (floats,), (("scale", scale),))]
     integers: dict[str, Value] = {x.name: q}
-    """What x and its views are called as integers."""
+    """The integer tensors of x and of its views, by the name of the float one."""
 
     for node in graph.nodes:
         source = integers.get(node.inputs[0].name) if node.inputs else None

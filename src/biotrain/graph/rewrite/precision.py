@@ -124,7 +124,7 @@ def _root(value: Value, views: Mapping[str, Node]) -> Value:
 def _candidates(graph: Graph, end: int, store: Store) -> list[Value]:
     """Tensors of the forward pass that may be stored in 16 bits."""
     raw = {graph.inputs[0].name: None}
-    """What has the scale of the recording."""
+    """Tensors that have the scale of the recording."""
     found = []
     for node in graph.nodes[:end]:
         raws = any(v.name in raw for v in node.inputs) and node.op not in NORMS
