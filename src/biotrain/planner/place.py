@@ -64,10 +64,12 @@ class _Groups:
         self.members: dict[str, list[str]] = {}
 
     def add(self, name: str, nbytes: int, first: int, last: int) -> None:
+        """Note a value of `nbytes` bytes, in use from schedule step `first` to `last`."""
         self.birth[name], self.last[name], self.bytes[name] = first, last, nbytes
         self.members[name] = [name]
 
     def join(self, a: str, b: str) -> None:
+        """Let the values that share the bytes of a, and of b, share all of them."""
         merged = self.members[a] + self.members[b]
         for name in merged:
             self.members[name] = merged
@@ -243,14 +245,14 @@ def _first_fit(buffers: Sequence[Buffer], order: Sequence[int], limit: int) -> l
     return offsets
 
 
-EXACT = 7
-"""Up to this many buffers every order is tried, which is optimal."""
+MOST_EXACT = 7
+"""Buffers up to which every order of first fit is tried, which is optimal."""
 
 
 def place(buffers: Sequence[Buffer], effort: int = 400) -> tuple[Buffer, ...]:
     """Give every buffer an offset; the arena is as small as the search finds it.
 
-    First fit along several orders, then along every order (up to `EXACT` buffers) or along
+    First fit along several orders, then along every order (up to `MOST_EXACT` buffers) or along
     `effort` seeded exchanges in the best order. Some order is optimal: that of the offsets of an
     optimal placement. Deterministic.
     """
@@ -278,7 +280,7 @@ def place(buffers: Sequence[Buffer], effort: int = 400) -> tuple[Buffer, ...]:
 
     for order in orders[1:]:
         attempt(order)
-    if n <= EXACT and size > bound:
+    if n <= MOST_EXACT and size > bound:
         best, size = _exact(buffers, best, size, bound)
     elif size > bound:
         rng = np.random.Generator(np.random.PCG64(n))
