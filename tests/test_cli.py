@@ -512,7 +512,7 @@ def test_adapt_own_factory(run: Any, own: str, tmp_path: Path) -> None:
     assert found.json["rows"][0]["norm"] == "convert"
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_demo(run: Any, tmp_path: Path) -> None:
     said = run(
         "demo", "--out", tmp_path, "--subjects", "1", "--epochs", "1", "--pretrain-epochs", "1"

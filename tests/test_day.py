@@ -17,7 +17,7 @@ from torch import nn
 import biotrain as bt
 from biotrain.frontend import read_front
 from biotrain.frontend.live import Live
-from biotrain.live import Living, Played
+from biotrain.live import PacedDevice, Played
 from biotrain.models import standardized
 from biotrain.run.live_clock import ClockedDevice, FlashTime
 from biotrain.run.live_device import LiveDevice
@@ -74,6 +74,7 @@ def made(day: ModuleType) -> object:
     return day.Made(package, Played(rec, 1), rec.classes, 100, 50)
 
 
+@pytest.mark.ci
 def test_three_devices_end_with_the_same_weights(day: ModuleType, made) -> None:
     asked = day.Day("synthetic-emg", 1, calibrate=24)
     result, life = day.run(made, asked, after=2, step=900)
@@ -128,6 +129,6 @@ def test_time_passes_while_it_works(made) -> None:
     assert all(0 < e.late_s < 0.05 for e in events)
     assert 1.0 < device.price() < 3.0
     assert device.busy_s < 0.5 * device.t
-    host = Living(LiveDevice(made.package), 200.0)
+    host = PacedDevice(LiveDevice(made.package), 200.0)
     seen = host.play(part.x[:, :400], part.labels()[:400])
     assert [e.predicted for e in seen] == [e.predicted for e in events][: len(seen)]

@@ -430,7 +430,7 @@ def test_power_may_go_during_a_calibration() -> None:
         survive(cut)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_power_may_go_at_every_byte_of_a_calibration() -> None:
     for cut in range(1, interrupted()[2] + 1):
         survive(cut)
@@ -505,7 +505,7 @@ def damaged(folder: Path, *flags: str) -> list[str]:
     return [str(folder / "live_damage")]
 
 
-@pytest.mark.parametrize("count", [3000, pytest.param(100_000, marks=pytest.mark.full)])
+@pytest.mark.parametrize("count", [3000, pytest.param(100_000, marks=pytest.mark.exhaustive)])
 def test_damaged_flash_leaves_good_weights(count: int, tmp_path: Path) -> None:
     command = damaged(tmp_path, "-fsanitize=address,undefined")
     done = subprocess.run([*command, str(count)], capture_output=True, text=True, check=False)
@@ -513,8 +513,8 @@ def test_damaged_flash_leaves_good_weights(count: int, tmp_path: Path) -> None:
     assert done.stdout == f"{count} images\n"
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("seconds", [5, pytest.param(60, marks=pytest.mark.full)])
+@pytest.mark.ci
+@pytest.mark.parametrize("seconds", [5, pytest.param(60, marks=pytest.mark.exhaustive)])
 def test_fuzzed_flash_leaves_good_weights(seconds: int, tmp_path: Path) -> None:
     command = damaged(tmp_path, "-DFUZZ", "-fsanitize=fuzzer,address,undefined")
     command += [f"-max_total_time={seconds}", "-max_len=96", "-seed=1"]
@@ -555,7 +555,7 @@ def test_the_plan_counts_what_lives() -> None:
         package(memory=6000)
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_measured_pieces_are_cut_by_what_the_core_takes() -> None:
     for needed in ("unicorn", "elftools", "ziglang"):
         pytest.importorskip(needed)

@@ -88,6 +88,7 @@ def verified(pkg: bt.Package, seed: int) -> VerifyReport:
     return bt.verify(pkg, steps=2, seeds=5, seed=seed + 1, flags=FLAGS)
 
 
+@pytest.mark.sample(test=2)
 @pytest.mark.parametrize("index", range(NETWORKS))
 def test_its_c_trains_as_torch_does(index: int) -> None:
     seed = a_seed(index)
@@ -103,6 +104,7 @@ def test_its_c_trains_as_torch_does(index: int) -> None:
     assert not bad, f"{bad}, {report.kinks} activations near a kink{again}"
 
 
+@pytest.mark.sample(test=2)
 @pytest.mark.parametrize("index", range(NETWORKS))
 def test_its_memory_is_placed(index: int) -> None:
     """At or above the bound, and the judge agrees."""
@@ -129,6 +131,7 @@ def smallest(graph: Graph) -> int:
     return peak(placed)
 
 
+@pytest.mark.ci
 def test_small_plans_take_a_fraction() -> None:
     """The activation arena, against everything stored by the direct algorithms (`fuse` alone).
 

@@ -213,6 +213,7 @@ def outcome(pkg: Package) -> tuple[int, bytes]:
     return device.crc32(), device.predict(x[:4]).tobytes()
 
 
+@pytest.mark.sample(test=2)
 @pytest.mark.parametrize("gradients", MODES)
 @pytest.mark.parametrize("name", NETS)
 def test_all_plans_train_to_the_same_bits(name: str, gradients: str) -> None:
@@ -447,15 +448,9 @@ def test_a_wrong_kernel_or_schedule_changes_the_crc(monkeypatch: pytest.MonkeyPa
     broken = replace(pkg, source=replace(pkg.source, train=pkg.graph.with_nodes(nodes)))
     assert outcome(broken) != good
     files = dict(pkg.files)
-    assert "to[j] += sums[j];" in files["bt_conv_dw.h"]
-    files["bt_conv_dw.h"] = files["bt_conv_dw.h"].replace(
-        "to[j] += sums[j];", "to[j] += sums[j] * (1.0f + 0x1p-22f);"
-    )
-    vectors = "bt_vec_add(total[j], s[j])"
-    assert vectors in files["bt_conv_vector.h"]
-    files["bt_conv_vector.h"] = files["bt_conv_vector.h"].replace(
-        vectors, "bt_vec_add(total[j], bt_vec_fma(s[j], bt_vec_of(0x1p-22f), s[j]))"
-    )
+    join = "((total) += (leaf))"
+    assert join in files["bt_kernel.h"]
+    files["bt_kernel.h"] = files["bt_kernel.h"].replace(join, "((total) += (leaf) * (1.0f + 0x1p-22f))")
     monkeypatch.setitem(pkg.__dict__, "files", files)
     assert outcome(pkg) != good
 
@@ -504,12 +499,12 @@ def executed(pkg: Package, monkeypatch: pytest.MonkeyPatch) -> int:
     """Multiply-adds that the convolutions of one training sample execute."""
     files = dict(pkg.files)
     include = '#include "bt_kernel.h"\n'
-    head, _, rest = files["bt_conv_block.h"].partition(include)
+    for name in files:
+        if name.startswith("bt_conv"):
+            files[name] = files[name].replace("bt_fma(", "bt_counted(")
+    head, _, rest = files["bt_barrier.h"].partition(include)
     assert rest
-    files["bt_conv_block.h"] = rest
-    for name in ("bt_conv_block.h", "bt_conv.h", "bt_conv_dw.h"):
-        files[name] = files[name].replace("bt_fma(", "bt_counted(")
-    files["bt_conv_block.h"] = head + include + _COUNTER + files["bt_conv_block.h"]
+    files["bt_barrier.h"] = head + include + _COUNTER + rest
     monkeypatch.setitem(pkg.__dict__, "files", files)
     device = HostDevice(pkg, flags=(*FLAGS, "-DBT_VECTOR=0"))  # vectors are not counted
     counter = ctypes.c_longlong.in_dll(device._c, "bt_count")
@@ -548,6 +543,7 @@ def test_the_frontier_of_a_package() -> None:
     assert [p["ram_bytes"] for p in data["frontier"]] == [p.ram_bytes for p in points]
 
 
+@pytest.mark.sample(test=1)
 @pytest.mark.parametrize("name", ["eegnet", "epidenet"])
 def test_points_of_the_frontier_are_verified(name: str) -> None:
     """The smallest and one drawn at random; BIOTRAIN_POINTS=99 takes them all."""

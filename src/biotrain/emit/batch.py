@@ -89,7 +89,7 @@ def train_batch_function(source: Source, schedule: BatchSchedule, shapes: Shapes
 
 
 def adabn_function(source: Source, schedule: BatchSchedule, shapes: Shapes) -> list[str]:
-    """The function that takes running statistics anew; they change at its end, or not at all."""
+    """The function that re-estimates running statistics; they change at its end, or not at all."""
     everywhere = BatchPlaces(source, schedule.buffers, shapes.tables, schedule.outers)
     lines = [
         "bt_status bt_adabn(bt_model *m, const bt_source *source, uint32_t n)",

@@ -22,7 +22,7 @@ def _slices(source: Source, places: Places, shapes: Shapes) -> Slices:
 
 
 def _taken(x: Value) -> list[str]:
-    """The check of a window counts as the first piece."""
+    """The check of a window counts as the first slice."""
     return [f"    bt_goes(s, {SAMPLE_CYCLES * x.size}u);"]
 
 
@@ -254,7 +254,7 @@ def _step_slice(source: Source, shapes: Shapes) -> list[str]:
 
 
 def state_segments(source: Source) -> list[str]:
-    """What checkpoints of a device that lives are made of."""
+    """The segments of a live package's checkpoints."""
     if source.live is None:
         return []
     members = [

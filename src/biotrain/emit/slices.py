@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A training sample, an optimizer step and a prediction in slices: functions that may pause.
 
-Where a function is, stands in a `bt_slice` of the context. It asks `bt_goes` before each piece; a
+Where a function is, stands in a `bt_slice` of the context. It asks `bt_goes` before each slice; a
 refusal leaves everything where it is, and the next call goes on there. The calls are those of the
 uninterrupted functions, in their order, so the bits are too.
 """
@@ -19,6 +19,7 @@ from biotrain.emit.schedule import (
     _comment,
     _step_text,
     call_text,
+    loop_title,
     node_text,
     view,
     wrap,
@@ -29,7 +30,7 @@ from biotrain.planner.slices import Blocks, NodeSlices, flat, slices_of
 from biotrain.targets.target import Target
 
 GOES = """\
-/* May a piece of so many cycles run now? The first of a call always may. */
+/* May a slice of so many cycles run now? The first of a call always may. */
 static int bt_goes(bt_slice *s, uint32_t cycles)
 {
   if (s->left == UINT32_MAX)
@@ -56,7 +57,7 @@ static void bt_resumed(bt_slice *s, uint32_t max_cycles)
 
 
 class Slices:
-    """The pieces of one function, printed."""
+    """The slices of one function, printed."""
 
     def __init__(self, places: Places, shapes: Shapes, limit: int, target: Target) -> None:
         self.places, self.shapes = places, shapes
@@ -70,7 +71,7 @@ class Slices:
         return self._guarded([*self._ask(cycles, "    "), *("  " + line for line in text)])
 
     def node(self, node: Node, index: int, behind: Sequence[str] = ()) -> list[str]:
-        """A node of the graph; `behind` runs in the same piece, where the node is not cut."""
+        """A node of the graph; `behind` runs in the same slice, where the node is not cut."""
         if not isinstance(node, Loop) and OPS[node.op].alias:
             return node_text(node, index, self.places, self.shapes)
         piece = slices_of(node, self.limit, self.target)
@@ -131,9 +132,7 @@ class Slices:
     def _loop(self, loop: Loop, index: int, piece: NodeSlices) -> list[str]:
         names = ", ".join(v.name for v in loop.outputs)
         windows = {w.value.name: w for w in loop.windows}
-        over = {"rows": "rows", "time": "tiles of time"}[loop.axis]
-        title = f"{over}, {loop.count} parts" if loop.count > 1 else "block"
-        lines = wrap(f"/* {index}: {title}: {names} */", "    ", "     * ")
+        lines = wrap(f"/* {index}: {loop_title(loop)}: {names} */", "    ", "     * ")
         cleared = [
             line.strip()
             for step in (loop.body if not loop.get("continued", False) else ())

@@ -49,11 +49,11 @@ class Source:
     features: Features | None = None
     """The training step in two functions, where a frozen trunk makes small features."""
     adabn: BatchSchedule | None = None
-    """What takes the running statistics of batch norms anew, in loops over windows."""
+    """The schedule that re-estimates the running statistics of batch norms from windows."""
     live: LivePlan | None = None
-    """What a device that records and learns at the same time needs."""
+    """The memory of a live package: it records and learns at the same time."""
     target: Target | None = None
-    """For the cycles of the pieces that `live` pauses between."""
+    """For the cycles of the slices between which a live package pauses."""
 
     @property
     def sample_type(self) -> str:

@@ -16,7 +16,7 @@ from biotrain.study.data.continuous import Continuous
 
 Ints = npt.NDArray[np.int64]
 CHUNK_S = 0.05
-"""Seconds of signal that a feed gives at a time."""
+"""Seconds of signal in a chunk."""
 WAIT_S = 5.0
 """How long a stream may be silent before that is an error."""
 
@@ -24,7 +24,7 @@ WAIT_S = 5.0
 @dataclass(frozen=True)
 class Chunk:
     """Samples that follow those of the chunk before: `x` integers [n_chans, n], converter steps;
-    `labels` [n], -1 where nobody says what is being done. `where` names the stretch."""
+    `labels` [n], -1 where there is none. `where` names the stretch of the recording."""
 
     x: npt.NDArray[np.integer[Any]]
     labels: Ints
@@ -41,14 +41,14 @@ class Feed(Protocol):
     n_chans: int
     scale: float
     seconds: float | None
-    """How long it lasts; None: nobody knows."""
+    """How long it lasts; None: not known."""
 
     def chunks(self) -> Iterator[Chunk]:
-        """The samples, as they come."""
+        """The samples in time."""
 
 
 class Played:
-    """A recording, its parts one after the other."""
+    """A recording of one subject, its parts one after the other."""
 
     def __init__(
         self, rec: Continuous, subject: int, sessions: Sequence[int] | None = None
@@ -62,7 +62,7 @@ class Played:
         self.seconds: float | None = sum(p.x.shape[1] for p in parts) / rec.fs
 
     def chunks(self) -> Iterator[Chunk]:
-        """Pieces of `CHUNK_S`; each part begins after a gap."""
+        """Chunks of `CHUNK_S` seconds; each part begins after a gap."""
         step = max(1, round(CHUNK_S * self.fs))
         for part in self.parts:
             labels = part.labels()
@@ -74,9 +74,9 @@ class Played:
 def steps_of(values: npt.NDArray[Any], scale: float) -> npt.NDArray[np.int32]:
     """Physical values as the nearest converter steps; what int32 cannot hold, or is no number,
     becomes the largest that it can (a guard of the device sees it as saturated)."""
-    limits = np.iinfo(np.int32)
-    steps = np.nan_to_num(np.rint(np.asarray(values, np.float64) / scale), nan=limits.max)
-    return np.clip(steps, limits.min, limits.max).astype(np.int32)
+    bounds = np.iinfo(np.int32)
+    steps = np.nan_to_num(np.rint(np.asarray(values, np.float64) / scale), nan=bounds.max)
+    return np.clip(steps, bounds.min, bounds.max).astype(np.int32)
 
 
 class Lsl:
@@ -84,7 +84,7 @@ class Lsl:
 
     stream : its name, or its type ("EEG", "EMG").
     markers : name of a stream of texts; one that names a class (or its number) begins it, any other
-        ends it. A marker that comes later than its samples counts from when it comes.
+        ends it. A marker that arrives later than its samples counts from its arrival.
     """
 
     seconds: float | None = None
@@ -127,23 +127,23 @@ class Lsl:
         raise BioTrainError(f"no LSL stream is called '{name}', nor is any of that type")
 
     def chunks(self) -> Iterator[Chunk]:
-        """What comes from now on, again and again; BioTrainError after `wait_s` of silence."""
+        """The samples from now on, without an end; BioTrainError after `wait_s` of silence."""
         while len(self._inlet.pull_chunk(timeout=0.0)[1]):
-            pass  # of the time before, while the network was made
-        heard = time.monotonic()
+            pass  # samples from before now, while the network was compiled
+        last_sample_at = time.monotonic()
         while True:
             self._ahead += self._changes()
             samples, stamps = self._inlet.pull_chunk(timeout=CHUNK_S)
             if not len(stamps):
-                if time.monotonic() - heard > self._wait_s:
+                if time.monotonic() - last_sample_at > self._wait_s:
                     raise BioTrainError(f"{self.name}: no sample for {self._wait_s:g} s")
                 continue
-            heard = time.monotonic()
+            last_sample_at = time.monotonic()
             x = steps_of(np.asarray(samples).T, self.scale)
             yield Chunk(x, self._labels(np.asarray(stamps)))
 
     def _changes(self) -> list[tuple[float, int]]:
-        """(time, label) of the markers that have come."""
+        """(time, label) of the markers that have arrived."""
         if self._markers is None:
             return []
         texts, stamps = self._markers.pull_chunk(timeout=0.0)
@@ -217,17 +217,17 @@ class BrainFlow:
         self.scale, self.classes, self._label, self._wait_s = scale, classes, -1, wait_s
 
     def chunks(self) -> Iterator[Chunk]:
-        """What has come, again and again, until the loop ends; then the board is released."""
-        heard = time.monotonic()
+        """The samples since the last chunk, until the loop ends; then the board is released."""
+        last_sample_at = time.monotonic()
         try:
             while True:
                 time.sleep(CHUNK_S)
                 data = self._board.get_board_data()
                 if not data.shape[1]:
-                    if time.monotonic() - heard > self._wait_s:
+                    if time.monotonic() - last_sample_at > self._wait_s:
                         raise BioTrainError(f"{self.name}: no sample for {self._wait_s:g} s")
                     continue
-                heard = time.monotonic()
+                last_sample_at = time.monotonic()
                 x = steps_of(data[self._rows], self.scale)
                 yield Chunk(x, self._labels(data[self._marks]))
         finally:
@@ -249,7 +249,7 @@ class Cued:
     `seconds`, in rounds of random order."""
 
     REACTION_S = 0.5
-    """After a cue nobody knows yet what is being done."""
+    """Seconds after a cue that have no label: the person has not reacted yet."""
 
     def __init__(self, feed: Feed, classes: int, seconds: float, seed: int = 0) -> None:
         if seconds <= self.REACTION_S:
@@ -259,7 +259,7 @@ class Cued:
         self.scale, self.seconds = feed.scale, feed.seconds
         self._rng = np.random.default_rng(seed)
         self.cue = -1
-        """What is being asked for now."""
+        """The class that is asked for now; -1: none yet."""
 
     def chunks(self) -> Iterator[Chunk]:
         """The feed's chunks with the labels of the cues."""

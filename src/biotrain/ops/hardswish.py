@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Hard swish, the example of docs/add-an-op.md: x relu6(x + 3) / 6.
+"""Hard swish: x relu6(x + 3) / 6.
 
 Source: A. Howard et al., "Searching for MobileNetV3", ICCV 2019.
 """

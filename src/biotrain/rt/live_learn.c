@@ -90,6 +90,8 @@ bt_status bt_live_calibrate(bt_live *l)
   const uint32_t least = l->least > 2u ? l->least : 2u;
   if (!l->store_ok || l->store.count < least)
     return BT_ERR_LIVE_FEW;
+  if (!(l->rate >= 0.0f && l->rate <= BT_RATE_MOST))
+    return BT_ERR_RATE;
   const bt_live_record fresh = {.session = l->record.session + 1u, .limit = l->store.number};
   l->record = fresh;
   const uint32_t count = bt_live_freeze(l);
@@ -97,7 +99,10 @@ bt_status bt_live_calibrate(bt_live *l)
   l->record.held = count >= BT_LIVE_HELD_BACK ? count / BT_LIVE_HELD_BACK : 1u;
 #endif
   l->record.windows = count - l->record.held;
-  bt_begin(&l->model, l->epochs * ((l->record.windows + BT_GROUP - 1u) / BT_GROUP), l->rate);
+  const uint32_t groups = (l->record.windows + BT_GROUP - 1u) / BT_GROUP;
+  const bt_status status = bt_begin(&l->model, l->epochs * groups, l->rate);
+  if (status != BT_OK)
+    return status;
   l->mode = BT_LIVE_CALIBRATE;
   l->counters.calibrations++;
   if (l->record.held > 0u)

@@ -53,8 +53,7 @@ static bt_status bt_do(bt_session *s)
     bt_init(m);
     return BT_OK;
   case BT_DO_BEGIN:
-    bt_begin(m, s->count, s->value);
-    return BT_OK;
+    return bt_begin(m, s->count, s->value);
 #ifdef BT_BATCH
   case BT_DO_TRAIN_BATCH: {
     const bt_source source = {bt_ask, 0};

@@ -31,8 +31,8 @@ def library_files(package: Build) -> dict[str, str]:
     included = [f'#include "{name}"' for name in VECTORS if name in package.files]
     lines = [
         f"#define BT_FUSED {int(package.fused)}",
-        "#undef BT_VECTOR_HERE",
-        "#define BT_VECTOR_HERE 2",
+        "#undef BT_VECTOR_LINKAGE",
+        "#define BT_VECTOR_LINKAGE 2",
         *included,
         "typedef int bt_vectors; /* C99 wants something here */",
     ]
@@ -81,7 +81,8 @@ class HostDevice(Device):
 
     def begin(self, total_steps: int = 0, lr: float | None = None) -> None:
         rate = self.package.source.optimizer.lr if lr is None else lr
-        self._c.bt_begin(self._m, ctypes.c_uint32(total_steps), ctypes.c_float(rate))
+        status = self._c.bt_begin(self._m, ctypes.c_uint32(total_steps), ctypes.c_float(rate))
+        self._check(status, -1)
 
     def _train(self, x: npt.NDArray[Any], y: npt.NDArray[Any], drop_last: bool) -> Array:
         return self._run("bt_host_train", x, y, drop_last)
@@ -219,7 +220,7 @@ def build(
 ) -> Path:
     """The shared library of a package, built or from the cache."""
     command = tuple(compiler or find_compiler())
-    return shared_library(library_files(package), (*flags, "-DBT_VECTOR_HERE=0"), command)
+    return shared_library(library_files(package), (*flags, "-DBT_VECTOR_LINKAGE=0"), command)
 
 
 def _pointer(array: npt.NDArray[Any]) -> ctypes.c_void_p:
