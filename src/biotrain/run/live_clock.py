@@ -25,7 +25,7 @@ SLICE_S = 0.002
 WRITING_TASKS = ("good", "work")
 """`bt_live_task`: a checkpoint is being written."""
 PRICED_EVERY_CALLS = 2_000
-"""Calls of work after which the cycles per instruction are worked out anew."""
+"""Calls of work after which the cycles per instruction are computed again."""
 FIRST_CYCLES_PER_INSTRUCTION = 1.25
 """Cycles per instruction until then (an estimate)."""
 
