@@ -47,6 +47,8 @@ JUDGES: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
         ("adabn", ("test_adabn.py",)),
         ("batch", ("test_batch.py", "test_adabn.py")),
         ("slice", ("test_slices.py", "test_planner_figures.py")),
+        ("live_layout", ("test_layout.py",)),
+        ("context", ("test_layout.py",)),
         ("live", ("test_live.py::test_the_plan_counts_what_lives", "test_planner_figures.py")),
         ("place", ("test_memory.py",)),
         ("validate", ("test_memory.py", "test_stream.py -k judge")),
@@ -58,6 +60,7 @@ JUDGES: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
     ),
     "emit": (
         ("batch", ("test_batch.py",)),
+        ("context", ("test_layout.py",)),
         ("live", ("test_live.py -k 'plain or cannot or counts'",)),
         ("slice", ("test_slices.py",)),
         ("", ("test_device.py", "test_emit.py", "test_gradients.py", "test_stream.py")),
