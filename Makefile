@@ -26,7 +26,7 @@ ifneq ($(wildcard ../shared/data/.),)
 export BIOTRAIN_DATA ?= $(abspath ../shared/data)
 endif
 
-# Formatted by .clang-format, but for what .clang-format-ignore names.
+# In the style of .clang-format, but for what .clang-format-ignore names.
 C_FILES = $(shell find src -name '*.[ch]' | sort)
 
 PYTEST_ARGS ?=
