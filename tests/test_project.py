@@ -174,6 +174,7 @@ def test_header_goes_into_cpp(tmp_path: Path) -> None:
     run("g++", "-std=c++17", "-Wall", "-Wextra", "-Werror", "-c", "sketch.cpp", cwd=folder)
 
 
+@pytest.mark.ci
 def test_the_same_bytes_under_any_hash_seed() -> None:
     program = (
         "import sys; sys.path[:0] = {path!r}\n"
@@ -233,7 +234,7 @@ def sampled(*values: str) -> Any:
     return pytest.param(*values, marks=marks)
 
 
-@pytest.mark.ci
+@pytest.mark.sample(test=0, ci=4)
 @pytest.mark.parametrize(("target", "variant"), [sampled(*case) for case in BUILT])
 def test_makefile_with_zig(variant: str, target: str, tmp_path: Path) -> None:
     need("make", "ziglang")
@@ -427,6 +428,7 @@ def test_compile_writes_a_folder_that_runs(tmp_path: Path) -> None:
         assert json.loads(again)["crc32"] == first["crc32"]
 
 
+@pytest.mark.ci
 def test_compile_makes_firmware_that_lives(tmp_path: Path) -> None:
     shape = ("--chans", "4", "--times", "128", "--classes", "3", "--sfreq", "64")
     live = ("--live", "--hop", "32", "--slice-cycles", "20000", "--target", "nrf52840")
