@@ -50,11 +50,29 @@ JUDGES: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
         ("live", ("test_live.py::test_the_plan_counts_what_lives", "test_planner_figures.py")),
         ("place", ("test_memory.py",)),
         ("validate", ("test_memory.py", "test_stream.py -k judge")),
-        ("", ("test_planner_figures.py", "test_memory.py", "test_stream.py", "test_batch.py")),
+        ("explain", ("test_planner_figures.py -k 'said or told'", "test_plots.py")),
+        (
+            "",
+            (
+                "test_planner_figures.py",
+                "test_memory.py",
+                "test_live.py::test_the_plan_counts_what_lives",
+                "test_stream.py",
+                "test_batch.py",
+            ),
+        ),
     ),
     "autodiff": (
         ("cost", ("test_planner_figures.py",)),
-        ("", ("test_autodiff.py", "test_emit.py -k strategy", "test_gradients.py")),
+        (
+            "",
+            (
+                "test_autodiff.py",
+                "test_emit.py -k strategy",
+                "test_gradients.py",
+                "test_planner_figures.py -k mibminet",
+            ),
+        ),
     ),
     "emit": (
         ("batch", ("test_batch.py",)),
@@ -82,7 +100,14 @@ JUDGES: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
 SAMPLE, WHOLE = "not ci and not full and not exhaustive", ("test_planner_figures.py",)
 """The cases that judge are those of `make test`, and in some files every one."""
 
-EQUIVALENT: dict[tuple[str, str, str], str] = {}
+EQUIVALENT: dict[tuple[str, str, str], str] = {
+    (
+        "search.py",
+        "return self.score(self.everything(), 1 << 62).ops",
+        "1 -> 2",
+    ): "a budget that everything fits into is twice as large",
+    ("slices.py", "self.longest = 0", "0 -> 1"): "a maximum over numbers that are never below 1",
+}
 """Mutants that compute the same, by file, line and change, and why."""
 
 

@@ -13,9 +13,13 @@ from functools import cache
 
 import pytest
 import torch
+from _behaviour import cases
+from _behaviour import package as behaviour
 
 import biotrain as bt
 from biotrain.errors import DoesNotFitError
+from biotrain.ir.graph import Loop, leaves
+from biotrain.ir.op import OPS
 from biotrain.package import Package
 from biotrain.planner.place import lifetimes, lower_bound
 
@@ -46,6 +50,16 @@ FIGURES: dict[tuple[str, str], tuple[tuple[int, int], ...]] = {
     ),
 }
 """By network and target: bytes of the arena and operations of one sample, for each of `SHARES`."""
+
+OTHERS: dict[str, tuple[int, int, int, int]] = {
+    "epidenet-live": (49248, 528597, 526907, 129687),
+    "epidenet-momentum": (50064, 580693, 582164, 0),
+    "mibminet-batch": (496000, 4133398, 4269955, 0),
+    "mibminet-adabn": (196400, 3961365, 3961365, 0),
+    "mibminet-fp16": (36032, 6634220, 4243972, 0),
+}
+"""Cases of _behaviour.py: bytes of the arena, operations of one sample, operations by direct
+algorithms with everything stored, estimated cycles of the longest slice."""
 
 
 @cache
@@ -119,3 +133,37 @@ def test_the_bound_is_what_lives_at_once(name: str, target: str) -> None:
     steps = {b.first for b in buffers} | {b.last for b in buffers}
     fullest = max(sum(b.size for b in buffers if b.first <= s <= b.last) for s in sorted(steps))
     assert lower_bound(buffers) == fullest == pkg.plan.lower_bound_bytes
+
+
+@pytest.mark.sample(test=1)
+@pytest.mark.parametrize("name", OTHERS)
+def test_plans_of_other_kinds_are_as_good_as_they_were(name: str) -> None:
+    plan = behaviour(cases()[name]).plan
+    found = (plan.peak_bytes, plan.ops, plan.base_ops, plan.longest_slice_cycles)
+    assert found == OTHERS[name], f"{name!r}: {found},"
+
+
+@pytest.mark.parametrize(("name", "target"), EACH)
+def test_what_is_said_of_a_plan_is_counted_rightly(name: str, target: str) -> None:
+    """The numbers in `plan.choices`: arena, operations, loops, what lies on what."""
+    pkg = package(name, target)
+    plan, text = pkg.plan, "\n".join(pkg.plan.choices)
+    assert re.search(r"arena ([\d,]+) B", plan.choices[0])[1] == f"{plan.peak_bytes:,}"  # type: ignore[index]
+    loops = [node for node in pkg.graph.nodes if isinstance(node, Loop)]
+    rows = re.findall(r" fusion (\S+) \((\d+) ", text)
+    smaller = re.search(r"(\d+) smaller fusions", text)
+    assert len(rows) + int(smaller[1] if smaller else 0) == len(loops)
+    counts = {str(loop.count) for loop in loops}
+    assert {count for _, count in rows} <= counts
+    views = {v.name for n in leaves(pkg.graph.nodes) if OPS[n.op].alias for v in n.outputs}
+    owned = [[m for m in b.members if m not in views] for b in lifetimes(pkg.graph)]
+    over = text.count(" over ") + int((re.search(r", (\d+) more", text) or [0, 0])[1])
+    assert over == sum(max(0, len(own) - 1) for own in owned)
+
+
+@pytest.mark.xdist_group("figures-mibminet")
+def test_operations_are_told_in_percent_of_those_of_everything_stored() -> None:
+    free, *_, least = plans("mibminet", "host")
+    said = re.search(r"operations ([+-][\d.]+)%", least.plan.choices[0])
+    assert said
+    assert float(said[1]) == pytest.approx(100 * (least.plan.ops / free.plan.ops - 1), abs=2.0)
