@@ -76,8 +76,9 @@ JUDGES: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
     ),
     "emit": (
         ("batch", ("test_batch.py",)),
-        ("live", ("test_live.py -k 'plain or cannot or counts'",)),
-        ("slice", ("test_slices.py",)),
+        ("live", ("test_emitted_text.py", "test_live.py -k 'plain or cannot or counts'")),
+        ("slice", ("test_emitted_text.py", "test_slices.py")),
+        ("schedule", ("test_emitted_text.py", "test_stream.py", "test_device.py")),
         ("", ("test_device.py", "test_emit.py", "test_gradients.py", "test_stream.py")),
     ),
     "kernels": (

@@ -300,6 +300,7 @@ def test_every_option_has_one_crc(options: dict[str, object]) -> None:
     assert learned(tight, values(q), targets) == learned(free, values(q), targets)
 
 
+@pytest.mark.ci
 def test_a_batch_has_one_crc() -> None:
     """Each window of the batch keeps its own."""
     rng = np.random.default_rng(0)

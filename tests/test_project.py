@@ -205,7 +205,7 @@ BUILT = [*(("nrf52840", variant) for variant in VARIANTS), ("rv32imfc", "momentu
 """Targets and variants whose folders are built."""
 
 
-@pytest.mark.sample(test=3)
+@pytest.mark.sample(test=2)
 @pytest.mark.parametrize(("target", "variant"), BUILT)
 def test_makefile_with_gcc(variant: str, target: str, tmp_path: Path) -> None:
     need("make", GCC[target])
