@@ -247,7 +247,7 @@ def test_off_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
 NETWORKS = ("mibminet", "epidenet", "eegnet")
 
 
-@pytest.mark.sample(test=2)
+@pytest.mark.sample(test=1)
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("half", FORMATS)
 def test_a_small_plan_has_the_same_bits(name: str, half: str) -> None:
@@ -287,7 +287,7 @@ OPTIONS: dict[str, dict[str, object]] = {
 }
 
 
-@pytest.mark.sample(test=2)
+@pytest.mark.sample(test=1)
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 def test_every_option_has_one_crc(options: dict[str, object]) -> None:
     q, y = integers()
@@ -300,6 +300,7 @@ def test_every_option_has_one_crc(options: dict[str, object]) -> None:
     assert learned(tight, values(q), targets) == learned(free, values(q), targets)
 
 
+@pytest.mark.ci
 def test_a_batch_has_one_crc() -> None:
     """Each window of the batch keeps its own."""
     rng = np.random.default_rng(0)
