@@ -64,8 +64,8 @@ def live_verb(
         typer.Option("--markers", metavar="NAME", help="LSL stream of markers: classes by name."),
     ] = None,
     board: Annotated[
-        int | None,
-        typer.Option("--board", metavar="ID", help="A board of BrainFlow; -1 is synthetic."),
+        str | None,
+        typer.Option("--board", metavar="NAME", help="A board of BrainFlow: synthetic, cyton, ..."),
     ] = None,
     port: Annotated[str | None, typer.Option("--port", help="Serial port of the board.")] = None,
     kind: Annotated[str, typer.Option("--kind", help="Which channels of a board.")] = "eeg",
@@ -149,9 +149,9 @@ def live_verb(
     feed: Feed
     if lsl is not None or board is not None:
         step = scale if scale is not None else source.continuous.scale if source else None
-        if step is None:
-            raise BioTrainError("an LSL stream or a board needs --scale: units per converter step")
         if lsl is not None:
+            if step is None:
+                raise BioTrainError("an LSL stream needs --scale: units per converter step")
             feed = Lsl(lsl, step, names, markers)
         else:
             assert board is not None

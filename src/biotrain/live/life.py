@@ -173,6 +173,8 @@ def live(
                 heard = _Heard(span, hop, life.t)
                 life.notes.append(Note(life.t, "restarted", text))
             life.where = chunk.where or life.where
+            if chunk.note:
+                life.notes.append(Note(life.t, "feed", chunk.note))
             told = chunk.labels if told_s is None or life.t < told_s else 0 * chunk.labels - 1
             heard.add(chunk.labels)
             life.t += chunk.x.shape[1] / fs

@@ -255,6 +255,10 @@ def _segments(
         return (Segment(0, 0.0),)
     wrap = counts.max() + usual
     lost = np.rint(np.where(steps < 0, steps + wrap, steps) / usual).astype(np.int64) - 1
+    if times is not None:  # whole turns of the counter show in the clock of the computer only
+        turn = round(wrap / usual)
+        passed = np.diff(times) * fs - 1 - lost
+        lost += turn * np.maximum(np.rint(passed / turn).astype(np.int64), 0)
     at = np.flatnonzero(lost > 0)
     if len(at):
         notes.append(f"{int(lost[at].sum())} samples are missing by the counter of packages")

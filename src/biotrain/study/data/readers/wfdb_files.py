@@ -4,6 +4,7 @@ annotations beside them."""
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,9 @@ def read(path: Path, request: CutRequest) -> RawSignal:
         raise RecordingError(f"{path} needs wfdb: pip install 'biotrain[data]'") from error
     stem = str(path.with_suffix(""))
     try:
-        record = wfdb.rdrecord(stem, physical=True)
+        with warnings.catch_warnings():  # what wfdb calls in pandas is deprecated there
+            warnings.simplefilter("ignore")
+            record = wfdb.rdrecord(stem, physical=True)
     except Exception as error:  # wfdb raises whatever it meets
         raise RecordingError(f"{path}: wfdb cannot read it: {first_line(error)}") from error
     if record.p_signal is None or not record.n_sig:
@@ -88,7 +91,9 @@ def _marks(
     if not found:
         return []
     try:
-        held = wfdb.rdann(stem, found[0])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            held = wfdb.rdann(stem, found[0])
     except Exception as error:  # wfdb raises whatever it meets
         raise RecordingError(f"{path}: wfdb cannot read {found[0]}: {first_line(error)}") from error
     if len(found) > 1:
