@@ -149,9 +149,13 @@ def live_verb(
     feed: Feed
     if lsl is not None or board is not None:
         step = scale if scale is not None else source.continuous.scale if source else None
+        named = board is not None and not board.lstrip("-").isdigit()
+        if step is None and not named:
+            raise BioTrainError(
+                "an LSL stream, or a board by its number, needs --scale: units per converter step"
+            )
         if lsl is not None:
-            if step is None:
-                raise BioTrainError("an LSL stream needs --scale: units per converter step")
+            assert step is not None
             feed = Lsl(lsl, step, names, markers)
         else:
             assert board is not None

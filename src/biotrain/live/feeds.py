@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
@@ -19,6 +20,8 @@ from biotrain.study.data.continuous import Continuous
 Ints = npt.NDArray[np.int64]
 CHUNK_S = 0.05
 """Seconds of signal that a feed gives at a time."""
+MARKER_WAIT_S = 0.2
+"""How long samples wait for their markers, which come on another way through the network."""
 WAIT_S = 5.0
 """How long a stream may be silent before that is an error."""
 
@@ -141,8 +144,7 @@ class Lsl:
             raise BioTrainError(f"the LSL stream '{stream}' has no regular rate")
         self._markers: Any = None
         if markers is not None:
-            self._markers = pylsl.StreamInlet(self._found(pylsl, markers), **self._flags)
-            self._markers.open_stream(timeout=wait_s)
+            self._markers = self._opened(markers)
         self._label = -1
         self._ahead: list[tuple[float, int]] = []
         self._unknown: dict[str, None] = {}
@@ -152,6 +154,8 @@ class Lsl:
         info = self._found(self._pylsl, stream)
         inlet = self._pylsl.StreamInlet(info, max_buflen=60, **self._flags)
         inlet.open_stream(timeout=self._wait_s)
+        with suppress(RuntimeError, AttributeError):  # the first estimate takes a while
+            inlet.time_correction(timeout=self._wait_s)
         return inlet
 
     def _found(self, pylsl: Any, name: str) -> Any:
@@ -171,25 +175,39 @@ class Lsl:
             pass  # of the time before, while the network was made
         heard = time.monotonic()
         clock = Stamps(self.fs)
+        held, when = np.zeros((self.n_chans, 0)), np.zeros(0)
         while True:
-            self._ahead += self._changes()
             try:
                 samples, stamps = self._inlet.pull_chunk(timeout=CHUNK_S)
             except RuntimeError:  # pylsl.LostError: the sender has gone; it may come back
                 self._inlet = self._opened(self._stream)
                 continue
-            if not len(stamps):
-                if time.monotonic() - heard > self._wait_s:
-                    raise BioTrainError(f"{self.name}: no sample for {self._wait_s:g} s")
+            self._ahead += self._changes()
+            if len(stamps):
+                heard = time.monotonic()
+                held = np.concatenate([held, np.asarray(samples, np.float64).T], axis=1)
+                when = np.concatenate([when, np.asarray(stamps, np.float64)])
+            elif time.monotonic() - heard > self._wait_s:
+                raise BioTrainError(f"{self.name}: no sample for {self._wait_s:g} s")
+            if not len(when):
                 continue
-            heard = time.monotonic()
-            x = steps_of(np.asarray(samples).T, self.scale)
-            when = np.asarray(stamps, np.float64)
-            now = getattr(self._pylsl, "local_clock", lambda: when[-1])()
-            note = "; ".join(self._told)
-            self._told.clear()
-            chunk = Chunk(x, self._labels(when), age_s=max(0.0, now - when[-1]), note=note)
-            yield from divided(chunk, clock.gaps(when))
+            now = self._pylsl.local_clock()
+            wait_s = 0.0 if self._markers is None else MARKER_WAIT_S
+            ready = int(np.searchsorted(when, now - wait_s, "right")) if wait_s else len(when)
+            if ready:
+                yield from self._chunks(held[:, :ready], when[:ready], now, clock)
+                held, when = held[:, ready:], when[ready:]
+
+    def _chunks(
+        self, x: npt.NDArray[np.float64], when: npt.NDArray[np.float64], now: float, clock: Stamps
+    ) -> Iterator[Chunk]:
+        """Samples and their stamps as chunks between gaps."""
+        note = "; ".join(self._told)
+        self._told.clear()
+        age_s = max(0.0, now - float(when[-1]))
+        steps = steps_of(x, self.scale)
+        chunk = Chunk(steps, self._labels(when), age_s=age_s, note=note)
+        yield from divided(chunk, clock.gaps(when))
 
     def _changes(self) -> list[tuple[float, int]]:
         """(time, label) of the markers that have come."""
