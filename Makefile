@@ -26,6 +26,11 @@ ifneq ($(wildcard ../shared/data/.),)
 export BIOTRAIN_DATA ?= $(abspath ../shared/data)
 endif
 
+# Inputs that were once read wrong, likewise.
+ifneq ($(wildcard ../shared/cases/.),)
+export BIOTRAIN_CASES ?= $(abspath ../shared/cases)
+endif
+
 PYTEST_ARGS ?=
 WORKERS ?= auto
 DEMO_OUT ?= build/demo

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.io import savemat
 
 FS = 128.0
 LENGTH_S = 40.0
@@ -23,10 +24,6 @@ GAP_S = (20.0, 24.0)
 """Lost signal, between two events."""
 TONE_STD = 70.7
 FACTORS = {"uV": 1.0, "mV": 1e-3}
-
-
-class CannotError(Exception):
-    """What a format has no place for."""
 
 
 @dataclass(frozen=True)
@@ -83,13 +80,6 @@ Write = Callable[[Path, Example], str]
 """Writes the recording into a folder and returns what DATA calls it."""
 
 
-def _only(example: Example, *cannot: str) -> None:
-    plain = Example()
-    for key in cannot:
-        if getattr(example, key) != getattr(plain, key):
-            raise CannotError(f"the format has no place for: {key}")
-
-
 # ---------------------------------------------------------------- EDF and BDF, by the bytes
 
 
@@ -134,7 +124,6 @@ def edf_bytes(x: np.ndarray, starts: list[float], tals: list[list[bytes]], **mor
 
 
 def _edf(path: Path, example: Example, wide: bool = False, name: str = "") -> str:
-    _only(example, "bad_channel")
     t = example.times()
     starts = [float(s) - float(t[0]) for s in t[:: round(FS)]]
     zero = 0.5 if example.first_s else 0.0  # EDF+ starts less than a second after its header
@@ -175,7 +164,6 @@ def _mne_raw(example: Example) -> object:
 
 
 def _fif(path: Path, example: Example, end: str = ".fif") -> str:
-    _only(example, "gap", "unit", "beyond")
     file = path / f"sub-1_raw{end}"
     _mne_raw(example).save(file, verbose="error")  # type: ignore[attr-defined]
     return str(file)
@@ -186,7 +174,6 @@ def _fif_gz(path: Path, example: Example) -> str:
 
 
 def _vhdr(path: Path, example: Example) -> str:
-    _only(example, "gap", "bad_channel", "first_s", "beyond")
     x = example.signal() * FACTORS[example.unit]
     x.T.astype("<f4").tofile(path / "a.eeg")
     (path / "a.vhdr").write_text(
@@ -212,22 +199,38 @@ def _vhdr(path: Path, example: Example) -> str:
 
 
 def _set(path: Path, example: Example) -> str:
-    _only(example, "date", "gap", "unit", "bad_channel", "first_s", "beyond")
-    pytest.importorskip("eeglabio", reason="eeglabio, which writes .set, is not installed")
-    pytest.importorskip("pymatreader", reason="pymatreader, which MNE reads .set with, is missing")
-    _mne_raw(example).export(path / "a.set", verbose="error")  # type: ignore[attr-defined]
+    savemat(path / "a.set", {"EEG": eeglab(example.signal(), example.marks())})
     return str(path / "a.set")
 
 
-def _gdf(path: Path, example: Example) -> str:
-    raise CannotError("no program here writes GDF")
+def eeglab(x: np.ndarray, marks: list[tuple[float, float, str]]) -> dict[str, object]:
+    """What EEGLAB keeps of a continuous recording [channels, samples] in microvolts, or of epochs
+    [channels, samples, epochs]."""
+    places = np.zeros(len(x), [("labels", object)])
+    places["labels"] = ["C3", "C4"][: len(x)]
+    events = np.zeros(
+        len(marks), [("type", object), ("latency", float), ("duration", float), ("epoch", float)]
+    )
+    length = x.shape[1]
+    for k, (onset, duration, text) in enumerate(marks):
+        latency = onset * FS + 1
+        events[k] = (text, latency, duration * FS, latency // length + 1)
+    epochs = np.zeros(x.shape[2] if x.ndim == 3 else 0, [("event", float), ("eventlatency", float)])
+    epochs["event"] = np.arange(len(epochs)) + 1
+    return {
+        "setname": "made", "nbchan": len(x), "trials": x.shape[2] if x.ndim == 3 else 1,
+        "pnts": length, "srate": FS, "xmin": 0.0, "xmax": (length - 1) / FS, "data": x,
+        "times": np.arange(length) / FS * 1000, "chanlocs": places, "event": events,
+        "epoch": epochs, "chaninfo": {"nosedir": "+X"}, "ref": "common", "urevent": [],
+        "icawinv": [], "icasphere": [], "icaweights": [], "icachansind": [], "icaact": [],
+        "comments": "", "filename": "a.set", "filepath": "",
+    }  # fmt: skip
 
 
 # ---------------------------------------------------------------- text, XDF, WFDB
 
 
 def _text(path: Path, example: Example, mark: str = ",", end: str = ".csv") -> str:
-    _only(example, "date", "beyond")
     t, x = example.times(), example.signal() * FACTORS[example.unit]
     label = np.full(len(t), "", dtype="<U9")
     for onset, duration, text in sorted(example.marks(), key=lambda m: m[2], reverse=True):
@@ -247,7 +250,6 @@ def _tsv(path: Path, example: Example) -> str:
 
 
 def _openbci(path: Path, example: Example) -> str:
-    _only(example, "date", "bad_channel", "first_s", "beyond", "unit")
     t, x = example.times(), example.signal()
     lines = ["%OpenBCI Raw EXG Data", "%Number of channels = 2", f"%Sample Rate = {FS:g} Hz"]
     lines += ["%Board = OpenBCI_GUI$BoardCytonSerial"]
@@ -257,8 +259,6 @@ def _openbci(path: Path, example: Example) -> str:
         code = {"tone": 1, "rest": 2}.get(text)
         if code:
             codes[(t >= onset) & (t < onset + duration)] = code
-    if example.rejected:
-        raise CannotError("the format has no place for: rejected")
     for k, (a, b) in enumerate(x.T):
         index = round(t[k] * FS) % 256
         lines.append(f"{index}, {a:.6f}, {b:.6f}, 0.0, {codes[k]}, {1.6e9 + t[k]:.4f}")
@@ -297,7 +297,6 @@ def xdf_bytes(streams: list[tuple[str, list[float], list[object]]], offsets: lis
 
 def _xdf(path: Path, example: Example) -> str:
     pytest.importorskip("pyxdf", reason="pyxdf is not installed (extra data)")
-    _only(example, "date", "bad_channel", "beyond")
     unit = {"uV": "microvolts", "mV": "millivolts"}[example.unit]
     channels = "".join(
         f"<channel><label>{n}</label><unit>{unit}</unit><type>EEG</type></channel>"
@@ -341,7 +340,6 @@ def _xdf_gz(path: Path, example: Example) -> str:
 
 def _hea(path: Path, example: Example) -> str:
     wfdb = pytest.importorskip("wfdb", reason="wfdb is not installed (extra data)")
-    _only(example, "bad_channel", "first_s", "beyond")
     x = example.signal()
     gain = 20.0  # steps per microvolt
     per_unit = gain / FACTORS[example.unit]
@@ -396,12 +394,29 @@ def _bids(path: Path, example: Example) -> str:
     return f"bids:{path}"
 
 
-def _moabb(path: Path, example: Example) -> str:
-    raise CannotError("MOABB reads its own sets; tests/test_ecosystem.py reads one")
+NO_PLACE: dict[str, tuple[str, ...]] = {
+    ".edf": ("bad_channel",),
+    ".bdf": ("bad_channel",),
+    ".fif": ("gap", "unit", "beyond"),
+    ".fif.gz": ("gap", "unit", "beyond"),
+    ".vhdr": ("gap", "bad_channel", "first_s", "beyond"),
+    ".set": ("date", "gap", "unit", "bad_channel", "first_s", "beyond"),
+    ".csv": ("date", "beyond"),
+    ".tsv": ("date", "beyond"),
+    ".toml": ("date", "beyond"),
+    ".txt": ("date", "bad_channel", "first_s", "beyond", "unit", "rejected"),
+    ".xdf": ("date", "bad_channel", "beyond"),
+    ".xdfz": ("date", "bad_channel", "beyond"),
+    ".xdf.gz": ("date", "bad_channel", "beyond"),
+    ".hea": ("bad_channel", "first_s", "beyond"),
+}
+"""What a format has no place for, or its writers refuse; all else is in the matrix."""
 
 
-def _npz(path: Path, example: Example) -> str:
-    raise CannotError("windows in the layout were cut before")
+def possible(kind: str, example: Example) -> bool:
+    """Whether a format can hold what is special about the recording."""
+    plain = Example()
+    return all(getattr(example, k) == getattr(plain, k) for k in NO_PLACE.get(kind, ()))
 
 
 WRITERS: dict[str, Write] = {
@@ -409,7 +424,6 @@ WRITERS: dict[str, Write] = {
     ".bdf": _bdf,
     ".fif": _fif,
     ".fif.gz": _fif_gz,
-    ".gdf": _gdf,
     ".vhdr": _vhdr,
     ".set": _set,
     ".csv": _text,
@@ -421,6 +435,11 @@ WRITERS: dict[str, Write] = {
     ".hea": _hea,
     ".toml": _toml,
     "bids:": _bids,
-    "moabb:": _moabb,
 }
 """By the key that the tables of readers have."""
+
+UNWRITTEN = {
+    ".gdf": "no program here writes GDF",
+    "moabb:": "MOABB reads its own sets; tests/test_ecosystem.py reads one",
+}
+"""Readers that are not in the matrix, and why."""

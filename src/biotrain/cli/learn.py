@@ -35,7 +35,7 @@ def adapt_verb(
         str | None,
         typer.Option(
             "--split",
-            help="chronological, chronological-per-class or repetition; else what fits the data.",
+            help="run, repetition, chronological or chronological-per-class; else what fits.",
         ),
     ] = None,
     calibration: Annotated[
