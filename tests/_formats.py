@@ -101,8 +101,8 @@ def edf_bytes(x: np.ndarray, starts: list[float], tals: list[list[bytes]], **mor
     peak = float(np.abs(x).max()) or 1.0
     columns = [
         ([*names], 16), ([""] * count, 80), ([*units, ""], 8),
-        ([f"{-peak:.6g}"[:8]] * len(labels) + ["-1"], 8),
-        ([f"{peak:.6g}"[:8]] * len(labels) + ["1"], 8),
+        ([eight(-peak)] * len(labels) + ["-1"], 8),
+        ([eight(peak)] * len(labels) + ["1"], 8),
         ([str(-top)] * len(labels) + [str(-top - 1)], 8), ([str(top)] * count, 8),
         ([""] * count, 80), ([str(fs)] * len(labels) + [str(room // size)], 8), ([""] * count, 32),
     ]  # fmt: skip
@@ -112,7 +112,7 @@ def edf_bytes(x: np.ndarray, starts: list[float], tals: list[list[bytes]], **mor
     head = version + f"{'X X X X':<80}{'Startdate X X X X':<80}{day}00.00.00".encode()
     head += f"{256 * (count + 1):<8}{kind:<44}{len(starts):<8}{'1':<8}{count:<4}".encode()
     head += b"".join(f"{v:<{w}}".encode() for values, w in columns for v in values)
-    low, high = float(f"{-peak:.6g}"[:8]), float(f"{peak:.6g}"[:8])
+    low, high = float(eight(-peak)), float(eight(peak))
     steps = np.rint((x - low) / (high - low) * 2 * top - top).astype("<i4")
     body = b""
     for k, block in enumerate(blocks):
@@ -121,6 +121,11 @@ def edf_bytes(x: np.ndarray, starts: list[float], tals: list[list[bytes]], **mor
             body += four[:, :size].tobytes()
         body += block.ljust(room, b"\x00")
     return head + body
+
+
+def eight(value: float) -> str:
+    """A number in the eight characters of an EDF header."""
+    return next(t for p in range(7, 0, -1) if len(t := f"{value:.{p}g}") <= 8)
 
 
 def _edf(path: Path, example: Example, wide: bool = False, name: str = "") -> str:
@@ -215,7 +220,9 @@ def eeglab(x: np.ndarray, marks: list[tuple[float, float, str]]) -> dict[str, ob
     for k, (onset, duration, text) in enumerate(marks):
         latency = onset * FS + 1
         events[k] = (text, latency, duration * FS, latency // length + 1)
-    epochs = np.zeros(x.shape[2] if x.ndim == 3 else 0, [("event", float), ("eventlatency", float)])
+    kinds = [("event", float), ("eventlatency", float), ("eventtype", object)]
+    epochs = np.zeros(x.shape[2] if x.ndim == 3 else 0, kinds)
+    epochs["eventtype"] = [text for _, _, text in marks][: len(epochs)]
     epochs["event"] = np.arange(len(epochs)) + 1
     return {
         "setname": "made", "nbchan": len(x), "trials": x.shape[2] if x.ndim == 3 else 1,

@@ -68,7 +68,7 @@ def adapt_verb(
         rec,
         model,
         out,
-        subjects=rec.subjects if subject == "all" else integers("--subject", subject),
+        subjects=rec.subjects if subject == "all" else _people(rec, subject),
         strategies=names(learn.strategies or ""),
         folder=folder,
         seeds=integers("--seeds", learn.seeds or "0"),
@@ -89,6 +89,14 @@ def adapt_verb(
         out.say(f"\nfigure {folder / 'accuracy.png'}, numbers {folder / 'results.json'}, "
                 f"C {folder / 'c'}")  # fmt: skip
     out.result(result.to_dict())
+
+
+def _people(rec: "Recordings", text: str) -> list[int]:
+    """Subjects by number, or by the names that they have in their files."""
+    named = [part.strip() for part in text.split(",")]
+    if all(part.lstrip("-").isdigit() for part in named):
+        return integers("--subject", text)
+    return [rec.number_of("subject", part) for part in named]
 
 
 @options

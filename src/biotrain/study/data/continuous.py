@@ -228,7 +228,8 @@ def _too_large(rec: Continuous, front: FrontEnd, part: Part, windows: int) -> ND
     out = np.zeros(windows, bool)
     if rec.reject is not None:
         for k, (first, last) in enumerate(zip(*_from_to(front, windows), strict=True)):
-            out[k] = np.ptp(part.x[:, first : last + 1], axis=1).max() * rec.scale > rec.reject
+            x = part.x[:, first : last + 1].astype(np.int64)  # their difference may not fit in x
+            out[k] = np.ptp(x, axis=1).max() * rec.scale > rec.reject
     return out
 
 

@@ -65,6 +65,16 @@ class FileSet:
         wanted = self.titles.classes
         return [one for one in wanted if one in found] if wanted else sorted(found)
 
+    def lengths(self) -> dict[str, tuple[int, float, float]]:
+        """Of every class, how many events there are, and the shortest and longest in seconds; 0 for
+        markers without a length."""
+        found: dict[str, list[float]] = {name: [] for name in self.classes}
+        for file in self.files:
+            for event in file.events:
+                end_s = event.onset_s if event.end_s is None else event.end_s
+                found[event.label].append(end_s - event.onset_s)
+        return {name: (len(some), min(some), max(some)) for name, some in found.items()}
+
     @property
     def factor(self) -> float:
         """From microvolts to the unit of the recordings."""

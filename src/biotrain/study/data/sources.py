@@ -58,7 +58,7 @@ def load(
     given = {k: v for k, v in (("window", window_s), ("tmin", tmin_s)) if v is not None}
     if text in SYNTHETIC:
         return synthetic.generate(text.removeprefix("synthetic-"))
-    held = _file_set(text, given)
+    held = files_of(text, given)
     if held is not None:
         return recordings_of(held)
     path = Path(text)
@@ -87,7 +87,7 @@ def load_continuous(source: str | Path) -> Continuous | None:
         return synthetic_raw.continuous(text.removeprefix("synthetic-"))
     if text.startswith("moabb:") or _has_epochs(Path(text)):
         return None
-    held = _file_set(text, {})
+    held = files_of(text, {})
     if held is not None:
         return continuous_of(held)
     path = Path(text)
@@ -99,8 +99,9 @@ def load_continuous(source: str | Path) -> Continuous | None:
     return npz.read_continuous(path)
 
 
-def _file_set(text: str, given: Mapping[str, Any]) -> FileSet | None:
-    """The set of files that DATA names; None where it is something else, or not there."""
+def files_of(text: str, given: Mapping[str, Any]) -> FileSet | None:
+    """The set of files that DATA names, with its events, before it is cut; None where DATA is
+    something else (windows, a synthetic set), or not there."""
     name, _, options = text.partition("?")
     if options and Path(text).exists():  # a file whose name has a question mark
         name, options = text, ""
