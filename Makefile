@@ -31,6 +31,9 @@ ifneq ($(wildcard ../shared/cases/.),)
 export BIOTRAIN_CASES ?= $(abspath ../shared/cases)
 endif
 
+# Formatted by .clang-format, but for what .clang-format-ignore names.
+C_FILES = $(shell find src -name '*.[ch]' | sort)
+
 PYTEST_ARGS ?=
 WORKERS ?= auto
 DEMO_OUT ?= build/demo
@@ -59,14 +62,17 @@ full: $(VENV)/.installed-test  ## every test: also the products of which `make t
 
 static: $(VENV)/.installed-test
 	$(PY) -m ruff check
+	$(PY) -m ruff format --check
+	@if [ -f .clang-format ]; then $(VENV)/bin/clang-format --dry-run --Werror $(C_FILES); fi
 	$(PY) -m mypy
 
-lint: static  ## ruff, mypy, import order
+lint: static  ## ruff, formats of Python and C, mypy, import order
 	$(PY) -m pytest -q tests/test_imports.py tests/test_repository.py
 
-format: $(VENV)/.installed-test  ## let ruff format the code and mend what it can
+format: $(VENV)/.installed-test  ## let ruff and clang-format format the code, and mend what they can
 	$(PY) -m ruff check --fix
 	$(PY) -m ruff format
+	@if [ -f .clang-format ]; then $(VENV)/bin/clang-format -i $(C_FILES); fi
 
 bench: $(VENV)/.installed-test  ## speed and memory against other frameworks, as ratios in one run (JSON, figure: build/)
 	@for program in $(sort $(filter-out benchmarks/_% $(APART),$(wildcard benchmarks/*.py))); do \

@@ -33,10 +33,19 @@ import numpy as np
 import biotrain as bt
 from biotrain.frontend import FrontSpec, describe
 from biotrain.frontend.live import Live
-from biotrain.live import Life, Living, Played, Seen, figure, live
+from biotrain.live import (
+    DeviceEvent,
+    PacedDevice,
+    Played,
+    Session,
+    SessionSettings,
+    figure,
+    live,
+)
 from biotrain.run.front_cost import front_cost
 from biotrain.run.live_clock import ClockedDevice
-from biotrain.run.live_device import Flash, LiveDevice
+from biotrain.run.live_device import LiveDevice
+from biotrain.run.live_flash import Flash
 from biotrain.study import load, pretrain
 from biotrain.study.data.continuous import end_to_end, through
 from biotrain.study.data.sources import load_continuous
@@ -120,18 +129,18 @@ def make(day: Day) -> Made:
     )
 
 
-class Cutting(Living):
+class Cutting(PacedDevice):
     """An emulated device that loses power at a step of its flash (a programmed byte, or a fourth of
     an erased page) that comes `step` steps after so many epochs are done."""
 
     def __init__(self, device: ClockedDevice, fs: float, after: int | None, step: int) -> None:
         super().__init__(device, fs)
         self.after, self.step = after, step
-        self.lives = [device]
+        self.starts = [device]
         self.left: Flash | None = None
         """The flash as the cut left it."""
 
-    def play(self, frames: Any, labels: Any) -> list[Seen]:
+    def play(self, frames: Any, labels: Any) -> list[DeviceEvent]:
         device = self.device
         if self.after is not None and device.busy and device.record["epoch"] >= self.after:
             self.after = None
@@ -141,24 +150,22 @@ class Cutting(Living):
             self.left = device.flash
         return found
 
-    def again(self) -> Cutting:
-        self.device = self.device.again()
-        self.lives.append(self.device)  # type: ignore[arg-type]
+    def restart(self) -> Cutting:
+        self.device = self.device.restart()
+        self.starts.append(self.device)  # type: ignore[arg-type]
         return self
 
 
-def lived(made: Made, body: Living, day: Day, watch: Any = None) -> Life:
+def whole_day(made: Made, device: PacedDevice, day: Day, watch: Any = None) -> Session:
     """A whole day of one device."""
-    found, _ = live(
-        made.feed.chunks(),
-        body,
+    settings = SessionSettings(
         fs=made.feed.fs,
         span=made.span,
         hop=made.hop,
         classes=made.classes,
         calibrate_after=[day.calibrate],
-        watch=watch,
     )
+    found, _ = live(made.feed.chunks(), device, settings, watch=watch)
     return found
 
 
@@ -168,16 +175,16 @@ class _Told:
     def __init__(self) -> None:
         self.said, self.notes = time.monotonic(), 0
 
-    def __call__(self, life: Life) -> None:
-        for note in life.notes[self.notes :]:
+    def __call__(self, session: Session) -> None:
+        for note in session.notes[self.notes :]:
             print(f"{note.t:8.1f} s  {note.text}", file=sys.stderr, flush=True)
-        self.notes = len(life.notes)
+        self.notes = len(session.notes)
         if time.monotonic() - self.said > 15:
             self.said = time.monotonic()
-            share = life.recent() or 0.0
+            share = session.recent() or 0.0
             print(
-                f"{life.t:8.1f} s  {life.mode}: {100 * share:.0f} % right of the newest, "
-                f"{life.counters.get('trained', 0)} trained, {life.missed} missed",
+                f"{session.t:8.1f} s  {session.mode}: {100 * share:.0f} % right of the newest, "
+                f"{session.counters.get('trained', 0)} trained, {session.missed} missed",
                 file=sys.stderr,
                 flush=True,
             )
@@ -185,7 +192,7 @@ class _Told:
 
 def run(
     made: Made, day: Day, after: int = 2, step: int | None = None
-) -> tuple[dict[str, Any], Life]:
+) -> tuple[dict[str, Any], Session]:
     """The day, and what the three devices say. Power goes `step` steps of the flash after `after`
     epochs; by default a random one within the next checkpoint."""
     package, plan = made.package, made.package.plan
@@ -197,9 +204,9 @@ def run(
     body = Cutting(device, made.feed.fs, after, where)
     factory = device.crc32()
     began = time.perf_counter()
-    emulated = lived(made, body, day, watch=_Told())
+    emulated = whole_day(made, body, day, watch=_Told())
     took = time.perf_counter() - began
-    never = lived(made, Living(LiveDevice(package), made.feed.fs), day)
+    never = whole_day(made, PacedDevice(LiveDevice(package), made.feed.fs), day)
     cut = 0
     crcs = {"emulated, power lost": emulated.crc32, "host, never lost": never.crc32}
     if body.left is not None:
@@ -222,13 +229,13 @@ def run(
         "missed": emulated.missed,
         "latest_ms": 1e3 * emulated.latest_s,
         "ring_frames": around.live.ring,
-        "deepest_ring": max(one.deepest for one in body.lives),
-        "longest_call_ms": 1e3 * max(one.longest_s for one in body.lives),
+        "deepest_ring": max(one.deepest for one in body.starts),
+        "longest_call_ms": 1e3 * max(one.longest_s for one in body.starts),
         "longest_slice_ms_planned": 1e3 * plan.longest_slice_cycles / clock,
         "cut_at_step": body.step,
-        "lives_s": [one.t for one in body.lives],
-        "busy_s": sum(one.busy_s for one in body.lives),
-        "flash_busy_s": sum(one.stalled_s for one in body.lives),
+        "lives_s": [one.t for one in body.starts],
+        "busy_s": sum(one.busy_s for one in body.starts),
+        "flash_busy_s": sum(one.stalled_s for one in body.starts),
         "accuracy_before": emulated.accuracy(0.0, first),
         "accuracy_after": emulated.accuracy(last),
         "ram_bytes": plan.ram_bytes,
@@ -267,7 +274,7 @@ def main() -> int:
         pretrain_every=given.pretrain_every,
         seed=given.seed,
     )
-    result, life = run(make(day), day)
+    result, session = run(make(day), day)
     c = result["counters"]
     print(f"{result['what']} on an emulated {day.target}: {result['signal_s']:.0f} s of signal")
     print(f"  front end: {result['front'] or 'none, the counts as they are'}")
@@ -289,9 +296,9 @@ def main() -> int:
         print(f"  CRC-32 {crc:08x}  {name}")
     print("ok" if result["ok"] else "NOT ok")
     if given.json:
-        given.json.write_text(json.dumps({**result, "life": life.to_json()}, indent=1) + "\n")
+        given.json.write_text(json.dumps({**result, "session": session.to_json()}, indent=1) + "\n")
     if given.figure:
-        save(figure(life, f"{result['what']}, emulated {day.target}"), given.figure)
+        save(figure(session, f"{result['what']}, emulated {day.target}"), given.figure)
     return 0 if result["ok"] else 1
 
 

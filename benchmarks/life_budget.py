@@ -78,7 +78,7 @@ def measure(board: str) -> dict[str, Any]:
     x, y = part.x, part.labels()
     device = ClockedDevice(pkg, fs=200.0, flash_time=flash_time)
     begin = 68 * 200
-    device.live(x[:, :begin], y[:begin])  # about 130 windows are stored
+    device.stream(x[:, :begin], y[:begin])  # about 130 windows are stored
     device.price()
     recording = device.busy_s / device.t
     stored, busy, stalled, t = (
@@ -89,7 +89,7 @@ def measure(board: str) -> dict[str, Any]:
     events: list[str] = []
     at = begin
     while device.busy and at < x.shape[1]:
-        for e in device.live(x[:, at : at + 200], -1):  # nobody says any more what is done
+        for e in device.stream(x[:, at : at + 200], -1):  # nobody says any more what is done
             events.append(e.name)
             late += [e.late_s] if e.name == "predicted" else []
         at += 200

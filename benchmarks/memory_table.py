@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The memory table of README.md and docs/memory.md: plans beside published figures, as Markdown.
+"""The memory table of docs/memory.md: plans beside published figures, as Markdown.
 
     python benchmarks/memory_table.py
 

@@ -89,8 +89,8 @@ def main() -> None:
     for build, label in zip((None, "groups", "pool"), ("", *OWN), strict=True):
         spec = make_spec(asked(given.epochs, build))
         for row in run(spec, given.out / (build or "plain"), resolve=network, jobs=given.jobs).rows:
-            values = found.setdefault(label or row["strategy"], {})
-            values.setdefault(row["dataset"], []).append(row["balanced_accuracy"])
+            values = found.setdefault(label or row.strategy, {})
+            values.setdefault(row.dataset, []).append(row.balanced_accuracy)
     print("Balanced accuracy in %, mean over people:")
     for label, values in found.items():
         each = "".join(f"  {name} {100 * fmean(v):.1f} ({len(v)})" for name, v in values.items())

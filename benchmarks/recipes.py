@@ -23,6 +23,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from biotrain.study.rows import StudyRow
 from biotrain.study.run import run
 from biotrain.study.spec import make_spec
 
@@ -121,13 +122,13 @@ Choice = Mapping[int, Mapping[str, tuple[float, str]]]
 """Half that it is for -> family -> learning rate and stop."""
 
 
-def chosen(rows: Iterable[Table]) -> Choice:
+def chosen(rows: Iterable[StudyRow]) -> Choice:
     """The mean over sets of balanced accuracy decides, over the people of the other half."""
     scores: dict[tuple[int, str], dict[str, list[float]]] = {}
     for row in rows:
-        other = 1 - row["subject"] % 2
-        found = scores.setdefault((other, row["strategy"]), {})
-        found.setdefault(row["dataset"], []).append(row["balanced_accuracy"])
+        other = 1 - row.subject % 2
+        found = scores.setdefault((other, row.strategy), {})
+        found.setdefault(row.dataset, []).append(row.balanced_accuracy)
     means = {key: fmean(map(fmean, found.values())) for key, found in scores.items()}
 
     def best(half: int, family: str, rates: Iterable[float]) -> tuple[float, str]:
@@ -140,14 +141,14 @@ def chosen(rows: Iterable[Table]) -> Choice:
     }
 
 
-def told(rows: Iterable[Table], choice: Choice) -> list[str]:
+def told(rows: Iterable[StudyRow], choice: Choice) -> list[str]:
     """A line per family: balanced accuracy in % of each set, over people of both halves at what
     the other half chose."""
     found: dict[str, dict[str, list[float]]] = {family: {} for family in FAMILIES}
     for row in rows:
-        family, rate, stop = row["strategy"].split(", ")
-        if (float(rate), stop) == choice[row["subject"] % 2][family]:
-            found[family].setdefault(row["dataset"], []).append(row["balanced_accuracy"])
+        family, rate, stop = row.strategy.split(", ")
+        if (float(rate), stop) == choice[row.subject % 2][family]:
+            found[family].setdefault(row.dataset, []).append(row.balanced_accuracy)
     return [
         f"{family:18}"
         + "".join(

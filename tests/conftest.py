@@ -1,8 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """What every test gets: one thread, fixed seeds, and the recordings where there are any."""
 
+import json
 import os
 import random
+import resource
+from collections.abc import Iterator, Sequence
+from math import gcd
 from pathlib import Path
 
 # Read when the libraries load, so set before they do; pytest-xdist already uses every core.
@@ -28,6 +32,50 @@ def pytest_runtest_setup() -> None:
     """
     random.seed(0)
     torch.manual_seed(0)
+
+
+def spread(size: int, count: int) -> list[int]:
+    """`count` of the places [0, size), mixed: all values of stacked parameters come early.
+
+    The step is near the golden section of the size and has no divisor in common with it, so that
+    no place comes twice and neighbours lie far apart.
+    """
+    step = next(s for s in range(max(1, round(0.618 * size)), 2 * size + 2) if gcd(s, size) == 1)
+    return [i * step % size for i in range(min(count, size))]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
+    """Give the cases of a `sample(test, ci)` their targets: see docs/testing.md."""
+    groups: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        apart = any(item.get_closest_marker(name) for name in ("ci", "full", "exhaustive"))
+        if item.get_closest_marker("sample") and not apart:
+            groups.setdefault(item.nodeid.split("[")[0], []).append(item)
+    for group in groups.values():
+        marker = group[0].get_closest_marker("sample")
+        assert marker is not None
+        test, ci = marker.kwargs["test"], marker.kwargs.get("ci", len(group))
+        order = spread(len(group), len(group))
+        for place in order[test:]:
+            group[place].add_marker(pytest.mark.ci if place in order[:ci] else pytest.mark.full)
+
+
+def cpu_seconds() -> float:
+    """CPU time of this process and of those that it waited for, compilers for one."""
+    used = (resource.getrusage(w) for w in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return sum(one.ru_utime + one.ru_stime for one in used)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Write what each test costs to the file that BIOTRAIN_TEST_COSTS names, a JSON line each."""
+    file, before = os.environ.get("BIOTRAIN_TEST_COSTS"), cpu_seconds()
+    result = yield
+    if file:
+        with Path(file).open("a", encoding="utf-8") as costs:
+            costs.write(json.dumps([item.nodeid, round(cpu_seconds() - before, 2)]) + "\n")
+    return result
 
 
 @pytest.fixture

@@ -94,6 +94,7 @@ def close(device: Device, start: nn.Module, x: Floats) -> None:
     assert np.abs(device.predict(x) - logits).max() < 1e-4 * np.abs(logits).max()
 
 
+@pytest.mark.sample(test=1)
 @pytest.mark.parametrize(("name", "share"), [("eegnet", 0.6), ("epidenet", 0.7), ("mibminet", 0.6)])
 def test_equals_torch_in_every_budget(name: str, share: float) -> None:
     torch.manual_seed(3)
@@ -103,7 +104,7 @@ def test_equals_torch_in_every_budget(name: str, share: float) -> None:
     tight = package(start, 200, memory=int(free.plan.ram_bytes * share))
     assert tight.plan.ram_bytes <= free.plan.ram_bytes * share
     assert tight.plan.adabn_ops > 0
-    assert any("statistics anew" in words for words in tight.plan.choices)
+    assert any(words.startswith("adabn: ") for words in tight.plan.choices)
     found: list[int] = []
     for pkg in (free, tight):
         device = pkg.run("host")

@@ -27,6 +27,7 @@ def package(name: str = "eegnet", times: int = 300, **options: object) -> Packag
     return bt.compile(net, example, **{"batch": 4, "optimizer": SGD, **options})
 
 
+@pytest.mark.sample(test=1)
 @pytest.mark.parametrize("name", ["eegnet", "epidenet", "mibminet"])
 def test_equals_torch_in_every_budget(name: str) -> None:
     free = package(name)

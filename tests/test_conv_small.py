@@ -245,10 +245,10 @@ def program() -> str:
 
 
 BUILDS: dict[str, tuple[tuple[str, ...], str]] = {
-    "loops": (("-DBT_BLOCK=0",), ""),
-    "blocks": (("-DBT_BLOCK=1", "-DBT_BLOCK_WIDE=8"), ""),
-    "ring": (("-DBT_BLOCK=1", "-DBT_BLOCK_WIDE=8", "-DBT_BLOCK_RING=1"), ""),
-    "wide blocks": (("-DBT_BLOCK=1", "-DBT_BLOCK_WIDE=12"), ""),
+    "loops": (("-DBT_SCALAR_TILES=0",), ""),
+    "blocks": (("-DBT_SCALAR_TILES=1", "-DBT_WIDE_OUTPUTS=8"), ""),
+    "ring": (("-DBT_SCALAR_TILES=1", "-DBT_WIDE_OUTPUTS=8", "-DBT_SAMPLE_RING=1"), ""),
+    "wide blocks": (("-DBT_SCALAR_TILES=1", "-DBT_WIDE_OUTPUTS=12"), ""),
     "avx2": (("-mavx2",), "avx2"),
     "avx512": (("-mavx512f",), "avx512f"),
 }
@@ -320,7 +320,7 @@ void *malloc(size_t n)
 }
 
 
-@pytest.mark.parametrize("core", ["cortex-m4f", pytest.param("cortex-m7", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("core", ["cortex-m4f", pytest.param("cortex-m7", marks=pytest.mark.ci)])
 def test_blocks_of_a_small_core_have_the_bits_of_one_output_at_a_time(core: str) -> None:
     """With the shape known and the order of instructions pinned, in the emulator."""
     need_emulator()

@@ -122,6 +122,7 @@ SEQUENCES = [
 ]
 
 
+@pytest.mark.sample(test=4)
 @needs_capstone
 @pytest.mark.parametrize(("name", "halves", "expected"), SEQUENCES, ids=[s[0] for s in SEQUENCES])
 def test_sequences_of_cortex_m4(name: str, halves: tuple[int, ...], expected: float) -> None:
@@ -222,6 +223,7 @@ def check_sums(found: Cycles, histogram: Histogram) -> None:
     assert found.source
 
 
+@pytest.mark.sample(test=1)
 @pytest.mark.parametrize("core", CORES)
 def test_cycles_of_a_firmware(core: str) -> None:
     elf, histogram = counted("cortex-m33" if core == "cortex-m55" else core)

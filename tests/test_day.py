@@ -17,7 +17,7 @@ from torch import nn
 import biotrain as bt
 from biotrain.frontend import read_front
 from biotrain.frontend.live import Live
-from biotrain.live import Living, Played
+from biotrain.live import PacedDevice, Played
 from biotrain.models import standardized
 from biotrain.run.live_clock import ClockedDevice, FlashTime
 from biotrain.run.live_device import LiveDevice
@@ -74,6 +74,7 @@ def made(day: ModuleType) -> object:
     return day.Made(package, Played(rec, 1), rec.classes, 100, 50)
 
 
+@pytest.mark.ci
 def test_three_devices_end_with_the_same_weights(day: ModuleType, made) -> None:
     asked = day.Day("synthetic-emg", 1, calibrate=24)
     result, life = day.run(made, asked, after=2, step=900)
@@ -97,7 +98,7 @@ def test_a_ring_that_is_too_short_is_told(made) -> None:
     slow = FlashTime(erase_ms=2000.0, word_us=41.0)
     device = ClockedDevice(made.package, fs=200.0, flash_time=slow)
     part = made.feed.parts[0]
-    device.live(part.x[:, :2400], part.labels()[:2400])
+    device.stream(part.x[:, :2400], part.labels()[:2400])
     assert device.counters["lost"] > 0
     assert device.deepest == 150
 
@@ -106,7 +107,7 @@ def test_the_device_sees_what_the_lab_sees(made) -> None:
     """The emulated firmware predicts what the host's C does, and torch from the lab's windows."""
     part = made.feed.parts[0]
     device = ClockedDevice(made.package, fs=200.0)
-    events = device.live(part.x[:, :1600], part.labels()[:1600])
+    events = device.stream(part.x[:, :1600], part.labels()[:1600])
     got = np.array([e.logits for e in events if e.name == "predicted"], np.float32)
     assert len(got) >= 29
     host = LiveDevice(made.package).play(part.x[:, :1600], part.labels()[:1600])
@@ -122,12 +123,12 @@ def test_the_device_sees_what_the_lab_sees(made) -> None:
 def test_time_passes_while_it_works(made) -> None:
     device = ClockedDevice(made.package, fs=200.0)
     part = made.feed.parts[0]
-    events = device.live(part.x[:, :400], part.labels()[:400])
+    events = device.stream(part.x[:, :400], part.labels()[:400])
     assert device.t >= 399 / 200
     assert [e.event.window for e in events] == [0, 1, 2, 3, 4, 5, 6]
     assert all(0 < e.late_s < 0.05 for e in events)
     assert 1.0 < device.price() < 3.0
     assert device.busy_s < 0.5 * device.t
-    host = Living(LiveDevice(made.package), 200.0)
+    host = PacedDevice(LiveDevice(made.package), 200.0)
     seen = host.play(part.x[:, :400], part.labels()[:400])
     assert [e.predicted for e in seen] == [e.predicted for e in events][: len(seen)]

@@ -64,6 +64,7 @@ PAIRS = [
 ]
 
 
+@pytest.mark.sample(test=2)
 @pytest.mark.parametrize(("name", "strategy", "optimizer"), PAIRS)
 def test_no_warning_from_two_compilers(
     name: str, strategy: str, optimizer: bt.SGD | bt.Adam, tmp_path: Path
@@ -89,6 +90,7 @@ def test_no_malloc_and_no_libm(tmp_path: Path) -> None:
     assert [s for s in wanted if s not in allowed] == []
 
 
+@pytest.mark.sample(test=4)
 @pytest.mark.parametrize("name", sorted(bt.models.PAPER))
 @pytest.mark.parametrize("strategy", ["full", "last"])
 def test_the_context_has_the_planned_size(name: str, strategy: str) -> None:

@@ -98,6 +98,7 @@ def same(pkg: Package, x: np.ndarray, y: np.ndarray) -> None:
     assert whole.samples == parts.samples
 
 
+@pytest.mark.sample(test=3)
 @pytest.mark.parametrize(
     "how",
     [
@@ -242,6 +243,7 @@ def test_bad_features_leave_no_trace() -> None:
     assert device.train_features(f[:0], y[:0]) == 0.0
 
 
+@pytest.mark.sample(test=1)
 @pytest.mark.parametrize(
     "how",
     [

@@ -16,7 +16,7 @@ import biotrain as bt
 from biotrain.cli import main
 from biotrain.errors import BioTrainError, DoesNotFitError
 from biotrain.frontend import FrontEnd
-from biotrain.run.front_cost import PER_MULTIPLY, front_cost
+from biotrain.run.front_cost import MULTIPLY_CYCLES, front_cost
 from biotrain.targets.target import load_target
 
 FRONT = FrontEnd(200.0, 2, 32, 8, bandpass=(20.0, 90.0), notch=50.0, scale=0.5, unit=0.25)
@@ -88,7 +88,7 @@ def test_what_it_costs() -> None:
     assert found is not None
     assert found.ram_bytes == FRONT.ram_bytes
     multiplies = FRONT.ops_per_second / FRONT.fs_in
-    assert 0.5 * PER_MULTIPLY < found.cycles_per_frame / multiplies < 2 * PER_MULTIPLY
+    assert 0.5 * MULTIPLY_CYCLES < found.cycles_per_frame / multiplies < 2 * MULTIPLY_CYCLES
     per_second = found.cycles_per_frame * 200 + found.cycles_per_window * 25
     assert found.share == pytest.approx(per_second / 64e6)
     assert found.mw == pytest.approx(per_second * 52e-6 * 3 / 1e3, rel=0.05)  # 52 uA/MHz at 3 V
@@ -96,7 +96,7 @@ def test_what_it_costs() -> None:
     guessed = front_cost(FRONT, load_target("cortex-m55"))  # unicorn has none
     assert guessed is not None
     assert guessed.source.startswith("estimate")
-    assert guessed.cycles_per_frame == pytest.approx(PER_MULTIPLY * multiplies)
+    assert guessed.cycles_per_frame == pytest.approx(MULTIPLY_CYCLES * multiplies)
     assert front_cost(FRONT, load_target("host")) is None
 
 

@@ -247,6 +247,7 @@ def test_off_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
 NETWORKS = ("mibminet", "epidenet", "eegnet")
 
 
+@pytest.mark.sample(test=2)
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("half", FORMATS)
 def test_a_small_plan_has_the_same_bits(name: str, half: str) -> None:
@@ -286,6 +287,7 @@ OPTIONS: dict[str, dict[str, object]] = {
 }
 
 
+@pytest.mark.sample(test=2)
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 def test_every_option_has_one_crc(options: dict[str, object]) -> None:
     q, y = integers()
@@ -318,7 +320,8 @@ def test_a_batch_has_one_crc() -> None:
     assert found["float32"] != found["fp16"]
 
 
-@pytest.mark.parametrize("index", [0, pytest.param(1, marks=pytest.mark.full)])
+@pytest.mark.sample(test=1, ci=1)
+@pytest.mark.parametrize("index", range(2))
 def test_drawn_networks_have_one_crc(index: int) -> None:
     seed = a_seed(index)
     network = draw(seed, blocks=2)
@@ -382,6 +385,7 @@ def test_what_fp16_does_not_hold_is_refused() -> None:
 # ---- what is emitted and said
 
 
+@pytest.mark.sample(test=1)
 @pytest.mark.parametrize("clang", [False, True], ids=["gcc", "clang"])
 @pytest.mark.parametrize("half", FORMATS)
 def test_the_c_is_clean(tmp_path: Path, clang: bool, half: str) -> None:

@@ -78,6 +78,7 @@ def smallest(**options: object) -> int:
 # ---- the same bits
 
 
+@pytest.mark.sample(test=1)
 @pytest.mark.parametrize(
     ("name", "fused"), [("mibminet", False), ("epidenet", True)], ids=["mibminet", "epidenet"]
 )
@@ -118,6 +119,7 @@ OPTIONS: dict[str, dict[str, object]] = {
 }
 
 
+@pytest.mark.sample(test=1)
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 def test_every_option_gives_the_bits_of_a_float_package(options: dict[str, object]) -> None:
     q, y = integers()
@@ -239,6 +241,7 @@ def test_convolutions_of_integers_have_the_bits_of_those_of_floats(tmp_path: Pat
 # ---- what is emitted and planned
 
 
+@pytest.mark.sample(test=1)
 @pytest.mark.parametrize("clang", [False, True], ids=["gcc", "clang"])
 def test_the_c_is_clean(tmp_path: Path, clang: bool) -> None:
     if clang and not find_spec("ziglang"):

@@ -4,7 +4,6 @@
 import shutil
 import subprocess
 from collections import Counter
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -18,8 +17,7 @@ import biotrain as bt
 from biotrain.frontend import FrontEnd
 from biotrain.frontend.live import Live
 from biotrain.package import Package
-from biotrain.run import live_device
-from biotrain.run.compiler import shared_library
+from biotrain.run.front_stream import windows_of
 from biotrain.run.live_device import Event, LiveDevice
 
 CHANS, TIMES, HOP, CLASSES, SCALE = 2, 32, 16, 3, 0.01
@@ -84,23 +82,6 @@ def names(events: list[Event]) -> Counter[str]:
     return Counter(e.name for e in events)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def _found_once() -> Iterator[None]:
-    """Thousands of devices start from one build: its place in the cache is worked out once."""
-
-    @cache
-    def found(files: frozenset[tuple[str, str]], flags: tuple[str, ...]) -> Path:
-        return shared_library(dict(files), flags)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            live_device,
-            "shared_library",
-            lambda files, flags: found(frozenset(files.items()), flags),
-        )
-        yield
-
-
 # ---------------------------------------------------------------- signals
 
 
@@ -148,7 +129,7 @@ def test_a_front_end_gives_the_windows_of_the_study(kind: str) -> None:
     dev = package(front=front, hop=0, converter_bits=24 if wide else 16).live()
     x, _ = signal(700)
     frames = x.astype(np.int32) * 200 if wide else x
-    windows = front.run(frames)
+    windows = windows_of(front, frames)
     events = dev.play(frames)
     q = np.clip(np.rint(windows * np.float32(1 / SCALE)), -32767, 32767).astype(np.int16)
     plain = package(live=False).run("host").predict(q)
@@ -317,7 +298,7 @@ def test_a_calibration_is_what_plain_calls_do(
     assert [e.window for e in events if e.name == "predicted"] == list(range(74, 149))
     counted = dev.counters
     assert (counted["lost"], counted["unstored"]) == (0, 0)
-    assert dev.again().crc32() == crc
+    assert dev.restart().crc32() == crc
 
 
 def test_time_to_work_does_not_change_the_weights() -> None:
@@ -341,7 +322,7 @@ def test_the_emulated_core_lives_the_same_life() -> None:
         dev.calibrate()
         events += dev.play(*signal(700, 1), cycles_per_frame=20_000)
         assert dev.mode == "use"
-        again = dev.again()
+        again = dev.restart()
         ends.append((dev.crc32(), again.crc32(), events, dev.counters, dev.flash.image))
     assert ends[0] == ends[1]
 
@@ -381,10 +362,10 @@ def test_back_factory_and_cancel() -> None:
     assert dev.crc32() == first
     with pytest.raises(bt.BioTrainError, match="no checkpoint"):
         dev.back()
-    assert dev.again().crc32() == first
+    assert dev.restart().crc32() == first
     dev.factory()
     assert (dev.mode, dev.crc32()) == ("record", factory)
-    assert dev.again().crc32() == factory
+    assert dev.restart().crc32() == factory
     dev.forget()
     assert dev.state["stored"] == 0
     assert dev.breaches == 0
@@ -430,16 +411,16 @@ def survive(cut: int) -> None:
     dev.work()
     assert dev.off
     if cut % 3 == 0:  # power goes once more, while it comes back or soon after
-        dev = dev.again()
+        dev = dev.restart()
         dev.cut(1 + cut % 701, noise=cut)
         dev.work()
-    dev = dev.again()
+    dev = dev.restart()
     if dev.mode == "record":  # nothing of the calibration had been written
         assert dev.crc32() == factory
         dev.calibrate()
     dev.work()
     assert (dev.mode, dev.crc32(), dev.breaches) == ("use", wanted, 0), cut
-    assert dev.again().crc32() == wanted
+    assert dev.restart().crc32() == wanted
 
 
 def test_power_may_go_during_a_calibration() -> None:
@@ -449,7 +430,7 @@ def test_power_may_go_during_a_calibration() -> None:
         survive(cut)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_power_may_go_at_every_byte_of_a_calibration() -> None:
     for cut in range(1, interrupted()[2] + 1):
         survive(cut)
@@ -468,7 +449,7 @@ def test_windows_stored_meanwhile_do_not_join() -> None:
     assert dev.mode == "calibrate"
     assert dev.record["epoch"] >= 1
     assert dev.counters["stored"] > 20
-    dev = dev.again()  # power goes in the middle of an epoch
+    dev = dev.restart()  # power goes in the middle of an epoch
     assert dev.mode == "calibrate"
     dev.play(*signal(300, 2), cycles_per_frame=6000)
     dev.work()
@@ -487,7 +468,7 @@ def test_power_may_go_while_a_window_is_stored() -> None:
         events = dev.play(x, y)
         assert dev.off
         done = sum(e.label >= 0 for e in events if e.name == "predicted")
-        dev = dev.again()
+        dev = dev.restart()
         assert before <= dev.state["stored"] <= before + done
         dev.play(x, y)
         assert dev.counters["stored"] == ref.counters["stored"]
@@ -524,7 +505,7 @@ def damaged(folder: Path, *flags: str) -> list[str]:
     return [str(folder / "live_damage")]
 
 
-@pytest.mark.parametrize("count", [3000, pytest.param(100_000, marks=pytest.mark.full)])
+@pytest.mark.parametrize("count", [3000, pytest.param(100_000, marks=pytest.mark.exhaustive)])
 def test_damaged_flash_leaves_good_weights(count: int, tmp_path: Path) -> None:
     command = damaged(tmp_path, "-fsanitize=address,undefined")
     done = subprocess.run([*command, str(count)], capture_output=True, text=True, check=False)
@@ -532,8 +513,8 @@ def test_damaged_flash_leaves_good_weights(count: int, tmp_path: Path) -> None:
     assert done.stdout == f"{count} images\n"
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("seconds", [5, pytest.param(60, marks=pytest.mark.full)])
+@pytest.mark.ci
+@pytest.mark.parametrize("seconds", [5, pytest.param(60, marks=pytest.mark.exhaustive)])
 def test_fuzzed_flash_leaves_good_weights(seconds: int, tmp_path: Path) -> None:
     command = damaged(tmp_path, "-DFUZZ", "-fsanitize=fuzzer,address,undefined")
     command += [f"-max_total_time={seconds}", "-max_len=96", "-seed=1"]
@@ -574,7 +555,7 @@ def test_the_plan_counts_what_lives() -> None:
         package(memory=6000)
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_measured_pieces_are_cut_by_what_the_core_takes() -> None:
     for needed in ("unicorn", "elftools", "ziglang"):
         pytest.importorskip(needed)

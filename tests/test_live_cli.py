@@ -2,6 +2,7 @@
 """`biotrain live`: a recording into the host's device; what it says, writes and refuses."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -60,6 +61,23 @@ def test_what_it_refuses(
     names = {"DATA": raw[0], "FRONT": raw[1]}
     assert main([names.get(word, word) for word in given]) == 2
     assert words in capsys.readouterr().err
+
+
+def test_the_table_of_ram_lists_each_part_of_a_live_firmware_once(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    shape = ["--chans", "2", "--times", "64", "--classes", "2"]
+    windows = ["--live", "--input-type", "int16", "--input-scale", "0.25"]
+    target = ["--target", "nrf52840", "--no-frontier"]
+    assert main(["plan", "_small:tiny", *shape, *windows, *target]) == 0
+    said = capsys.readouterr().out
+    table = said.partition("RAM  ")[2].partition("whole RAM")[0].splitlines()[1:]
+    cells = [re.match(r"(.*?)  +(-?[\d,]+)", line) for line in table]
+    parts = [(found[1], int(found[2].replace(",", ""))) for found in cells if found]
+    names = [name for name, _ in parts]
+    assert {"arena of predictions", "session", "sample store", "capture ring"} <= set(names)
+    assert len(names) == len(set(names))
+    assert min(size for _, size in parts) >= 0
 
 
 def test_a_board_of_brainflow(raw: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:

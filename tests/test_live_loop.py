@@ -2,17 +2,18 @@
 """The loop of `biotrain live`: what is predicted, learned, restarted, and how it is told."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from biotrain.live import Chunk, Life, figure, live
-from biotrain.live.life import _Heard
+from biotrain.live import Chunk, Session, SessionSettings, figure, live
+from biotrain.live.session import _LabelHistory
 
 
-class FakeBody:
+class FakeDevice:
     """Predicts the label that it is told, class 0 before it has learned; learns in two chunks."""
 
     def __init__(self, span: int, hop: int, learned: bool = False) -> None:
@@ -38,15 +39,15 @@ class FakeBody:
                 self.learned = True
                 yield SimpleNamespace(name="calibrated", kept=True, before=0.5, best=0.75)
 
-    def settle(self, frames: int) -> list[SimpleNamespace]:
-        self.settled = frames
+    def idle(self, frames: int) -> list[SimpleNamespace]:
+        self.idled = frames
         return []
 
     def calibrate(self) -> None:
         self.left = 2
 
-    def again(self) -> "FakeBody":
-        return FakeBody(self.span, self.hop, self.learned)
+    def restart(self) -> "FakeDevice":
+        return FakeDevice(self.span, self.hop, self.learned)
 
     @property
     def off(self) -> bool:
@@ -60,7 +61,7 @@ class FakeBody:
         return "calibrate" if self.left else "use" if self.learned else "record"
 
     @property
-    def counted(self) -> dict[str, int]:
+    def counters(self) -> dict[str, int]:
         return {"windows": self.windows, "predicted": self.windows, "stored": self.stored}
 
 
@@ -72,13 +73,13 @@ def chunks(labels: list[int], gaps: tuple[int, ...] = ()) -> list[Chunk]:
     ]
 
 
-def test_a_life_is_written_down() -> None:
+def test_a_session_is_recorded() -> None:
     labels = [1, 1, 1, 0, 0, 0, 1, 1, 1, 1]
     seen: list[float] = []
+    settings = SessionSettings(10.0, span=10, hop=10, classes=("a", "b"), calibrate_after=[3])
     found, _ = live(
-        chunks(labels), FakeBody(10, 10), fs=10.0, span=10, hop=10, classes=("a", "b"),
-        calibrate_after=[3], watch=lambda life: seen.append(life.t),
-    )  # fmt: skip
+        chunks(labels), FakeDevice(10, 10), settings, watch=lambda session: seen.append(session.t)
+    )
     assert [p.label for p in found.predictions] == labels
     assert [p.t for p in found.predictions] == [float(k) for k in range(1, 11)]
     assert [p.right for p in found.predictions] == [False] * 3 + [True] * 7
@@ -97,52 +98,49 @@ def test_a_life_is_written_down() -> None:
 
 
 def test_the_device_is_told_labels_for_so_long_only() -> None:
-    body = FakeBody(10, 10)
-    found, _ = live(chunks([1] * 6), body, fs=10.0, span=10, hop=10, classes=("a", "b"), told_s=2.0)
-    assert body.told == [1] * 20 + [-1] * 40
+    device = FakeDevice(10, 10)
+    settings = SessionSettings(10.0, span=10, hop=10, classes=("a", "b"), told_s=2.0)
+    found, _ = live(chunks([1] * 6), device, settings)
+    assert device.told == [1] * 20 + [-1] * 40
     assert [p.label for p in found.predictions] == [1] * 6  # but the loop knows
 
 
 def test_a_gap_is_power_off_and_on() -> None:
-    first = FakeBody(20, 10, learned=True)
-    found, last = live(
-        chunks([1] * 8, gaps=(0, 4)), first, fs=10.0, span=20, hop=10, classes=("a", "b")
-    )
+    first = FakeDevice(20, 10, learned=True)
+    settings = SessionSettings(10.0, span=20, hop=10, classes=("a", "b"))
+    found, last = live(chunks([1] * 8, gaps=(0, 4)), first, settings)
     assert last is not first
     assert [n.text for n in found.notes] == ["power off and on"]
     # No window of 20 samples reaches over the gap at 4 s.
     assert [p.t for p in found.predictions] == [2.0, 3.0, 4.0, 6.0, 7.0, 8.0]
     assert found.counters["windows"] == 6
-    _, same = live(
-        chunks([1] * 8, gaps=(0, 4)), first, fs=10.0, span=20, hop=10, classes=("a", "b"),
-        restarts=False,
-    )  # fmt: skip
+    _, same = live(chunks([1] * 8, gaps=(0, 4)), first, replace(settings, restarts=False))
     assert same is first
 
 
 def test_a_window_has_a_label_where_all_its_samples_have() -> None:
-    heard = _Heard(20, 5)
+    history = _LabelHistory(20, 5)
     labels = np.repeat([0, 1, -1, 1], 30)
     for at in range(0, 120, 7):
-        heard.add(labels[at : at + 7])
+        history.add(labels[at : at + 7])
     for number in range(21):
         begin = 5 * number
         own = set(labels[begin : begin + 20].tolist())
-        assert heard.window(number) == (begin + 20, own.pop() if len(own) == 1 else -1)
-    assert heard.window(21)[1] == -1  # not heard to its end
+        assert history.window(number) == (begin + 20, own.pop() if len(own) == 1 else -1)
+    assert history.window(21)[1] == -1  # not complete
 
 
 def test_labels_of_long_ago_are_let_go() -> None:
-    heard = _Heard(20, 5)
+    history = _LabelHistory(20, 5)
     for k in range(1000):
-        heard.add(np.full(5, k % 4))
-    assert len(heard._held) < 500
-    assert heard.window(996)[0] == 5000
+        history.add(np.full(5, k % 4))
+    assert len(history._labels) < 500
+    assert history.window(996)[0] == 5000
 
 
 def test_nothing_happened() -> None:
-    assert Life(("a", "b")).accuracy() is None
-    figure(Life(("a", "b")))
+    assert Session(("a", "b")).accuracy() is None
+    figure(Session(("a", "b")))
 
 
 def test_an_interrupt_ends_it_and_tells_what_was() -> None:
@@ -150,9 +148,9 @@ def test_an_interrupt_ends_it_and_tells_what_was() -> None:
         yield from chunks([1] * after)
         raise KeyboardInterrupt
 
-    given = {"fs": 10.0, "span": 10, "hop": 10, "classes": ("a", "b")}
-    found, _ = live(interrupted(3), FakeBody(10, 10), **given)
+    settings = SessionSettings(10.0, span=10, hop=10, classes=("a", "b"))
+    found, _ = live(interrupted(3), FakeDevice(10, 10), settings)
     assert len(found.predictions) == 3
     assert found.crc32 == 0x1234
     with pytest.raises(KeyboardInterrupt):
-        live(interrupted(0), FakeBody(10, 10), **given)
+        live(interrupted(0), FakeDevice(10, 10), settings)

@@ -66,6 +66,7 @@ def needs(place: matrix.Place, case: matrix.Case) -> None:
         pytest.skip("the host has no fused multiply-add to compare with")
 
 
+@pytest.mark.sample(test=6, ci=14)
 @pytest.mark.parametrize(
     ("model", "place"),
     [
@@ -79,6 +80,7 @@ def test_one_crc_wherever_it_trains(model: str, place: matrix.Place) -> None:
     assert matrix.crc32(package(model), place, 1, flags=flags) == expected(model)
 
 
+@pytest.mark.sample(test=1)
 @pytest.mark.xdist_group("matrix-mibminet")
 @pytest.mark.parametrize("compiler", ["zig", "gcc"])
 @pytest.mark.parametrize("core", ["cortex-m4f", "rv32imfc"])

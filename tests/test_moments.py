@@ -331,6 +331,7 @@ def test_predictions_use_moments_too() -> None:
 # ---- accuracy
 
 
+@pytest.mark.sample(test=10)
 @pytest.mark.parametrize("rewrites", [*((r,) for r in ALGEBRAIC), NAMES], ids=lambda r: r[-1])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_gradients_equal_torch(name: str, rewrites: tuple[str, ...]) -> None:
@@ -342,6 +343,7 @@ def test_offsets_of_1000_deviations_cost_nothing(name: str) -> None:
     check(network(name), NAMES, offset=1000.0)
 
 
+@pytest.mark.sample(test=3)
 @pytest.mark.parametrize("blind", [False, True])
 @pytest.mark.parametrize("name", ["spatial", "spatial_rows", "pointwise_group"])
 def test_common_mode_costs_nothing(name: str, blind: bool) -> None:
@@ -354,6 +356,7 @@ def test_common_mode_costs_nothing(name: str, blind: bool) -> None:
     check(net, NAMES, common=30.0)
 
 
+@pytest.mark.sample(test=2)
 @pytest.mark.parametrize("seed", range(6))
 def test_random_networks(seed: int) -> None:
     rng = np.random.default_rng(seed)

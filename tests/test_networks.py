@@ -28,9 +28,10 @@ from biotrain.graph.strategy import trainable
 from biotrain.ir.graph import Graph
 from biotrain.ir.optimizer import SGD
 from biotrain.planner.place import lifetimes, lower_bound, peak, place
-from biotrain.planner.search import Search, realise
+from biotrain.planner.realise import realise
+from biotrain.planner.search import Search
 from biotrain.planner.stream import Stream
-from biotrain.planner.validate import check
+from biotrain.planner.validate import validate
 from biotrain.run.host import OPTIMISED
 from biotrain.verification import FACTOR, TensorError, VerifyReport
 
@@ -87,6 +88,7 @@ def verified(pkg: bt.Package, seed: int) -> VerifyReport:
     return bt.verify(pkg, steps=2, seeds=5, seed=seed + 1, flags=FLAGS)
 
 
+@pytest.mark.sample(test=2)
 @pytest.mark.parametrize("index", range(NETWORKS))
 def test_its_c_trains_as_torch_does(index: int) -> None:
     seed = a_seed(index)
@@ -102,6 +104,7 @@ def test_its_c_trains_as_torch_does(index: int) -> None:
     assert not bad, f"{bad}, {report.kinks} activations near a kink{again}"
 
 
+@pytest.mark.sample(test=2)
 @pytest.mark.parametrize("index", range(NETWORKS))
 def test_its_memory_is_placed(index: int) -> None:
     """At or above the bound, and the judge agrees."""
@@ -111,7 +114,7 @@ def test_its_memory_is_placed(index: int) -> None:
     buffers = lifetimes(graph)
     placed = place(buffers)
     assert [replace(b, offset=0) for b in placed] == list(buffers), said(seed, network)
-    check(graph, placed)
+    validate(graph, placed)
     assert peak(placed) >= lower_bound(buffers), said(seed, network)
 
 
@@ -124,10 +127,11 @@ def smallest(graph: Graph) -> int:
     search = Search(Stream(graph))
     planned = realise(search, search.smallest())
     placed = place(lifetimes(planned))
-    check(planned, placed)
+    validate(planned, placed)
     return peak(placed)
 
 
+@pytest.mark.ci
 def test_small_plans_take_a_fraction() -> None:
     """The activation arena, against everything stored by the direct algorithms (`fuse` alone).
 

@@ -134,6 +134,7 @@ NORMS = {
 }
 
 
+@pytest.mark.sample(test=6)
 @pytest.mark.parametrize("offset", [0.0, 1000.0])
 @pytest.mark.parametrize("name", NORMS)
 def test_offset_costs_no_accuracy(name: str, offset: float) -> None:

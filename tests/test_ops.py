@@ -110,6 +110,7 @@ def test_tiles_and_in_place_keep_every_bit(case: Case, plain: Callable[[str], Re
     check_variants(case, plain(OPS[case.op].source)[case.name])
 
 
+@pytest.mark.sample(test=4)
 @pytest.mark.parametrize("stem", EACH_STEM)
 def test_sanitizers_find_nothing_and_bits_stay(
     stem: str, folder: Path, plain: Callable[[str], Results]
@@ -121,6 +122,7 @@ def test_sanitizers_find_nothing_and_bits_stay(
     same(stem, plain(stem), run(of(stem), ARRAYS, command, folder / f"sanitized-{stem}"))
 
 
+@pytest.mark.sample(test=3)
 @pytest.mark.parametrize("stem", EACH_STEM)
 def test_second_compiler_gives_the_same_bits(
     stem: str, folder: Path, plain: Callable[[str], Results]
@@ -130,7 +132,7 @@ def test_second_compiler_gives_the_same_bits(
         pytest.skip("the ziglang package (clang) is not installed")
     # Inlined into every call of every sample, kernels would take ten times as long to compile.
     clang = [sys.executable, "-m", "ziglang", "cc", "-O1", "-fno-inline", "-fno-sanitize=all"]
-    scalar = ["-DBT_BLOCK=1", "-DBT_BLOCK_WIDE=12", "-DBT_FIR_LANES=1"]
+    scalar = ["-DBT_SCALAR_TILES=1", "-DBT_WIDE_OUTPUTS=12", "-DBT_FIR_LANES=1"]
     command = [*clang, *WARNINGS, *NUMERICS, *fused_flags(), *scalar]
     same(stem, plain(stem), run(of(stem), ARRAYS, command, folder / f"clang-{stem}"))
 
@@ -142,6 +144,7 @@ def same(stem: str, a: Results, b: Results) -> None:
                 assert x.tobytes() == y.tobytes(), f"{case.name}: {value}"
 
 
+@pytest.mark.sample(test=4)
 @pytest.mark.parametrize("stem", EACH_STEM)
 def test_separate_mode_is_exact_too(stem: str, folder: Path) -> None:
     command = [*find_compiler(), "-O1", *WARNINGS, *NUMERICS]

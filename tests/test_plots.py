@@ -9,7 +9,7 @@ import torch
 import biotrain as bt
 from biotrain.ir.graph import Loop, leaves
 from biotrain.package import Package
-from biotrain.planner.explain import makings
+from biotrain.planner.explain import computations
 from biotrain.reports.figures import COLOURS, plan_figure
 from biotrain.reports.published import REFERENCES, references
 from biotrain.reports.timeline import timeline
@@ -37,11 +37,11 @@ def small(stored: Package) -> Package:
 def test_timeline_of_what_is_stored(stored: Package) -> None:
     line = timeline(stored)
     assert line.nodes == tuple(leaves(stored.graph.nodes))
-    forward, loss, backward = line.parts
-    assert [p.name for p in line.parts] == ["forward", "loss", "backward"]
+    forward, loss, backward = line.phases
+    assert [p.name for p in line.phases] == ["forward", "loss", "backward"]
     assert line.nodes[loss.first].op == "cross_entropy"
     assert 0 < forward.stop == loss.first < backward.first < backward.stop == len(line.nodes)
-    held = {b.value: line.held(b) for b in stored.plan.buffers}
+    held = {b.value: line.contents(b) for b in stored.plan.buffers}
     assert held["x"] == [(0, "input")]
     assert held["temporal2"][0][1] == "activation"
     assert [kind for _, kind in held["norm1_stats"]] == ["statistics"]
@@ -52,23 +52,23 @@ def test_timeline_of_loops(small: Package) -> None:
     line = timeline(small)
     loops = [n for n in small.graph.nodes if isinstance(n, Loop)]
     assert len(line.loops) == len(loops) > 0
-    for stretch, loop in zip(line.loops, loops, strict=True):
-        assert line.nodes[stretch.first : stretch.stop] == tuple(s.node for s in loop.body)
-        assert (stretch.name, stretch.count) == (loop.axis, loop.count)
-    kinds = {kind for b in small.plan.buffers for _, kind in line.held(b)}
-    assert "made again" in kinds
+    for span, loop in zip(line.loops, loops, strict=True):
+        assert line.nodes[span.first : span.stop] == tuple(s.node for s in loop.body)
+        assert (span.name, span.count) == (loop.axis, loop.count)
+    kinds = {kind for b in small.plan.buffers for _, kind in line.contents(b)}
+    assert "recomputed" in kinds
     for b in small.plan.buffers:
-        times = [at for at, _ in line.held(b)]
+        times = [at for at, _ in line.contents(b)]
         assert times[0] == b.first
         assert times == sorted(times)
         assert b.last <= len(line.nodes)
 
 
 def test_makings_find_what_is_computed_twice(small: Package, stored: Package) -> None:
-    assert all(before == 0 for _, before in makings(leaves(stored.graph.nodes)))
-    twice = [name for name, before in makings(leaves(small.graph.nodes)) if before]
+    assert all(before == 0 for _, before in computations(leaves(stored.graph.nodes)))
+    twice = [name for name, before in computations(leaves(small.graph.nodes)) if before]
     assert twice
-    words = next(c for c in small.plan.choices if c.startswith("made again, "))
+    words = next(c for c in small.plan.choices if c.startswith("recomputed, "))
     assert any(name in words for name in twice)
 
 
@@ -77,7 +77,7 @@ def test_figure_says_what_the_plan_says(small: Package, tmp_path: Path) -> None:
     assert f"{small.plan.ram_bytes:,} B" in figure.get_suptitle()
     axes = figure.axes[0]
     line = timeline(small)
-    rectangles = sum(len(line.held(b)) for b in small.plan.buffers)
+    rectangles = sum(len(line.contents(b)) for b in small.plan.buffers)
     assert len(axes.patches) == rectangles + len(line.loops) + 1  # and the line of bytes in use
     save(figure, tmp_path / "plan.png")
 
@@ -99,8 +99,8 @@ def test_figure_of_a_batch(tmp_path: Path) -> None:
     pkg = package(norm="batch")
     line = timeline(pkg)
     assert pkg.source.batch is not None
-    assert len(line.parts) == len(pkg.source.batch.phases)
-    roles = {kind for b in pkg.plan.buffers for _, kind in line.held(b)}
+    assert len(line.phases) == len(pkg.source.batch.phases)
+    roles = {kind for b in pkg.plan.buffers for _, kind in line.contents(b)}
     assert {"input", "activation", "gradient"} <= roles <= set(COLOURS)
     save(plan_figure(pkg), tmp_path / "batch.png")
 

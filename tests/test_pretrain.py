@@ -15,10 +15,10 @@ from torch import nn
 
 import biotrain.study as study
 from biotrain.errors import BioTrainError
-from biotrain.study.adapt import balanced_accuracy
+from biotrain.study.metrics import balanced_accuracy
 from biotrain.study.order import shuffled
-from biotrain.study.pretrain import trainable
 from biotrain.study.results import plots
+from biotrain.study.torch_training import trainable
 
 ROW = [
     "dataset", "scenario", "model", "norm", "strategy", "subject", "session", "seed", "accuracy",
@@ -262,18 +262,18 @@ def test_adapt_drives_the_device_and_reports(
         save_to=tmp_path,
     )
     rows = result.rows
-    assert all(list(row) == ROW for row in rows)
-    assert [(r["subject"], r["seed"], r["strategy"]) for r in rows] == [
+    assert all(list(row.to_json()) == ROW for row in rows)
+    assert [(r.subject, r.seed, r.strategy) for r in rows] == [
         (s, seed, strategy) for s in (2, 1) for seed in (0, 1) for strategy in strategies
     ]
     none, last, full, reference = rows[:4]
     calibration, test = study.day1(rec, 2, "repetition")
     steps = 3 * -(-len(calibration) // 8)
-    assert (none["accuracy"], none["steps"]) == (float(np.mean(rec.y[test] == 0)), 0)
-    assert (full["accuracy"], full["balanced_accuracy"], full["steps"]) == (1.0, 1.0, steps)
-    assert (full["ram_bytes"], full["ops"], full["chance"]) == (1000, 2000, 1 / 7)
-    assert (full["norm"], reference["norm"], reference["ram_bytes"]) == ("group", "batch", None)
-    assert (last["dataset"], last["scenario"], last["session"]) == ("synthetic-emg", "day1", 1)
+    assert (none.accuracy, none.steps) == (float(np.mean(rec.y[test] == 0)), 0)
+    assert (full.accuracy, full.balanced_accuracy, full.steps) == (1.0, 1.0, steps)
+    assert (full.ram_bytes, full.ops, full.chance) == (1000, 2000, 1 / 7)
+    assert (full.norm, reference.norm, reference.ram_bytes) == ("group", "batch", None)
+    assert (last.dataset, last.scenario, last.session) == ("synthetic-emg", "day1", 1)
     kinds = [call[0] for call in calls][:14]
     assert kinds == ["compile", "save", *["compile", "save", "begin", *["train"] * 3] * 2]
     assert [c[1] for c in calls if c[0] == "save"] == ["none", "last", "full"]
@@ -283,7 +283,7 @@ def test_adapt_drives_the_device_and_reports(
     epochs = [c for c in calls if c[0] == "train"][:3]
     assert all(c[1] == len(calibration) for c in epochs)
     assert epochs[0][2] != epochs[1][2]  # another order
-    assert [len(c["accuracy"]) for c in result.curves[:4]] == [1, 4, 4, 4]
+    assert [len(c.accuracy) for c in result.curves[:4]] == [1, 4, 4, 4]
     assert seen[0][0] == "subject 2, seed 0: pretraining (group norm)"
     assert ("subject 1, seed 1: full", 3, 3) in seen
     told = json.loads(result.to_json())
@@ -316,15 +316,15 @@ def test_the_generated_c_adapts_as_torch_does(
     result = study.adapt(rec, "epidenet", 1, strategies, epochs=5, lr=5e-3, save_to=tmp_path)
     calibration, test = study.day1(rec, 1, "repetition")
     x, y = rec.signal(calibration), rec.y[calibration]
-    assert result.rows[0]["accuracy"] == score(start, rec, test)
+    assert result.rows[0].accuracy == score(start, rec, test)
     for row in result.rows[1:]:
         net = copy.deepcopy(start)
-        study.finetune_torch(net, x, y, strategy=row["strategy"], epochs=5)
-        assert abs(row["accuracy"] - score(net, rec, test)) <= 1 / len(test)
+        study.finetune_torch(net, x, y, strategy=row.strategy, epochs=5)
+        assert abs(row.accuracy - score(net, rec, test)) <= 1 / len(test)
     _, last, full = result.rows
-    assert last["ram_bytes"] < full["ram_bytes"]
-    assert last["ops"] < full["ops"]
-    assert full["accuracy"] > result.rows[0]["accuracy"]
+    assert last.ram_bytes < full.ram_bytes
+    assert last.ops < full.ops
+    assert full.accuracy > result.rows[0].accuracy
     assert (tmp_path / "full" / "model.c").exists()
 
 
@@ -365,8 +365,8 @@ def test_adapt_takes_a_factory_and_names_synthetic_data(
 
     renamed = study.Recordings(**{**vars(rec), "name": "mine"})
     result = study.adapt(renamed, tiny, 1, ("none",), pretrain_epochs=1)
-    assert result.rows[0]["model"] == "tiny"
-    assert result.rows[0]["dataset"] == "mine (synthetic)"
+    assert result.rows[0].model == "tiny"
+    assert result.rows[0].dataset == "mine (synthetic)"
 
 
 def test_balanced_accuracy_counts_the_classes_that_are_there() -> None:

@@ -44,7 +44,7 @@ def test_the_c_pretrains_as_torch_does(norm: str, rec: study.Recordings) -> None
                 loss.backward()
                 optimizer.step()
     masked.restore()
-    train_in_c(net, x, y, epochs=2, lr=1e-3, batch=16, seed=5)
+    train_in_c(net, x, y, study.PretrainSettings(epochs=2, lr=1e-3, batch=16, seed=5))
     names = [type(m).__name__ for m in net.modules()]
     assert "Dropout" in names
     assert "_Mask" not in names

@@ -147,6 +147,22 @@ def test_host_gets_a_program_and_no_board(tmp_path: Path) -> None:
     run("./main", cwd=folder / "example")
 
 
+def test_a_board_with_a_boot_header_says_that_it_would_not_start(tmp_path: Path) -> None:
+    need("make")
+    note = "firmware alone does not start on rp2350: its boot ROM expects an image definition block"
+    files = project_files(small("plain", "rp2350"))
+    assert note in files["README.md"]
+    for name in ("Makefile", "link.ld"):
+        (tmp_path / name).write_text(files[f"firmware/{name}"], encoding="utf-8")
+    done = subprocess.run(
+        ["make", "hex"], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert note in done.stderr
+    assert "hex: $(BUILD)/main.hex" in project_files(small("plain"))["firmware/Makefile"]
+    assert not load_target("nrf52840").boot_note
+
+
 def test_a_core_that_is_only_described_gets_a_library() -> None:
     files = project_files(small("plain", "esp32-s3"))
     assert {"example/main.c", "library.json", "library.properties"} <= set(files)
@@ -204,6 +220,7 @@ BUILT = [*(("nrf52840", variant) for variant in VARIANTS), ("rv32imfc", "momentu
 """Targets and variants whose folders are built."""
 
 
+@pytest.mark.sample(test=3)
 @pytest.mark.parametrize(("target", "variant"), BUILT)
 def test_makefile_with_gcc(variant: str, target: str, tmp_path: Path) -> None:
     need("make", GCC[target])
@@ -232,7 +249,7 @@ def sampled(*values: str) -> Any:
     return pytest.param(*values, marks=marks)
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 @pytest.mark.parametrize(("target", "variant"), [sampled(*case) for case in BUILT])
 def test_makefile_with_zig(variant: str, target: str, tmp_path: Path) -> None:
     need("make", "ziglang")
@@ -242,6 +259,7 @@ def test_makefile_with_zig(variant: str, target: str, tmp_path: Path) -> None:
     assert (folder / "build-zig" / "main.hex").stat().st_size > 1000
 
 
+@pytest.mark.sample(test=1)
 @pytest.mark.parametrize("compiler", ["gcc", "zig"])
 @pytest.mark.parametrize("target", GCC)
 def test_cmake(compiler: str, target: str, tmp_path: Path) -> None:
@@ -254,6 +272,7 @@ def test_cmake(compiler: str, target: str, tmp_path: Path) -> None:
     assert (folder / "build" / "session.elf").exists()
 
 
+@pytest.mark.sample(test=3)
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_clang_accepts_every_file(variant: str, tmp_path: Path) -> None:
     need("clang")
@@ -293,6 +312,7 @@ def check_memory(package: Package, compiler: Any, count: int = 9) -> None:
     assert not {"malloc", "_malloc_r", "calloc", "sbrk", "_sbrk"} & {s.name for s in elf.symbols}
 
 
+@pytest.mark.sample(test=3)
 @pytest.mark.parametrize(
     ("compiler", "variant"),
     [*(pytest.param("gcc", v) for v in VARIANTS), *(sampled("zig", v) for v in VARIANTS)],
@@ -309,7 +329,7 @@ def published(name: str, target: str, **options: Any) -> Package:
     return bt.compile(net, example, target=target, accumulate=8, **options)
 
 
-@pytest.mark.slow
+@pytest.mark.sample(test=0, ci=2)
 @pytest.mark.parametrize("compiler", ["gcc", "zig"])
 @pytest.mark.parametrize("target", ["cortex-m7", "rv32imfc"])
 def test_epidenet_takes_what_is_planned(target: str, compiler: str) -> None:
@@ -319,7 +339,7 @@ def test_epidenet_takes_what_is_planned(target: str, compiler: str) -> None:
     check_memory(published("epidenet", target), compiler)
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 @pytest.mark.parametrize("compiler", ["gcc", "zig"])
 def test_mibminet_fits_the_nrf52840(compiler: str) -> None:
     need("elftools", "unicorn", GCC["nrf52840"] if compiler == "gcc" else "ziglang")

@@ -20,6 +20,7 @@ def package(name: str, **options: object) -> Package:
     return bt.compile(net, torch.zeros(1, 4, 400), accumulate=2, **options)
 
 
+@pytest.mark.sample(test=1)
 @pytest.mark.parametrize("name", ["mibminet", "epidenet"])
 def test_all_subsets_give_the_same_weights(name: str) -> None:
     rng = np.random.default_rng(0)

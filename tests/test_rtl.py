@@ -241,7 +241,7 @@ def work(body: str) -> str:
     )
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_float_arithmetic_has_the_bits_of_the_host(build: Build, rng: np.random.Generator) -> None:
     firmware = Firmware(build(ARITHMETIC, "zig"))
     a, b = (rng.standard_normal(256).astype("f4") for _ in range(2))
@@ -270,7 +270,7 @@ def test_float_arithmetic_has_the_bits_of_the_host(build: Build, rng: np.random.
         firmware.machine.run()
 
 
-@pytest.mark.slow
+@pytest.mark.sample(test=0, ci=2)
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_is_told_with_its_place(build: Build, fault: str) -> None:
     elf = build(work(fault), "zig")
@@ -283,7 +283,7 @@ def test_a_fault_is_told_with_its_place(build: Build, fault: str) -> None:
     assert address <= pc < address + size or pc == 0x40000000
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_memory_is_where_the_caller_says(build: Build) -> None:
     elf = build(work(""), "zig")
     machine = rtl.RtlMachine(elf, 0, 0, [(0, 65536), (0x20000000, 16), (0x60000000, 8)])
@@ -297,7 +297,7 @@ def test_memory_is_where_the_caller_says(build: Build) -> None:
         rtl.RtlMachine(elf, 0, 0, [(0, 16)])
 
 
-@pytest.mark.slow
+@pytest.mark.sample(test=0, ci=6)
 @pytest.mark.parametrize("compiler", ["zig", "gcc"])
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_cycles_are_predicted(
@@ -319,7 +319,7 @@ def test_cycles_are_predicted(
     assert sum(predicted.values()) == pytest.approx(cycles, rel=0.02)
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 @pytest.mark.parametrize("compiler", ["zig", "gcc"])
 def test_a_training_step(needed: None, compiler: Compiler) -> None:
     """Two windows of a small EpiDeNet: the host's bits, and within 2 % the predicted cycles."""

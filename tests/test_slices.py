@@ -128,6 +128,7 @@ def drawn(seed: int) -> Iterator[int]:
         yield int(10 ** rng.uniform(0, 5.5))
 
 
+@pytest.mark.sample(test=3)
 @pytest.mark.parametrize("case", CASES)
 def test_slices_have_the_bits_of_the_whole(case: str) -> None:
     pkg, package = packages(case)
@@ -159,7 +160,7 @@ def test_slices_have_the_bits_of_the_whole(case: str) -> None:
     assert whole.crc32() == plain.crc32()
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 @pytest.mark.parametrize("name", ["mibminet", "epidenet", "eegnet"])
 def test_networks(name: str) -> None:
     torch.manual_seed(3)

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple
+import json
+from dataclasses import astuple, replace
 from typing import Any
 
 import numpy as np
@@ -24,10 +25,11 @@ from biotrain.study.results.statistics import (
     summary,
     wilcoxon,
 )
+from biotrain.study.rows import StudyRow
 
 
-def row(strategy: str, subject: int, value: float, **more: Any) -> dict[str, Any]:
-    return {
+def row(strategy: str, subject: int, value: float, **more: Any) -> StudyRow:
+    told = {
         "dataset": "a",
         "model": "net",
         "scenario": "day1",
@@ -45,9 +47,10 @@ def row(strategy: str, subject: int, value: float, **more: Any) -> dict[str, Any
         "windows_per_class": None,
         **more,
     }
+    return StudyRow.from_json(told)
 
 
-def study(gains: dict[str, list[float]], **more: Any) -> list[dict[str, Any]]:
+def study(gains: dict[str, list[float]], **more: Any) -> list[StudyRow]:
     """Subjects with 0.5, 0.51, ... under `none`, and these gains over it."""
     return [
         row(strategy, k + 1, 0.5 + 0.01 * k + gain, **more)
@@ -144,7 +147,7 @@ def test_comparisons_are_paired_and_counted() -> None:
 
 
 def test_a_subject_that_one_side_lacks_is_left_out() -> None:
-    rows = [r for r in study(EIGHT) if (r["strategy"], r["subject"]) != ("full", 3)]
+    rows = [r for r in study(EIGHT) if (r.strategy, r.subject) != ("full", 3)]
     assert find(compare(rows), "full", "none").gain.n == 7
 
 
@@ -171,11 +174,11 @@ def test_conditions_keep_apart() -> None:
     entries = summary(rows)
     assert len(entries) == 9
     first = entries[0]
-    assert (first["strategy"], first["subjects"], first["seeds"]) == ("none", 8, 1)
-    assert first["balanced_accuracy"].n == 8
-    assert first["ram_bytes"] == 1000
-    assert first["others"] is None
-    assert first["earlier"] is None
+    assert (first.strategy, first.subjects, first.seeds) == ("none", 8, 1)
+    assert first.value.n == 8
+    assert first.ram_bytes == 1000
+    assert first.others is None
+    assert first.earlier is None
 
 
 def test_across_sets_weighs_sets_equally_and_skips_size_curves() -> None:
@@ -184,11 +187,28 @@ def test_across_sets_weighs_sets_equally_and_skips_size_curves() -> None:
     rows += study({"none": [0.0] * 2, "full": [0.9] * 2}, scenario="sizes", windows_per_class=5)
     found = across_sets(rows, "full", "none")
     assert found is not None
-    gain, lower, fine = found
-    assert gain.mean == pytest.approx(0.2)
-    assert (gain.n, fine) == (2, True)
-    assert lower == pytest.approx(0.2)
+    assert found.spread.mean == pytest.approx(0.2)
+    assert (found.spread.n, found.not_inferior) == (2, True)
+    assert found.lower == pytest.approx(0.2)
     assert across_sets(rows, "full", "last") is None
     # A subject's sessions and models are no more subjects.
     twice = rows + study({"none": [0.0] * 8, "full": [0.1] * 8}, scenario="longitudinal")
     assert across_sets(twice, "full", "none") == found
+
+
+def test_rows_are_the_same_after_json() -> None:
+    whole = row(
+        "full", 1, 0.7, key="ab", windows=[30, 9], kept=2, before=0.4, curve=[0.4, 0.7],
+        confusion=[[3, 0], [1, 2]], others=0.5, notes=["a note"], session=2,
+        earlier=[{"session": 1, "accuracy": 0.6}],
+    )  # fmt: skip
+    told = whole.to_json()
+    assert list(told)[:3] == ["key", "dataset", "scenario"]
+    assert told["earlier"] == [{"session": 1, "accuracy": 0.6}]
+    assert told["confusion"] == [[3, 0], [1, 2]]
+    assert StudyRow.from_json(json.loads(json.dumps(told))) == whole
+    # A line of an earlier version lacks fields, one of a later version has more.
+    earlier = {key: value for key, value in told.items() if key not in ("replayed", "earlier")}
+    assert StudyRow.from_json({**earlier, "later": 1}) == replace(whole, earlier=())
+    with pytest.raises(TypeError, match="accuracy"):
+        StudyRow.from_json({"key": "ab"})

@@ -506,7 +506,7 @@ def test_damaged_images(tmp_path: Path) -> None:
     run_damage(tmp_path, 4000)
 
 
-@pytest.mark.slow
+@pytest.mark.exhaustive
 def test_100_000_damaged_images(tmp_path: Path) -> None:
     run_damage(tmp_path, 100_000)
 

@@ -10,7 +10,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +24,17 @@ import biotrain
 from biotrain.cli import main
 from biotrain.errors import BioTrainError
 from biotrain.study import RecordingError, Recordings, SplitError, adapt, generate
-from biotrain.study.calibrate import Task, calibrate, compiled
+from biotrain.study.calibrate import calibrate, compiled
 from biotrain.study.cells import Cell, content_of, expand
 from biotrain.study.data.splits import apart, calibration_sizes, day1, held_back
 from biotrain.study.labelfree import adabn, align, minimise_entropy, standardise, transformed
 from biotrain.study.order import shuffled
 from biotrain.study.pretrain import pretrain
 from biotrain.study.run import Event, Outcome, run
-from biotrain.study.spec import Recipe, Spec, make_spec, read_spec
+from biotrain.study.settings import CalibrationSettings, Strategy
+from biotrain.study.spec import Spec, make_spec, read_spec
 from biotrain.study.store import Store, canonical, read_rows
+from biotrain.study.task import Task
 
 ROOT = Path(__file__).resolve().parents[1]
 CONTRACT = [
@@ -96,24 +97,24 @@ def test_rows_say_what_the_contract_asks_and_what_was_forgotten(undisturbed: Out
     assert undisturbed.failures == undisturbed.left_out == []
     assert len(rows) == undisturbed.computed == 2 * 2 * 4
     for row in rows:
-        assert [key for key in row if key in CONTRACT] == CONTRACT
-        assert np.sum(row["confusion"]) == row["windows"][1]
-        assert np.trace(row["confusion"]) / row["windows"][1] == pytest.approx(row["accuracy"])
-        assert row["before"] == row["curve"][0]
-        assert 0 <= row["others"] <= 1
-        assert [one["session"] for one in row["earlier"]] == list(range(1, row["session"]))
-        assert row["scenario"] == ("day1" if row["session"] == 1 else "longitudinal")
-    by = {(r["subject"], r["session"], r["strategy"]): r for r in rows}
+        assert [key for key in row.to_json() if key in CONTRACT] == CONTRACT
+        assert np.sum(row.confusion) == row.windows[1]
+        assert np.trace(row.confusion) / row.windows[1] == pytest.approx(row.accuracy)
+        assert row.before == row.curve[0]
+        assert 0 <= row.others <= 1
+        assert [one.session for one in row.earlier] == list(range(1, row.session))
+        assert row.scenario == ("day1" if row.session == 1 else "longitudinal")
+    by = {(r.subject, r.session, r.strategy): r for r in rows}
     for subject in (1, 2):
-        assert by[subject, 1, "none"]["before"] == by[subject, 1, "full"]["before"]
+        assert by[subject, 1, "none"].before == by[subject, 1, "full"].before
         # Nothing adapted: session 1 is as it was. Adapted: session 2 starts from there.
         first, second = (by[subject, session, "none"] for session in (1, 2))
-        assert second["earlier"][0]["accuracy"] == first["accuracy"]
-        assert first["others"] == second["others"]
-        assert by[subject, 2, "full"]["crc32"] != by[subject, 1, "full"]["crc32"]
-        assert by[subject, 1, "full-bn8"]["norm"] == "batch"
-        assert by[subject, 1, "full-bn8"]["ram_bytes"] is None
-    assert any(by[s, 2, "full"]["before"] != by[s, 2, "none"]["before"] for s in (1, 2)), (
+        assert second.earlier[0].accuracy == first.accuracy
+        assert first.others == second.others
+        assert by[subject, 2, "full"].crc32 != by[subject, 1, "full"].crc32
+        assert by[subject, 1, "full-bn8"].norm == "batch"
+        assert by[subject, 1, "full-bn8"].ram_bytes is None
+    assert any(by[s, 2, "full"].before != by[s, 2, "none"].before for s in (1, 2)), (
         "session 2 does not start from the weights of session 1"
     )
 
@@ -126,9 +127,10 @@ def test_a_study_gives_what_adapt_gives(undisturbed: Outcome, data: str) -> None
         same = next(
             r
             for r in undisturbed.rows
-            if all(r[k] == row[k] for k in ("subject", "session", "strategy"))
+            if all(getattr(r, k) == getattr(row, k) for k in ("subject", "session", "strategy"))
         )
-        assert {k: same[k] for k in row} == {**row, "model": "small"}
+        told = same.to_json()
+        assert {k: told[k] for k in row.to_json()} == {**row.to_json(), "model": "small"}
 
 
 def test_nothing_is_computed_twice(spec: Spec, undisturbed: Outcome, tmp_path: Path) -> None:
@@ -178,7 +180,7 @@ def start(folder: Path, data: str, jobs: int) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, str(program), str(jobs)], stderr=subprocess.PIPE)
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 @pytest.mark.parametrize("jobs", [1, 2])
 def test_killed_at_random_moments_it_goes_on(
     undisturbed: Outcome, data: str, tmp_path: Path, jobs: int
@@ -224,7 +226,7 @@ def test_a_cell_that_fails_does_not_end_the_study(data: str, tmp_path: Path) -> 
     more = {"strategies": ["none", "full"], "scenarios": ["day1"]}
     tight = {"strategy": {"full": {"memory": "1KiB"}}}
     found = run(make_spec(asked(data, **more, **tight)), tmp_path, resolve=resolve)
-    assert [row["strategy"] for row in found.rows] == ["none", "none"]
+    assert [row.strategy for row in found.rows] == ["none", "none"]
     assert len(found.failures) == 2
     assert "subject 1, session 1, seed 0: full: " in found.failures[0]
 
@@ -236,14 +238,14 @@ def test_batch_norm_over_a_batch_in_the_c_is_the_conventional_way(
     in_c = {"strategy": {"in-c": {"rule": "full", "norm": "batch", "batch": 8}}}
     found = run(make_spec(asked(data, **(more | in_c))), tmp_path, resolve=resolve)
     assert found.failures == []
-    by = {(r["subject"], r["strategy"]): r for r in found.rows}
+    by = {(r.subject, r.strategy): r for r in found.rows}
     for subject in (1, 2):
         torch_row, c_row = by[subject, "full-bn8"], by[subject, "in-c"]
-        assert c_row["norm"] == "batch"
-        assert c_row["ram_bytes"] > 0
-        assert c_row["steps"] == torch_row["steps"]
-        assert c_row["before"] == torch_row["before"]
-        assert c_row["accuracy"] == pytest.approx(torch_row["accuracy"], abs=1.01 / 14)
+        assert c_row.norm == "batch"
+        assert c_row.ram_bytes > 0
+        assert c_row.steps == torch_row.steps
+        assert c_row.before == torch_row.before
+        assert c_row.accuracy == pytest.approx(torch_row.accuracy, abs=1.01 / 14)
 
 
 def test_two_leaders_in_one_folder_are_refused(tmp_path: Path) -> None:
@@ -264,7 +266,7 @@ def test_two_leaders_in_one_folder_are_refused(tmp_path: Path) -> None:
 def cells(data: str, **more: Any) -> dict[tuple[Any, ...], Cell]:
     made = expand(make_spec(asked(data, **more)), resolve).cells
     return {
-        (c.fold.subject, c.session, c.settings["scenario"], c.size, c.strategy): c for c in made
+        (c.fold.subject, c.session, c.experiment.scenario, c.size, c.strategy.name): c for c in made
     }
 
 
@@ -314,12 +316,12 @@ def test_a_set_may_have_subjects_and_settings_of_its_own(tmp_path: Path) -> None
         "strategy": {"last": {"lr": 0.5}},
     }
     found = expand(make_spec(study), resolve).cells
-    assert [(c.fold.subject, c.strategy) for c in found] == [
+    assert [(c.fold.subject, c.strategy.name) for c in found] == [
         (1, "none"), (1, "last"), (3, "none"), (3, "last"), (2, "last"), (4, "none"), (4, "last"),
     ]  # fmt: skip
     assert found[0].fold.source.load().subjects == [1, 3]
-    assert [c.settings["lr"] for c in found if c.strategy == "last"] == [0.5] * 4
-    assert found[-1].settings["epochs"] == 5
+    assert [c.strategy.recipe.lr for c in found if c.strategy.name == "last"] == [0.5] * 4
+    assert found[-1].strategy.recipe.epochs == 5
     study["data"] = [{"source": path, "models": ["small"], "among": [1, 9]}]
     with pytest.raises(RecordingError, match="no subject 9"):
         expand(make_spec(study), resolve)
@@ -334,20 +336,20 @@ def test_statistics_again_and_then_training(data: str, tmp_path: Path) -> None:
     own["again"] = {"rule": "adabn+full", "adabn_every": 1}
     study = asked(data, strategies=names, strategy=own)
     done = run(make_spec(study), tmp_path, resolve=resolve).rows
-    rows = {(r["strategy"], r["subject"], r["session"]): r for r in done}
+    rows = {(r.strategy, r.subject, r.session): r for r in done}
     for subject in (1, 2):
         for session in (1, 2):
             alone, plain, full, torch_s, again = (rows[n, subject, session] for n in names)
-            assert alone["crc32"] == plain["crc32"]
-            assert alone["confusion"] == plain["confusion"] == torch_s["confusion"]
-            assert alone["before"] == torch_s["before"]
-            assert min(alone["ram_bytes"], alone["ops"]) > 0
-            assert alone["norm"] == "batch"
-            assert torch_s["ram_bytes"] is None
-            assert "in torch, for the compiler refuses" in torch_s["notes"][0]
+            assert alone.crc32 == plain.crc32
+            assert alone.confusion == plain.confusion == torch_s.confusion
+            assert alone.before == torch_s.before
+            assert min(alone.ram_bytes, alone.ops) > 0
+            assert alone.norm == "batch"
+            assert torch_s.ram_bytes is None
+            assert "in torch, for the compiler refuses" in torch_s.notes[0]
             if session == 1:
-                assert full["before"] == plain["accuracy"]
-            assert len({row["crc32"] for row in (plain, full, again)}) == 3
+                assert full.before == plain.accuracy
+            assert len({row.crc32 for row in (plain, full, again)}) == 3
     with pytest.raises(BioTrainError, match="needs BatchNorm"):
         make_spec(asked(data, strategies=["adabn+full"], calibrate={"norm": "group"}))
 
@@ -385,8 +387,10 @@ def test_networks_without_batch_norm_leave_out_its_statistics(data: str) -> None
 
     study = asked(data, strategies=["none", "adabn", "adabn+full", "last"])
     found = expand(make_spec(study), plain)
-    assert {cell.strategy for cell in found.cells} == {"none", "last"}
-    assert found.left_out[0] == "small has no BatchNorm: nothing of it takes statistics again"
+    assert {cell.strategy.name for cell in found.cells} == {"none", "last"}
+    assert found.left_out[0] == (
+        "small has no BatchNorm: no statistics to re-estimate, so nothing with adabn"
+    )
 
 
 def test_seeds_may_share_the_pretraining(data: str) -> None:
@@ -423,7 +427,7 @@ def test_scenarios(data: str) -> None:
 def test_one_session_leaves_longitudinal_out(tmp_path: Path) -> None:
     path = generate("emg", subjects=2, sessions=1, trials=8).save(tmp_path / "one.npz")
     made = expand(make_spec(asked(str(path))), resolve)
-    assert {c.settings["scenario"] for c in made.cells} == {"day1"}
+    assert {c.experiment.scenario for c in made.cells} == {"day1"}
     assert made.left_out == [
         "synthetic-emg: one session only, so nothing longitudinal, of subject 1, 2"
     ]
@@ -536,13 +540,9 @@ def test_the_kept_weights_are_those_of_the_best_epoch(data: str, best: str) -> N
     rec = load(data)
     calibration, test = day1(rec, 1, "repetition")
     start = pretrain(rec, small, np.flatnonzero(rec.subject == 2), epochs=2)
-    settings = {
-        **asdict(Recipe(epochs=12, lr=0.1, schedule="constant")),
-        "holdout": 0.3,
-        "best": best,
-    }
-    task = Task(rec, 1, 0, calibration, test, lambda *_: None)
-    found = calibrate(task, start, "full", settings)
+    settings = CalibrationSettings(epochs=12, lr=0.1, schedule="constant", holdout=0.3, best=best)
+    task = Task(rec, 1, 0, (calibration, test))
+    found = calibrate(task, start, Strategy("full", "full", settings))
     assert found.kept is not None
     trains, held = held_back(rec, calibration, 0.3, 0)
     device = compiled(start, rec.signal([0]), "full", settings).run("host")
@@ -561,8 +561,8 @@ def test_the_kept_weights_are_those_of_the_best_epoch(data: str, best: str) -> N
         crcs.append(device.crc32())
     assert found.kept == min(range(13), key=scores.__getitem__)
     assert 0 < found.kept < 12, "the first or the last epoch: this tests too little"
-    assert found.cost["crc32"] == crcs[found.kept]
-    assert found.cost["steps"] == 12 * -(-len(trains) // 8)
+    assert found.cost.crc32 == crcs[found.kept]
+    assert found.cost.steps == 12 * -(-len(trains) // 8)
     assert found.logits.tobytes() == states[found.kept].tobytes()
 
 
@@ -572,17 +572,17 @@ def test_what_only_harms_is_taken_back_and_patience_ends_it(data: str, tmp_path:
     found = run(make_spec(asked(data, **more, calibrate=recipe)), tmp_path, resolve=resolve)
     assert found.failures == []
     for row in found.rows:
-        assert len(row["curve"]) == (1 if row["strategy"] == "none" else 7)
-        assert row["curve"][-1] == row["accuracy"]
-        if row["strategy"] == "none":
-            assert row["kept"] is None
+        assert len(row.curve) == (1 if row.strategy == "none" else 7)
+        assert row.curve[-1] == row.accuracy
+        if row.strategy == "none":
+            assert row.kept is None
             continue
-        per_epoch = row["steps"] // min(6, row["kept"] + 2)
-        assert row["steps"] == per_epoch * min(6, row["kept"] + 2)
-    harmed = [r for r in found.rows if r["kept"] == 0]
+        per_epoch = row.steps // min(6, row.kept + 2)
+        assert row.steps == per_epoch * min(6, row.kept + 2)
+    harmed = [r for r in found.rows if r.kept == 0]
     assert harmed, "no rate of 1 harms: choose a higher one"
     for row in harmed:
-        assert row["accuracy"] == row["before"]
+        assert row.accuracy == row.before
     with pytest.raises(BioTrainError, match="patience needs a holdout"):
         make_spec(asked(data, calibrate={"patience": 3}))
 
@@ -605,7 +605,7 @@ def test_replay_is_remembered(tmp_path: Path) -> None:
     made = expand(spec, resolve).cells
     for cell in made:
         replay = cell.replay
-        assert len(replay) == (40 if cell.strategy == "again" else 0)
+        assert len(replay) == (40 if cell.strategy.name == "again" else 0)
         assert not set(replay) & set(cell.others)
         own = replay[rec.subject[replay] == 1]
         assert len(own) == (20 if cell.session == 2 and len(replay) else 0)
@@ -613,12 +613,12 @@ def test_replay_is_remembered(tmp_path: Path) -> None:
         counts = np.bincount(rec.y[np.setdiff1d(replay, own)])
         assert not len(replay) or np.ptp(counts) <= 1
     found = run(spec, tmp_path / "study", resolve=resolve)
-    by = {(r["session"], r["strategy"]): r for r in found.rows}
+    by = {(r.session, r.strategy): r for r in found.rows}
     for session in (1, 2):
         plain, again = by[session, "full"], by[session, "again"]
-        assert again["replayed"] == 40
-        assert again["steps"] > plain["steps"]
-        assert again["others"] > plain["others"] + 0.1
+        assert again.replayed == 40
+        assert again.steps > plain.steps
+        assert again.others > plain.others + 0.1
     off = {**more["calibrate"], "replay": 0, "best": "accuracy"}  # type: ignore[dict-item]
     same = expand(make_spec(asked("") | more | {"calibrate": off}), resolve)
     assert [c.key for c in same.cells] == [c.key for c in made], "off, they decide nothing"
@@ -702,11 +702,11 @@ def test_each_way_without_labels_repairs_a_known_shift() -> None:
     found = adapt(
         rec, small, 3, ways, epochs=10, pretrain_epochs=12, lr_per_strategy={"entropy": 0.02}
     )
-    accuracy = {row["strategy"]: row["accuracy"] for row in found.rows}
+    accuracy = {row.strategy: row.accuracy for row in found.rows}
     assert accuracy["align"] > accuracy["none"] + 0.15
     assert accuracy["standardise"] > accuracy["none"] + 0.15
     mixed = adapt(shifted(turn @ gains), small, 3, ("none", "align"), pretrain_epochs=12)
-    none, aligned = (row["accuracy"] for row in mixed.rows)
+    none, aligned = (row.accuracy for row in mixed.rows)
     assert aligned > none + 0.1
 
 

@@ -67,7 +67,7 @@ def commands(text: str) -> list[tuple[str, str]]:
     return [(line, rest) for line, _, rest in (part.partition("\n") for part in parts)]
 
 
-@pytest.mark.slow
+@pytest.mark.ci
 def test_the_tutorial_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from biotrain.topology import prepare, report
     from biotrain.verification import verify
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 __all__ = [
     "SGD",
     "Adam",

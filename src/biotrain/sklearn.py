@@ -37,13 +37,13 @@ except ImportError as error:
     ) from error
 
 NO_LABELS = "no_validation"
-"""What scikit-learn calls a y that is not asked for."""
+"""The value of y by which scikit-learn means that there are no labels."""
 
 Network = str | nn.Module | Callable[..., nn.Module]
 
 
 class DeviceClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
-    """A network that learns and answers in the C that a microcontroller would run.
+    """A classifier that trains and predicts in the C that a microcontroller would run.
 
     Parameters
     ----------
@@ -56,10 +56,10 @@ class DeviceClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         default. A three-dimensional X [windows, channels, time] needs none.
     center : subtract each window's own mean per channel, not that of `fit`; follows drift.
     target, memory, strategy, on : as in `bt.compile` and `Package.run`.
-    epochs, lr, momentum, weight_decay, schedule, accumulate : of `fit`; `partial_fit` is one epoch
-        at a constant rate.
+    epochs, lr, momentum, weight_decay, schedule, accumulate : how `fit` trains; `partial_fit` is
+        one epoch at a constant rate.
     norm : "group", "frozen" or "batch"; see `bt.prepare`.
-    random_state : of the first weights and the order of the windows.
+    random_state : seed of the initial weights and the order of the windows.
 
     Attributes
     ----------
@@ -112,7 +112,7 @@ class DeviceClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.random_state = random_state
 
     def fit(self, X: Any, y: ArrayLike) -> Self:
-        """Start anew: build, compile, and train `epochs` times over X, y in the C.
+        """Train from scratch: build, compile, and train `epochs` times over X, y in the C.
 
         X : [windows, channels, time], [windows, channels x time], or MNE Epochs.
         """
@@ -126,7 +126,7 @@ class DeviceClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return self
 
     def partial_fit(self, X: Any, y: ArrayLike, classes: ArrayLike | None = None) -> Self:
-        """One more epoch over X, y at a constant learning rate, from the weights as they are.
+        """Train one more epoch over X, y at a constant learning rate, from the current weights.
 
         classes : all labels that will ever come; needed in the first call unless `fit` came before.
         """
@@ -150,7 +150,7 @@ class DeviceClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return self
 
     def predict(self, X: Any) -> NDArray[Any]:
-        """Labels [windows]."""
+        """Predicted labels [windows]."""
         best = self._logits(X).argmax(1)
         found: NDArray[Any] = self.classes_[best]
         return found
@@ -195,7 +195,7 @@ class DeviceClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return np.ascontiguousarray(x), labels
 
     def _labels(self, y: NDArray[Any]) -> NDArray[np.int64]:
-        """Indices into `classes_`."""
+        """The labels `y` as indices into `classes_`."""
         found = np.searchsorted(self.classes_, y)
         found = np.minimum(found, len(self.classes_) - 1)
         unknown = np.unique(y[self.classes_[found] != y])
@@ -213,7 +213,7 @@ class DeviceClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def _first(
         self, X: Any, y: ArrayLike, classes: NDArray[Any] | None
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Check, build, compile and start."""
+        """Check the data, then build, compile and start the network; returns windows and labels."""
         x, given = self._checked(X, y, reset=True)
         known = np.unique(given) if classes is None else classes
         if len(known) < 2:
@@ -279,14 +279,14 @@ class DeviceClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self._epochs_done = epoch + 1
 
     def _running(self) -> Device:
-        """The device; after unpickling it is started again, with the weights that it had."""
+        """The device; after unpickling it is restarted with the weights that it had."""
         if not hasattr(self, "device_"):
             self._start()
             self.device_.load_state(self._checkpoint)
         return self.device_
 
     def __getstate__(self) -> dict[str, Any]:
-        """Everything but the running device, whose checkpoint goes instead."""
+        """The state for pickling: everything but the running device, and its checkpoint instead."""
         state: dict[str, Any] = super().__getstate__()
         state = {k: v for k, v in state.items() if k not in ("device_", "package_")}
         if hasattr(self, "device_"):

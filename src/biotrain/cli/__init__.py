@@ -24,6 +24,7 @@ from biotrain.cli.study import report_verb, study_verb
 from biotrain.errors import BioTrainError
 
 INTERNAL, INTERRUPTED, PIPE_CLOSED = 70, 130, 141
+"""Exit codes that are not those of an error of the user; see above."""
 
 USAGE_ERROR = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 
@@ -90,6 +91,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _fail(text: str, code: int) -> int:
-    """One line on standard error."""
+    """Print one line on standard error; returns `code`."""
     sys.stderr.write(f"biotrain: {' '.join(text.split())}\n")
     return code

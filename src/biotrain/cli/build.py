@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from biotrain.cli.model import Model
     from biotrain.frontend import FrontEnd
     from biotrain.package import Package
-    from biotrain.planner.fit import Point
+    from biotrain.planner.plan import Point
     from biotrain.reports.published import Reference
     from biotrain.run.front_cost import FrontCost
 
@@ -36,7 +36,7 @@ STRATEGY_TEXT = {
 }
 
 MODULE_FILE, SETTINGS_FILE = "model.pt2", "package.json"
-"""What `compile` writes beside the C, so that `run DIR` can start it."""
+"""Files that `compile` writes next to the C, so that `run DIR` can start it."""
 
 
 @options
@@ -46,7 +46,7 @@ def list_verb(
     ] = None,
     to: Json = None,
 ) -> None:
-    """What there is: models, targets, strategies, ops, data."""
+    """List what there is: models, targets, strategies, ops, data."""
     out = Out(to)
     data: dict[str, Any] = {}
     makers = {
@@ -124,7 +124,7 @@ def _ops(out: Out) -> list[dict[str, Any]]:
 
 
 def list_data(out: Out) -> list[dict[str, Any]]:
-    """What --data takes."""
+    """List what --data takes."""
     import os
 
     from biotrain.study.data.sources import FOLDER_VARIABLE, SYNTHETIC
@@ -228,17 +228,17 @@ def plan_verb(
     if not show:
         _about_front(out, chosen)
     known = references(model, train.strategy) if chosen.as_published else ()
-    beside = _with_group_norm(chosen, train) if pkg.plan.points[1:] and train.batch > 1 else {}
+    others = _with_group_norm(chosen, train) if pkg.plan.points[1:] and train.batch > 1 else {}
     if show in ("graph", "c"):
         _show(out, pkg, show)
     else:
-        out.show(plan_tables(pkg, known, beside))
+        out.show(plan_tables(pkg, known, others))
     if figure is not None:
-        draw_plan(pkg, figure, known, beside)
+        draw_plan(pkg, figure, known, others)
         if not show:
             out.say(f"\nwrote {figure}")
-    points = {name: [asdict(p) for p in found] for name, found in beside.items()}
-    out.result(plan_json(pkg) | ({"beside": points} if points else {}))
+    points = {name: [asdict(p) for p in found] for name, found in others.items()}
+    out.result(plan_json(pkg) | ({"other_frontiers": points} if points else {}))
 
 
 def _with_group_norm(chosen: "Model", train: TrainOptions) -> "dict[str, Sequence[Point]]":
@@ -267,7 +267,7 @@ def compile_verb(
         bool,
         typer.Option(
             "--measure-slices",
-            help="With --live: cut by what the emulated core takes for each piece; minutes.",
+            help="With --live: cut slices by the emulated core's cycles, not estimates; minutes.",
         ),
     ] = False,
     show: Show = None,
@@ -286,7 +286,7 @@ def compile_verb(
     pkg = chosen.compiled(train)
     _about_front(out, chosen)
     if measure:
-        with Busy("measuring the pieces"):
+        with Busy("measuring the slices"):
             pkg = pkg.measured()
     files = []
     project: dict[str, str] = {}
@@ -312,6 +312,8 @@ def compile_verb(
         for line in project.get("README.md", "").splitlines():
             if line.startswith("**The reserve"):
                 out.say(line.replace("*", "").replace("`", ""))
+        if pkg.target.boot_note:
+            out.say(pkg.target.boot_note)
         out.say(f"next: biotrain run {output}")
     result = {"folder": output and str(output), "files": files, "plan": plan_json(pkg)}
     if chosen.front is not None:
@@ -331,7 +333,7 @@ def _front_cost(front: "FrontEnd | None", pkg: "Package") -> "FrontCost | None":
 
 
 def _about_front(out: Out, chosen: "Model") -> None:
-    """One line on `--front`."""
+    """Tell what became of `--front`, in one line."""
     if chosen.options.front is None:
         return
     if chosen.found[1]:
@@ -361,17 +363,17 @@ def draw_plan(
     pkg: "Package",
     path: Path,
     known: "Sequence[Reference]" = (),
-    beside: "Mapping[str, Sequence[Point]]" = MappingProxyType({}),
+    others: "Mapping[str, Sequence[Point]]" = MappingProxyType({}),
 ) -> None:
     """Write the picture of a plan."""
     from biotrain.reports.figures import plan_figure
     from biotrain.study.results.plots import save
 
-    save(plan_figure(pkg, known, beside), path)
+    save(plan_figure(pkg, known, others), path)
 
 
 def _describe(chosen: "Model", pkg: "Package", train: TrainOptions, folder: Path) -> None:
-    """What `run DIR` needs: the exported module, and what was asked for."""
+    """Write what `run DIR` needs: the exported module, and what was asked for."""
     if chosen.exported:
         shutil.copyfile(chosen.name, folder / MODULE_FILE)
     else:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a verb says, and where: tables or JSON on standard output, progress on standard error."""
+"""The output of a verb: tables or JSON on standard output, progress on standard error."""
 
 import json
 import math
@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar
 
 from rich.console import Console, RenderableType
 from rich.progress import (
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from biotrain.study.run import Event
 
 PLAIN_WIDTH = 120
-"""Columns of a table that goes into a file or a pipe."""
+"""Characters in a line of a table that goes into a file or a pipe."""
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -100,17 +100,18 @@ class Out:
         return self.to is not None
 
     def say(self, text: str) -> None:
-        """One line for the person: beside the tables, or on standard error beside JSON."""
+        """Print one line for the person: on standard output, or on standard error where that holds
+        JSON."""
         stream = sys.stderr if self.quiet else sys.stdout
         stream.write(f"{text}\n")
         stream.flush()
 
     def text(self, text: str) -> None:
-        """Text as it is, for `--show`."""
+        """Print text as it is, for `--show`."""
         sys.stdout.write(text if text.endswith("\n") else f"{text}\n")
 
     def show(self, *things: RenderableType) -> None:
-        """Tables, unless JSON was asked for."""
+        """Print tables, unless JSON was asked for."""
         if self.quiet:
             return
         out = console()
@@ -123,7 +124,7 @@ class Out:
             self.text(line.rstrip())
 
     def result(self, data: dict[str, Any]) -> None:
-        """The JSON, if it was asked for."""
+        """Write the JSON, if it was asked for."""
         if self.to is None:
             return
         text = json.dumps(plain(data), indent=2, allow_nan=False) + "\n"
@@ -143,15 +144,15 @@ def table(*columns: str, title: str | None = None, numbers: Sequence[int] = ()) 
 
 
 class Busy:
-    """Long work without steps, on standard error: a spinner on a terminal, else one line when it is
-    done, and one every `Work.EVERY_S` seconds until then."""
+    """Long work without steps, on standard error: a spinner on a terminal, else a line every
+    `Work.EVERY_S` seconds and one when it is done."""
 
     def __init__(self, task: str) -> None:
         self._task = task
         self._console = console(stderr=True)
         self._status: Status | None = None
         self._over = threading.Event()
-        self._teller: threading.Thread | None = None
+        self._ticker: threading.Thread | None = None
         self._began = 0.0
 
     def __enter__(self) -> "Busy":
@@ -160,17 +161,17 @@ class Busy:
             self._status = self._console.status(self._task)
             self._status.start()
         else:
-            self._teller = threading.Thread(target=self._tell, daemon=True)
-            self._teller.start()
+            self._ticker = threading.Thread(target=self._tick, daemon=True)
+            self._ticker.start()
         return self
 
-    def _tell(self) -> None:
+    def _tick(self) -> None:
         while not self._over.wait(Work.EVERY_S):
-            self._line("still at it")
+            self._line("still running")
 
     def _line(self, what: str) -> None:
-        passed = f"{time.monotonic() - self._began:.1f} s"
-        self._console.print(f"{self._task}: {what}, {passed}", markup=False, soft_wrap=True)
+        elapsed = f"{time.monotonic() - self._began:.1f} s"
+        self._console.print(f"{self._task}: {what}, {elapsed}", markup=False, soft_wrap=True)
 
     def __exit__(
         self,
@@ -181,14 +182,14 @@ class Busy:
         self._over.set()
         if self._status:
             self._status.stop()
-        if self._teller:
-            self._teller.join()
+        if self._ticker:
+            self._ticker.join()
             if kind is None:
                 self._line("done")
 
 
 class _Left(ProgressColumn):
-    """Time left: what the work itself estimates, else what the bar's speed says."""
+    """The time left: what the work itself estimates, else what the bar's speed says."""
 
     def render(self, task: Task) -> Text:
         seconds = task.fields.get("left", task.time_remaining)
@@ -196,32 +197,36 @@ class _Left(ProgressColumn):
 
 
 def as_duration(seconds: float) -> str:
-    """ "40 s", "7 min", "3.2 h"."""
+    """A duration as text: "40 s", "7 min", "3.2 h"."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-class Progressing:
-    """Bars of long work on standard error where that is a terminal, else lines."""
+class Display(Protocol):
+    """What rich shows and updates on a terminal: bars, or a screen."""
 
-    def __init__(self) -> None:
+    def start(self) -> None:
+        """Begin to show it."""
+
+    def stop(self) -> None:
+        """Take it away."""
+
+
+D = TypeVar("D", bound=Display)
+
+
+class OnTerminal(Generic[D]):
+    """A display on standard error where that is a terminal, else plain lines; used with `with`."""
+
+    def __init__(self, make: Callable[[Console], D]) -> None:
+        """`make`: makes the display, on a terminal only."""
         self._console = console(stderr=True)
-        self._live: Progress | None = None
-        if self._console.is_terminal:
-            self._live = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(24),
-                MofNCompleteColumn(),
-                TimeElapsedColumn(),
-                _Left(),
-                console=self._console,
-                transient=True,
-            )
+        self._display = make(self._console) if self._console.is_terminal else None
 
     def __enter__(self) -> Self:
-        if self._live:
-            self._live.start()
+        if self._display:
+            self._display.start()
         return self
 
     def __exit__(
@@ -230,15 +235,28 @@ class Progressing:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._live:
-            self._live.stop()
+        if self._display:
+            self._display.stop()
 
     def line(self, text: str) -> None:
-        """One plain line."""
+        """Print one plain line."""
         self._console.print(text, markup=False, soft_wrap=True)
 
 
-class Work(Progressing):
+def _bars(on: Console) -> Progress:
+    """Progress bars with the time that passed and the time that is left."""
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(24),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        _Left(),
+        console=on,
+        transient=True,
+    )
+
+
+class Work(OnTerminal[Progress]):
     """Progress task by task: two bars, or a line per finished task and one every `EVERY_S` seconds.
     Calling it with (task, done, total) moves the task."""
 
@@ -246,7 +264,7 @@ class Work(Progressing):
 
     def __init__(self, tasks: int | None = None) -> None:
         """`tasks`: how many there will be in all, where that is known."""
-        super().__init__()
+        super().__init__(_bars)
         self._tasks = tasks
         self._all: TaskID | None = None
         self._bar: TaskID | None = None
@@ -256,26 +274,26 @@ class Work(Progressing):
 
     def __enter__(self) -> Self:
         super().__enter__()
-        if self._live and self._tasks:
-            self._all = self._live.add_task("all", total=self._tasks)
+        if self._display and self._tasks:
+            self._all = self._display.add_task("all", total=self._tasks)
         return self
 
     def __call__(self, task: str, done: int, total: int) -> None:
         now = time.monotonic()
         if task != self._task:
             self._task, self._started, self._said = task, now, now
-            if self._live:
+            if self._display:
                 if self._bar is not None:
-                    self._live.remove_task(self._bar)
-                self._bar = self._live.add_task(task, total=total)
-        if self._live and self._bar is not None:
-            self._live.update(self._bar, completed=done, total=total)
+                    self._display.remove_task(self._bar)
+                self._bar = self._display.add_task(task, total=total)
+        if self._display and self._bar is not None:
+            self._display.update(self._bar, completed=done, total=total)
         complete = done >= total
         if complete:
             self._finished += 1
-            if self._live and self._all is not None:
-                self._live.update(self._all, completed=self._finished)
-        if not self._live and (complete or now - self._said > self.EVERY_S):
+            if self._display and self._all is not None:
+                self._display.update(self._all, completed=self._finished)
+        if not self._display and (complete or now - self._said > self.EVERY_S):
             self._said = now
             count = f"[{self._finished}/{self._tasks}] " if self._tasks and complete else ""
             self.line(f"{count}{task}: {done}/{total}, {now - self._started:.1f} s")
@@ -285,28 +303,30 @@ class Work(Progressing):
         return lambda done, total: self(task, done, total)
 
 
-class Pieces(Progressing):
-    """Progress of a study, piece by piece: one bar, or a line every `EVERY_S` seconds, with the
-    time that the study thinks is left."""
+class StudyProgress(OnTerminal[Progress]):
+    """Progress of a study, job by job: one bar, or a line every `EVERY_S` seconds, with the study's
+    own estimate of the time left."""
 
     EVERY_S = 5.0
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(_bars)
         self._bar: TaskID | None = None
         self._said = time.monotonic()
 
     def __call__(self, event: "Event") -> None:
         seconds = event.seconds_left if event.done < event.total else None
-        if self._live:
+        if self._display:
             if self._bar is None:
-                self._bar = self._live.add_task("study", total=event.total, left=None)
-            self._live.update(self._bar, description=event.text, completed=event.done, left=seconds)
+                self._bar = self._display.add_task("study", total=event.total, left=None)
+            self._display.update(
+                self._bar, description=event.text, completed=event.done, left=seconds
+            )
             return
         now = time.monotonic()
         if 0 < event.done < event.total and now - self._said < self.EVERY_S:
             return
         self._said = now
-        got = "" if event.row is None else f", {100 * event.row['accuracy']:.1f} %"
+        got = "" if event.row is None else f", {100 * event.row.accuracy:.1f} %"
         left = "" if seconds is None else f", {as_duration(seconds)} left"
         self.line(f"[{event.done}/{event.total}] {event.text}{got}{left}")

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`run` and `verify`: the generated C at work, and against torch."""
+"""`run` and `verify`: train with the generated C, and compare it with torch."""
 
 import json
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,23 +12,65 @@ import typer
 
 from biotrain.cli.build import MODULE_FILE, SETTINGS_FILE
 from biotrain.cli.console import Out, Work, table, writable, writable_figure
-from biotrain.cli.options import Json, ModelName, ModelOptions, On, TrainOptions, options
+from biotrain.cli.options import (
+    Json,
+    ModelName,
+    ModelOptions,
+    On,
+    TrainOptions,
+    option,
+    options,
+)
 from biotrain.errors import BioTrainError
 from biotrain.frontend import FrontEnd
 
 if TYPE_CHECKING:
     from biotrain.package import Package
-    from biotrain.run.device import Executed
+    from biotrain.run.device import Device, Executed
     from biotrain.run.profile import Profile
     from biotrain.study.data.recordings import Recordings
     from biotrain.targets.target import Target
     from biotrain.verification import VerifyReport
+
+RUN = "The run"
+"""Panel of the help."""
 
 PROFILE_ROWS = 12
 """Layers and kernels that a profile prints; the file has them all."""
 
 RANDOM_WINDOWS = 64
 """Windows of a run without data."""
+
+SAMPLES_PER_CALL = 32
+"""Samples that are trained between two moves of the progress bar."""
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What is trained on, for how long, and what is kept of it."""
+
+    subject: Annotated[
+        int | None, option("--subject", "Only the windows of this subject.", RUN)
+    ] = None
+    samples: Annotated[int | None, option("--samples", "At most so many windows.", RUN, min=1)] = (
+        None
+    )
+    epochs: Annotated[
+        int, option("--epochs", "Times that each window is trained on.", RUN, min=1)
+    ] = 1
+    save: Annotated[
+        Path | None,
+        option("--save", "Write the trained weights.", RUN, metavar="FILE.safetensors"),
+    ] = None
+    profile: Annotated[
+        Path | None,
+        option(
+            "--profile",
+            "Where the cycles of training went, by layer and kernel (on the emulator).",
+            RUN,
+            metavar="FILE.png|svg",
+        ),
+    ] = None
 
 
 @options
@@ -42,67 +85,105 @@ def run_verb(
     ],
     given: ModelOptions,
     train: TrainOptions,
+    how: RunOptions,
     on: On = "host",
-    subject: Annotated[
-        int | None, typer.Option("--subject", help="Only the windows of this subject.")
-    ] = None,
-    samples: Annotated[
-        int | None, typer.Option("--samples", min=1, help="At most so many windows.")
-    ] = None,
-    epochs: Annotated[
-        int, typer.Option("--epochs", min=1, help="Times that each window is trained on.")
-    ] = 1,
-    save: Annotated[
-        Path | None,
-        typer.Option("--save", metavar="FILE.safetensors", help="Write the trained weights."),
-    ] = None,
-    profile: Annotated[
-        Path | None,
-        typer.Option(
-            "--profile",
-            metavar="FILE.png|svg",
-            help="Where the cycles of training went, by layer and kernel (on the emulator).",
-        ),
-    ] = None,
     to: Json = None,
 ) -> None:
     """Train with the generated C on windows of a recording (or on noise), and time it."""
     out = Out(to)
-    if save is not None:
-        writable(save)
-    if profile is not None:
+    if how.save is not None:
+        writable(how.save)
+    if how.profile is not None:
         if on != "emulator":
             raise BioTrainError("--profile counts instructions: add --on emulator")
-        writable_figure(profile)
-    from biotrain.cli.model import Model, recordings
+        writable_figure(how.profile)
     from biotrain.run.emulator import EmulatorDevice
-    from biotrain.study.adapt import dataset_name
+    from biotrain.study.experiment import dataset_name
 
-    if Path(model).is_dir():
-        pkg = _from_folder(Path(model), given, train, out)
-        rec, note = None, ""
-        if given.data is not None:
-            rec, note = recordings(given.data, given.decimate, given.front)
-    else:
-        if Path(model, "").parent != Path() and ":" not in model and not model.endswith(".pt2"):
-            raise BioTrainError(f"cannot read '{model}': there is no such folder")
-        chosen = Model(model, given)
-        pkg, (rec, note) = chosen.compiled(train), chosen.found
+    pkg, rec, note = _package_and_data(model, given, train, out)
     if note:
         out.say(note)
-    if rec is None and subject is not None:
+    if rec is None and how.subject is not None:
         raise BioTrainError("--subject needs --data")
-    x, y = _windows(pkg, rec, subject, samples, given.seed)
+    x, y = _windows(pkg, rec, how, given.seed)
     device = pkg.run(on)
-    batch = pkg.source.batch
-    group = batch.size if batch else pkg.source.accumulate
-    chunk = group * max(1, 32 // group)  # whole groups, so that the cut changes no step
     if pkg.source.adabn:
         device.adabn(x)
         out.say(f"BatchNorm's statistics are those of {len(x)} windows, without their labels")
+    trained = _train(device, pkg, (x, y), how.epochs, given.seed)
+    counted = device.executed()
+    spent = device.profile() if isinstance(device, EmulatorDevice) and how.profile else None
+    accuracy = float(np.mean(device.predict(x).argmax(1) == y))
+    if how.save is not None:
+        device.save(how.save)
+    count = how.epochs * len(x)
+    data = "random windows" if rec is None else dataset_name(rec)
+    result: dict[str, Any] = {
+        "on": on,
+        "samples": count,
+        **_work(pkg.target, counted, count),
+        **_package_facts(pkg),
+        "crc32": device.crc32(),
+        "title": pkg.source.title,
+        "target": pkg.target.name,
+        "data": data,
+        "epochs": how.epochs,
+        "seconds": trained.seconds,
+        "losses": trained.losses,
+        "training_accuracy": accuracy,
+        "estimate": _estimate(pkg),
+    }
+    if on == "host":
+        result["ms_per_sample"] = 1e3 * trained.seconds / count
+    out.show(_run_table(result))
+    if spent is not None and how.profile is not None:
+        for by in ("layer", "kernel"):
+            out.show("", _profile_table(spent, by, count))
+        spent.save(how.profile)
+        out.say(f"wrote {how.profile}")
+        result["profile"] = spent.to_json()
+    if how.save is not None:
+        out.say(f"wrote {how.save}")
+    out.result(result)
+
+
+def _package_and_data(
+    model: str, given: ModelOptions, train: TrainOptions, out: Out
+) -> "tuple[Package, Recordings | None, str]":
+    """The package of a folder or a model, the recordings of `--data`, and a line on `--front`."""
+    from biotrain.cli.model import Model, recordings
+
+    if Path(model).is_dir():
+        pkg = _from_folder(Path(model), given, train, out)
+        if given.data is None:
+            return pkg, None, ""
+        return pkg, *recordings(given.data, given.decimate, given.front)
+    if Path(model, "").parent != Path() and ":" not in model and not model.endswith(".pt2"):
+        raise BioTrainError(f"cannot read '{model}': there is no such folder")
+    chosen = Model(model, given)
+    return chosen.compiled(train), *chosen.found
+
+
+@dataclass(frozen=True)
+class _Trained:
+    """Mean loss of each epoch, and the seconds that training took on this machine's clock."""
+
+    losses: list[float]
+    seconds: float
+
+
+def _train(
+    device: "Device", pkg: "Package", material: tuple[Any, Any], epochs: int, seed: int
+) -> _Trained:
+    """Train `epochs` times over windows and labels, in a random order; whole groups of samples at a
+    time, so that how they are cut changes no step."""
+    x, y = material
+    batch = pkg.source.batch
+    group = batch.size if batch else pkg.source.accumulate
+    chunk = group * max(1, SAMPLES_PER_CALL // group)
     device.begin(total_steps=epochs * -(-len(x) // group))
     device.restart_count()
-    rng = np.random.default_rng(given.seed)
+    rng = np.random.default_rng(seed)
     losses: list[float] = []
     seconds = 0.0
     with Work() as work:
@@ -115,47 +196,28 @@ def run_verb(
                 seconds += time.perf_counter() - start
                 work("training", epoch * len(x) + min(first + chunk, len(x)), epochs * len(x))
             losses.append(loss / len(x))
-    counted = device.executed()
-    spent = device.profile() if isinstance(device, EmulatorDevice) and profile else None
-    count = epochs * len(x)
-    accuracy = float(np.mean(device.predict(x).argmax(1) == y))
-    if save is not None:
-        device.save(save)
+    return _Trained(losses, seconds)
+
+
+def _package_facts(pkg: "Package") -> dict[str, Any]:
+    """Bytes of RAM, stack and flash of a package."""
     plan = pkg.plan
-    result: dict[str, Any] = {
-        "on": on,
-        "samples": count,
-        **_work(pkg.target, counted, count),
+    return {
         "ram_bytes": plan.ram_bytes,
         "stack_bytes": plan.stack_bytes,
         "flash_bytes": plan.flash_bytes,
-        "crc32": device.crc32(),
-        "title": pkg.source.title,
-        "target": pkg.target.name,
-        "data": "random windows" if rec is None else dataset_name(rec),
-        "epochs": epochs,
-        "seconds": seconds,
-        "losses": losses,
-        "training_accuracy": accuracy,
-        "estimate": {
-            "target": pkg.target.name,
-            "cycles": plan.cycles or None,
-            "ms_per_sample": plan.ms_per_sample or None,
-            "mj_per_sample": plan.mj_per_sample or None,
-        },
     }
-    if on == "host":
-        result["ms_per_sample"] = 1e3 * seconds / count
-    out.show(_run_table(result))
-    if spent is not None and profile is not None:
-        for by in ("layer", "kernel"):
-            out.show("", _profile_table(spent, by, count))
-        spent.save(profile)
-        out.say(f"wrote {profile}")
-        result["profile"] = spent.to_json()
-    if save is not None:
-        out.say(f"wrote {save}")
-    out.result(result)
+
+
+def _estimate(pkg: "Package") -> dict[str, Any]:
+    """What the plan estimates for a sample on the target."""
+    plan = pkg.plan
+    return {
+        "target": pkg.target.name,
+        "cycles": plan.cycles or None,
+        "ms_per_sample": plan.ms_per_sample or None,
+        "mj_per_sample": plan.mj_per_sample or None,
+    }
 
 
 def _profile_table(spent: "Profile", by: str, samples: int) -> Any:
@@ -218,27 +280,27 @@ def _run_table(result: dict[str, Any]) -> Any:
 
 
 def _windows(
-    pkg: "Package", rec: "Recordings | None", subject: int | None, samples: int | None, seed: int
+    pkg: "Package", rec: "Recordings | None", how: RunOptions, seed: int
 ) -> tuple[Any, Any]:
-    """Windows and labels to train on."""
+    """Windows and labels to train on; noise where there are no recordings."""
     shape, outputs = pkg.graph.inputs[0].shape[1:], pkg.source.train.outputs[0].size
     rng = np.random.default_rng(seed)
     if rec is None:
-        count = samples or RANDOM_WINDOWS
+        count = how.samples or RANDOM_WINDOWS
         x = rng.standard_normal((count, *shape)).astype(np.float32)
         return x, rng.integers(0, outputs, count)
     if rec.n_classes > outputs:
         raise BioTrainError(f"{rec.name} has {rec.n_classes} classes, the model {outputs} outputs")
     chosen = np.arange(len(rec))
-    if subject is not None:
-        rec.sessions(subject)  # says which subjects there are
-        chosen = np.flatnonzero(rec.subject == subject)
-    chosen = rng.permutation(chosen)[:samples]
+    if how.subject is not None:
+        rec.sessions(how.subject)  # says which subjects there are
+        chosen = np.flatnonzero(rec.subject == how.subject)
+    chosen = rng.permutation(chosen)[: how.samples]
     return rec.signal(chosen), rec.y[chosen]
 
 
 def _from_folder(folder: Path, given: ModelOptions, train: TrainOptions, out: Out) -> "Package":
-    """The package that `compile` wrote, with the C that lies there now."""
+    """The package that `compile` wrote, with the C that is in the folder now."""
     import torch
 
     from biotrain.package import compile_model
@@ -273,7 +335,7 @@ def _from_folder(folder: Path, given: ModelOptions, train: TrainOptions, out: Ou
     there = {name: (folder / name).read_text(encoding="utf-8") for name in names}
     changed = [name for name in names if pkg.files.get(name) != there[name]]
     if changed:
-        out.say(f"{', '.join(changed)}: not as this version emits; what lies in {folder} runs")
+        out.say(f"{', '.join(changed)}: not as this version emits; the files in {folder} run")
         pkg.__dict__["files"] = there
     return pkg
 
@@ -324,15 +386,15 @@ def verify_verb(
 
 
 def _about_rounding(out: Out, report: "VerifyReport") -> None:
-    """What 16-bit storage costs, and by which bar it is judged."""
+    """Tell what 16-bit storage costs, and which bar its errors are compared with."""
     worst = max(
         (t for t in report.tensors if t.name.endswith(".grad")),
         key=lambda t: t.max_rel_error,
         default=None,
     )
     out.say(
-        f"activations wait for the backward pass in 16 bits ({report.store}): not held to the bar "
-        "of float32, but to that of torch with the same tensors rounded"
+        f"activations are stored for the backward pass in 16 bits ({report.store}): not held to "
+        "the bar of float32, but to that of torch with the same tensors rounded"
     )
     if worst:
         out.say(

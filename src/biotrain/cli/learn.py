@@ -2,21 +2,22 @@
 """`adapt` and `demo`: a network learns a person that it has never seen, in the generated C."""
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from types import MappingProxyType
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
 from biotrain.cli.build import draw_plan
 from biotrain.cli.console import Out, Work, table, writable_folder
-from biotrain.cli.options import Front, Json, LearnOptions, integers, names, one_thread, options
+from biotrain.cli.learn_options import LearnOptions
+from biotrain.cli.options import Front, Json, integers, names, one_thread, options
 
 if TYPE_CHECKING:
     from biotrain.package import Package
-    from biotrain.study import AdaptResult, Recordings
+    from biotrain.study import AdaptResult, AdaptSettings, Recordings
 
 
 @options
@@ -64,25 +65,20 @@ def adapt_verb(
     rec, note = recordings(data, decimate, front)
     if note:
         out.say(note)
-    result = _adapt(
-        rec,
-        model,
-        out,
-        subjects=rec.subjects if subject == "all" else _people(rec, subject),
-        strategies=names(learn.strategies or ""),
-        folder=folder,
+    from biotrain.study import AdaptSettings
+
+    settings = AdaptSettings(
         seeds=integers("--seeds", learn.seeds or "0"),
         lr_per_strategy=learn.rates,
         split=split,
         calibration=calibration,
         test_repetition=test_repetition,
-        **{
-            key: value
-            for key in ("pretrain_epochs", "pretrain_every")
-            if (value := getattr(learn, key)) is not None
-        },
+        **learn.pretraining,
         **learn.recipe,
     )
+    subjects = rec.subjects if subject == "all" else _people(rec, subject)
+    asked = _Asked(model, subjects, names(learn.strategies or ""), settings)
+    result = _adapt(rec, asked, folder, out)
     _show_result(out, result)
     if folder is not None:
         _write(result, folder)
@@ -128,18 +124,11 @@ def demo_verb(
         f"{rec.n_times} samples at {rec.fs:g} Hz, {rec.n_classes} gestures"
     )
     out.say("EpiDeNet is pretrained on all people but one, and calibrated to that one in its C\n")
-    people = rec.subjects[-subjects:]
-    result = _adapt(
-        rec,
-        "epidenet",
-        out,
-        subjects=people,
-        strategies=(),
-        folder=folder,
-        target=target,
-        epochs=epochs,
-        pretrain_epochs=pretrain_epochs,
-    )
+    from biotrain.study import AdaptSettings
+
+    settings = AdaptSettings(target=target, epochs=epochs, pretrain_epochs=pretrain_epochs)
+    asked = _Asked("epidenet", rec.subjects[-subjects:], (), settings)
+    result = _adapt(rec, asked, folder, out)
     pkg = _planned(rec, result)
     draw_plan(pkg, folder / "plan.png")
     _write(result, folder)
@@ -166,52 +155,50 @@ def demo_verb(
     out.result({**result.to_dict(), "out": str(folder)})
 
 
-def _adapt(
-    rec: "Recordings",
-    model: str,
-    out: Out,
-    *,
-    subjects: Sequence[int],
-    strategies: Sequence[str],
-    folder: Path | None,
-    norm: str | None = None,
-    seeds: Sequence[int] = (0,),
-    lr_per_strategy: Mapping[str, float] = MappingProxyType({}),
-    **more: Any,
-) -> "AdaptResult":
+@dataclass(frozen=True)
+class _Asked:
+    """What `adapt` is asked for; strategies: none names the usual comparison."""
+
+    model: str
+    subjects: Sequence[int]
+    strategies: Sequence[str]
+    settings: "AdaptSettings"
+
+
+def _adapt(rec: "Recordings", asked: _Asked, folder: Path | None, out: Out) -> "AdaptResult":
+    """Run `adapt` with a progress bar; where nobody named a norm, each strategy has the one that
+    did best and that the network can have."""
     from biotrain.cli.model import network
     from biotrain.study import STRATEGIES, adapt
-    from biotrain.study.calibrate import Rule
     from biotrain.study.pretrain import has_batch_norm
-    from biotrain.study.recipes import settled
+    from biotrain.study.rules import Rule
     from biotrain.study.spec import SPELLINGS
 
     one_thread()
-    for person in subjects:  # a refusal of these comes before one of the network
+    for person in asked.subjects:  # a refusal of these comes before one of the network
         rec.sessions(person)
-    made, takes_norm = network(model)
-    named = [SPELLINGS.get(name, name) for name in strategies or STRATEGIES]
-    if not strategies and not has_batch_norm(rec, made):
-        named = [name for name in named if not Rule.of(name).adabn]
-        out.say(f"{model} has no BatchNorm, so nothing is compared that takes its statistics again")
-    norms = {name: settled(name, {"norm": norm}).get("norm", "group") for name in named}
+    made, takes_norm = network(asked.model)
+    named = [SPELLINGS.get(name, name) for name in asked.strategies or STRATEGIES]
+    if not asked.strategies and not has_batch_norm(rec, made):
+        named = [name for name in named if not Rule.parse(name).adabn]
+        out.say(f"{asked.model} has no BatchNorm, so strategies with adabn are left out")
+    settings = asked.settings
+    norms = {name: settings.strategy(name).recipe.norm for name in named}
     if not takes_norm and "group" in norms.values():
         norms = {name: "convert" if way == "group" else way for name, way in norms.items()}
-        out.say(f"{model} takes no norm: it is pretrained as it is, then gets GroupNorm")
-    starts = {(Rule.of(s).transform, Rule.of(s).pretrained_norm(norms[s])) for s in named}
-    tasks = len(subjects) * len(seeds) * (len(named) + len(starts))
+        out.say(f"{asked.model} takes no norm: it is pretrained as it is, then gets GroupNorm")
+    starts = {(Rule.parse(s).transform, Rule.parse(s).pretrained_norm(norms[s])) for s in named}
+    rates = {SPELLINGS.get(s, s): lr for s, lr in settings.lr_per_strategy.items()}
+    tasks = len(asked.subjects) * len(settings.seeds) * (len(named) + len(starts))
     with Work(tasks) as work:
         return adapt(
             rec,
             made,
-            subjects,
+            asked.subjects,
             named,
-            norm=norms,
-            seeds=seeds,
-            lr_per_strategy={SPELLINGS.get(s, s): lr for s, lr in lr_per_strategy.items()},
+            replace(settings, norm=norms, lr_per_strategy=rates),
             progress=work,
             save_to=None if folder is None else folder / "c",
-            **more,
         )
 
 
@@ -231,10 +218,10 @@ def _planned(rec: "Recordings", result: "AdaptResult") -> "Package":
     return compile_model(
         prepare(models.standardized(net, 0 * ones, ones), pool="avg"),
         rec.signal([0]),
-        target=settings["target"],
-        memory=settings["memory"],
-        optimizer=SGD(schedule=settings["schedule"]),
-        accumulate=settings["accumulate"],
+        target=settings.target,
+        memory=settings.memory,
+        optimizer=SGD(schedule=settings.schedule),  # type: ignore[arg-type]
+        accumulate=settings.accumulate,
         title="EpiDeNet on synthetic EMG, strategy full",
     )
 
@@ -249,31 +236,31 @@ def _write(result: "AdaptResult", folder: Path) -> None:
 def _show_result(out: Out, result: "AdaptResult") -> None:
     settings = result.settings
     out.show(
-        f"{settings['dataset']}, {settings['model']}: accuracy on the test part, new subject, "
-        f"split {settings['split']}, {settings['epochs']} epochs"
+        f"{settings.dataset}, {settings.model}: accuracy on the test part, new subject, "
+        f"split {settings.split}, {settings.epochs} epochs"
     )
-    out.show("", by_subject(result), "", by_strategy(result), *settings["notes"])
+    out.show("", by_subject(result), "", by_strategy(result), *settings.notes)
 
 
 def by_subject(result: "AdaptResult") -> Table:
     """A row per subject (mean over seeds), a column per strategy; mean and SD below."""
-    strategies = list(dict.fromkeys(row["strategy"] for row in result.rows))
+    strategies = list(dict.fromkeys(row.strategy for row in result.rows))
     shown = table("subject", *strategies, numbers=range(1, 1 + len(strategies)))
-    for person in dict.fromkeys(row["subject"] for row in result.rows):
+    for person in dict.fromkeys(row.subject for row in result.rows):
         cells = []
         for strategy in strategies:
             found = [
-                row["accuracy"]
+                row.accuracy
                 for row in result.rows
-                if row["subject"] == person and row["strategy"] == strategy
+                if row.subject == person and row.strategy == strategy
             ]
             cells.append(f"{100 * sum(found) / len(found):.1f} %")
         shown.add_row(str(person), *cells)
     means = []
     for entry in result.summary:
-        sd = entry["accuracy_sd"]
+        sd = entry.accuracy_sd
         spread = "" if sd is None else f" ± {100 * sd:.1f}"
-        means.append(f"{100 * entry['accuracy']:.1f}{spread} %")
+        means.append(f"{100 * entry.accuracy:.1f}{spread} %")
     shown.add_row("mean ± SD" if any("±" in m for m in means) else "mean", *means, style="bold")
     return shown
 
@@ -286,24 +273,24 @@ def by_strategy(result: "AdaptResult") -> Table:
     )  # fmt: skip
     starts: dict[str, list[float]] = {}
     for curve in result.curves:
-        starts.setdefault(curve["strategy"], []).append(curve["accuracy"][0])
+        starts.setdefault(curve.strategy, []).append(curve.accuracy[0])
     for entry in result.summary:
-        gain, error = entry["gain_over_none"], entry["gain_over_none_se"]
+        gain, error = entry.gain_over_none, entry.gain_over_none_se
         text = "-" if gain is None else f"{100 * gain:+.1f}"
         text += f" ± {100 * error:.1f} (SE)" if error is not None else ""
         shown.add_row(
-            entry["strategy"],
-            f"{100 * sum(starts[entry['strategy']]) / len(starts[entry['strategy']]):.1f} %",
-            f"{100 * entry['accuracy']:.1f} %",
-            f"{100 * entry['balanced_accuracy']:.1f} %",
+            entry.strategy,
+            f"{100 * sum(starts[entry.strategy]) / len(starts[entry.strategy]):.1f} %",
+            f"{100 * entry.accuracy:.1f} %",
+            f"{100 * entry.balanced_accuracy:.1f} %",
             text,
-            "-" if entry["ram_bytes"] is None else f"{entry['ram_bytes']:,}",
-            "-" if entry["ops"] is None else f"{entry['ops']:,.0f}",
-            f"{entry['steps']:,.0f}",
+            "-" if entry.ram_bytes is None else f"{entry.ram_bytes:,}",
+            "-" if entry.ops is None else f"{entry.ops:,.0f}",
+            f"{entry.steps:,.0f}",
         )
     shown.caption = (
-        f"chance {100 * result.rows[0]['chance']:.1f} %; before: the network as pretrained for the "
-        "strategy, after adabn+... its statistics taken again; operations: per window"
+        f"chance {100 * result.rows[0].chance:.1f} %; before: the network as pretrained for the "
+        "strategy, with adabn+... after its statistics were re-estimated; operations: per window"
     )
     shown.caption_justify = "left"
     return shown

@@ -21,11 +21,11 @@ from biotrain.cli.options import ModelOptions, TrainOptions
 from biotrain.errors import BioTrainError
 from biotrain.frontend import FrontEnd, read_front
 from biotrain.package import Package, compile_model
-from biotrain.study.adapt import dataset_name
 from biotrain.study.data.continuous import Continuous
 from biotrain.study.data.recordings import Recordings
 from biotrain.study.data.sources import load_continuous
 from biotrain.study.data.sources import recordings as found_recordings
+from biotrain.study.experiment import dataset_name
 from biotrain.topology import prepare
 
 SHAPE = {"n_chans": "--chans", "n_times": "--times", "n_outputs": "--classes", "sfreq": "--sfreq"}
@@ -45,7 +45,7 @@ class Model:
 
     @property
     def as_published(self) -> bool:
-        """Whether it is a built-in network at its paper's shape, or may be for all we know."""
+        """Whether it is a built-in network at its paper's shape."""
         return self.name in models.PAPER and self.shape == models.PAPER[self.name]
 
     @cached_property
@@ -64,7 +64,7 @@ class Model:
 
     @cached_property
     def continuous(self) -> Continuous | None:
-        """The same, where they are continuous."""
+        """The recordings of `--data`, where they are continuous."""
         return None if self.options.data is None else load_continuous(self.options.data)
 
     @cached_property
@@ -145,7 +145,7 @@ class Model:
 
     @property
     def bits(self) -> int:
-        """Of the converter in front of a front end: what the recordings are kept in, else 24."""
+        """Bits of the converter in front of a front end: those of the recordings, else 24."""
         if self.front is None:
             return 16
         return 24 if self.continuous is None else self.continuous.bits
@@ -180,7 +180,7 @@ class Model:
 
 
 def shape_of(rec: Recordings) -> dict[str, Any]:
-    """What a network must know of recordings."""
+    """The shape that recordings give a network: n_chans, n_times, n_outputs, sfreq."""
     return {
         "n_chans": rec.n_chans,
         "n_times": rec.n_times,
@@ -190,7 +190,7 @@ def shape_of(rec: Recordings) -> dict[str, Any]:
 
 
 def readable(path: str) -> str:
-    """`path`, if it is a file that can be read."""
+    """`path`, if it is a file that can be read; BioTrainError otherwise."""
     if not Path(path).is_file():
         raise BioTrainError(f"cannot read '{path}': there is no such file")
     if not os.access(path, os.R_OK):
@@ -205,8 +205,8 @@ def recordings(data: str, hz: float | None, front: Path | None = None) -> tuple[
 
 
 def factory(name: str) -> Callable[..., nn.Module]:
-    """What builds the network called `name`; it takes n_chans, n_times, n_outputs, sfreq (and norm)
-    by name, and passes on those that the function behind it accepts."""
+    """The function that builds the network called `name`; it takes n_chans, n_times, n_outputs,
+    sfreq (and norm) by name, and passes on those that the function behind it accepts."""
     if name in models.MODELS:
         return lambda **shape: models.build(name, **shape)
     if name.endswith(".pt2"):
@@ -254,6 +254,7 @@ def network(name: str) -> tuple[str | Callable[..., nn.Module], bool]:
 
 
 def imported(module_name: str) -> Any:
+    """The module of that name, also from the working directory; BioTrainError without one."""
     if "" not in sys.path:
         sys.path.insert(0, "")  # the working directory, as `python -m` has it
     try:
@@ -288,7 +289,7 @@ def _accepted(name: str, make: Callable[..., Any], shape: dict[str, Any]) -> dic
 
 @contextmanager
 def one_line(name: str) -> Iterator[None]:
-    """A ValueError of a model or a rewrite is about the input and becomes one line."""
+    """Turn a ValueError of a model or a rewrite, which is about the input, into one line."""
     try:
         yield
     except ValueError as error:

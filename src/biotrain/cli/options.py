@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from biotrain.ir.optimizer import Optimizer
 
 MODEL, TRAINING = "Model and data", "Training and target"
-CALIBRATION, LEARNING = "Calibration", "Pretraining and comparison"
 
 ModelName = Annotated[
     str,
@@ -60,21 +59,22 @@ Show = Annotated[
 ]
 
 
-def _option(name: str, text: str, panel: str, **more: Any) -> Any:
+def option(name: str, text: str, panel: str, **more: Any) -> Any:
+    """An option whose help stands in `panel`."""
     return typer.Option(name, help=text, rich_help_panel=panel, **more)
 
 
 @dataclass(frozen=True)
 class ModelOptions:
-    """Which network, at which shape."""
+    """The options that name a network and its shape."""
 
-    chans: Annotated[int | None, _option("--chans", "Channels.", MODEL, min=1)] = None
-    times: Annotated[int | None, _option("--times", "Samples per window.", MODEL, min=1)] = None
-    classes: Annotated[int | None, _option("--classes", "Classes.", MODEL, min=1)] = None
-    sfreq: Annotated[float | None, _option("--sfreq", "Sampling rate in Hz.", MODEL)] = None
+    chans: Annotated[int | None, option("--chans", "Channels.", MODEL, min=1)] = None
+    times: Annotated[int | None, option("--times", "Samples per window.", MODEL, min=1)] = None
+    classes: Annotated[int | None, option("--classes", "Classes.", MODEL, min=1)] = None
+    sfreq: Annotated[float | None, option("--sfreq", "Sampling rate in Hz.", MODEL)] = None
     data: Annotated[
         str | None,
-        _option(
+        option(
             "--data",
             "Recordings that give the shape: a name (biotrain list data), a .npz, moabb:SET, or "
             "files that MNE reads. A built-in network then also standardises its input.",
@@ -83,11 +83,11 @@ class ModelOptions:
         ),
     ] = None
     decimate: Annotated[
-        float | None, _option("--decimate", "Resample the data to HZ.", MODEL, metavar="HZ")
+        float | None, option("--decimate", "Resample the data to HZ.", MODEL, metavar="HZ")
     ] = None
     front: Annotated[
         Path | None,
-        _option(
+        option(
             "--front",
             "The front end: continuous data go through it, and compile adds its C.",
             MODEL,
@@ -96,64 +96,64 @@ class ModelOptions:
     ] = None
     norm: Annotated[
         Literal["group", "batch", "frozen"],
-        _option("--norm", "GroupNorm, BatchNorm, or BatchNorm with fixed statistics.", MODEL),
+        option("--norm", "GroupNorm, BatchNorm, or BatchNorm with fixed statistics.", MODEL),
     ] = "group"
-    groups: Annotated[int, _option("--groups", "Groups of each GroupNorm.", MODEL, min=1)] = 1
+    groups: Annotated[int, option("--groups", "Groups of each GroupNorm.", MODEL, min=1)] = 1
     pool: Annotated[
         Literal["keep", "avg"] | None,
-        _option("--pool", "Max pools: keep, or make them average; avg with GroupNorm.", MODEL),
+        option("--pool", "Max pools: keep, or make them average; avg with GroupNorm.", MODEL),
     ] = None
-    seed: Annotated[int, _option("--seed", "Of the initial weights and the samples.", MODEL)] = 0
+    seed: Annotated[int, option("--seed", "Of the initial weights and the samples.", MODEL)] = 0
 
 
 @dataclass(frozen=True)
 class TrainOptions:
-    """What trains, how, and on what."""
+    """The options that say what trains, how, and on which target."""
 
     target: Annotated[
-        str, _option("--target", "A core or board: biotrain list targets.", TRAINING)
+        str, option("--target", "A core or board: biotrain list targets.", TRAINING)
     ] = "host"
     strategy: Annotated[
         str,
-        _option("--strategy", "none, last, bias, norm, full, or a glob of parameters.", TRAINING),
+        option("--strategy", "none, last, bias, norm, full, or a glob of parameters.", TRAINING),
     ] = "full"
     memory: Annotated[
         str | None,
-        _option("--memory", "Whole RAM to stay within: 256KiB, 64kB; else the target's.", TRAINING),
+        option("--memory", "Whole RAM to stay within: 256KiB, 64kB; else the target's.", TRAINING),
     ] = None
     deadline: Annotated[
         float | None,
-        _option("--deadline", "Most ms per window (estimate; boards).", TRAINING, metavar="MS"),
+        option("--deadline", "Most ms per window (estimate; boards).", TRAINING, metavar="MS"),
     ] = None
     max_mj: Annotated[
         float | None,
-        _option("--max-mj", "Most mJ per window (estimate; boards).", TRAINING, metavar="MJ"),
+        option("--max-mj", "Most mJ per window (estimate; boards).", TRAINING, metavar="MJ"),
     ] = None
     optimizer: Annotated[
-        Literal["sgd", "adam"], _option("--optimizer", "Which optimizer.", TRAINING)
+        Literal["sgd", "adam"], option("--optimizer", "Which optimizer.", TRAINING)
     ] = "sgd"
     lr: Annotated[
-        float | None, _option("--lr", "Learning rate; 5e-3 for sgd, 1e-3 for adam.", TRAINING)
+        float | None, option("--lr", "Learning rate; 5e-3 for sgd, 1e-3 for adam.", TRAINING)
     ] = None
-    momentum: Annotated[
-        float | None, _option("--momentum", "Of sgd; 0.9 by default.", TRAINING)
-    ] = None
-    nesterov: Annotated[bool, _option("--nesterov", "Nesterov momentum (sgd).", TRAINING)] = False
+    momentum: Annotated[float | None, option("--momentum", "Of sgd; 0.9 by default.", TRAINING)] = (
+        None
+    )
+    nesterov: Annotated[bool, option("--nesterov", "Nesterov momentum (sgd).", TRAINING)] = False
     weight_decay: Annotated[
-        float | None, _option("--weight-decay", "1e-3 for sgd, 0 for adam.", TRAINING)
+        float | None, option("--weight-decay", "1e-3 for sgd, 0 for adam.", TRAINING)
     ] = None
     schedule: Annotated[
-        Literal["constant", "cosine"], _option("--schedule", "Of the learning rate.", TRAINING)
+        Literal["constant", "cosine"], option("--schedule", "Of the learning rate.", TRAINING)
     ] = "constant"
     clip_norm: Annotated[
-        float | None, _option("--clip-norm", "Bound of the gradient's global norm.", TRAINING)
+        float | None, option("--clip-norm", "Bound of the gradient's global norm.", TRAINING)
     ] = None
     accumulate: Annotated[
-        int, _option("--accumulate", "Samples whose mean gradient makes a step.", TRAINING, min=1)
+        int, option("--accumulate", "Samples whose mean gradient makes a step.", TRAINING, min=1)
     ] = 8
     batch: Annotated[
         int,
-        _option(
+        option(
             "--batch",
             "Windows that share BatchNorm's statistics, as torch's batch (--norm batch); a group.",
             TRAINING,
@@ -162,16 +162,16 @@ class TrainOptions:
     ] = 1
     adabn: Annotated[
         bool,
-        _option(
+        option(
             "--adabn",
-            "BatchNorm's statistics can be taken anew, without labels (--norm frozen); run does it "
-            "first.",
+            "BatchNorm's statistics can be re-estimated without labels (--norm frozen); run does "
+            "it first.",
             TRAINING,
         ),
     ] = False
     gradients: Annotated[
         Literal["separate", "momentum", "update"],
-        _option(
+        option(
             "--gradients",
             "Where they go: tensors of their own, the momentum, or the update at once.",
             TRAINING,
@@ -180,16 +180,16 @@ class TrainOptions:
 
     input_type: Annotated[
         Literal["float", "int16"],
-        _option("--input-type", "What a window is: float, or the converter's int16.", TRAINING),
+        option("--input-type", "What a window is: float, or the converter's int16.", TRAINING),
     ] = "float"
     input_scale: Annotated[
         float | None,
-        _option("--input-scale", "What one unit of an int16 input stands for.", TRAINING),
+        option("--input-scale", "What one unit of an int16 input stands for.", TRAINING),
     ] = None
 
     store: Annotated[
         str,
-        _option(
+        option(
             "--store",
             "Activations for the backward pass: float32, fp16 or bf16; fp16:GLOB of modules.",
             TRAINING,
@@ -199,7 +199,7 @@ class TrainOptions:
 
     fast_conv: Annotated[
         bool,
-        _option(
+        option(
             "--fast-conv",
             "Long depthwise convolutions by fast FIR or FFT, where the target takes fewer cycles: "
             "other rounding.",
@@ -209,33 +209,34 @@ class TrainOptions:
 
     live: Annotated[
         bool,
-        _option(
+        option(
             "--live",
             "The firmware records, stores labelled windows and learns while it predicts.",
             TRAINING,
         ),
     ] = False
     hop: Annotated[
-        int, _option("--hop", "With --live: samples between windows; 0: a window.", TRAINING, min=0)
+        int, option("--hop", "With --live: samples between windows; 0: a window.", TRAINING, min=0)
     ] = 0
     ring: Annotated[
-        int, _option("--ring", "With --live: frames that may wait.", TRAINING, min=2)
+        int, option("--ring", "With --live: frames that may wait.", TRAINING, min=2)
     ] = 64
     store_pages: Annotated[
-        int, _option("--store-pages", "With --live: pages of flash for windows.", TRAINING, min=2)
+        int, option("--store-pages", "With --live: pages of flash for windows.", TRAINING, min=2)
     ] = 16
     slice_cycles: Annotated[
         int,
-        _option(
+        option(
             "--slice-cycles",
-            "With --live: cut pieces of work to so many cycles where kernels can be cut.",
+            "With --live: at most so many cycles in a slice, where kernels can be cut.",
             TRAINING,
             min=0,
         ),
     ] = 0
 
-    def made_live(self, front: "FrontEnd | None" = None, bits: int = 16) -> "Live | None":
-        """What `--live` asks for, with a front end behind a converter of so many bits."""
+    def live_settings(self, front: "FrontEnd | None" = None, bits: int = 16) -> "Live | None":
+        """The live settings that `--live` asks for, with a front end behind a converter of so many
+        bits; None without `--live`."""
         from biotrain.frontend.live import Live
 
         own: dict[str, Any] = {
@@ -255,14 +256,14 @@ class TrainOptions:
     def compiled(self, front: "FrontEnd | None" = None, bits: int = 16) -> dict[str, Any]:
         """The arguments of `bt.compile` that the options stand for, with a front end behind a
         converter of so many bits."""
-        live = self.made_live(front, bits)
+        live = self.live_settings(front, bits)
         return {
             "target": self.target,
             "strategy": self.strategy,
             "memory": self.memory,
             "deadline_ms": self.deadline,
             "max_mj": self.max_mj,
-            "optimizer": self.made_optimizer(),
+            "optimizer": self.build_optimizer(),
             "accumulate": self.group,
             "batch": self.batch,
             "adabn": self.adabn,
@@ -277,17 +278,17 @@ class TrainOptions:
 
     @property
     def group(self) -> int:
-        """Samples that are accumulated; a batch is a group of its own."""
+        """Samples that are accumulated; a batch is a group by itself."""
         return self.accumulate if self.batch == 1 else 1
 
     @property
     def rewrites(self) -> tuple[str, ...]:
-        """Those that run."""
+        """The rewrites that run."""
         from biotrain.graph.rewrite import DEFAULT, NAMES
 
         return tuple(n for n in NAMES if n in DEFAULT or (self.fast_conv and n == "fastconv"))
 
-    def made_optimizer(self) -> "Optimizer":
+    def build_optimizer(self) -> "Optimizer":
         """The optimizer that the options describe.
 
         Raises BioTrainError where an option does not belong to it.
@@ -305,130 +306,13 @@ class TrainOptions:
         return Adam(**given) if self.optimizer == "adam" else SGD(**given)
 
 
-@dataclass(frozen=True)
-class LearnOptions:
-    """What is compared and how it calibrates; what is not given is left to `adapt` or the study."""
-
-    strategies: Annotated[
-        str | None,
-        _option(
-            "--strategies",
-            "none, last, bias, norm, full, globs; full-bn8 is BatchNorm at batch 8 in torch; "
-            "align, standardise, adabn, entropy take no labels; align+full, adabn+full.",
-            LEARNING,
-            metavar="S,S",
-        ),
-    ] = None
-    seeds: Annotated[
-        str | None,
-        _option("--seeds", "Of weights and order: 0 or 0,1,2.", LEARNING, metavar="S,S"),
-    ] = None
-    pretrain_epochs: Annotated[
-        int | None, _option("--pretrain-epochs", "On the other subjects; 40.", LEARNING)
-    ] = None
-    pretrain_every: Annotated[
-        int | None,
-        _option("--pretrain-every", "Pretrain on every N-th window only.", LEARNING),
-    ] = None
-    norm: Annotated[
-        Literal["group", "convert", "frozen", "batch"] | None,
-        _option(
-            "--norm",
-            "group (default; frozen for adabn+...); convert: pretrain with BatchNorm, calibrate "
-            "with GroupNorm; batch or frozen BatchNorm.",
-            LEARNING,
-        ),
-    ] = None
-    epochs: Annotated[int | None, _option("--epochs", "Of each calibration; 30.", CALIBRATION)] = (
-        None
-    )
-    lr: Annotated[float | None, _option("--lr", "Learning rate; by strategy.", CALIBRATION)] = None
-    lr_for: Annotated[
-        list[str] | None,
-        _option("--lr-for", "Another one for a strategy.", CALIBRATION, metavar="STRATEGY=LR"),
-    ] = None
-    momentum: Annotated[float | None, _option("--momentum", "0.9.", CALIBRATION)] = None
-    weight_decay: Annotated[float | None, _option("--weight-decay", "1e-3.", CALIBRATION)] = None
-    schedule: Annotated[
-        Literal["constant", "cosine"] | None,
-        _option("--schedule", "Of the learning rate; cosine.", CALIBRATION),
-    ] = None
-    accumulate: Annotated[
-        int | None,
-        _option("--accumulate", "Samples whose mean gradient makes a step; 8.", CALIBRATION),
-    ] = None
-    holdout: Annotated[
-        float | None,
-        _option(
-            "--holdout",
-            "Share of the calibration that is held back; the epoch best on it is kept.",
-            CALIBRATION,
-        ),
-    ] = None
-    best: Annotated[
-        Literal["loss", "accuracy"] | None,
-        _option("--best", "By what; loss.", CALIBRATION),
-    ] = None
-    patience: Annotated[
-        int | None,
-        _option("--patience", "Stop after so many epochs without a better one.", CALIBRATION),
-    ] = None
-    replay: Annotated[
-        int | None,
-        _option(
-            "--replay",
-            "Windows of other subjects and earlier sessions that every epoch sees again.",
-            CALIBRATION,
-        ),
-    ] = None
-    target: Annotated[
-        str | None, _option("--target", "What the C is planned for; host.", CALIBRATION)
-    ] = None
-    memory: Annotated[
-        str | None, _option("--memory", "Whole RAM to stay within: 256KiB.", CALIBRATION)
-    ] = None
-    on: Annotated[
-        str | None,
-        _option(
-            "--on",
-            "Where the C runs: host, or the target's emulator, qemu, rtl.",
-            CALIBRATION,
-            metavar="PLACE",
-        ),
-    ] = None
-
-    @property
-    def recipe(self) -> dict[str, Any]:
-        """What was given of a calibration, by the names that `adapt` and a study's `[calibrate]`
-        share."""
-        found = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in COMPARISON}
-        return {key: value for key, value in found.items() if value is not None}
-
-    @property
-    def rates(self) -> dict[str, float]:
-        """Learning rates by the strategy's name, as it was given."""
-        found: dict[str, float] = {}
-        for text in self.lr_for or ():
-            name, _, value = text.partition("=")
-            try:
-                found[names(name)[0]] = float(value)
-            except (ValueError, IndexError):
-                message = f"--lr-for takes STRATEGY=LR (last=0.02), not '{text}'"
-                raise BioTrainError(message) from None
-        return found
-
-
-COMPARISON = ("strategies", "seeds", "lr_for", "pretrain_epochs", "pretrain_every")
-"""Options of LearnOptions that are not of a calibration."""
-
-
 def names(text: str) -> list[str]:
-    """The parts of "a, b"."""
+    """The names in a list such as "a, b"."""
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def integers(option: str, text: str) -> list[int]:
-    """The numbers of "1,2,3"."""
+    """The numbers in a list such as "1,2,3"."""
     try:
         return [int(part) for part in text.split(",")]
     except ValueError:
@@ -436,8 +320,8 @@ def integers(option: str, text: str) -> list[int]:
 
 
 def one_thread() -> None:
-    """Networks this small gain nothing from a second thread, and with one the numbers do not depend
-    on how many cores there are; OMP_NUM_THREADS says otherwise."""
+    """Torch on one thread, unless OMP_NUM_THREADS is set: networks this small gain nothing from a
+    second one, and the numbers then do not depend on how many cores there are."""
     import torch
 
     if "OMP_NUM_THREADS" not in os.environ:
@@ -445,11 +329,11 @@ def one_thread() -> None:
 
 
 class ReaderGone(Exception):
-    """Whoever read standard output (head, less) has closed it."""
+    """The reader of standard output (head, less) has closed it."""
 
 
 def options(verb: Callable[..., None]) -> Callable[..., None]:
-    """Turn each parameter of `verb` that is a dataclass of options into these options."""
+    """Replace each parameter of `verb` that is a dataclass by the options that are its fields."""
     signature = inspect.signature(verb, eval_str=True)
     groups: dict[str, Any] = {}
     parameters: list[inspect.Parameter] = []

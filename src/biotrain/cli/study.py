@@ -1,24 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`study` and `report`: what adapting buys, over many people, and the page that tells it."""
+"""`study` and `report`: adaptation over many people, and the page with its results."""
 
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.table import Table
 
-from biotrain.cli.console import Busy, Out, Pieces, table
-from biotrain.cli.options import Front, Json, LearnOptions, integers, names, one_thread, options
+from biotrain.cli.console import Busy, Out, StudyProgress, table
+from biotrain.cli.learn_options import LearnOptions
+from biotrain.cli.options import Front, Json, integers, names, one_thread, options
 from biotrain.errors import BioTrainError
 
 if TYPE_CHECKING:
+    from biotrain.study.results.statistics import Entry
     from biotrain.study.run import Outcome
 
-FAILED = 1
+CELL_FAILED = 1
 """Exit code where a cell has failed."""
 
 
@@ -60,35 +62,22 @@ def study_verb(
     ] = None,
     to: Json = None,
 ) -> None:
-    """Adapt to many people in many ways, and keep every result; run it again to go on."""
+    """Adapt to many people with many strategies; run it again to continue an interrupted study."""
     out = Out(to)
     from biotrain.cli.model import network
     from biotrain.study.run import run
     from biotrain.study.spec import make_spec, read_spec
 
-    asked: dict[str, Any] = {} if spec is None else read_spec(spec)
-    if data:
-        one: dict[str, Any] = {"models": names(model)}
-        one |= {} if decimate is None else {"decimate": decimate}
-        one |= {} if front is None else {"front": str(front)}
-        one |= {} if subjects is None else {"subjects": integers("--subject", subjects)}
-        asked["data"] = [{"source": source, **one} for source in data]
-    elif spec is None:
+    asked = {} if spec is None else read_spec(spec)
+    if spec is None and not data:
         raise BioTrainError("a study needs a SPEC.toml or --data (biotrain list data)")
-    elif not (decimate is None and front is None and subjects is None):
-        raise BioTrainError("--decimate, --front, --subject belong to --data; SPEC has its own")
-    for key, value in (("strategies", learn.strategies), ("scenarios", scenarios)):
-        if value is not None:
-            asked[key] = names(value)
-    if learn.seeds is not None:
-        asked["seeds"] = integers("--seeds", learn.seeds)
-    _into(asked, "calibrate", learn.recipe)
-    _into(asked, "pretrain", {"epochs": learn.pretrain_epochs, "every": learn.pretrain_every})
-    for name, lr in learn.rates.items():
-        asked.setdefault("strategy", {}).setdefault(name, {})["lr"] = lr
+    _add_data(asked, data, model, {"decimate": decimate, "front": front, "subjects": subjects})
+    if scenarios is not None:
+        asked["scenarios"] = names(scenarios)
+    _add_learning(asked, learn)
     made = make_spec(asked)
     one_thread()
-    with Pieces() as watch:
+    with StudyProgress() as watch:
         outcome = run(
             made,
             folder,
@@ -104,17 +93,17 @@ def study_verb(
     _show(out, outcome, entries)
     out.say(f"\n{outcome.computed} computed, {outcome.found} found; results {folder}/results.jsonl")
     out.say(f"  biotrain report {folder}")
-    found = vars(outcome) | {"summary": [_plain(e) for e in entries], "out": str(folder)}
-    out.result(found)
+    summaries = [entry.to_json() for entry in entries]
+    out.result(outcome.to_json() | {"summary": summaries, "out": str(folder)})
     if outcome.failures:
-        raise typer.Exit(FAILED)
+        raise typer.Exit(CELL_FAILED)
 
 
 @options
 def report_verb(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="The folder of a study.")],
     where: Annotated[
-        Path | None, typer.Option("--out", metavar="DIR", help="Where it goes; else beside it.")
+        Path | None, typer.Option("--out", metavar="DIR", help="Where it goes; else into DIR.")
     ] = None,
     metric: Annotated[
         Literal["balanced_accuracy", "accuracy"],
@@ -122,7 +111,7 @@ def report_verb(
     ] = "balanced_accuracy",
     against: Annotated[
         str,
-        typer.Option(help="Strategies to compare with across the sets, beside none and last."),
+        typer.Option(help="Strategies to compare with across the sets, as well as none and last."),
     ] = "",
     to: Json = None,
 ) -> None:
@@ -139,36 +128,56 @@ def report_verb(
         out.say(str(path))
     if to is None:
         return
-    seed = study["spec"]["bootstrap_seed"]
+    seed = study.spec["bootstrap_seed"]
     out.result(
         {
             "files": {name: str(path) for name, path in paths.items()},
-            "rows": rows,
-            "summary": [_plain(e) for e in summary(rows, metric, seed)],
-            "comparisons": [_plain(asdict(c)) for c in compare(rows, metric, seed=seed)],
+            "rows": [row.to_json() for row in rows],
+            "summary": [entry.to_json() for entry in summary(rows, metric, seed)],
+            "comparisons": [asdict(c) for c in compare(rows, metric, seed=seed)],
         }
     )
 
 
+def _add_data(
+    asked: dict[str, Any], data: list[str] | None, model: str, options: dict[str, Any]
+) -> None:
+    """`--data` and the options that belong to it, in place of the data of a spec."""
+    own = {key: value for key, value in options.items() if value is not None}
+    if data:
+        if "front" in own:
+            own["front"] = str(own["front"])
+        if "subjects" in own:
+            own["subjects"] = integers("--subject", own["subjects"])
+        asked["data"] = [{"source": source, "models": names(model), **own} for source in data]
+    elif own:
+        raise BioTrainError("--decimate, --front, --subject belong to --data; SPEC has its own")
+
+
+def _add_learning(asked: dict[str, Any], learn: LearnOptions) -> None:
+    """The options of calibration and pretraining, in place of what a spec says."""
+    if learn.strategies is not None:
+        asked["strategies"] = names(learn.strategies)
+    if learn.seeds is not None:
+        asked["seeds"] = integers("--seeds", learn.seeds)
+    _into(asked, "calibrate", learn.recipe)
+    _into(asked, "pretrain", {"epochs": learn.pretrain_epochs, "every": learn.pretrain_every})
+    for name, lr in learn.rates.items():
+        asked.setdefault("strategy", {}).setdefault(name, {})["lr"] = lr
+
+
 def _into(asked: dict[str, Any], section: str, given: dict[str, Any]) -> None:
-    """Options into a table of the spec, in place of what it says."""
+    """Write options into a table of the spec, in place of what it says."""
     known = {key: value for key, value in given.items() if value is not None}
     if known:
         before = asked.get(section, {})
         asked[section] = {**before, **known} if isinstance(before, dict) else before
 
 
-def _plain(value: Any) -> Any:
-    """Dataclasses inside as dicts."""
-    if is_dataclass(value) and not isinstance(value, type):
-        return asdict(value)
-    return {k: _plain(v) for k, v in value.items()} if isinstance(value, dict) else value
-
-
-def _show(out: Out, outcome: "Outcome", entries: Sequence[dict[str, Any]]) -> None:
+def _show(out: Out, outcome: "Outcome", entries: "Sequence[Entry]") -> None:
     seen: list[tuple[Any, ...]] = []
     for entry in entries:
-        key = (entry["dataset"], entry["model"], entry["scenario"])
+        key = (entry.dataset, entry.model, entry.scenario)
         if key not in seen:
             seen.append(key)
     for dataset, model, scenario in seen:
@@ -186,24 +195,24 @@ def _show(out: Out, outcome: "Outcome", entries: Sequence[dict[str, Any]]) -> No
         sys.stderr.write(f"failed: {places[0]}{count}: {why}\n")
 
 
-def _table_of(entries: Sequence[dict[str, Any]], dataset: str, model: str, scenario: str) -> Table:
-    """Balanced accuracy per strategy (and size)."""
+def _table_of(entries: "Sequence[Entry]", dataset: str, model: str, scenario: str) -> Table:
+    """A table of balanced accuracy per strategy (and size) in one condition."""
     sized = scenario == "sizes"
     columns = ["strategy", *(["per class"] if sized else [])]
     columns += ["balanced, %", "SD", "interval", "subjects", "seeds", "RAM, bytes"]
     shown = table(*columns, numbers=range(1, len(columns)))
     for e in entries:
-        if (e["dataset"], e["model"], e["scenario"]) != (dataset, model, scenario):
+        if (e.dataset, e.model, e.scenario) != (dataset, model, scenario):
             continue
-        value = e["balanced_accuracy"]
+        value = e.value
         shown.add_row(
-            e["strategy"],
-            *([str(e["size"])] if sized else []),
+            e.strategy,
+            *([str(e.size)] if sized else []),
             f"{100 * value.mean:.1f}",
             "-" if value.sd is None else f"{100 * value.sd:.1f}",
             f"{100 * value.low:.1f} to {100 * value.high:.1f}",
-            str(e["subjects"]),
-            str(e["seeds"]),
-            "-" if e["ram_bytes"] is None else f"{e['ram_bytes']:,.0f}",
+            str(e.subjects),
+            str(e.seeds),
+            "-" if e.ram_bytes is None else f"{e.ram_bytes:,.0f}",
         )
     return shown

@@ -13,18 +13,18 @@ from rich.text import Text
 
 from biotrain.cli.console import table
 from biotrain.package import Package
-from biotrain.planner.fit import Point
+from biotrain.planner.plan import Point
 from biotrain.reports.battery import BATTERY_MAH, BATTERY_VOLTS, WINDOWS, calibration
 from biotrain.reports.published import Reference
 from biotrain.reports.timeline import timeline
 from biotrain.run.front_cost import FrontCost
 
-LARGEST = 10
+LARGEST_BUFFERS = 10
 """Buffers that the table names."""
 
 
 def plan_json(pkg: Package) -> dict[str, Any]:
-    """The contract's keys, and what the plan is of."""
+    """The JSON of a plan: the contract's keys, and what was planned."""
     return {
         "title": pkg.source.title,
         "target": pkg.target.name,
@@ -47,41 +47,37 @@ def _gradients(pkg: Package) -> str:
 def parts(pkg: Package) -> list[tuple[str, int, str]]:
     """The whole RAM by part: name, bytes, remark."""
     plan = pkg.plan
-    known: tuple[tuple[str, int, str], ...] = (
+    known = [
         ("parameters", plan.param_bytes, f"{plan.trained_params:,} of {plan.params:,} train"),
         ("gradients", plan.gradient_bytes, _gradients(pkg)),
         ("optimizer", plan.optimizer_bytes, ", ".join(pkg.source.optimizer.slots)),
         ("running statistics", plan.state_bytes, ""),
         ("arena", plan.peak_bytes, f"{len(plan.buffers)} buffers"),
-        *_beside(pkg),
+        *_live_parts(pkg),
         ("stack", plan.stack_bytes, f"reserve of {pkg.target.name}"),
-    )
-    if pkg.source.live is not None:
-        around = pkg.source.live
-        own = {**around.parts, "arena of predictions": plan.predict_arena_bytes}
-        notes = {
-            "capture ring": f"{around.ring_frames} frames",
-            "arena of predictions": "beside a half-done training sample",
-            "sample store": f"{around.live.store_pages} pages of flash",
-            "session": "calibration, checkpoints, guards, counters",
-        }
-        known = (*known, *((name, size, notes.get(name, "")) for name, size in own.items()))
+    ]
     rest = plan.ram_bytes - sum(size for _, size, _ in known)
     return [*known, ("runtime", rest, "fields of the context")]
 
 
-def _beside(pkg: Package) -> tuple[tuple[str, int, str], ...]:
-    """What lies beside the model: a front end, or all that a device that lives has."""
+def _live_parts(pkg: Package) -> list[tuple[str, int, str]]:
+    """The parts of the live firmware, or the front end where that is all."""
     plan, live = pkg.plan, pkg.source.live
     if live is None:
-        return (("beside the model", plan.live_bytes, "front end"),) if plan.live_bytes else ()
-    what = ", ".join(f"{name} {size:,}" for name, size in live.parts.items())
-    look = ("arena of predictions", plan.predict_arena_bytes, "beside a half-done sample")
-    return (look, ("beside the model", plan.live_bytes, what))
+        return [("front end", plan.live_bytes, "")] if plan.live_bytes else []
+    remarks = {
+        "capture ring": f"{live.ring_frames} frames",
+        "sample store": f"{live.live.store_pages} pages of flash",
+        "session": "calibration, checkpoints, guards, counters",
+    }
+    return [
+        ("arena of predictions", plan.predict_arena_bytes, "used between two training slices"),
+        *((name, size, remarks.get(name, "")) for name, size in live.parts.items()),
+    ]
 
 
 def ram_table(pkg: Package) -> Table:
-    """The whole RAM by part."""
+    """The whole RAM by part, as a table."""
     made = table("RAM", "bytes", "", numbers=[1])
     for name, size, remark in parts(pkg):
         made.add_row(name, f"{size:,}", remark)
@@ -92,7 +88,7 @@ def ram_table(pkg: Package) -> Table:
 
 
 def cost_table(pkg: Package) -> Table:
-    """Flash and work."""
+    """What a training sample costs: operations, cycles, time, energy; flash and the lower bound."""
     plan, target = pkg.plan, pkg.target
     made = table("per training sample", "", "", numbers=[1])
     made.add_row("multiply-adds (nominal)", f"{plan.macs:,}", "forward and backward")
@@ -105,8 +101,8 @@ def cost_table(pkg: Package) -> Table:
     if plan.mj_per_sample:
         made.add_row("mJ", f"{plan.mj_per_sample:.3g}", "")
     if plan.longest_slice_cycles:
-        longest = f"{plan.longest_slice}; nothing pauses inside it"
-        made.add_row("longest piece, cycles", f"{plan.longest_slice_cycles:,}", longest)
+        longest = f"{plan.longest_slice}; it cannot be paused"
+        made.add_row("longest slice, cycles", f"{plan.longest_slice_cycles:,}", longest)
     if pkg.source.live is not None:
         pages = f"{pkg.source.live.pages} pages of windows and checkpoints"
         made.add_row("flash it writes, bytes", f"{pkg.source.live.flash_bytes:,}", pages)
@@ -119,7 +115,7 @@ def cost_table(pkg: Package) -> Table:
 
 
 def front_table(cost: FrontCost) -> Table:
-    """What the front end takes of the target."""
+    """What the front end costs on the target."""
     made = table(f"front end on {cost.target}", "", "", numbers=[1])
     made.add_row("cycles per frame", f"{cost.cycles_per_frame:,.0f}", cost.source)
     if cost.cycles_per_window:
@@ -158,7 +154,7 @@ def calibration_table(pkg: Package) -> Table | None:
 
 
 def buffer_table(pkg: Package) -> Table:
-    """The largest buffers and when they live."""
+    """The largest buffers, with the schedule steps of their first write and last read."""
     nodes = timeline(pkg).nodes
 
     def when(index: int) -> str:
@@ -166,7 +162,7 @@ def buffer_table(pkg: Package) -> Table:
         return f"{index} {node.op}" if node else f"{index} (the end)"
 
     made = table("largest buffers", "bytes", "offset", "from node", "to node", numbers=[1, 2])
-    largest = sorted(pkg.plan.buffers, key=lambda b: (-b.size, b.first))[:LARGEST]
+    largest = sorted(pkg.plan.buffers, key=lambda b: (-b.size, b.first))[:LARGEST_BUFFERS]
     for b in largest:
         names = " = ".join(b.members[:3]) + (" = ..." if len(b.members) > 3 else "")
         made.add_row(names, f"{b.size:,}", f"{b.offset:,}", when(b.first), when(b.last))
@@ -179,10 +175,10 @@ THIS = "<- this plan"
 def frontier_table(
     pkg: Package,
     known: Sequence[Reference] = (),
-    beside: Mapping[str, Sequence[Point]] = MappingProxyType({}),
+    others: Mapping[str, Sequence[Point]] = MappingProxyType({}),
 ) -> Table:
-    """RAM against work over all plans that were found; between them what others report, and the
-    plans of other packages by name."""
+    """RAM against work over all plans that were found, with what others report (`known`) and the
+    plans of other packages (`others`) by name."""
     plan, target = pkg.plan, pkg.target
     timed, powered = target.cycles_per_op and target.clock_hz, target.mw_per_mhz
     work = [name for name, there in (("ms", timed), ("mJ", powered)) if there]
@@ -196,7 +192,7 @@ def frontier_table(
         return f"{ops / plan.base_ops - 1:+.1%}" if plan.base_ops and ops else "-"
 
     rows: list[tuple[int, list[str], str | None]] = []
-    named = [(name, point) for name, points in beside.items() for point in points]
+    named = [(name, point) for name, points in others.items() for point in points]
     for name, point in [*(("", point) for point in plan.points), *named]:
         values = {
             "cycles": f"{point.cycles:,.0f}",
@@ -223,7 +219,7 @@ def frontier_notes(pkg: Package, known: Sequence[Reference] = ()) -> str:
     lines = [
         "RAM against work, the fastest plan first",
         f"  to direct: {pkg.plan.base_ops:,} operations, direct algorithms with everything stored",
-        "  gap: bytes of the arena above bound, which is what is alive at its fullest moment",
+        "  gap: bytes of the arena above its lower bound, the most alive in one schedule step",
     ]
     sources: dict[str, list[str]] = {}
     for one in known:
@@ -235,14 +231,16 @@ def frontier_notes(pkg: Package, known: Sequence[Reference] = ()) -> str:
 def plan_tables(
     pkg: Package,
     known: Sequence[Reference] = (),
-    beside: Mapping[str, Sequence[Point]] = MappingProxyType({}),
+    others: Mapping[str, Sequence[Point]] = MappingProxyType({}),
 ) -> RenderableType:
-    """All that `biotrain plan` prints."""
+    """All tables of `biotrain plan`."""
     target = pkg.target
     head = Text(f"{pkg.source.title}, target {target.name} ({target.description})", style="bold")
     choices = Text("choices\n") + Text("\n".join(f"  {c}" for c in pkg.plan.choices))
     made = (ram_table(pkg), cost_table(pkg), calibration_table(pkg), buffer_table(pkg))
     tables = [one for one in made if one is not None]
     blocks: list[Any] = [*tables, choices, Text(frontier_notes(pkg, known))]
+    if target.boot_note:
+        blocks.insert(0, Text(target.boot_note))
     padded = (Padding(block, (1, 0, 0, 0)) for block in blocks)
-    return Group(head, *padded, frontier_table(pkg, known, beside))
+    return Group(head, *padded, frontier_table(pkg, known, others))

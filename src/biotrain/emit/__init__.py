@@ -12,6 +12,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from textwrap import fill
 
+from biotrain.emit.context import layout_header
 from biotrain.emit.header import header
 from biotrain.emit.live import LIVE_SOURCES, live_files
 from biotrain.emit.model import model, window_offset
@@ -34,6 +35,7 @@ RUNTIME_FILES = (
     "bt_status.h",
     "bt_crc.h",
     "bt_checkpoint.h",
+    "bt_layout.h",
 )
 
 __all__ = [
@@ -62,6 +64,7 @@ def emit(source: Source) -> dict[str, str]:
     for stem in stems:
         files[stem] = (SOURCES / stem).read_text(encoding="utf-8")
     files["model.h"] = header(source)
+    files["layout.h"] = layout_header(source)
     files["model.c"] = model(source, stems)
     files["model_weights.c"] = _weights(source)
     return {**live_files(source), **files}

@@ -11,7 +11,7 @@ from biotrain.emit.source import CTYPE, Source
 from biotrain.ir.graph import ITEM_BYTES, Value
 from biotrain.ir.op import OPS
 from biotrain.planner.adabn import adabn_windows
-from biotrain.planner.batch_norm import BatchSchedule, Outer, Phase
+from biotrain.planner.batch_schedule import BatchSchedule, Outer, Phase
 from biotrain.planner.place import Buffer, aligned
 
 
@@ -89,7 +89,7 @@ def train_batch_function(source: Source, schedule: BatchSchedule, shapes: Shapes
 
 
 def adabn_function(source: Source, schedule: BatchSchedule, shapes: Shapes) -> list[str]:
-    """The function that takes running statistics anew; they change at its end, or not at all."""
+    """The function that re-estimates running statistics; they change at its end, or not at all."""
     everywhere = BatchPlaces(source, schedule.buffers, shapes.tables, schedule.outers)
     lines = [
         "bt_status bt_adabn(bt_model *m, const bt_source *source, uint32_t n)",

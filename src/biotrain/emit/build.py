@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from biotrain.emit import Source, emit
+from biotrain.emit.context import context
+from biotrain.errors import BioTrainError
 from biotrain.frontend import FrontEnd
 from biotrain.frontend import emit as emit_front
 from biotrain.graph.cost import Cost, training_cost
 from biotrain.ir.graph import Graph
-from biotrain.planner.fit import Plan
+from biotrain.planner.plan import Plan
+from biotrain.targets.layout import Struct
 from biotrain.targets.target import Target
 
 
@@ -41,6 +44,18 @@ class Build:
         """The emitted files by name."""
         files = emit(self.source)
         return files | emit_front(self.front) if self.front else files
+
+    @cached_property
+    def context(self) -> Struct:
+        """`bt_model`: names, types and offsets of its members."""
+        return context(self.source)
+
+    @cached_property
+    def live_context(self) -> Struct:
+        """`bt_live` around it. Raises BioTrainError where the package was compiled without it."""
+        if self.source.live is None:
+            raise BioTrainError("the package was compiled without live: give live=Live(...)")
+        return self.source.live.struct(self.plan.context_bytes)
 
     @property
     def cost(self) -> Cost:

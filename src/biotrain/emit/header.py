@@ -6,26 +6,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from biotrain.emit.batch import batch_interface
+from biotrain.emit.context import context
+from biotrain.emit.schedule import wrap
 from biotrain.emit.sliced import segment_count
-from biotrain.emit.slices import STRUCT
-from biotrain.emit.source import CTYPE, Source, running_values, trained_values
-from biotrain.ir.graph import Value
+from biotrain.emit.source import Source, trained_values
 from biotrain.ir.op import float_literal, rows_times
 from biotrain.ir.optimizer import Gradients
 
-
-def _fields(values: Sequence[Value]) -> list[str]:
-    return [f"  {CTYPE[v.dtype]} {v.name}[{v.size}];" for v in values]
-
-
-_CONTEXT: dict[Gradients, tuple[str, ...]] = {
-    "separate": (),
-    "momentum": ("  uint32_t group;      /* windows whose mean gradient makes the next step */",),
-    "update": (
-        "  float rate;          /* learning rate of the step of this window */",
-        "  uint32_t skipped;    /* parameters that it left out: NaN or infinity in the gradient */",
-    ),
-}
 _RULE: dict[Gradients, tuple[str, ...]] = {
     "separate": (
         "/* Every call but bt_init leaves the weights as they were unless it returns BT_OK. */",
@@ -41,39 +28,83 @@ _RULE: dict[Gradients, tuple[str, ...]] = {
     ),
 }
 _SAMPLE: dict[Gradients, str] = {
-    "separate": "/* Adds the gradient of one window to the group. */",
-    "momentum": "/* Adds the gradient of one window, divided by the windows of the group. */",
-    "update": "/* One optimizer step: each parameter is updated once its gradient is there. */",
+    "separate": "Adds the gradient of one window to the group.",
+    "momentum": "Adds the gradient of one window, divided by the windows of the group.",
+    "update": "One optimizer step: each parameter is updated as soon as its gradient is complete.",
 }
-_GROUP: dict[Gradients, tuple[str, ...]] = {
-    "separate": (),
-    "momentum": (
-        "/* Before the first window of a group that has not BT_GROUP of them: how many it has. In",
-        " * a group that is stepped with fewer, those that are missing count as zero gradients. */",
-        "bt_status bt_group(bt_model *m, uint32_t windows);",
-    ),
-    "update": (),
-}
-_MEAN = "/* One optimizer step with the mean gradient of the group; the group starts anew. */"
+_MEAN = "One optimizer step with the mean gradient of the group; a new group begins."
 _STEP: dict[Gradients, str] = {
     "separate": _MEAN,
     "momentum": _MEAN,
-    "update": "/* Ends the group of the one window, whose step is done. */",
+    "update": "Ends the group of the one window, whose step is done.",
 }
 _DROP: dict[Gradients, str] = {
-    "separate": "/* Forgets the group: its gradients are dropped, the weights stay. */",
-    "momentum": "/* Forgets the group, if it has windows, and the momentum; the weights stay. */",
-    "update": "/* Ends the group; a step that is done stays done. */",
+    "separate": "Forgets the group: its gradients are dropped, the weights stay.",
+    "momentum": "Forgets the group, if it has windows, and the momentum; the weights stay.",
+    "update": "Ends the group; a step that is done stays done.",
 }
 
 
-_ADABN = (
-    "/* The running statistics become those of n windows, as if they were one batch: mean and",
-    " * unbiased variance, layer after layer. Not between the windows of a group. What source says",
-    " * of a label is not read. Predictions and training go on with the new statistics; features",
-    " * of windows are to be made again. */",
-    "bt_status bt_adabn(bt_model *m, const bt_source *source, uint32_t n);",
-)
+def _function(text: str, prototype: str, errors: Sequence[str] = ()) -> list[str]:
+    """A prototype below what it does and the statuses that it returns beside BT_OK."""
+    listed = f" Errors: {', '.join(errors)}." if errors else ""
+    return [*wrap(f"/* {text}{listed} */", "", " * "), *wrap(prototype, "", "    ")]
+
+
+def _group_interface(source: Source) -> list[str]:
+    if source.gradients != "momentum":
+        return []
+    return _function(
+        "Before the first window of a group that has not BT_GROUP of them: how many it has. In a "
+        "group that is stepped with fewer, those that are missing count as zero gradients.",
+        "bt_status bt_group(bt_model *m, uint32_t windows);",
+        ["BT_ERR_GROUP (0, or the group has windows already)"],
+    )
+
+
+def _adabn_interface(source: Source) -> list[str]:
+    if source.adabn is None:
+        return []
+    return _function(
+        "Re-estimates the running statistics from n windows without labels, as if they were one "
+        "batch: mean and unbiased variance, layer after layer. Not between the windows of a "
+        "group. The label that source gives is not read. Predictions and training go on with the "
+        "new statistics; features of windows have to be recomputed.",
+        "bt_status bt_adabn(bt_model *m, const bt_source *source, uint32_t n);",
+        [
+            "BT_ERR_GROUP (n out of range, or a group has windows)",
+            *_input_errors(source),
+            "BT_ERR_STATISTICS",
+            "what source->window returns",
+        ],
+    )
+
+
+def _input_errors(source: Source) -> list[str]:
+    finite = ["BT_ERR_INPUT_NONFINITE"] if source.input_scale is None else []
+    return [*finite, "BT_ERR_INPUT_FLAT (if m->check_flat)"]
+
+
+def _training_errors(source: Source) -> list[str]:
+    label = ["BT_ERR_LABEL"] if source.train.inputs[1].dtype == "i32" else []
+    skipped = ["BT_ERR_GRADIENT_SKIPPED"] if source.gradients == "update" else []
+    return [*label, *_input_errors(source), "BT_ERR_LOSS_NONFINITE", *skipped]
+
+
+def _busy(source: Source) -> list[str]:
+    return ["BT_ERR_BUSY (a slice is open)"] if source.live else []
+
+
+def _step_errors(source: Source) -> list[str]:
+    finite = ["BT_ERR_GRADIENT_NONFINITE"] if source.gradients != "update" else []
+    return ["BT_ERR_NO_GRADIENT", *(finite if source.trained else [])]
+
+
+_ABOVE = {
+    "bt_params": ("/* Trained parameters; gradients and optimizer state have the same layout. */",),
+    "bt_running": ("/* Running statistics. */",),
+    "bt_slice": ("/* Where a call in slices is. */",),
+}
 
 
 def _scale(source: Source) -> list[str]:
@@ -86,12 +117,20 @@ def _scale(source: Source) -> list[str]:
 def _feature_interface(source: Source, label: str) -> list[str]:
     if source.features is None:
         return []
+    errors = [e for e in _training_errors(source) if "FLAT" not in e and "NONFINITE" not in e]
     return [
         f"#define BT_FEATURES {source.features.size} /* floats of the features of one window */",
-        "/* What the frozen layers make of a window. It stays the same: compute it once. */",
-        f"bt_status bt_features(bt_model *m, const {source.sample_type} *x, float *features);",
-        "/* bt_train_sample, to the bit, from the features of its window. */",
-        f"bt_status bt_train_features(bt_model *m, const float *features, {label}, float *loss);",
+        *_function(
+            "What the frozen layers compute from a window. It does not change: compute it once.",
+            f"bt_status bt_features(bt_model *m, const {source.sample_type} *x, float *features);",
+            _input_errors(source),
+        ),
+        *_function(
+            "bt_train_sample, to the bit, from the features of its window.",
+            f"bt_status bt_train_features(bt_model *m, const float *features, {label}, "
+            "float *loss);",
+            [*errors, "BT_ERR_INPUT_NONFINITE", "BT_ERR_LOSS_NONFINITE"],
+        ),
     ]
 
 
@@ -99,24 +138,104 @@ def _live_interface(source: Source, label: str) -> list[str]:
     """Calls that pause."""
     kind = source.sample_type
     return [
-        "/* The same calls in slices: they return BT_MORE at the border of a node, or of an",
-        " * iteration of a loop, before max_cycles (estimated; one piece at least) are over;",
-        " * then call again, with the same arguments, of which only loss and logits are looked at.",
-        " * The bits are those of the whole call. Between two slices of training bt_predict may be",
-        " * called: it has an arena of its own. What would disturb a slice that is open returns",
-        " * BT_ERR_BUSY; bt_begin and bt_drop forget it. During a step bt_predict sees the tensors",
-        " * that are done. */",
+        *wrap(
+            "/* The same calls in slices. A call returns BT_MORE at the border of a node, or of an "
+            "iteration of a fused loop, before max_cycles (an estimate; one slice at least) are "
+            "over; then call again with the same arguments, of which only loss and logits are "
+            "read. The bits are those of the whole call. Between two slices of training bt_predict "
+            "may be called: it has an arena of its own. What would disturb a slice that is open "
+            "returns BT_ERR_BUSY; bt_begin and bt_drop forget it. During a step bt_predict sees "
+            "the tensors that are updated already. Errors: those of the whole call. */",
+            "",
+            " * ",
+        ),
         f"bt_status bt_train_slice(bt_model *m, const {kind} *x, {label}, float *loss,",
-        "                         uint32_t max_cycles);",
+        "    uint32_t max_cycles);",
         "bt_status bt_step_slice(bt_model *m, uint32_t max_cycles);",
         f"bt_status bt_predict_slice(bt_model *m, const {kind} *x, float *logits,",
-        "                           uint32_t max_cycles);",
+        "    uint32_t max_cycles);",
         "/* As bt_window, for predictions. */",
         f"{kind} *bt_predict_window(bt_model *m);",
-        "/* The pieces of a checkpoint: everything; weights and running statistics. How many. */",
+        *wrap(
+            "/* Segments of a checkpoint, and how many there are: of the whole state; of weights "
+            "and running statistics. */",
+            "",
+            " * ",
+        ),
         f"#define BT_STATE_SEGMENTS {segment_count(source)}",
         "size_t bt_state_segments(bt_model *m, bt_segment *segments);",
         "size_t bt_weight_segments(bt_model *m, bt_segment *segments);",
+    ]
+
+
+def _call_interface(source: Source, label: str) -> list[str]:
+    """The functions of every package."""
+    x_type = source.sample_type
+    train = (
+        _function(
+            "Adds the gradients of a batch of n windows to the group; loss: their mean.",
+            "bt_status bt_train_batch(bt_model *m, const bt_source *source, uint32_t n, "
+            "float *loss);",
+            [
+                "BT_ERR_GROUP (n is 0 or above BT_BATCH)",
+                *_training_errors(source),
+                "what source->window returns",
+            ],
+        )
+        if source.batch
+        else _function(
+            _SAMPLE[source.gradients],
+            f"bt_status bt_train_sample(bt_model *m, const {x_type} *x, {label}, float *loss);",
+            [*_training_errors(source), *_busy(source)],
+        )
+    )
+    return [
+        "/* Factory weights, no steps done. */",
+        "void bt_init(bt_model *m);",
+        *_function(
+            "Starts a calibration of so many steps, which the cosine schedule spans.",
+            "bt_status bt_begin(bt_model *m, uint32_t steps, float lr);",
+            ["BT_ERR_RATE (lr is not finite, negative or above BT_RATE_MOST)"],
+        ),
+        *_function(
+            "Where a window may be written: a call that is given this pointer does not copy it.",
+            f"{x_type} *bt_window(bt_model *m);",
+        ),
+        *_function(
+            "x: BT_INPUT_ROWS rows of BT_INPUT_TIMES samples; logits: BT_OUTPUTS.",
+            f"bt_status bt_predict(bt_model *m, const {x_type} *x, float *logits);",
+            _input_errors(source),
+        ),
+        *train,
+        *_adabn_interface(source),
+        *_feature_interface(source, label),
+        *(_live_interface(source, label) if source.live else []),
+        *_group_interface(source),
+        *_function(
+            _STEP[source.gradients],
+            "bt_status bt_step(bt_model *m);",
+            [*_step_errors(source), *_busy(source)],
+        ),
+        *_function(_DROP[source.gradients], "void bt_drop(bt_model *m);"),
+        "/* CRC-32 of the trained parameters and running statistics. */",
+        "uint32_t bt_weights_crc32(const bt_model *m);",
+        "/* Bytes of a checkpoint: weights, state of the optimizer, counters. */",
+        "size_t bt_save_bytes(void);",
+        *_function(
+            "Writes a checkpoint to slot.",
+            "bt_status bt_save(bt_model *m, void *slot, size_t slot_bytes);",
+            ["BT_ERR_CHECKPOINT_SHORT (slot is too small)", *_busy(source)],
+        ),
+        *_function(
+            "Reads a checkpoint from slot.",
+            "bt_status bt_load(bt_model *m, const void *slot, size_t slot_bytes);",
+            [
+                "BT_ERR_CHECKPOINT_SHORT",
+                "BT_ERR_CHECKPOINT_FOREIGN",
+                "BT_ERR_CHECKPOINT_CORRUPT",
+                *_busy(source),
+            ],
+        ),
     ]
 
 
@@ -124,9 +243,7 @@ def header(source: Source) -> str:
     x, logits, target = source.train.inputs[0], source.train.outputs[0], source.train.inputs[1]
     rows, times = rows_times(x.shape)
     plan = source.plan
-    trained, running = trained_values(source), running_values(source)
-    sums = trained and source.gradients == "separate"
-    state = "momentum and gradients" if source.gradients == "momentum" else "state of the optimizer"
+    trained = trained_values(source)
     x_type = source.sample_type
     label = "int32_t label" if target.dtype == "i32" else "const float *target"
     lines = [
@@ -157,8 +274,13 @@ def header(source: Source) -> str:
         f"#define BT_OUTPUTS {logits.size}",
         f"#define BT_GROUP {source.accumulate} /* windows whose mean gradient makes one step */",
         f"#define BT_TRAINED {sum(v.size for v in trained)} /* parameters that train */",
+        "#define BT_RATE_MOST 1e10f /* largest learning rate that bt_begin takes */",
         *([] if target.dtype == "i32" else [f"#define BT_TARGETS {target.size} /* of a window */"]),
-        *(["#define BT_GROUPED 1 /* bt_group is there */"] if _GROUP[source.gradients] else []),
+        *(
+            ["#define BT_GROUPED 1 /* bt_group is there */"]
+            if source.gradients == "momentum"
+            else []
+        ),
         "",
         "extern const uint32_t bt_fingerprint; /* of the model, in checkpoints */",
         "#define BT_FINGERPRINT bt_fingerprint",
@@ -167,92 +289,12 @@ def header(source: Source) -> str:
     lines += [f"typedef {x_type} bt_sample; /* of a window */", ""]
     if source.batch or source.adabn:
         lines += batch_interface(source)
-    if trained:
-        lines += [
-            "/* Trained parameters; gradients and optimizer state have the same layout. */",
-            "typedef struct bt_params {",
-            *_fields(trained),
-            "} bt_params;",
-            "",
-        ]
-    if running:
-        lines += [
-            "/* Running statistics. */",
-            "typedef struct bt_running {",
-            *_fields(running),
-            "} bt_running;",
-            "",
-        ]
+    for struct in context(source).nested():
+        lines += [*_ABOVE.get(struct.name, ()), *struct.declaration().splitlines(), ""]
     lines += [
-        "typedef struct bt_progress {",
-        "  uint32_t steps;   /* optimizer steps done */",
-        "  uint32_t horizon; /* steps that the cosine schedule spans; 0: constant rate */",
-        "  float lr;         /* learning rate at the start */",
-        "  float correction1, correction2; /* Adam: 1 - beta^steps */",
-        "} bt_progress;",
-        "",
-        *([*STRUCT.splitlines(), ""] if source.live else []),
-        "typedef struct bt_model {",
-        *(["  bt_params p; /* parameters */"] if trained else []),
-        *(["  bt_params g; /* sum of the gradients of this group */"] if sums else []),
-        *[f"  bt_params {s}; /* {state} */" for s in source.slots],
-        *(["  bt_running s;"] if running else []),
-        "  bt_progress progress;",
-        *_CONTEXT[source.gradients],
-        *(
-            [
-                "  bt_slice slice; /* of training */",
-                "  bt_slice look;  /* of a prediction */",
-                f"  float predict_arena[{plan.predict_arena_bytes // 4}];",
-            ]
-            if source.live
-            else []
-        ),
-        "  uint32_t samples;    /* windows in the gradients now */",
-        "  uint32_t check_flat; /* 1: refuse a window with a constant channel */",
-        "  uint32_t rejected;   /* windows and groups that were refused since bt_init */",
-        "  uint32_t sequence;   /* of the last checkpoint */",
-        f"  float arena[{plan.peak_bytes // 4}];",
-        "} bt_model;",
-        "",
         *_RULE[source.gradients],
         "",
-        "/* Factory weights, no steps done. */",
-        "void bt_init(bt_model *m);",
-        "/* Announces the number of steps of a calibration; the cosine schedule spans them. */",
-        "void bt_begin(bt_model *m, uint32_t steps, float lr);",
-        "/* Where a window may be written: a call that is given this pointer copies nothing. */",
-        f"{x_type} *bt_window(bt_model *m);",
-        "/* x: BT_INPUT_ROWS rows of BT_INPUT_TIMES samples; logits: BT_OUTPUTS. */",
-        f"bt_status bt_predict(bt_model *m, const {x_type} *x, float *logits);",
-        *(
-            [
-                "/* Adds the gradients of a batch of n windows to the group; loss: their mean. */",
-                (
-                    "bt_status bt_train_batch(bt_model *m, const bt_source *source, uint32_t n, "
-                    "float *loss);"
-                ),
-            ]
-            if source.batch
-            else [
-                _SAMPLE[source.gradients],
-                f"bt_status bt_train_sample(bt_model *m, const {x_type} *x, {label}, float *loss);",
-            ]
-        ),
-        *(_ADABN if source.adabn else ()),
-        *_feature_interface(source, label),
-        *(_live_interface(source, label) if source.live else []),
-        *_GROUP[source.gradients],
-        _STEP[source.gradients],
-        "bt_status bt_step(bt_model *m);",
-        _DROP[source.gradients],
-        "void bt_drop(bt_model *m);",
-        "/* CRC-32 of the trained parameters and running statistics. */",
-        "uint32_t bt_weights_crc32(const bt_model *m);",
-        "/* Checkpoint of the training state: its size, written to and read from a slot. */",
-        "size_t bt_save_bytes(void);",
-        "bt_status bt_save(bt_model *m, void *slot, size_t slot_bytes);",
-        "bt_status bt_load(bt_model *m, const void *slot, size_t slot_bytes);",
+        *_call_interface(source, label),
         "",
         "#ifdef __cplusplus",
         "}",

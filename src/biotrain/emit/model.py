@@ -4,20 +4,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from biotrain.emit.batch import adabn_function, refuse_function, train_batch_function
-from biotrain.emit.schedule import Places, Shapes, node_text
-from biotrain.emit.sliced import (
-    SLICES,
-    predict_functions,
-    state_segments,
-    step_functions,
-    train_functions,
-)
+from biotrain.emit.schedule import Places, Shapes, call_text, node_text, wrap
+from biotrain.emit.sliced import SLICES, predict_functions, step_functions, train_functions
 from biotrain.emit.source import Source, running_values, trained_values
+from biotrain.emit.state import state_functions, tensor_tables
 from biotrain.emit.step import corrections, new_group, rate
 from biotrain.ir.graph import Graph
-from biotrain.ir.op import float_literal
+from biotrain.ir.op import OPS, Call, float_literal
 
 
 def model(source: Source, stems: Sequence[str]) -> str:
@@ -32,6 +28,7 @@ def model(source: Source, stems: Sequence[str]) -> str:
         '#include "bt_checkpoint.h"',
         '#include "bt_kernel.h"',
         '#include "bt_string.h"',
+        '#include "layout.h"',
         *[f'#include "{s}"' for s in stems],
         "",
     ]
@@ -55,10 +52,10 @@ def model(source: Source, stems: Sequence[str]) -> str:
         *(adabn_function(source, source.adabn, shapes) if source.adabn else ()),
         *_feature_functions(source, shapes),
         *(step_functions(source, shapes) if live else _step_function(source, shapes)),
-        *_state_functions(source),
+        *state_functions(source),
     ]
     lines += ["", "/* Dimensions of the kernels; all of them fold into the code. */"]
-    lines += [*shapes.lines(), "", *_input_function(source)]
+    lines += [*shapes.lines(), "", *tensor_tables(source), *_input_function(source)]
     lines += [*(SLICES if live else ()), *functions]
     return "\n".join(lines) + "\n"
 
@@ -259,6 +256,55 @@ def _window_functions(source: Source) -> list[str]:
     ]
 
 
+_EACH_PARAMETER = (
+    "  for (const bt_tensor *t = bt_parameters; t < bt_parameters + BT_PARAMETERS; t++) {",
+)
+
+
+def _updates(source: Source, places: Places, shapes: Shapes) -> list[str]:
+    """The update of every parameter: one call in a loop, where all of them are alike."""
+    updates = source.train.updates
+    trained = trained_values(source)
+    calls = [OPS[n.op].call(n) for n in updates]
+    first = calls[0]
+    alike = all(
+        (c.function, c.struct, c.operands, c.extra) == (*_kind(first), first.operands, first.extra)
+        and c.geometry == (("count", v.size),)
+        and c.box == (1, v.size)
+        and all(places.pointer(x).rpartition(".")[2] == v.name for x in (*n.inputs, *n.outputs))
+        for c, n, v in zip(calls, updates, trained, strict=False)
+    )
+    if not alike or len(updates) != len(trained) or any(o.view for o in first.operands):
+        return [line for i, n in enumerate(updates) for line in node_text(n, i, places, shapes)]
+    node = updates[0]
+    struct = {x.name: places.pointer(x).rpartition(".")[0] for x in (*node.inputs, *node.outputs)}
+    arguments = []
+    for operand in first.operands:
+        value = (node.inputs if operand.source == "in" else node.outputs)[operand.index]
+        arguments.append(f"bt_floats(&{struct[value.name]}, t)")
+    words = {"m->p": "parameters", "m->g": "gradients"}
+    named = {name: words.get(at, at.removeprefix("m->")) for name, at in struct.items()}
+    made = ", ".join(named[x.name] for x in node.outputs)
+    given = ", ".join(named[x.name] for x in node.inputs)
+    call = call_text(
+        replace(first, geometry=()),
+        "(bt_flat){.count = t->count}",
+        "bt_all(1, t->count)",
+        arguments,
+        "    ",
+    )
+    return [
+        *_EACH_PARAMETER,
+        *wrap(f"/* 0: {made} = {node.op}({given}) of every tensor */", "    ", "     * "),
+        *call,
+        "  }",
+    ]
+
+
+def _kind(call: Call) -> tuple[str, str]:
+    return call.function, call.struct
+
+
 def _step_function(source: Source, shapes: Shapes) -> list[str]:
     trained = trained_values(source)
     lines = ["bt_status bt_step(bt_model *m)", "{"]
@@ -275,13 +321,13 @@ def _step_function(source: Source, shapes: Shapes) -> list[str]:
     into = "m->momentum" if source.gradients == "momentum" else "m->g"
     if source.gradients == "separate":
         lines += [f"{scale} = 1.0f / (float)m->samples;"]
-    lines += ["  uint32_t finite = 1;"]
-    for v in trained:
-        lines += [
-            f"  for (int i = 0; i < {v.size}; i++)",
-            f"    finite &= bt_isfinite({into}.{v.name}[i]) ? 1u : 0u;",
-        ]
     lines += [
+        "  uint32_t finite = 1;",
+        *_EACH_PARAMETER,
+        f"    const float *const gradient = bt_floats(&{into}, t);",
+        "    for (int i = 0; i < t->count; i++)",
+        "      finite &= bt_isfinite(gradient[i]) ? 1u : 0u;",
+        "  }",
         "  if (!finite) {",
         "    bt_drop(m);",
         "    m->rejected++;",
@@ -289,26 +335,20 @@ def _step_function(source: Source, shapes: Shapes) -> list[str]:
         "  }",
     ]
     if clip:
-        lines += ["  float square = 0.0f; /* global norm of the mean gradient, in leaves */"]
-        for v in trained:
-            lines += [
-                f"  for (int i = 0; i < {v.size}; i += BT_LEAF)",
-                (
-                    f"    square += bt_leaf_square(&m->g.{v.name}[i], 0.0f, "
-                    f"bt_min(BT_LEAF, {v.size} - i));"
-                ),
-            ]
+        most = float_literal(optimizer.clip_norm or 0.0)
         lines += [
+            "  float square = 0.0f; /* global norm of the mean gradient, in leaves */",
+            *_EACH_PARAMETER,
+            "    const float *const gradient = bt_floats(&m->g, t);",
+            "    for (int i = 0; i < t->count; i += BT_LEAF)",
+            "      square += bt_leaf_square(&gradient[i], 0.0f, bt_min(BT_LEAF, t->count - i));",
+            "  }",
             "  const float norm = bt_sqrtf(square) * scale;",
-            (
-                f"  scale *= bt_minf(1.0f, {float_literal(optimizer.clip_norm or 0.0)} / "
-                "(norm + 1e-6f));"
-            ),
+            f"  scale *= bt_minf(1.0f, {most} / (norm + 1e-6f));",
         ]
     lines += rate(source)
     lines += corrections(source)
-    for i, node in enumerate(source.train.updates):
-        lines += node_text(node, i, places, shapes)
+    lines += _updates(source, places, shapes)
     lines += [
         *new_group(source),
         "  m->progress.steps++;",
@@ -317,109 +357,3 @@ def _step_function(source: Source, shapes: Shapes) -> list[str]:
         "",
     ]
     return lines
-
-
-def _group_functions(source: Source) -> list[str]:
-    lines = ["void bt_drop(bt_model *m)", "{"]
-    lines += ["  m->slice.open = 0;"] if source.live is not None else []
-    if source.gradients == "momentum":
-        lines += ["  if (m->samples > 0)", "    memset(&m->momentum, 0, sizeof m->momentum);"]
-    lines += [*new_group(source), "}", ""]
-    if source.gradients == "momentum":
-        lines += [
-            "bt_status bt_group(bt_model *m, uint32_t windows)",
-            "{",
-            "  if (m->samples > 0 || windows == 0)",
-            "    return BT_ERR_GROUP;",
-            "  m->group = windows;",
-            "  return BT_OK;",
-            "}",
-            "",
-        ]
-    return lines
-
-
-def _state_functions(source: Source) -> list[str]:
-    trained, running = trained_values(source), running_values(source)
-    slots = source.slots
-    members = [*(["p"] if trained else []), *slots, *(["s"] if running else []), "progress"]
-    inside = source.gradients == "momentum"  # the windows of an open group are in the momentum
-    members += ["group", "samples"] if inside else []
-    opened = new_group(source) if not inside else []
-    live = source.live is not None
-    busy = ["  if (m->slice.open)", "    return BT_ERR_BUSY;"] if live else []
-    lines = [
-        "void bt_init(bt_model *m)",
-        "{",
-        "  memset(m, 0, sizeof *m);",
-        *[f"  memcpy(m->p.{v.name}, bt_w_{v.name}, sizeof m->p.{v.name});" for v in trained],
-        *[f"  memcpy(m->s.{v.name}, bt_w_{v.name}, sizeof m->s.{v.name});" for v in running],
-        "  m->progress.lr = bt_initial_lr;",
-        *(["  m->group = BT_GROUP;"] if inside else []),
-        "}",
-        "",
-        "void bt_begin(bt_model *m, uint32_t steps, float lr)",
-        "{",
-        "  m->progress.steps = 0;",
-        "  m->progress.horizon = steps;",
-        "  m->progress.lr = lr;",
-        "  m->progress.correction1 = m->progress.correction2 = 0.0f;",
-        *(["  m->slice.open = 0;"] if live else []),
-        *[f"  memset(&m->{s}, 0, sizeof m->{s});" for s in slots],
-        *new_group(source),
-        "}",
-        "",
-        *_group_functions(source),
-        "uint32_t bt_weights_crc32(const bt_model *m)",
-        "{",
-        "  uint32_t crc = 0;",
-        "  (void)m;",
-        *[f"  crc = bt_crc32(crc, m->p.{v.name}, sizeof m->p.{v.name});" for v in trained],
-        *[f"  crc = bt_crc32(crc, m->s.{v.name}, sizeof m->s.{v.name});" for v in running],
-        "  return crc;",
-        "}",
-        "",
-        f"#define BT_SEGMENTS {len(members)}",
-        "static void bt_segments(bt_model *m, bt_segment *segments)",
-        "{",
-    ]
-    lines += [
-        f"  segments[{i}] = (bt_segment){{&m->{member}, sizeof m->{member}}};"
-        for i, member in enumerate(members)
-    ]
-    total = " + ".join(f"sizeof ((bt_model *)0)->{member}" for member in members)
-    lines += [
-        "}",
-        "",
-        "size_t bt_save_bytes(void)",
-        "{",
-        f"  return BT_CHECKPOINT_HEADER_BYTES + BT_CHECKPOINT_CRC_BYTES + {total};",
-        "}",
-        "",
-        "bt_status bt_save(bt_model *m, void *slot, size_t slot_bytes)",
-        "{",
-        "  bt_segment segments[BT_SEGMENTS];",
-        *busy,
-        "  bt_segments(m, segments);",
-        "  const bt_status status = bt_checkpoint_write(slot, slot_bytes, segments, BT_SEGMENTS,",
-        "                                               BT_FINGERPRINT, m->sequence + 1);",
-        "  if (status == BT_OK)",
-        "    m->sequence++;",
-        "  return status;",
-        "}",
-        "",
-        "bt_status bt_load(bt_model *m, const void *slot, size_t slot_bytes)",
-        "{",
-        "  bt_segment segments[BT_SEGMENTS];",
-        *busy,
-        "  bt_segments(m, segments);",
-        "  const bt_status status =",
-        "      bt_checkpoint_read(slot, slot_bytes, segments, BT_SEGMENTS, BT_FINGERPRINT);",
-        "  if (status == BT_OK) {",
-        "    m->sequence = bt_checkpoint_sequence(slot);",
-        *[f"  {line}" for line in opened],
-        "  }",
-        "  return status;",
-        "}",
-    ]
-    return [*lines, *state_segments(source)]

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Nodes as C: where values live, and one call per node."""
+"""Nodes as C: where values lie, and one call per node."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ class Places:
         buffer = self._at[value.name]
         return (
             f"  {ctype} *const {value.name} = {cast}&m->{self._arena}[{offset // 4}]; "
-            f"/* {shape}; moments {buffer.first} to {buffer.last} */"
+            f"/* {shape}; steps {buffer.first} to {buffer.last} */"
         )
 
 
@@ -196,16 +196,16 @@ def call_text(
     return wrap(f"{call.function}({', '.join(glued)});", indent, indent + "    ")
 
 
-def _comment(node: Node, number: str, part: str = "") -> str:
+def _comment(node: Node, number: str, share: str = "") -> str:
     shape = " x ".join(map(str, node.outputs[0].shape))
     origin = f"  [{node.origin}]" if node.origin else ""
     names = ", ".join(v.name for v in node.outputs)
     inputs = ", ".join(v.name for v in node.inputs)
-    return f"/* {number}{names} = {node.op}({inputs})  {part}{shape}{origin} */"
+    return f"/* {number}{names} = {node.op}({inputs})  {share}{shape}{origin} */"
 
 
 def _cleared(node: Node) -> list[str]:
-    """Sums that do not live in the context start at zero."""
+    """Sums that do not lie in the context start at zero."""
     if not OPS[node.op].accumulates:
         return []
     return [
@@ -231,12 +231,19 @@ def node_text(node: Node, index: int, places: Places, shapes: Shapes) -> list[st
     return [*lines, *_cleared(node), *text]
 
 
+def loop_title(loop: Loop) -> str:
+    """What a fused loop runs over, and how often."""
+    if loop.count == 1:
+        return "fused"
+    if loop.axis == "rows":
+        return f"fused loop over rows, {loop.count} iterations"
+    return f"fused loop over time, {loop.count} tiles"
+
+
 def _loop_text(loop: Loop, index: int, places: Places, shapes: Shapes) -> list[str]:
     names = ", ".join(v.name for v in loop.outputs)
     windows = {w.value.name: w for w in loop.windows}
-    over = {"rows": "rows", "time": "tiles of time"}[loop.axis]
-    title = f"{over}, {loop.count} parts" if loop.count > 1 else "block"
-    lines = wrap(f"/* {index}: {title}: {names} */", "  ", "   * ")
+    lines = wrap(f"/* {index}: {loop_title(loop)}: {names} */", "  ", "   * ")
     for step in loop.body if not loop.get("continued", False) else ():
         lines += _cleared(step.node)
     lines += [f"  for (int i = 0; i < {loop.count}; i++) {{" if loop.count > 1 else "  {"]
@@ -252,7 +259,7 @@ def _step_text(
     step: Step, places: Places, shapes: Shapes, windows: Mapping[str, Window]
 ) -> list[str]:
     node, call = step.node, OPS[step.node.op].call(step.node)
-    lines = wrap(_comment(node, "", "part of "), "  ", "   * ")
+    lines = wrap(_comment(node, "", "tile of "), "  ", "   * ")
     arguments = [view(o, node, places, windows) for o in call.operands]
     text = call_text(
         call, shapes.name(call, places.hint(node)), _box(step.boxes, places), arguments

@@ -22,7 +22,7 @@ def _slices(source: Source, places: Places, shapes: Shapes) -> Slices:
 
 
 def _taken(x: Value) -> list[str]:
-    """The check of a window counts as the first piece."""
+    """The check of a window counts as the first slice."""
     return [f"    bt_goes(s, {SAMPLE_CYCLES * x.size}u);"]
 
 
@@ -47,7 +47,7 @@ def predict_functions(source: Source, shapes: Shapes) -> list[str]:
         ),
         "{",
         *places.declarations(graph.nodes, graph.inputs),
-        "  bt_slice *const s = &m->look;",
+        "  bt_slice *const s = &m->predict_slice;",
         "",
         "  bt_resumed(s, max_cycles);",
         "  if (s->open == 0) {",
@@ -65,7 +65,7 @@ def predict_functions(source: Source, shapes: Shapes) -> list[str]:
         "",
         f"bt_status bt_predict(bt_model *m, const {kind} *x_in, float *logits)",
         "{",
-        "  m->look.open = 0;",
+        "  m->predict_slice.open = 0;",
         "  return bt_predict_slice(m, x_in, logits, UINT32_MAX);",
         "}",
         "",
@@ -254,7 +254,7 @@ def _step_slice(source: Source, shapes: Shapes) -> list[str]:
 
 
 def state_segments(source: Source) -> list[str]:
-    """What checkpoints of a device that lives are made of."""
+    """The segments of a live package's checkpoints."""
     if source.live is None:
         return []
     members = [

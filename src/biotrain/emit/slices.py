@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A training sample, an optimizer step and a prediction in slices: functions that may pause.
 
-Where a function is, stands in a `bt_slice` of the context. It asks `bt_goes` before each piece; a
+Where a function is, stands in a `bt_slice` of the context. It asks `bt_goes` before each slice; a
 refusal leaves everything where it is, and the next call goes on there. The calls are those of the
 uninterrupted functions, in their order, so the bits are too.
 """
@@ -19,32 +19,18 @@ from biotrain.emit.schedule import (
     _comment,
     _step_text,
     call_text,
+    loop_title,
     node_text,
     view,
     wrap,
 )
 from biotrain.ir.graph import Loop, Node, Step, Window
 from biotrain.ir.op import OPS, Call
-from biotrain.planner.slices import Cut, Piece, flat, piece_of
+from biotrain.planner.slices import Blocks, NodeSlices, flat, slices_of
 from biotrain.targets.target import Target
 
-SLICE_BYTES = 40
-"""`bt_slice`."""
-
-STRUCT = """\
-/* Where a call in slices is. */
-typedef struct bt_slice {
-  uint32_t open;   /* 1: a window, 2: a step, 3: a prediction is half done; 0: none */
-  uint32_t node, part, step, block; /* the next piece */
-  uint32_t left;   /* cycles of this call; all ones: no end */
-  uint32_t goes;   /* 1: this call has done a piece */
-  int32_t label;
-  float scale, rate; /* of a step */
-} bt_slice;
-"""
-
 GOES = """\
-/* May a piece of so many cycles run now? The first of a call always may. */
+/* May a slice of so many cycles run now? The first of a call always may. */
 static int bt_goes(bt_slice *s, uint32_t cycles)
 {
   if (s->left == UINT32_MAX)
@@ -71,7 +57,7 @@ static void bt_resumed(bt_slice *s, uint32_t max_cycles)
 
 
 class Slices:
-    """The pieces of one function, printed."""
+    """The slices of one function, printed."""
 
     def __init__(self, places: Places, shapes: Shapes, limit: int, target: Target) -> None:
         self.places, self.shapes = places, shapes
@@ -85,17 +71,17 @@ class Slices:
         return self._guarded([*self._ask(cycles, "    "), *("  " + line for line in text)])
 
     def node(self, node: Node, index: int, behind: Sequence[str] = ()) -> list[str]:
-        """A node of the graph; `behind` runs in the same piece, where the node is not cut."""
+        """A node of the graph; `behind` runs in the same slice, where the node is not cut."""
         if not isinstance(node, Loop) and OPS[node.op].alias:
             return node_text(node, index, self.places, self.shapes)
-        piece = piece_of(node, self.limit, self.target)
+        piece = slices_of(node, self.limit, self.target)
         if isinstance(node, Loop):
             body = self._loop(node, index, piece)
-        elif piece.cut is None or piece.cut.whole:
+        elif piece.blocks is None or piece.blocks.whole:
             text = node_text(node, index, self.places, self.shapes)
             body = [*self._ask(piece.cycles, "    "), *("  " + line for line in text)]
         else:
-            body = self._blocks(node, index, piece.cut)
+            body = self._blocks(node, index, piece.blocks)
         return self._guarded([*body, *("  " + line for line in behind)])
 
     def _ask(self, cycles: int, indent: str) -> list[str]:
@@ -107,13 +93,13 @@ class Slices:
         self.count += 1
         return [f"  if (s->node == {at}) {{", *body, f"    s->node = {at + 1};", "  }"]
 
-    def _blocks(self, node: Node, index: int, cut: Cut) -> list[str]:
+    def _blocks(self, node: Node, index: int, cut: Blocks) -> list[str]:
         """A node in blocks of rows and times."""
         call = OPS[node.op].call(node)
         rows, times = call.box
         lines = [
-            *wrap(_comment(node, f"{index}: ", f"in {cut.blocks} blocks "), "    ", "     * "),
-            f"    for (; s->block < {cut.blocks}; s->block++) {{",
+            *wrap(_comment(node, f"{index}: ", f"in {cut.count} blocks "), "    ", "     * "),
+            f"    for (; s->block < {cut.count}; s->block++) {{",
             *self._ask(cut.cycles, "      "),
             "      const int b = (int)s->block;",
         ]
@@ -129,7 +115,7 @@ class Slices:
             lines += call_text(call, name, "bt_part(r0, r1, t0, t1)", arguments, "      ")
         return [*lines, "    }", "    s->block = 0;"]
 
-    def _flat(self, node: Node, call: Call, cut: Cut) -> list[str]:
+    def _flat(self, node: Node, call: Call, cut: Blocks) -> list[str]:
         """A call over a flat array, from its element `at` on."""
         count = node.outputs[0].size
         part = replace(call, geometry=(("count", f"bt_min({cut.times}, {count} - at)"),))
@@ -143,12 +129,10 @@ class Slices:
         )
         return [f"      const int at = {cut.times} * b;", *text]
 
-    def _loop(self, loop: Loop, index: int, piece: Piece) -> list[str]:
+    def _loop(self, loop: Loop, index: int, piece: NodeSlices) -> list[str]:
         names = ", ".join(v.name for v in loop.outputs)
         windows = {w.value.name: w for w in loop.windows}
-        over = {"rows": "rows", "time": "tiles of time"}[loop.axis]
-        title = f"{over}, {loop.count} parts" if loop.count > 1 else "block"
-        lines = wrap(f"/* {index}: {title}: {names} */", "    ", "     * ")
+        lines = wrap(f"/* {index}: {loop_title(loop)}: {names} */", "    ", "     * ")
         cleared = [
             line.strip()
             for step in (loop.body if not loop.get("continued", False) else ())
@@ -188,7 +172,7 @@ class Slices:
             lines += _step_text(step, self.places, self.shapes, windows)
         return lines
 
-    def _cut_step(self, loop: Loop, k: int, cut: Cut, cycles: int) -> list[str]:
+    def _cut_step(self, loop: Loop, k: int, cut: Blocks, cycles: int) -> list[str]:
         """A step of an iteration in blocks of rows."""
         step = loop.body[k]
         node, call = step.node, OPS[step.node.op].call(step.node)
@@ -210,8 +194,8 @@ class Slices:
             "}",
         ]
         return [
-            *wrap(_comment(node, "", f"in {cut.blocks} blocks "), "        ", "         * "),
-            f"        for (; s->block < {cut.blocks}; s->block++) {{",
+            *wrap(_comment(node, "", f"in {cut.count} blocks "), "        ", "         * "),
+            f"        for (; s->block < {cut.count}; s->block++) {{",
             *self._ask(cycles, "          "),
             *("          " + line for line in text),
             "        }",
@@ -228,7 +212,7 @@ def _words(line: str) -> list[str]:
     return "".join(c if c.isalnum() or c == "_" else " " for c in code).split()
 
 
-def _ranges(cut: Cut, rows: int, times: int) -> list[str]:
+def _ranges(cut: Blocks, rows: int, times: int) -> list[str]:
     """r0, r1, t0, t1 of block b."""
     if cut.across == 1:
         low = [f"const int r0 = {cut.rows} * b, t0 = 0;"]

@@ -12,9 +12,9 @@ import numpy.typing as npt
 
 from biotrain.ir.graph import Graph, Value
 from biotrain.ir.optimizer import Gradients, Optimizer
-from biotrain.planner.batch_norm import BatchSchedule
-from biotrain.planner.fit import Features, Plan
+from biotrain.planner.batch_schedule import BatchSchedule
 from biotrain.planner.live_memory import LivePlan
+from biotrain.planner.plan import Features, Plan
 from biotrain.targets.target import Target
 
 CTYPE = {"f32": "float", "u8": "uint8_t", "i16": "int16_t", "i32": "int32_t"}
@@ -49,11 +49,11 @@ class Source:
     features: Features | None = None
     """The training step in two functions, where a frozen trunk makes small features."""
     adabn: BatchSchedule | None = None
-    """What takes the running statistics of batch norms anew, in loops over windows."""
+    """The schedule that re-estimates the running statistics of batch norms from windows."""
     live: LivePlan | None = None
-    """What a device that records and learns at the same time needs."""
+    """The memory of a live package: it records and learns at the same time."""
     target: Target | None = None
-    """For the cycles of the pieces that `live` pauses between."""
+    """For the cycles of the slices between which a live package pauses."""
 
     @property
     def sample_type(self) -> str:

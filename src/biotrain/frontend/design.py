@@ -13,6 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from biotrain.errors import BioTrainError
+from biotrain.frontend.layout import FrontNumbers, front_struct
+from biotrain.targets.layout import POINTER_SIZES, Struct
 
 Reference = Literal["none", "average"]
 Standardise = Literal["none", "running", "window"]
@@ -212,27 +214,27 @@ class FrontEnd:
         """Type of a window's samples."""
         return np.float32 if self.unit is None else np.int16
 
-    @property
-    def ring_bytes(self) -> int:
-        """The ring of one window, which `bt_front` holds unless it is emitted without."""
-        size = self.n_chans * self.window * np.dtype(self.dtype).itemsize
-        return -(-size // 4) * 4
+    def struct(self, ring: bool = True) -> Struct:
+        """`bt_front` in C, with the ring of one window or without."""
+        return front_struct(
+            FrontNumbers(
+                chans=self.n_chans,
+                states=2 * sum(map(len, self.sections)),
+                running=self.standardise == "running",
+                ring_times=self.window if ring else 0,
+                sample_code=np.dtype(self.dtype).newbyteorder("<").str,
+            )
+        )
 
     @property
     def state_bytes(self) -> int:
         """`sizeof(bt_front)` without the ring: states and statistics."""
-        return self._bytes(0)
+        return self.struct(ring=False).size(POINTER_SIZES[0])
 
     @property
     def ram_bytes(self) -> int:
         """`sizeof(bt_front)`: states, statistics, and the ring of one window."""
-        return self._bytes(self.ring_bytes)
-
-    def _bytes(self, ring: int) -> int:
-        states = 16 * sum(map(len, self.sections))
-        statistics = 16 if self.standardise == "running" else 0
-        size = self.n_chans * (states + statistics + 4) + ring + 24
-        return -(-size // 8) * 8 if states else size
+        return self.struct().size(POINTER_SIZES[0])
 
     @property
     def ops_per_second(self) -> float:

@@ -11,7 +11,14 @@ import numpy as np
 from biotrain.frontend.design import FrontEnd
 
 RUNTIME = Path(__file__).parent.parent / "rt"
-RUNTIME_FILES = ("bt_front.h", "bt_biquad.h", "bt_kernel.h", "bt_math.h", "bt_string.h")
+RUNTIME_FILES = (
+    "bt_front.h",
+    "bt_biquad.h",
+    "bt_kernel.h",
+    "bt_layout.h",
+    "bt_math.h",
+    "bt_string.h",
+)
 
 
 def _table(front: FrontEnd) -> list[str]:
@@ -127,6 +134,9 @@ def emit(front: FrontEnd, *, ring: bool = True) -> dict[str, str]:
         "",
         *_table(front),
         '#include "bt_front.h"',
+        '#include "bt_layout.h"',
+        "",
+        *front.struct(ring).assertions(),
         "",
         "#endif",
         "",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a device that records, predicts, learns and survives is built with (docs/on-device.md)."""
+"""Settings of the live firmware, which records, predicts and calibrates (docs/on-device.md)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from biotrain.frontend import FrontEnd
 
 @dataclass(frozen=True, kw_only=True)
 class Live:
-    """The life around a network: `compile_model(..., live=Live(...))`, `biotrain compile --live`.
+    """Firmware around a network: `bt.compile(..., live=Live(...))`, `biotrain compile --live`.
 
     A frame is one sample of every channel as the converter gives it. Without a front end (the
     recording is filtered upstream) frames are int16 and windows are made of them as they are; with
@@ -27,31 +27,32 @@ class Live:
     converter_bits: int = 16
     """A channel at either end of this range is saturated. Above 16: frames are int32."""
     epochs: int = 10
-    """Most of a calibration."""
+    """Epochs of a calibration at most."""
     patience: int = 3
-    """Epochs without a better one that end it; 0: all run."""
+    """Epochs without an improvement after which it ends; 0: all epochs run."""
     held_back: int = 5
-    """One of so many stored windows does not train and judges the weights; 0: none, and every
+    """One of so many stored windows is held back and evaluates the weights; 0: none, and every
     calibration is kept."""
     least: int = 10
-    """Stored windows that a calibration wants."""
+    """Stored windows that a calibration needs."""
     drift: float = 0.0
     """Fall of the mean confidence, from that on the held-back windows, that counts as drift; 0:
-    drift is not looked for."""
+    drift is not detected."""
     automatic: bool = False
     """Drift begins a calibration, where `least` windows are new."""
     slice_cycles: int = 0
-    """Cycles that a piece of a prediction or of a training sample is cut to where its kernel can be
-    cut; 0: pieces are nodes and iterations of loops."""
+    """Cycles of a slice of a prediction or of a training sample, where its kernel can be cut; 0:
+    slices are nodes and iterations of loops."""
     page_bytes: int = 4096
-    """What one erasure of the flash clears."""
+    """Bytes that one erasure of the flash clears."""
     unit_bytes: int = 4
-    """The least that it programs."""
+    """Bytes that it programs at least."""
     first_page: int = 0
+    """The first page that the firmware may use."""
     store_pages: int = 16
     """Pages of the sample store, at least two; the slots of checkpoints follow."""
     seed: int = 0
-    """Of the order of an epoch and of the held-back windows."""
+    """Seed of the order of an epoch and of the choice of the held-back windows."""
 
     def __post_init__(self) -> None:
         for name, low in (

@@ -25,6 +25,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 import biotrain.ops  # noqa: F401  (fills OPS)
 from biotrain.errors import BioTrainError, CaptureError
+from biotrain.graph.archive import load_program
 from biotrain.ir.graph import Graph, Value, verify
 from biotrain.ir.op import OPS, Builder, Op
 
@@ -59,10 +60,7 @@ def export(
 ) -> ExportedProgram:
     """The exported program of a module (or of a `.pt2` file) for one sample, of a `batch`."""
     if isinstance(module, (str, Path)):
-        try:
-            return torch.export.load(str(module))
-        except Exception as error:
-            raise CaptureError(f"cannot read '{module}' as an exported program: {error}") from error
+        return load_program(module)
     if example.dim() < 2:
         raise CaptureError(
             f"the example input has shape {list(example.shape)}: give [batch, n_chans, n_times]"

@@ -1,25 +1,33 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A stream (a recording, LSL, a board of BrainFlow) into a device that predicts and learns, in
-time."""
+"""A stream (a recording, LSL, a board of BrainFlow) into the live firmware, which predicts and
+learns in time."""
 
-from biotrain.live.body import Living, Seen
+from biotrain.live.device import DeviceEvent, PacedDevice
 from biotrain.live.feeds import BrainFlow, Chunk, Cued, Feed, Lsl, Played, paced
 from biotrain.live.figure import figure
-from biotrain.live.life import Body, Life, Note, Prediction, live
+from biotrain.live.session import (
+    Note,
+    Prediction,
+    Session,
+    SessionDevice,
+    SessionSettings,
+    live,
+)
 
 __all__ = [
-    "Body",
     "BrainFlow",
     "Chunk",
     "Cued",
+    "DeviceEvent",
     "Feed",
-    "Life",
-    "Living",
     "Lsl",
     "Note",
+    "PacedDevice",
     "Played",
     "Prediction",
-    "Seen",
+    "Session",
+    "SessionDevice",
+    "SessionSettings",
     "figure",
     "live",
     "paced",

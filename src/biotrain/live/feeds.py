@@ -19,7 +19,7 @@ from biotrain.study.data.continuous import Continuous
 
 Ints = npt.NDArray[np.int64]
 CHUNK_S = 0.05
-"""Seconds of signal that a feed gives at a time."""
+"""Seconds of signal in a chunk."""
 MARKER_WAIT_S = 0.2
 """How long samples wait for their markers, which come on another way through the network."""
 WAIT_S = 5.0
@@ -29,7 +29,7 @@ WAIT_S = 5.0
 @dataclass(frozen=True)
 class Chunk:
     """Samples that follow those of the chunk before: `x` integers [n_chans, n], converter steps;
-    `labels` [n], -1 where nobody says what is being done. `where` names the stretch."""
+    `labels` [n], -1 where there is none. `where` names the stretch of the recording."""
 
     x: npt.NDArray[np.integer[Any]]
     labels: Ints
@@ -52,14 +52,14 @@ class Feed(Protocol):
     n_chans: int
     scale: float
     seconds: float | None
-    """How long it lasts; None: nobody knows."""
+    """How long it lasts; None: not known."""
 
     def chunks(self) -> Iterator[Chunk]:
-        """The samples, as they come."""
+        """The samples in time."""
 
 
 class Played:
-    """A recording, its parts one after the other."""
+    """A recording of one subject, its parts one after the other."""
 
     def __init__(
         self, rec: Continuous, subject: int, sessions: Sequence[int] | None = None
@@ -73,7 +73,7 @@ class Played:
         self.seconds: float | None = sum(p.x.shape[1] for p in parts) / rec.fs
 
     def chunks(self) -> Iterator[Chunk]:
-        """Pieces of `CHUNK_S`; each part begins after a gap."""
+        """Chunks of `CHUNK_S` seconds; each part begins after a gap."""
         step = max(1, round(CHUNK_S * self.fs))
         for part in self.parts:
             labels = part.labels()
@@ -85,9 +85,9 @@ class Played:
 def steps_of(values: npt.NDArray[Any], scale: float) -> npt.NDArray[np.int32]:
     """Physical values as the nearest converter steps; what int32 cannot hold, or is no number,
     becomes the largest that it can (a guard of the device sees it as saturated)."""
-    limits = np.iinfo(np.int32)
-    steps = np.nan_to_num(np.rint(np.asarray(values, np.float64) / scale), nan=limits.max)
-    return np.clip(steps, limits.min, limits.max).astype(np.int32)
+    bounds = np.iinfo(np.int32)
+    steps = np.nan_to_num(np.rint(np.asarray(values, np.float64) / scale), nan=bounds.max)
+    return np.clip(steps, bounds.min, bounds.max).astype(np.int32)
 
 
 def divided(chunk: Chunk, gaps: Sequence[tuple[int, int]]) -> Iterator[Chunk]:
@@ -110,7 +110,7 @@ class Lsl:
 
     stream : its name, or its type ("EEG", "EMG").
     markers : name of a stream of texts or numbers; one that names a class (or its number) begins
-        it, any other ends it. A marker that comes later than its samples counts from when it comes.
+        it, any other ends it. A marker that arrives later than its samples counts from its arrival.
 
     The clocks of the computers that send signal and markers are brought together by liblsl
     (time correction); lost samples are found by the time stamps.
@@ -170,10 +170,10 @@ class Lsl:
         )
 
     def chunks(self) -> Iterator[Chunk]:
-        """What comes from now on, again and again; BioTrainError after `wait_s` of silence."""
+        """The samples from now on, without an end; BioTrainError after `wait_s` of silence."""
         while len(self._inlet.pull_chunk(timeout=0.0)[1]):
-            pass  # of the time before, while the network was made
-        heard = time.monotonic()
+            pass  # samples from before now, while the network was compiled
+        last_sample_at = time.monotonic()
         clock = Stamps(self.fs)
         held, when = np.zeros((self.n_chans, 0)), np.zeros(0)
         while True:
@@ -184,10 +184,10 @@ class Lsl:
                 continue
             self._ahead += self._changes()
             if len(stamps):
-                heard = time.monotonic()
+                last_sample_at = time.monotonic()
                 held = np.concatenate([held, np.asarray(samples, np.float64).T], axis=1)
                 when = np.concatenate([when, np.asarray(stamps, np.float64)])
-            elif time.monotonic() - heard > self._wait_s:
+            elif time.monotonic() - last_sample_at > self._wait_s:
                 raise BioTrainError(f"{self.name}: no sample for {self._wait_s:g} s")
             if not len(when):
                 continue
@@ -210,7 +210,7 @@ class Lsl:
         yield from divided(chunk, clock.gaps(when))
 
     def _changes(self) -> list[tuple[float, int]]:
-        """(time, label) of the markers that have come."""
+        """(time, label) of the markers that have arrived."""
         if self._markers is None:
             return []
         try:
@@ -314,9 +314,9 @@ class BrainFlow:
         self.classes, self._label, self._wait_s = classes, -1, wait_s
 
     def chunks(self) -> Iterator[Chunk]:
-        """What comes from now on, again and again, until the loop ends; then the board is
-        released. What came before, while the network was made, is left out."""
-        heard = time.monotonic()
+        """The samples from now on, until the loop ends; then the board is released. Samples from
+        before, while the network was compiled, are left out."""
+        last_sample_at = time.monotonic()
         self._board.get_board_data()
         last: float | None = None
         try:
@@ -324,10 +324,10 @@ class BrainFlow:
                 time.sleep(CHUNK_S)
                 data = self._board.get_board_data()
                 if not data.shape[1]:
-                    if time.monotonic() - heard > self._wait_s:
+                    if time.monotonic() - last_sample_at > self._wait_s:
                         raise BioTrainError(f"{self.name}: no sample for {self._wait_s:g} s")
                     continue
-                heard = time.monotonic()
+                last_sample_at = time.monotonic()
                 x = steps_of(data[self._rows], self.scale)
                 age_s = 0.0
                 if self._stamps is not None:
@@ -357,7 +357,7 @@ class Cued:
     `seconds`, in rounds of random order."""
 
     REACTION_S = 0.5
-    """After a cue nobody knows yet what is being done."""
+    """Seconds after a cue that have no label: the person has not reacted yet."""
 
     def __init__(self, feed: Feed, classes: int, seconds: float, seed: int = 0) -> None:
         if seconds <= self.REACTION_S:
@@ -367,7 +367,7 @@ class Cued:
         self.scale, self.seconds = feed.scale, feed.seconds
         self._rng = np.random.default_rng(seed)
         self.cue = -1
-        """What is being asked for now."""
+        """The class that is asked for now; -1: none yet."""
 
     def chunks(self) -> Iterator[Chunk]:
         """The feed's chunks with the labels of the cues."""

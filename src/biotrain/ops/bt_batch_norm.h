@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* What batch norm adds to `norm.c`: statistics that outlive a sample.
+/* What batch norm adds to `bt_norm.h`: statistics that outlive a sample.
  *
  *   running mean     <- (1 - momentum) running mean     + momentum mean
  *   running variance <- (1 - momentum) running variance + momentum n / (n - 1) variance

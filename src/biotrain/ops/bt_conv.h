@@ -7,12 +7,12 @@
  *
  * with h' = h row_stride + kh row_dilation - row_padding and t' = t stride + k dilation - padding,
  * over the i of o's group. A term outside the input is skipped. Sums run in the order written (the
- * one over t in dw in leaves), one multiply-add a term; blocks of outputs share the loads. */
+ * one over t in dw in leaves), one multiply-add a term. Each pass describes its sums (bt_conv_sum.h),
+ * one for the rows that lie at the same height in the channels of a group; the nests compute them. */
 #ifndef BT_CONV_H
 #define BT_CONV_H
 
-#include "bt_conv_product.h"
-#include "bt_conv_vector.h"
+#include "bt_conv_leaf.h"
 
 typedef struct bt_conv {
   int channels, rows, times;             /* of x */
@@ -25,36 +25,6 @@ typedef struct bt_channels {
   int channels, rows;
 } bt_channels;
 
-/* Taps that one pass over a row applies: enough to hide the load and store of the sum. */
-#define BT_CONV_TAPS 8
-/* Weights whose gradients one pass over a leaf keeps on the stack. */
-#define BT_CONV_SUMS 64
-
-/* The samples that outputs t, t + dilation, ... of a convolution of stride 1 read. */
-BT_KERNEL bt_block_row bt_conv_block_row(bt_conv g, int t, const float *x, int x0)
-{
-  const int first = t - g.padding;
-  const bt_block_row v = {x, first - x0, g.dilation, bt_ceil_div(-first, g.dilation),
-                          bt_floor_div(g.times - 1 - first, g.dilation) + 1};
-  return v;
-}
-
-/* Of its transposed: the gradients for inputs t, t - dilation, ... */
-BT_KERNEL bt_block_row bt_conv_block_row_transposed(bt_conv g, int t, const float *dy, int y0)
-{
-  const int first = t + g.padding;
-  const bt_block_row v = {dy, first - y0, -g.dilation,
-                          bt_ceil_div(first - (g.out_times - 1), g.dilation),
-                          bt_floor_div(first, g.dilation) + 1};
-  return v;
-}
-
-/* Whether blocks of outputs can slide along rows of so many samples. */
-BT_KERNEL int bt_conv_slides(bt_conv g, int times)
-{
-  return BT_BLOCK && g.stride == 1 && times >= BT_BLOCK_SAMPLES * g.dilation;
-}
-
 /* Whether y is a matrix times the rows of x, group by group: taps and rows of y are one. */
 BT_KERNEL int bt_conv_is_matrix(bt_conv g)
 {
@@ -63,473 +33,190 @@ BT_KERNEL int bt_conv_is_matrix(bt_conv g)
          (g.rows == 1 || g.row_dilation == 1);
 }
 
-BT_KERNEL int bt_conv_is_product(bt_conv g) { return BT_BLOCK && bt_conv_is_matrix(g); }
-
-#include "bt_conv_stride.h"
-
-/* y[t] += w[k] x[t stride + k dilation - padding] for t in [a, b) where that is inside the input. x
- * points at time x0 of the input row, y at time t0. */
-BT_KERNEL void bt_conv_tap(bt_conv g, int a, int b, int k, const float *x, int x0, const float *w,
-                           float *y, int t0)
+/* The same convolution, where it is such a product with rows as channels. */
+BT_KERNEL bt_conv bt_conv_flat(bt_conv g)
 {
-  const int shift = k * g.dilation - g.padding;
-  const int lo = bt_max(a, bt_ceil_div(-shift, g.stride));
-  const int hi = bt_min(b, bt_floor_div(g.times - 1 - shift, g.stride) + 1);
-  const float wk = w[k];
-  if (hi > lo) {
-    const float *restrict from = x + (lo * g.stride + shift - x0);
-    float *restrict to = y + (lo - t0);
-    for (int t = 0; t < hi - lo; t++)
-      to[t] = bt_fma(wk, from[t * g.stride], to[t]);
+  if (bt_conv_is_matrix(g)) {
+    g.channels *= g.rows;
+    g.rows = g.kernel_rows = g.row_stride = 1;
   }
+  return g;
 }
 
-/* y[t] += sum_j w[j] x[t stride + j step] for BT_CONV_TAPS taps in order; of step -1 too. */
-BT_KERNEL void bt_conv_taps(int n, const float *x, const float *w, float *restrict y, int stride,
-                            int step)
+/* Whether every row of the kernel meets a row of x for every row of y. */
+BT_KERNEL int bt_conv_rows_inside(bt_conv g)
 {
-  const float w0 = w[0], w1 = w[1], w2 = w[2], w3 = w[3];
-  const float w4 = w[4], w5 = w[5], w6 = w[6], w7 = w[7];
-  const float *restrict from = x;
-  for (int t = 0; t < n; t++) {
-    const float *p = from + t * stride;
-    float sum = y[t];
-    sum = bt_fma(w0, p[0], sum);
-    sum = bt_fma(w1, p[step], sum);
-    sum = bt_fma(w2, p[2 * step], sum);
-    sum = bt_fma(w3, p[3 * step], sum);
-    sum = bt_fma(w4, p[4 * step], sum);
-    sum = bt_fma(w5, p[5 * step], sum);
-    sum = bt_fma(w6, p[6 * step], sum);
-    sum = bt_fma(w7, p[7 * step], sum);
-    y[t] = sum;
-  }
+  return g.row_padding == 0 &&
+         (g.out_rows - 1) * g.row_stride + (g.kernel_rows - 1) * g.row_dilation < g.rows;
 }
 
-/* Rising and falling by one sample a tap: apart from their callers, so that weights stay in registers,
- * and four outputs at a time, so that no vector is a part of one. */
-BT_PART void bt_conv_taps_up(int n, const float *x, const float *w, float *y)
+/* And, beyond it, every tap a sample for every output. */
+BT_KERNEL int bt_conv_inside(bt_conv g)
 {
-  bt_conv_taps(n / 4 * 4, x, w, y, 1, 1);
-  bt_conv_taps(n % 4, x + n / 4 * 4, w, y + n / 4 * 4, 1, 1);
+  return bt_conv_rows_inside(g) && g.padding == 0 &&
+         (g.out_times - 1) * g.stride + (g.taps - 1) * g.dilation < g.times;
 }
 
-BT_PART void bt_conv_taps_down(int n, const float *x, const float *w, float *y)
+/* Of `count` rows at, at + step, ...: those of [0, size), or all where the caller knows it. */
+BT_KERNEL bt_conv_span bt_conv_rows_of(int all, int at, int step, int count, int size)
 {
-  bt_conv_taps(n / 4 * 4, x, w, y, 1, -1);
-  bt_conv_taps(n % 4, x + n / 4 * 4, w, y + n / 4 * 4, 1, -1);
+  return all ? (bt_conv_span){0, count} : bt_conv_within(at, step, count, size);
 }
 
-/* y[t] += sum_k w[k] x[t stride + k dilation - padding] for t in [t0, t1), taps in order.
- * x points at time x0 of the input row, y at time t0. */
-BT_KERNEL void bt_conv_row(bt_conv g, int t0, int t1, const float *x, int x0, const float *w, float *y)
+/* Whether every group has one channel of x and of y: all groups are one sum then. */
+BT_KERNEL int bt_conv_depthwise(bt_conv g)
 {
-  const int width = BT_BLOCK_OUTPUTS * g.dilation;
-  if (bt_conv_slides(g, g.times))
-    for (; t1 - t0 >= width; t0 += width, y += width)
-      for (int phase = 0; phase < g.dilation; phase++) {
-        float s[BT_BLOCK_OUTPUTS], *const to = y + phase;
-        bt_block_load(s, to, g.dilation);
-        bt_block_edge(s, g.taps, w, bt_conv_block_row(g, t0 + phase, x, x0));
-        bt_block_store(s, to, g.dilation);
-      }
-  int k = 0;
-  for (; k + BT_CONV_TAPS <= g.taps; k += BT_CONV_TAPS) {
-    /* outputs [lo, hi) have all taps of the block inside the input */
-    const int last = k + BT_CONV_TAPS - 1;
-    const int lo = bt_min(t1, bt_max(t0, bt_ceil_div(g.padding - k * g.dilation, g.stride)));
-    const int hi = bt_max(
-        lo, bt_min(t1, bt_floor_div(g.times - 1 + g.padding - last * g.dilation, g.stride) + 1));
-    for (int j = k; j <= last; j++)
-      bt_conv_tap(g, t0, lo, j, x, x0, w, y, t0);
-    if (hi > lo) {
-      const float *from = x + (lo * g.stride + k * g.dilation - g.padding - x0);
-      if (g.stride == 1 && g.dilation == 1)
-        bt_conv_taps_up(hi - lo, from, w + k, y + (lo - t0));
-      else
-        bt_conv_taps(hi - lo, from, w + k, y + (lo - t0), g.stride, g.dilation);
-    }
-    for (int j = k; j <= last; j++)
-      bt_conv_tap(g, hi, t1, j, x, x0, w, y, t0);
-  }
-  for (; k < g.taps; k++)
-    bt_conv_tap(g, t0, t1, k, x, x0, w, y, t0);
+  return g.channels == g.groups && g.out_channels == g.groups;
 }
 
-/* y[t] += sum_j w[j] x_j[t] for n samples of up to BT_CONV_TAPS rows, in order: what a kernel of one
- * tap makes of its rows. */
-BT_KERNEL void bt_conv_mix(int count, const float *const *x, const float *w, float *restrict y, int n)
+/* The channels from that of row r on whose rows at the same height are in the box and in one sum: those of
+ * a group of so many channels. */
+BT_KERNEL int bt_conv_channels(bt_conv g, bt_box box, int r, int rows, int per_group)
 {
-  if (count == BT_CONV_TAPS) {
-    const float *restrict x0 = x[0], *restrict x1 = x[1], *restrict x2 = x[2], *restrict x3 = x[3];
-    const float *restrict x4 = x[4], *restrict x5 = x[5], *restrict x6 = x[6], *restrict x7 = x[7];
-    const float w0 = w[0], w1 = w[1], w2 = w[2], w3 = w[3];
-    const float w4 = w[4], w5 = w[5], w6 = w[6], w7 = w[7];
-    for (int t = 0; t < n; t++) {
-      float sum = y[t];
-      sum = bt_fma(w0, x0[t], sum);
-      sum = bt_fma(w1, x1[t], sum);
-      sum = bt_fma(w2, x2[t], sum);
-      sum = bt_fma(w3, x3[t], sum);
-      sum = bt_fma(w4, x4[t], sum);
-      sum = bt_fma(w5, x5[t], sum);
-      sum = bt_fma(w6, x6[t], sum);
-      sum = bt_fma(w7, x7[t], sum);
-      y[t] = sum;
-    }
-    return;
-  }
-  for (int j = 0; j < count; j++) {
-    const float *restrict from = x[j];
-    const float wj = w[j];
-    for (int t = 0; t < n; t++)
-      y[t] = bt_fma(wj, from[t], y[t]);
-  }
+  const int c = r / rows, count = (box.r1 - 1 - r) / rows + 1;
+  const int all = g.groups == 1 || bt_conv_depthwise(g);
+  return all ? count : bt_min(count, (c / per_group + 1) * per_group - c);
 }
-
-/* The terms of outputs t, t + dilation, ... of row r, added to s: eight, or, `wide`, BT_BLOCK_WIDE, no
- * tap of which leaves the input. */
-BT_KERNEL void bt_conv_forward_terms(bt_conv g, int r, int t, bool wide, bt_in x, const float *w,
-                                     float *s)
-{
-  const int per_group = g.channels / g.groups, outs = g.out_channels / g.groups;
-  const int o = r / g.out_rows, h = r % g.out_rows;
-  for (int i = 0; i < per_group; i++)
-    for (int kh = 0; kh < g.kernel_rows; kh++) {
-      const int from = h * g.row_stride + kh * g.row_dilation - g.row_padding;
-      if (from < 0 || from >= g.rows)
-        continue;
-      const float *row = bt_at(x, (o / outs * per_group + i) * g.rows + from, x.t0);
-      const float *wk = w + ((o * per_group + i) * g.kernel_rows + kh) * g.taps;
-      const bt_block_row v = bt_conv_block_row(g, t, row, x.t0);
-      if (wide)
-        bt_block_slide_wide(s, g.taps, wk, row + v.first, v.step);
-      else
-        bt_block_edge(s, g.taps, wk, v);
-    }
-}
-
-/* These outputs, with all their terms in registers. */
-BT_KERNEL void bt_conv_forward_block(bt_conv g, int r, int t, bool wide, bt_in x, const float *w,
-                                     const float *b, bt_out y)
-{
-  const float z = b ? b[r / g.out_rows] : 0.0f;
-  if (wide) {
-    float s[BT_BLOCK_WIDE];
-    BT_BLOCK_EACH(j, BT_BLOCK_WIDE)
-      s[j] = z;
-    bt_conv_forward_terms(g, r, t, true, x, w, s);
-    bt_block_store_wide(s, bt_to(y, r, t), g.dilation);
-  } else {
-    float s[BT_BLOCK_OUTPUTS] = {z, z, z, z, z, z, z, z};
-    bt_conv_forward_terms(g, r, t, false, x, w, s);
-    bt_block_store(s, bt_to(y, r, t), g.dilation);
-  }
-}
-
-/* Row r of y in blocks. The last one begins where it ends with the row: it makes some outputs again. */
-BT_KERNEL void bt_conv_forward_row(bt_conv g, bt_box box, int r, bt_in x, const float *w,
-                                   const float *b, bt_out y)
-{
-  const int width = BT_BLOCK_OUTPUTS * g.dilation, wide = BT_BLOCK_WIDE * g.dilation;
-  const int end = bt_min(box.t1, g.times + g.padding - (g.taps - 1) * g.dilation);
-  for (int t = box.t0; t < box.t1; t += width) {
-    for (; t >= g.padding && t + wide <= end; t += wide)
-      for (int phase = 0; phase < g.dilation; phase++)
-        bt_conv_forward_block(g, r, t + phase, true, x, w, b, y);
-    const int at = bt_min(t, box.t1 - width);
-    for (int phase = 0; phase < g.dilation && t < box.t1; phase++)
-      bt_conv_forward_block(g, r, at + phase, false, x, w, b, y);
-  }
-}
-
-/* The rows of the box by groups, as matrix products: forward, or with the matrix turned. */
-BT_KERNEL void bt_conv_product(bt_conv g, bt_box box, bt_in x, const float *w, const float *b,
-                               bt_out y, int turned)
-{
-  const int ins = g.channels / g.groups * g.rows, outs = g.out_channels / g.groups;
-  const int rows = turned ? ins : outs, terms = turned ? outs : ins;
-  for (int r = box.r0; r < box.r1; r = (r / rows + 1) * rows) {
-    const int group = r / rows, end = bt_min(box.r1, (group + 1) * rows);
-    const float *from = w + group * outs * ins + r % rows * (turned ? 1 : ins);
-    const bt_block_mix m = {end - r, terms, box.t1 - box.t0, from, turned ? 1 : ins,
-                            turned ? ins : 1, b ? b + r : 0, bt_at(x, group * terms, box.t0),
-                            x.stride, bt_to(y, r, box.t0), y.stride};
-    bt_block_mix_all(m);
-  }
-}
-
-#if BT_VECTOR
-
-/* Rows of y in vectors; the stride is 1. */
-BT_KERNEL void bt_conv_forward_vectors(bt_conv g, bt_box box, bt_in x, const float *w,
-                                       const float *b, bt_out y)
-{
-  const int per_group = g.channels / g.groups, outs = g.out_channels / g.groups;
-  const int one = g.kernel_rows * g.taps, first = box.t0 - g.padding;
-  const int depthwise = per_group == 1 && outs == 1; /* all groups at once */
-  const int together = depthwise ? g.groups : outs;
-  for (int h = 0; h < g.out_rows; h++) {
-    const int top = h * g.row_stride - g.row_padding;
-    const bt_vec_reach k = bt_vec_reach_of(top, g.row_dilation, g.kernel_rows, g.rows);
-    for (int at = 0; at < g.out_channels; at += together) {
-      const bt_vec_reach o = bt_vec_channels(box, g.out_rows, h, at, at + together);
-      const int channel = depthwise ? o.from : at / outs * per_group;
-      const int row = channel * g.rows + top + k.from * g.row_dilation;
-      const bt_vec_sum m = {
-          .terms = per_group, .rows = k.end - k.from, .taps = g.taps, .step = g.dilation,
-          .w = w + o.from * per_group * one + k.from * g.taps, .w_out = per_group * one,
-          .w_term = one, .w_row = g.taps,
-          .x = bt_at(x, row, first), .x_term = (ptrdiff_t)g.rows * x.stride,
-          .x_row = (ptrdiff_t)g.row_dilation * x.stride,
-          .x_out = depthwise ? (ptrdiff_t)g.rows * x.stride : 0, .first = first, .times = g.times,
-          .b = b ? b + o.from : NULL, .y = bt_to(y, o.from * g.out_rows + h, box.t0),
-          .y_out = (ptrdiff_t)g.out_rows * y.stride};
-      bt_vec_sums(&m, o.end - o.from, box.t1 - box.t0);
-    }
-  }
-}
-
-/* Rows of dx in vectors; both strides are 1. */
-BT_KERNEL void bt_conv_input_gradient_vectors(bt_conv g, bt_box box, bt_in dy, const float *w,
-                                              bt_out dx)
-{
-  const int per_group = g.channels / g.groups, outs = g.out_channels / g.groups;
-  const int one = g.kernel_rows * g.taps, first = box.t0 + g.padding;
-  const int depthwise = per_group == 1 && outs == 1; /* all groups at once */
-  const int together = depthwise ? g.groups : per_group;
-  for (int at = 0; at < g.rows; at++) {
-    /* kernel row kh meets row at + padding - kh dilation of dy: the same with rows upside down */
-    const int top = g.out_rows - 1 - (at + g.row_padding);
-    const bt_vec_reach k = bt_vec_reach_of(top, g.row_dilation, g.kernel_rows, g.out_rows);
-    for (int from = 0; from < g.channels; from += together) {
-      const bt_vec_reach c = bt_vec_channels(box, g.rows, at, from, from + together);
-      const int up = depthwise ? c.from : from / per_group * outs; /* the first channel of dy */
-      const int row = up * g.out_rows + at + g.row_padding - k.from * g.row_dilation;
-      const bt_vec_sum m = {
-          .terms = outs, .rows = k.end - k.from, .taps = g.taps, .step = -g.dilation,
-          .w = w + (up * per_group + (depthwise ? 0 : c.from - from)) * one + k.from * g.taps,
-          .w_out = one, .w_term = per_group * one, .w_row = g.taps,
-          .x = bt_at(dy, row, first), .x_term = (ptrdiff_t)g.out_rows * dy.stride,
-          .x_row = -(ptrdiff_t)g.row_dilation * dy.stride,
-          .x_out = depthwise ? (ptrdiff_t)g.out_rows * dy.stride : 0, .first = first,
-          .times = g.out_times,
-          .b = NULL, .y = bt_to(dx, c.from * g.rows + at, box.t0),
-          .y_out = (ptrdiff_t)g.rows * dx.stride};
-      bt_vec_sums(&m, c.end - c.from, box.t1 - box.t0);
-    }
-  }
-}
-
-#endif
 
 BT_KERNEL void bt_conv_forward(bt_conv g, bt_box box, bt_in x, const float *w, const float *b,
                                bt_out y)
 {
-#if BT_VECTOR
-  if (g.stride == 1) {
-    bt_conv_forward_vectors(g, box, x, w, b, y);
-    return;
-  }
-#endif
-  const int per_group = g.channels / g.groups, outs = g.out_channels / g.groups;
-  const int width = BT_BLOCK_OUTPUTS * g.dilation;
-  if (bt_conv_is_product(g)) {
-    bt_conv_product(g, box, x, w, b, y, 0);
-    return;
-  }
-  for (int r = box.r0; r < box.r1; r++) {
-    const int o = r / g.out_rows, h = r % g.out_rows;
-    if (bt_conv_slides(g, g.times) && box.t1 - box.t0 >= width) {
-      bt_conv_forward_row(g, box, r, x, w, b, y);
-      continue;
-    }
-    if (BT_BLOCK && g.stride > 1) {
-      bt_conv_stride_row(g, box, r, x, w, b, y);
-      continue;
-    }
-    float *to = bt_to(y, r, box.t0);
-    const float start = b ? b[o] : 0.0f;
-    for (int t = 0; t < box.t1 - box.t0; t++)
-      to[t] = start;
-    const int time_local = g.taps == 1 && g.stride == 1 && g.padding == 0;
-    const float *rows[BT_CONV_TAPS];
-    float weights[BT_CONV_TAPS];
-    int count = 0;
-    for (int i = 0; i < per_group; i++)
-      for (int kh = 0; kh < g.kernel_rows; kh++) {
-        const int from = h * g.row_stride + kh * g.row_dilation - g.row_padding;
-        if (from < 0 || from >= g.rows)
-          continue;
-        const int row = (o / outs * per_group + i) * g.rows + from;
-        if (time_local) {
-          rows[count] = bt_at(x, row, box.t0);
-          weights[count++] = w[(o * per_group + i) * g.kernel_rows + kh];
-          if (count == BT_CONV_TAPS) {
-            bt_conv_mix(count, rows, weights, to, box.t1 - box.t0);
-            count = 0;
-          }
-          continue;
-        }
-        bt_conv_row(g, box.t0, box.t1, bt_at(x, row, x.t0), x.t0,
-                    w + ((o * per_group + i) * g.kernel_rows + kh) * g.taps, to);
-      }
-    bt_conv_mix(count, rows, weights, to, box.t1 - box.t0);
-  }
-}
-
-/* dx[t'] += w[k] dy[t] for t' in [a, b), where t stride + k dilation - padding = t'. dy points at time
- * y0 of the gradient row, dx at time t0. */
-BT_KERNEL void bt_conv_tap_transposed(bt_conv g, int a, int b, int k, const float *dy, int y0,
-                                      const float *w, float *dx, int t0)
-{
-  const int shift = g.padding - k * g.dilation; /* t stride = t' + shift */
-  const int lo = bt_max(0, bt_ceil_div(a + shift, g.stride));
-  const int hi = bt_min(g.out_times, bt_floor_div(b - 1 + shift, g.stride) + 1);
-  const float wk = w[k];
-  if (hi > lo) {
-    const float *restrict from = dy + (lo - y0);
-    float *restrict to = dx + (lo * g.stride - shift - t0);
-    for (int t = 0; t < hi - lo; t++)
-      to[t * g.stride] = bt_fma(wk, from[t], to[t * g.stride]);
-  }
-}
-
-/* dx[t'] += sum_k w[k] dy[t], taps in order, for t' in [t0, t1). */
-BT_KERNEL void bt_conv_row_transposed(bt_conv g, int t0, int t1, const float *dy, int y0,
-                                      const float *w, float *dx)
-{
-  int k = 0;
-  if (g.stride == 1)
-    for (; k + BT_CONV_TAPS <= g.taps; k += BT_CONV_TAPS) {
-      const int last = k + BT_CONV_TAPS - 1, d = g.dilation;
-      const int lo = bt_min(t1, bt_max(t0, last * d - g.padding));
-      const int hi = bt_max(lo, bt_min(t1, g.out_times + k * d - g.padding));
-      for (int j = k; j <= last; j++)
-        bt_conv_tap_transposed(g, t0, lo, j, dy, y0, w, dx, t0);
-      if (hi > lo) {
-        const float *from = dy + (lo + g.padding - k * d - y0);
-        if (d == 1)
-          bt_conv_taps_down(hi - lo, from, w + k, dx + (lo - t0));
-        else
-          bt_conv_taps(hi - lo, from, w + k, dx + (lo - t0), 1, -d);
-      }
-      for (int j = k; j <= last; j++)
-        bt_conv_tap_transposed(g, hi, t1, j, dy, y0, w, dx, t0);
-    }
-  for (; k < g.taps; k++)
-    bt_conv_tap_transposed(g, t0, t1, k, dy, y0, w, dx, t0);
-}
-
-/* The terms of inputs t, t - dilation, ... of row r, added to s: eight, or, `wide`, BT_BLOCK_WIDE, no
- * tap of which leaves the gradient. */
-BT_KERNEL void bt_conv_input_gradient_terms(bt_conv g, int r, int t, bool wide, bt_in dy,
-                                            const float *w, float *s)
-{
-  const int per_group = g.channels / g.groups, outs = g.out_channels / g.groups;
-  const int c = r / g.rows, at = r % g.rows;
-  const int group = c / per_group, i = c % per_group;
-  for (int o = group * outs; o < (group + 1) * outs; o++)
-    for (int kh = 0; kh < g.kernel_rows; kh++) {
-      const int up = at + g.row_padding - kh * g.row_dilation;
-      if (up < 0 || up % g.row_stride != 0 || up / g.row_stride >= g.out_rows)
-        continue;
-      const float *row = bt_at(dy, o * g.out_rows + up / g.row_stride, dy.t0);
-      const float *wk = w + ((o * per_group + i) * g.kernel_rows + kh) * g.taps;
-      const bt_block_row v = bt_conv_block_row_transposed(g, t, row, dy.t0);
-      if (wide)
-        bt_block_slide_wide(s, g.taps, wk, row + v.first, v.step);
-      else
-        bt_block_edge(s, g.taps, wk, v);
+  g = bt_conv_flat(g);
+  const int ins = g.channels / g.groups, outs = g.out_channels / g.groups;
+  const int one = g.kernel_rows * g.taps, first = box.t0 * g.stride - g.padding;
+  for (int j = 0; j < bt_min(g.out_rows, box.r1 - box.r0); j++)
+    for (int r = box.r0 + j, count; r < box.r1; r += count * g.out_rows) {
+      count = bt_conv_channels(g, box, r, g.out_rows, outs);
+      const int o = r / g.out_rows, top = r % g.out_rows * g.row_stride - g.row_padding;
+      const bt_conv_span kh =
+          bt_conv_rows_of(bt_conv_rows_inside(g), top, g.row_dilation, g.kernel_rows, g.rows);
+      const int row = o / outs * ins * g.rows + top + kh.from * g.row_dilation;
+      const bt_conv_sum m = {
+          .terms = ins, .rows = kh.end - kh.from, .taps = g.taps, .gap = g.stride,
+          .step = g.dilation, .first = first, .times = g.times, .inside = bt_conv_inside(g),
+          .w = w + o * ins * one + kh.from * g.taps, .w_out = ins * one, .w_term = one,
+          .w_row = g.taps, .w_tap = 1, .x = bt_at(x, row, first),
+          .x_out = bt_conv_depthwise(g) ? (ptrdiff_t)g.rows * x.stride : 0,
+          .x_term = (ptrdiff_t)g.rows * x.stride, .x_row = (ptrdiff_t)g.row_dilation * x.stride,
+          .b = b ? b + o : NULL, .y = bt_to(y, r, box.t0),
+          .y_out = (ptrdiff_t)g.out_rows * y.stride, .y_gap = 1};
+      bt_conv_sums(m, count, box.t1 - box.t0);
     }
 }
 
-/* Those of t, t + dilation, ..., with all their terms in registers. */
-BT_KERNEL void bt_conv_input_gradient_block(bt_conv g, int r, int t, bool wide, bt_in dy,
-                                            const float *w, bt_out dx)
-{
-  if (wide) {
-    const int last = t + (BT_BLOCK_WIDE - 1) * g.dilation;
-    float s[BT_BLOCK_WIDE] = {0.0f};
-    bt_conv_input_gradient_terms(g, r, last, true, dy, w, s);
-    bt_block_store_wide(s, bt_to(dx, r, last), -g.dilation);
-  } else {
-    const int last = t + (BT_BLOCK_OUTPUTS - 1) * g.dilation;
-    float s[BT_BLOCK_OUTPUTS] = {0.0f};
-    bt_conv_input_gradient_terms(g, r, last, false, dy, w, s);
-    bt_block_store(s, bt_to(dx, r, last), -g.dilation);
-  }
-}
+/* The taps of a kernel that meet an input p samples behind a multiple of the stride: tap, tap + each, ...
+ * The first one meets output `at` of the multiple 0, each next one `fall` outputs before it. */
+typedef struct bt_conv_phase {
+  int tap, each, at, fall;
+} bt_conv_phase;
 
-/* Row r of dx in blocks, as bt_conv_forward_row. */
-BT_KERNEL void bt_conv_input_gradient_row(bt_conv g, bt_box box, int r, bt_in dy, const float *w,
-                                          bt_out dx)
+BT_KERNEL bt_conv_phase bt_conv_phase_of(int p, int stride, int dilation)
 {
-  const int width = BT_BLOCK_OUTPUTS * g.dilation, wide = BT_BLOCK_WIDE * g.dilation;
-  const int start = (g.taps - 1) * g.dilation - g.padding;
-  const int end = bt_min(box.t1, g.out_times - g.padding);
-  for (int t = box.t0; t < box.t1; t += width) {
-    for (; t >= start && t + wide <= end; t += wide)
-      for (int phase = 0; phase < g.dilation; phase++)
-        bt_conv_input_gradient_block(g, r, t + phase, true, dy, w, dx);
-    const int at = bt_min(t, box.t1 - width);
-    for (int phase = 0; phase < g.dilation && t < box.t1; phase++)
-      bt_conv_input_gradient_block(g, r, at + phase, false, dy, w, dx);
+  if (stride == 1 || dilation == 1)
+    return (bt_conv_phase){p, stride, 0, dilation};
+  int a = stride, b = dilation, tap = 0;
+  while (b > 0) { /* the greatest common divisor */
+    const int rest = a % b;
+    a = b;
+    b = rest;
   }
+  while (tap < stride && (p - tap * dilation) % stride != 0)
+    tap++; /* up to the stride: no tap does */
+  return (bt_conv_phase){tap, stride / a, (p - tap * dilation) / stride, dilation / a};
 }
 
 BT_KERNEL void bt_conv_input_gradient(bt_conv g, bt_box box, bt_in dy, const float *w, bt_out dx)
 {
-#if BT_VECTOR
-  if (g.stride == 1 && g.row_stride == 1) {
-    bt_conv_input_gradient_vectors(g, box, dy, w, dx);
-    return;
-  }
-#endif
-  const int per_group = g.channels / g.groups, outs = g.out_channels / g.groups;
-  const int width = BT_BLOCK_OUTPUTS * g.dilation;
-  if (bt_conv_is_product(g)) {
-    bt_conv_product(g, box, dy, w, 0, dx, 1);
-    return;
-  }
-  for (int r = box.r0; r < box.r1; r++) {
-    const int c = r / g.rows, at = r % g.rows;
-    const int group = c / per_group, i = c % per_group;
-    if (bt_conv_slides(g, g.out_times) && box.t1 - box.t0 >= width) {
-      bt_conv_input_gradient_row(g, box, r, dy, w, dx);
-      continue;
-    }
-    if (BT_BLOCK && g.stride > 1) {
-      bt_conv_stride_row_dx(g, box, r, dy, w, dx);
-      continue;
-    }
-    float *to = bt_to(dx, r, box.t0);
-    for (int t = 0; t < box.t1 - box.t0; t++)
-      to[t] = 0.0f;
-    const int time_local = g.taps == 1 && g.stride == 1 && g.padding == 0 && g.times == g.out_times;
-    const float *rows[BT_CONV_TAPS];
-    float weights[BT_CONV_TAPS];
-    int count = 0;
-    for (int o = group * outs; o < (group + 1) * outs; o++)
-      for (int kh = 0; kh < g.kernel_rows; kh++) {
-        const int up = at + g.row_padding - kh * g.row_dilation;
-        if (up < 0 || up % g.row_stride != 0 || up / g.row_stride >= g.out_rows)
-          continue;
-        if (time_local) {
-          rows[count] = bt_at(dy, o * g.out_rows + up / g.row_stride, box.t0);
-          weights[count++] = w[(o * per_group + i) * g.kernel_rows + kh];
-          if (count == BT_CONV_TAPS) {
-            bt_conv_mix(count, rows, weights, to, box.t1 - box.t0);
-            count = 0;
-          }
-          continue;
-        }
-        bt_conv_row_transposed(g, box.t0, box.t1,
-                               bt_at(dy, o * g.out_rows + up / g.row_stride, dy.t0), dy.t0,
-                               w + ((o * per_group + i) * g.kernel_rows + kh) * g.taps, to);
+  g = bt_conv_flat(g);
+  const int ins = g.channels / g.groups, outs = g.out_channels / g.groups;
+  const int one = g.kernel_rows * g.taps, s = g.stride;
+  const int rows_inside = g.rows == 1 && g.out_rows == 1 && g.kernel_rows == 1 && g.row_padding == 0;
+  const int inside = rows_inside && g.taps == 1 && s == 1 && g.padding == 0 && g.times == g.out_times;
+  for (int j = 0; j < bt_min(g.rows, box.r1 - box.r0); j++)
+    for (int r = box.r0 + j, count; r < box.r1; r += count * g.rows) {
+      /* with a stride, outputs share no tile, and the compiler unrolls what depends on its phases */
+      count = s > 1 ? 1 : bt_conv_channels(g, box, r, g.rows, ins);
+      const int c = r / g.rows, at = r % g.rows + g.row_padding;
+      const int o = c / ins * outs; /* the first channel of dy */
+      const bt_conv_phase v = bt_conv_phase_of(at % g.row_stride, g.row_stride, g.row_dilation);
+      const int top = at / g.row_stride + v.at, some = bt_ceil_div(g.kernel_rows - v.tap, v.each);
+      const bt_conv_span kh =
+          bt_conv_rows_of(rows_inside, top, -v.fall, bt_max(0, some), g.out_rows);
+      BT_UNROLLED(p, s) {
+        /* inputs up s + p - padding for up in [from, to) */
+        const int from = bt_ceil_div(box.t0 + g.padding - p, s);
+        const int to = bt_ceil_div(box.t1 + g.padding - p, s);
+        const bt_conv_phase u = bt_conv_phase_of(p, s, g.dilation);
+        const int first = from + u.at, row = o * g.out_rows + top - kh.from * v.fall;
+        const bt_conv_sum m = {
+            .terms = outs, .rows = kh.end - kh.from,
+            .taps = bt_max(0, bt_ceil_div(g.taps - u.tap, u.each)), .gap = 1, .step = -u.fall,
+            .first = first, .times = g.out_times, .inside = inside,
+            .w = w + (o * ins + c % ins) * one + (v.tap + kh.from * v.each) * g.taps + u.tap,
+            .w_out = one, .w_term = ins * one, .w_row = (ptrdiff_t)v.each * g.taps,
+            .w_tap = u.each, .x = bt_at(dy, row, first),
+            .x_out = bt_conv_depthwise(g) ? (ptrdiff_t)g.out_rows * dy.stride : 0,
+            .x_term = (ptrdiff_t)g.out_rows * dy.stride,
+            .x_row = -(ptrdiff_t)v.fall * dy.stride,
+            .y = bt_to(dx, r, from * s + p - g.padding), .y_out = (ptrdiff_t)g.rows * dx.stride,
+            .y_gap = s};
+        bt_conv_sums(m, count, to - from);
       }
-    bt_conv_mix(count, rows, weights, to, box.t1 - box.t0);
+    }
+}
+
+/* Channels of y, and of x in a group, whose weights a call adds to. */
+typedef struct bt_conv_weights {
+  int o0, o1, i0, i1;
+} bt_conv_weights;
+
+BT_KERNEL void bt_conv_weight_sums(bt_conv g, bt_box box, bt_conv_weights c, bt_in x, bt_in dy,
+                                   float *dw)
+{
+  const int ins = g.channels / g.groups, outs = g.out_channels / g.groups;
+  const int one = g.kernel_rows * g.taps;
+  /* leaves lie at multiples of their length: what comes before the first one is one */
+  const int cut = box.t0 % BT_LEAF == 0 ? box.t0 : bt_leaf_end(box.t0, box.t1);
+  for (int o = c.o0, count; o < c.o1; o += count) {
+    count = outs == 1      ? 1
+            : g.groups == 1 ? c.o1 - o
+                            : bt_min(c.o1, (o / outs + 1) * outs) - o;
+    for (int kh = 0; kh < g.kernel_rows; kh++) {
+      const int top = kh * g.row_dilation - g.row_padding;
+      const bt_conv_span h =
+          bt_conv_rows_of(bt_conv_rows_inside(g), top, g.row_stride, g.out_rows, g.rows);
+      const int row = (o / outs * ins + c.i0) * g.rows + top + h.from * g.row_stride;
+      for (int side = cut == box.t0; side < 2; side++) {
+        const int t = side ? cut : box.t0, first = t * g.stride - g.padding;
+        const bt_conv_sum m = {
+            .terms = 1, .rows = h.end - h.from, .taps = (side ? box.t1 : cut) - t,
+            .gap = g.dilation, .step = g.stride, .first = first, .times = g.times,
+            .inside = bt_conv_inside(g), .w = bt_at(dy, o * g.out_rows + h.from, t),
+            .w_out = (ptrdiff_t)g.out_rows * dy.stride, .w_row = dy.stride, .w_tap = 1,
+            .x = bt_at(x, row, first), .x_row = (ptrdiff_t)g.row_stride * x.stride,
+            .x_in = (ptrdiff_t)g.rows * x.stride,
+            .y = dw + (o * ins + c.i0) * one + kh * g.taps, .y_out = ins * one, .y_in = one,
+            .y_gap = 1};
+        bt_conv_leaf_sums(m, count, c.i1 - c.i0, g.taps);
+      }
+    }
   }
+}
+
+BT_KERNEL void bt_conv_weight_gradient(bt_conv g, bt_box box, bt_in x, bt_in dy, float *dw)
+{
+  g = bt_conv_flat(g);
+  const int rows = g.out_rows;
+  const bt_conv_weights c = {box.r0 / rows, box.r1 / rows, 0, g.channels / g.groups};
+  bt_conv_weight_sums(g, box, c, x, dy, dw);
+}
+
+/* The same with boxes over the rows of x, for one group: what a row of x takes part in. */
+BT_KERNEL void bt_conv_weight_gradient_by_input(bt_conv g, bt_box box, bt_in x, bt_in dy, float *dw)
+{
+  g = bt_conv_flat(g);
+  const bt_conv_weights c = {0, g.out_channels, box.r0 / g.rows, box.r1 / g.rows};
+  bt_conv_weight_sums(g, box, c, x, dy, dw);
 }
 
 BT_KERNEL void bt_conv_bias_gradient(bt_channels g, bt_box box, bt_in dy, float *db)
@@ -537,9 +224,7 @@ BT_KERNEL void bt_conv_bias_gradient(bt_channels g, bt_box box, bt_in dy, float 
   for (int c = box.r0 / g.rows; c * g.rows < box.r1; c++)
     for (int t = box.t0; t < box.t1; t = bt_leaf_end(t, box.t1))
       for (int r = bt_max(box.r0, c * g.rows); r < bt_min(box.r1, (c + 1) * g.rows); r++)
-        db[c] += bt_leaf_sum(bt_at(dy, r, t), bt_leaf_end(t, box.t1) - t);
+        BT_JOIN_LEAF(db[c], bt_leaf_sum(bt_at(dy, r, t), bt_leaf_end(t, box.t1) - t));
 }
-
-#include "bt_conv_dw.h"
 
 #endif

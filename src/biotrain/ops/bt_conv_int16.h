@@ -22,67 +22,35 @@ BT_KERNEL int bt_conv_group(bt_conv g, int r)
   return r / g.out_rows / (g.out_channels / g.groups);
 }
 
-/* Rows of a group converted together, as a matrix product takes them. */
+/* Samples of all rows of a group that a matrix product converts at a time, on the stack. */
+#define BT_INT16_PRODUCT_SAMPLES ((BT_VECTOR ? 8 : 1) * BT_INT16_SAMPLES)
+
+/* A matrix product of so many rows per group, all of which are converted together. */
 BT_KERNEL void bt_conv_product_int16(bt_conv g, bt_box box, bt_in16 x, const float *w,
-                                     const float *b, bt_out y, float scale)
+                                     const float *b, bt_out y, float scale, int ins)
 {
-  const int ins = g.channels / g.groups * g.rows, rows = g.out_channels / g.groups;
-  const int length = BT_INT16_SAMPLES / ins;
-  float samples[BT_INT16_SAMPLES];
+  const int outs = g.out_channels / g.groups, length = BT_INT16_PRODUCT_SAMPLES / ins;
+  float samples[BT_INT16_PRODUCT_SAMPLES];
   for (int t = box.t0; t < box.t1; t += length) {
     const int end = bt_min(t + length, box.t1);
-    for (int r = box.r0; r < box.r1; r = (r / rows + 1) * rows) {
-      const int group = r / rows, last = bt_min(box.r1, (group + 1) * rows);
+    for (int r = box.r0; r < box.r1; r = (r / outs + 1) * outs) {
+      const int first = r / outs * ins, last = bt_min(box.r1, (r / outs + 1) * outs);
       for (int i = 0; i < ins; i++)
-        bt_int16_take(x, group * ins + i, t, end, scale, samples + i * length);
-      const bt_block_mix m = {last - r, ins, end - t, w + r * ins, ins, 1, b ? b + r : 0, samples,
-                              length, bt_to(y, r, t), y.stride};
-      bt_block_mix_all(m);
+        bt_int16_take(x, first + i, t, end, scale, samples + i * length);
+      bt_conv_forward(g, bt_part(r, last, t, end), bt_read_at(samples, length, first, t), w, b, y);
     }
   }
 }
-
-#if BT_VECTOR
-
-/* The same in vectors. */
-BT_KERNEL void bt_conv_product_int16_vectors(bt_conv g, bt_box box, bt_in16 x, const float *w,
-                                             const float *b, bt_out y, float scale)
-{
-  const int ins = g.channels / g.groups * g.rows, rows = g.out_channels / g.groups;
-  const int length = 8 * BT_INT16_SAMPLES / ins;
-  float samples[8 * BT_INT16_SAMPLES];
-  for (int t = box.t0; t < box.t1; t += length) {
-    const int end = bt_min(t + length, box.t1);
-    for (int r = box.r0; r < box.r1; r = (r / rows + 1) * rows) {
-      const int group = r / rows, last = bt_min(box.r1, (group + 1) * rows);
-      for (int i = 0; i < ins; i++)
-        bt_int16_take(x, group * ins + i, t, end, scale, samples + i * length);
-      const bt_vec_sum m = {.terms = ins, .rows = 1, .taps = 1, .step = 1, .w = w + r * ins,
-                            .w_out = ins, .w_term = 1, .x = samples, .x_term = length,
-                            .times = end - t, .b = b ? b + r : NULL, .y = bt_to(y, r, t),
-                            .y_out = y.stride};
-      bt_vec_sums(&m, last - r, end - t);
-    }
-  }
-}
-
-#endif
 
 /* Needs (taps - 1) dilation <= BT_INT16_SAMPLES / 2. */
 BT_KERNEL void bt_conv_forward_int16(bt_conv g, bt_box box, bt_in16 x, const float *w,
                                      const float *b, bt_out y, float scale)
 {
   const int per_group = g.channels / g.groups, group_rows = g.out_channels / g.groups * g.out_rows;
-  if (bt_conv_is_product(g) && per_group * g.rows <= BT_INT16_SAMPLES / 8) {
-    bt_conv_product_int16(g, box, x, w, b, y, scale);
-    return;
-  }
-#if BT_VECTOR
   if (bt_conv_is_matrix(g) && per_group * g.rows <= BT_INT16_SAMPLES / 8) {
-    bt_conv_product_int16_vectors(g, box, x, w, b, y, scale);
+    bt_conv_product_int16(g, box, x, w, b, y, scale, per_group * g.rows);
     return;
   }
-#endif
   const int reach = (g.taps - 1) * g.dilation;
   const int first = bt_conv_group(g, box.r0) * per_group * g.rows;
   const int last = (bt_conv_group(g, box.r1 - 1) + 1) * per_group * g.rows;
@@ -109,9 +77,13 @@ BT_KERNEL void bt_conv_forward_int16(bt_conv g, bt_box box, bt_in16 x, const flo
         if (!there)
           bt_int16_take(x, row, x0, x1, scale, samples);
         there = 1;
-        bt_conv_row(g, t, end, samples, x0,
-                    w + ((r / g.out_rows * per_group + i) * g.kernel_rows + kh) * g.taps,
-                    bt_to(y, r, t));
+        const float *from = w + ((r / g.out_rows * per_group + i) * g.kernel_rows + kh) * g.taps;
+        const int at = t * g.stride - g.padding;
+        const bt_conv_sum m = {.terms = 1, .rows = 1, .taps = g.taps, .gap = g.stride,
+                               .step = g.dilation, .first = at, .times = g.times, .w = from,
+                               .w_tap = 1, .x = samples + (at - x0), .y = bt_to(y, r, t),
+                               .y_gap = 1};
+        bt_conv_add(m, end - t);
       }
     }
   }
@@ -125,7 +97,7 @@ BT_KERNEL void bt_conv_weight_gradient_int16(bt_conv g, bt_box box, bt_in16 x, b
   const int first = bt_conv_group(g, box.r0) * per_group * g.rows;
   const int last = (bt_conv_group(g, box.r1 - 1) + 1) * per_group * g.rows;
   const int block = bt_min(BT_CONV_SUMS, (BT_INT16_SAMPLES - BT_LEAF) / g.dilation + 1);
-  float samples[BT_INT16_SAMPLES] = {0.0f}, sums[BT_CONV_SUMS];
+  float samples[BT_INT16_SAMPLES] = {0.0f};
   for (int t = box.t0; t < box.t1; t = bt_leaf_end(t, box.t1)) {
     const int end = bt_leaf_end(t, box.t1);
     for (int row = first; row < last; row++) {
@@ -143,11 +115,12 @@ BT_KERNEL void bt_conv_weight_gradient_int16(bt_conv g, bt_box box, bt_in16 x, b
           if (!there)
             bt_int16_take(x, row, x0, x1, scale, samples);
           there = 1;
-          bt_conv_leaf(g, t, end, k, n, samples, x0, bt_at(dy, r, t), sums);
-          float *to =
-              dw + ((r / g.out_rows * per_group + i) * g.kernel_rows + kh) * g.taps + k;
-          for (int j = 0; j < n; j++)
-            to[j] += sums[j];
+          float *to = dw + ((r / g.out_rows * per_group + i) * g.kernel_rows + kh) * g.taps + k;
+          const bt_conv_sum m = {.terms = 1, .rows = 1, .taps = end - t, .gap = g.dilation,
+                                 .step = 1, .first = t + shift, .times = g.times,
+                                 .w = bt_at(dy, r, t), .w_tap = 1, .x = samples + (t + shift - x0),
+                                 .y = to};
+          bt_conv_leaf_sums(m, 1, 1, n);
         }
       }
     }

@@ -1,12 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Long sums of a convolution with a step of 1 or -1 in vector registers, for conv_vector.c: the taps that
- * are inside the input sixteen at a time (AVX-512), and those that leave it at one end. */
+/* Long sums of a convolution with a step of 1 or -1 in vector registers, for bt_conv_vector.h: the taps
+ * inside the input sixteen at a time (AVX-512), and those that leave it at one end. */
 #ifndef BT_CONV_SLIDE_H
 #define BT_CONV_SLIDE_H
 
 #include "bt_vector.h"
 
-#if BT_VECTOR && BT_VECTOR_HERE
+#if BT_VECTOR && BT_VECTOR_LINKAGE
 
 #if BT_VECTOR == 16
 
@@ -30,8 +30,8 @@
   }
 
 /* s[j] += sum_k w[k] x[16 j + k], or x[16 j - k] where `down`, of sixteen taps. A vector that lies across
- * two cache lines costs two reads: half of them slide through registers instead, for shifting them has
- * ports of its own, but not enough for all. */
+ * two cache lines costs two reads; half of the vectors are shifted out of pairs of registers instead, which
+ * uses other ports of the core, but not enough of them for all. */
 BT_VECTOR_KERNEL void bt_vec_sixteen(bt_vec *s, const int outs, const int vecs, const int down,
                                      const float *w, ptrdiff_t w_out, const float *x,
                                      ptrdiff_t x_out)
@@ -42,7 +42,7 @@ BT_VECTOR_KERNEL void bt_vec_sixteen(bt_vec *s, const int outs, const int vecs, 
     BT_VECTOR_UNROLL for (int j = 0; j < 5; j++)
       if (j <= vecs / 2)
         v[o * 5 + j] = bt_vec_at(from + o * x_out + 16 * j);
-  __asm__ volatile("" ::: "memory"); /* gcc would carry reads from turn to turn, on the stack */
+  __asm__ volatile("" ::: "memory"); /* gcc would keep reads of one turn for the next, on the stack */
   BT_VEC_TAP(0)
   BT_VEC_TAP(1)
   BT_VEC_TAP(2)
@@ -61,7 +61,7 @@ BT_VECTOR_KERNEL void bt_vec_sixteen(bt_vec *s, const int outs, const int vecs, 
   BT_VEC_TAP(15)
 }
 
-/* The same for so many times sixteen taps. */
+/* The same for `sixteens` times sixteen taps. */
 BT_VECTOR_KERNEL void bt_vec_slide(bt_vec *sums, const int outs, const int vecs, const int down,
                                    int sixteens, const float *w, ptrdiff_t w_out, const float *x,
                                    ptrdiff_t x_out)
@@ -75,7 +75,7 @@ BT_VECTOR_KERNEL void bt_vec_slide(bt_vec *sums, const int outs, const int vecs,
     sums[j] = s[j];
 }
 
-/* Of one output, rising, the sum of each of some leaves added to sums. */
+/* The sums of one output over some leaves, which follow each other, joined to `sums`; samples rise. */
 BT_VECTOR_KERNEL void bt_vec_slide_leaves(bt_vec *sums, const int vecs, int leaves, const float *w,
                                           const float *x)
 {
@@ -89,14 +89,14 @@ BT_VECTOR_KERNEL void bt_vec_slide_leaves(bt_vec *sums, const int vecs, int leav
     for (const float *const end = w + BT_LEAF; w != end; w += 16, x += 16)
       bt_vec_sixteen(s, 1, vecs, 0, w, 0, x, 0);
     BT_VECTOR_UNROLL for (int j = 0; j < vecs; j++)
-      total[j] = bt_vec_add(total[j], s[j]);
+      BT_JOIN_LEAF(total[j], s[j]);
   }
   BT_VECTOR_UNROLL for (int j = 0; j < vecs; j++)
     sums[j] = total[j];
 }
 
 #define BT_VEC_SLIDE_LEAVES(vecs)                                                                  \
-  BT_PART void bt_vec_slide_leaves_##vecs(bt_vec *sums, int leaves, const float *w,                \
+  BT_OUTLINED void bt_vec_slide_leaves_##vecs(bt_vec *sums, int leaves, const float *w,                \
                                                const float *x)                                     \
   {                                                                                                \
     bt_vec_slide_leaves(sums, vecs, leaves, w, x);                                                 \
@@ -106,7 +106,7 @@ BT_VEC_SLIDE_LEAVES(4)
 BT_VEC_SLIDE_LEAVES(8)
 
 #define BT_VEC_SLIDE(outs, vecs)                                                                   \
-  BT_PART void bt_vec_slide_##outs##_##vecs(bt_vec *s, int down, int sixteens,                     \
+  BT_OUTLINED void bt_vec_slide_##outs##_##vecs(bt_vec *s, int down, int sixteens,                     \
                                                  const float *w, ptrdiff_t w_out, const float *x,  \
                                                  ptrdiff_t x_out)                                  \
   {                                                                                                \
@@ -123,9 +123,9 @@ BT_VEC_SLIDE(4, 2)
 
 #endif
 
-/* sums[j] += sum_k w[k] x[BT_VECTOR j + k step] for `vecs` vectors that are inside the input, and the
- * same for the lanes of `part`, the vector at `px`, from `edge` on (`low`) or before it; the edge moves
- * against the step. */
+/* sums[j] += sum_k w[k] x[BT_VECTOR j + k step] for `vecs` vectors inside the input; and the same for
+ * `part`, the vector at `px` that lies across the end of the row, in the lanes from `edge` on (`low`) or
+ * before it. The edge moves against the step. */
 BT_VECTOR_KERNEL void bt_vec_clip(bt_vec *sums, const int vecs, bt_vec *part, int low, int edge,
                                   int step, int taps, const float *w, const float *x,
                                   const float *px)
@@ -135,11 +135,11 @@ BT_VECTOR_KERNEL void bt_vec_clip(bt_vec *sums, const int vecs, bt_vec *part, in
     s[j] = sums[j];
   for (; taps > 0; taps--, w++, x += step, px += step, edge -= step) {
     const bt_vec weight = bt_vec_of(*w);
-    bt_some some;
-    bt_vec_some(&some, 1, low ? edge : 0, low ? BT_VECTOR : edge);
+    bt_mask mask;
+    bt_vec_masks(&mask, 1, low ? edge : 0, low ? BT_VECTOR : edge);
     BT_VECTOR_UNROLL for (int j = 0; j < vecs; j++)
       s[j] = bt_vec_fma(weight, bt_vec_at(x + BT_VECTOR * j), s[j]);
-    last = bt_vec_fma_some(weight, bt_vec_at_some(px, some), last, some);
+    last = bt_vec_fma_masked(weight, bt_vec_at_masked(px, mask), last, mask);
   }
   BT_VECTOR_UNROLL for (int j = 0; j < vecs; j++)
     sums[j] = s[j];
@@ -147,7 +147,7 @@ BT_VECTOR_KERNEL void bt_vec_clip(bt_vec *sums, const int vecs, bt_vec *part, in
 }
 
 #define BT_VEC_CLIP(vecs)                                                                          \
-  BT_PART void bt_vec_clip_##vecs(bt_vec *s, bt_vec *part, int low, int edge, int step,            \
+  BT_OUTLINED void bt_vec_clip_##vecs(bt_vec *s, bt_vec *part, int low, int edge, int step,            \
                                        int taps, const float *w, const float *x, const float *px)  \
   {                                                                                                \
     bt_vec_clip(s, vecs, part, low, edge, step, taps, w, x, px);                                   \
@@ -162,9 +162,9 @@ BT_VEC_CLIP(5)
 BT_VEC_CLIP(6)
 BT_VEC_CLIP(7)
 
-/* The same as bt_vec_edge for one output with all lanes used, a step of 1 or -1 and a row of at least
- * as many samples, which a tap leaves at one end only. */
-BT_PART void bt_vec_clips(bt_vec *s, int vecs, int first, int times, int step, int k, int end,
+/* bt_vec_edge for one output with all lanes in use, a step of 1 or -1 and a row of at least as many
+ * samples, so that a tap leaves it at one end only. */
+BT_OUTLINED void bt_vec_clips(bt_vec *s, int vecs, int first, int times, int step, int k, int end,
                                const float *w, const float *x)
 {
   while (k < end) {

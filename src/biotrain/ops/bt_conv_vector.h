@@ -1,77 +1,60 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Blocks of a convolution's outputs in vector registers. All three passes are one sum,
- *
- *   y[o][n] = b[o] + sum_i sum_h sum_k w[o][i][h][k] x[i][h][n + k step]
- *
- * forward step = dilation, for the input gradient step = -dilation, and for the weight gradient n
- * counts taps, k the samples of a leaf and w is dy. Lanes are neighbours n, so that a sum runs in the
- * order written; samples outside the row are skipped lane by lane. */
+/* Tiles of a convolution's results in vector registers: the sums of bt_conv_sum.h with gap 1. Lanes are
+ * neighbouring results, so that a sum runs in the order written; samples outside the row are skipped
+ * lane by lane. */
 #ifndef BT_CONV_VECTOR_H
 #define BT_CONV_VECTOR_H
 
 #include "bt_conv_slide.h"
+#include "bt_conv_sum.h"
 
 #if BT_VECTOR
 
-typedef struct bt_vec_sum {
-  int terms, rows, taps, step;
-  const float *w;
-  ptrdiff_t w_out, w_term, w_row; /* from one to the next; w[k] follow each other */
-  const float *x;                 /* sample of n = 0, k = 0, which lies at time `first` */
-  ptrdiff_t x_term, x_row;
-  ptrdiff_t x_out;  /* from the samples of one output to the next one's; 0 where they share them */
-  ptrdiff_t x_two, y_two; /* of two sums in one vector: from one to the other; 0 where it is one */
-  int first, times; /* samples at times [0, times) are inside */
-  const float *b;   /* one per output, or NULL for 0 */
-  float *y;
-  ptrdiff_t y_out;
-} bt_vec_sum;
+/* `n` results of `outs` outputs. Some results are computed twice, by two tiles. */
+BT_VECTOR_OUTLINED void bt_vec_sums(const bt_conv_sum *sum, int outs, int n);
+/* The same in leaves of BT_LEAF taps, each of which is joined to y; with AVX-512 also for two inputs at
+ * once, of up to 8 results each. */
+BT_VECTOR_OUTLINED void bt_vec_leaf_sums(const bt_conv_sum *sum, int outs, int n);
 
-/* `n` results of `outs` outputs. Blocks may make a result again. */
-BT_VECTOR_PART void bt_vec_sums(const bt_vec_sum *sum, int outs, int n);
-/* The same in leaves of BT_LEAF taps, the sum of each of which is added to y. With AVX-512 also of two
- * sums at once, of up to 8 results each. */
-BT_VECTOR_PART void bt_vec_leaf_sums(const bt_vec_sum *sum, int outs, int n);
+#if BT_VECTOR_LINKAGE
 
-#if BT_VECTOR_HERE
-
-/* Vectors of a block of four outputs: as many sums as registers hold. */
+/* Vectors of a tile of four outputs: as many sums as registers hold. */
 #define BT_VEC_WIDE (BT_VECTOR == 16 ? 4 : 2)
 
-/* What the lanes of a block are: neighbours that outputs share, neighbours of each output, or the
- * neighbours of two inputs in the two halves. */
+/* What the lanes of a tile are: samples that outputs share, samples of each output, or the samples of two
+ * inputs in the two halves. */
 #define BT_VEC_SHARED 0
 #define BT_VEC_OWN 1
 #define BT_VEC_TWO 2
 
-/* Some lanes of memory, of both halves where there are two sums; the other half lies `two` behind. */
-BT_VECTOR_KERNEL bt_vec bt_vec_take(const float *x, const int lanes, ptrdiff_t two, bt_some some)
+/* Masked lanes of memory; of two inputs the upper half is `two` floats behind the lower one. */
+BT_VECTOR_KERNEL bt_vec bt_vec_load(const float *x, const int lanes, ptrdiff_t two, bt_mask mask)
 {
 #if BT_VECTOR == 16
   if (lanes == BT_VEC_TWO)
-    return _mm512_mask_loadu_ps(bt_vec_at_some(x, some & 0xff), some & 0xff00, x + (two - 8));
+    return _mm512_mask_loadu_ps(bt_vec_at_masked(x, mask & 0xff), mask & 0xff00, x + (two - 8));
 #endif
   (void)lanes, (void)two;
-  return bt_vec_at_some(x, some);
+  return bt_vec_at_masked(x, mask);
 }
 
-BT_VECTOR_KERNEL void bt_vec_give(float *y, bt_vec sum, const int lanes, ptrdiff_t two, bt_some some)
+BT_VECTOR_KERNEL void bt_vec_store(float *y, bt_vec sum, const int lanes, ptrdiff_t two, bt_mask mask)
 {
 #if BT_VECTOR == 16
   if (lanes == BT_VEC_TWO) {
-    bt_vec_to_some(y + (two - 8), sum, some & 0xff00);
-    some &= 0xff;
+    bt_vec_to_masked(y + (two - 8), sum, mask & 0xff00);
+    mask &= 0xff;
   }
 #endif
   (void)lanes, (void)two;
-  bt_vec_to_some(y, sum, some);
+  bt_vec_to_masked(y, sum, mask);
 }
 
 /* Taps [k, end) of one row, all lanes inside; `all` says which of them are used. `falls`: the step may
  * be negative. */
-BT_VECTOR_KERNEL void bt_vec_inside(const bt_vec_sum *m, bt_vec *s, const int outs, const int lanes,
+BT_VECTOR_KERNEL void bt_vec_inside(const bt_conv_sum *m, bt_vec *s, const int outs, const int lanes,
                                     const int vecs, const int full, const int falls,
-                                    const bt_some *all, int k, int end, const float *w,
+                                    const bt_mask *all, int k, int end, const float *w,
                                     const float *x)
 {
   (void)falls;
@@ -94,7 +77,7 @@ BT_VECTOR_KERNEL void bt_vec_inside(const bt_vec_sum *m, bt_vec *s, const int ou
       if (lanes == BT_VEC_OWN || !o)
         BT_VECTOR_UNROLL for (int j = 0; j < vecs; j++)
           v[j] = full ? bt_vec_at(from + o * m->x_out + BT_VECTOR * j)
-                      : bt_vec_take(from + o * m->x_out + BT_VECTOR * j, lanes, m->x_two, all[j]);
+                      : bt_vec_load(from + o * m->x_out + BT_VECTOR * j, lanes, m->x_in, all[j]);
       BT_VECTOR_UNROLL for (int j = 0; j < vecs; j++)
         s[o * vecs + j] = bt_vec_fma(weight, v[j], s[o * vecs + j]);
     }
@@ -105,57 +88,57 @@ BT_VECTOR_KERNEL void bt_vec_inside(const bt_vec_sum *m, bt_vec *s, const int ou
 #define BT_VEC_EDGES (BT_VECTOR == 16 ? 16 : 1)
 
 /* The same lanes in both halves, of two inputs. */
-BT_VECTOR_KERNEL void bt_vec_halves(bt_some *some, const int lanes)
+BT_VECTOR_KERNEL void bt_vec_halves(bt_mask *masks, const int lanes)
 {
 #if BT_VECTOR == 16
   if (lanes == BT_VEC_TWO)
-    some[0] = (bt_some)(some[0] * 0x101);
+    masks[0] = (bt_mask)(masks[0] * 0x101);
 #endif
-  (void)some, (void)lanes;
+  (void)masks, (void)lanes;
 }
 
 /* Lanes of tap k that are inside, where the sample of lane 0 and k = 0 lies at time `first`. */
-BT_VECTOR_KERNEL void bt_vec_lanes(const bt_vec_sum *m, bt_some *some, const int lanes,
+BT_VECTOR_KERNEL void bt_vec_lanes(const bt_conv_sum *m, bt_mask *masks, const int lanes,
                                    const int vecs, int n, int first, int k)
 {
   const int at = first + k * m->step;
-  bt_vec_some(some, vecs, -at, bt_min(n, m->times - at));
-  bt_vec_halves(some, lanes);
+  bt_vec_masks(masks, vecs, -at, bt_min(n, m->times - at));
+  bt_vec_halves(masks, lanes);
 }
 
 /* The same as bt_vec_inside where lanes may be outside; `edges` has the masks of the first taps. */
-BT_VECTOR_KERNEL void bt_vec_edge(const bt_vec_sum *m, bt_vec *s, const int outs, const int lanes,
-                                  const int vecs, int n, const bt_some *edges, int first, int k,
+BT_VECTOR_KERNEL void bt_vec_edge(const bt_conv_sum *m, bt_vec *s, const int outs, const int lanes,
+                                  const int vecs, int n, const bt_mask *edges, int first, int k,
                                   int end, const float *w, const float *x)
 {
   for (; k < end; k++) {
     const float *from = x + (ptrdiff_t)k * m->step;
-    bt_some some[8];
+    bt_mask masks[8];
     bt_vec v[8];
     if (edges && k < BT_VEC_EDGES)
       BT_VECTOR_UNROLL for (int j = 0; j < vecs; j++)
-        some[j] = edges[k * vecs + j];
+        masks[j] = edges[k * vecs + j];
     else {
       const int at = first + k * m->step;
       if (-at >= n || m->times - at <= 0)
         continue;
-      bt_vec_lanes(m, some, lanes, vecs, n, first, k);
+      bt_vec_lanes(m, masks, lanes, vecs, n, first, k);
     }
     BT_VECTOR_UNROLL for (int o = 0; o < outs; o++) {
       const bt_vec weight = bt_vec_of(w[o * m->w_out + k]);
       if (lanes == BT_VEC_OWN || !o)
         BT_VECTOR_UNROLL for (int j = 0; j < vecs; j++)
-          v[j] = bt_vec_take(from + o * m->x_out + BT_VECTOR * j, lanes, m->x_two, some[j]);
+          v[j] = bt_vec_load(from + o * m->x_out + BT_VECTOR * j, lanes, m->x_in, masks[j]);
       BT_VECTOR_UNROLL for (int j = 0; j < vecs; j++)
-        s[o * vecs + j] = bt_vec_fma_some(weight, v[j], s[o * vecs + j], some[j]);
+        s[o * vecs + j] = bt_vec_fma_masked(weight, v[j], s[o * vecs + j], masks[j]);
     }
   }
 }
 
 /* Taps of a row, `n` lanes used. */
-BT_VECTOR_KERNEL void bt_vec_row(const bt_vec_sum *m, bt_vec *s, const int outs, const int lanes,
-                                 const int vecs, const int falls, int n, const bt_some *all,
-                                 const bt_some *edges, int first, int taps, const float *w,
+BT_VECTOR_KERNEL void bt_vec_row(const bt_conv_sum *m, bt_vec *s, const int outs, const int lanes,
+                                 const int vecs, const int falls, int n, const bt_mask *all,
+                                 const bt_mask *edges, int first, int taps, const float *w,
                                  const float *x)
 {
   /* taps [lo, hi) have all lanes inside */
@@ -179,12 +162,12 @@ BT_VECTOR_KERNEL void bt_vec_row(const bt_vec_sum *m, bt_vec *s, const int outs,
 }
 
 /* `n` results from `at` on of `outs` outputs, in outs x vecs registers. */
-BT_VECTOR_KERNEL void bt_vec_block_of(const bt_vec_sum *m, int at, int n, const int outs,
+BT_VECTOR_KERNEL void bt_vec_block_of(const bt_conv_sum *m, int at, int n, const int outs,
                                       const int lanes, const int vecs)
 {
   bt_vec s[16];
-  bt_some all[8], edges[8 * BT_VEC_EDGES];
-  bt_vec_some(all, vecs, 0, n);
+  bt_mask all[8], edges[8 * BT_VEC_EDGES];
+  bt_vec_masks(all, vecs, 0, n);
   const int many = BT_VECTOR == 16 && m->terms * m->rows > 1 && m->taps > 1;
   for (int k = 0; k < m->taps && k < BT_VEC_EDGES && many; k++)
     bt_vec_lanes(m, &edges[k * vecs], lanes, vecs, n, m->first + at, k);
@@ -192,41 +175,42 @@ BT_VECTOR_KERNEL void bt_vec_block_of(const bt_vec_sum *m, int at, int n, const 
     BT_VECTOR_UNROLL for (int j = 0; j < vecs; j++)
       s[o * vecs + j] = bt_vec_of(m->b ? m->b[o] : 0.0f);
   const int flat = m->taps == 1 && m->first + at >= 0 && m->first + at + n <= m->times;
-  for (int i = 0; i < m->terms && flat; i++) /* one tap, which all lanes have */
-    for (int h = 0; h < m->rows; h++)
-      bt_vec_inside(m, s, outs, lanes, vecs, 0, 0, all, 0, 1, m->w + i * m->w_term + h * m->w_row,
-                    m->x + i * m->x_term + h * m->x_row + at);
-  for (int i = 0; i < m->terms && !flat; i++)
-    for (int h = 0; h < m->rows; h++)
-      bt_vec_row(m, s, outs, lanes, vecs, 1, n, all, many ? edges : NULL, m->first + at, m->taps,
-                 m->w + i * m->w_term + h * m->w_row, m->x + i * m->x_term + h * m->x_row + at);
+  BT_CONV_EACH_ROW(*m, i, h) {
+    const float *w = m->w + i * m->w_term + h * m->w_row;
+    const float *x = m->x + i * m->x_term + h * m->x_row + at;
+    if (flat) /* one tap, which all lanes have */
+      bt_vec_inside(m, s, outs, lanes, vecs, 0, 0, all, 0, 1, w, x);
+    else
+      bt_vec_row(m, s, outs, lanes, vecs, 1, n, all, many ? edges : NULL, m->first + at, m->taps, w,
+                 x);
+  }
   BT_VECTOR_UNROLL for (int o = 0; o < outs; o++)
     BT_VECTOR_UNROLL for (int j = 0; j < vecs; j++)
-      bt_vec_to_some(m->y + o * m->y_out + at + BT_VECTOR * j, s[o * vecs + j], all[j]);
+      bt_vec_to_masked(m->y + o * m->y_out + at + BT_VECTOR * j, s[o * vecs + j], all[j]);
 }
 
-BT_VECTOR_KERNEL void bt_vec_block(const bt_vec_sum *m, int at, int n, const int outs, const int vecs)
+BT_VECTOR_KERNEL void bt_vec_block(const bt_conv_sum *m, int at, int n, const int outs, const int vecs)
 {
   bt_vec_block_of(m, at, n, outs, BT_VEC_SHARED, vecs);
 }
 
-BT_VECTOR_KERNEL void bt_vec_own(const bt_vec_sum *m, int at, int n, const int outs, const int vecs)
+BT_VECTOR_KERNEL void bt_vec_own(const bt_conv_sum *m, int at, int n, const int outs, const int vecs)
 {
   bt_vec_block_of(m, at, n, outs, BT_VEC_OWN, vecs);
 }
 
-/* Of sums in leaves of BT_LEAF taps, each of which is added to what is there. */
-BT_VECTOR_KERNEL void bt_vec_leaves_of(const bt_vec_sum *m, int at, int n, const int outs,
+/* The same for sums in leaves. */
+BT_VECTOR_KERNEL void bt_vec_leaves_of(const bt_conv_sum *m, int at, int n, const int outs,
                                        const int lanes, const int vecs)
 {
   bt_vec s[8], total[8];
-  bt_some all[8];
-  bt_vec_some(all, vecs, 0, n);
+  bt_mask all[8];
+  bt_vec_masks(all, vecs, 0, n);
   bt_vec_halves(all, lanes);
   BT_VECTOR_UNROLL for (int o = 0; o < outs; o++)
     BT_VECTOR_UNROLL for (int j = 0; j < vecs; j++)
       total[o * vecs + j] =
-          bt_vec_take(m->y + o * m->y_out + at + BT_VECTOR * j, lanes, m->y_two, all[j]);
+          bt_vec_load(m->y + o * m->y_out + at + BT_VECTOR * j, lanes, m->y_in, all[j]);
   for (int k = 0; k < m->taps; k += BT_LEAF) {
 #if BT_VECTOR == 16
     if (outs == 1 && vecs >= 4 && m->step == 1 && m->rows == 1 && n == vecs * BT_VECTOR &&
@@ -247,27 +231,27 @@ BT_VECTOR_KERNEL void bt_vec_leaves_of(const bt_vec_sum *m, int at, int n, const
                  bt_min(BT_LEAF, m->taps - k), m->w + h * m->w_row + k,
                  m->x + h * m->x_row + (ptrdiff_t)k * m->step + at);
       BT_VECTOR_UNROLL for (int j = 0; j < outs * vecs; j++)
-        total[j] = bt_vec_add(total[j], s[j]);
+        BT_JOIN_LEAF(total[j], s[j]);
     }
   }
   BT_VECTOR_UNROLL for (int o = 0; o < outs; o++)
     BT_VECTOR_UNROLL for (int j = 0; j < vecs; j++)
-      bt_vec_give(m->y + o * m->y_out + at + BT_VECTOR * j, total[o * vecs + j], lanes, m->y_two,
+      bt_vec_store(m->y + o * m->y_out + at + BT_VECTOR * j, total[o * vecs + j], lanes, m->y_in,
                   all[j]);
 }
 
-BT_VECTOR_KERNEL void bt_vec_leaves(const bt_vec_sum *m, int at, int n, const int outs, const int vecs)
+BT_VECTOR_KERNEL void bt_vec_leaves(const bt_conv_sum *m, int at, int n, const int outs, const int vecs)
 {
   bt_vec_leaves_of(m, at, n, outs, BT_VEC_SHARED, vecs);
 }
 
-BT_VECTOR_KERNEL void bt_vec_two(const bt_vec_sum *m, int at, int n, const int outs, const int vecs)
+BT_VECTOR_KERNEL void bt_vec_two(const bt_conv_sum *m, int at, int n, const int outs, const int vecs)
 {
   bt_vec_leaves_of(m, at, n, outs, BT_VEC_TWO, vecs);
 }
 
 #define BT_VEC_SHAPE(kind, outs, vecs)                                                             \
-  BT_PART void bt_vec_##kind##_##outs##_##vecs(const bt_vec_sum *m, int at, int n)                 \
+  BT_OUTLINED void bt_vec_##kind##_##outs##_##vecs(const bt_conv_sum *m, int at, int n)                 \
   {                                                                                                \
     bt_vec_##kind(m, at, n, outs, vecs);                                                           \
   }
@@ -293,33 +277,22 @@ BT_VEC_SHAPE(two, 4, 1)
 BT_VEC_SHAPE(two, 8, 1)
 #endif
 
-/* The same sum of the outputs from the o-th on. */
-BT_VECTOR_KERNEL bt_vec_sum bt_vec_from(const bt_vec_sum *sum, int o)
-{
-  bt_vec_sum m = *sum;
-  m.w += o * m.w_out;
-  m.x += o * m.x_out;
-  m.y += o * m.y_out;
-  m.b = m.b ? m.b + o : NULL;
-  return m;
-}
-
 /* Outputs with samples of their own, of which one alone would not fill the registers. */
-static void bt_vec_narrow_sums(const bt_vec_sum *sum, int outs, int n)
+static void bt_vec_narrow_sums(const bt_conv_sum *sum, int outs, int n)
 {
-  const int some = n <= BT_VECTOR ? 8 : n <= 2 * BT_VECTOR ? 4 : 2;
-  for (int o = 0; o < outs; o += some) {
-    const bt_vec_sum m = bt_vec_from(sum, bt_min(o, outs - some));
-    if (some == 8)
+  const int together = n <= BT_VECTOR ? 8 : n <= 2 * BT_VECTOR ? 4 : 2;
+  for (int o = 0; o < outs; o += together) {
+    const bt_conv_sum m = bt_conv_from(*sum, bt_min(o, outs - together));
+    if (together == 8)
       bt_vec_own_8_1(&m, 0, n);
-    else if (some == 4)
+    else if (together == 4)
       bt_vec_own_4_2(&m, 0, n);
     else
       bt_vec_own_2_4(&m, 0, n);
   }
 }
 
-void bt_vec_sums(const bt_vec_sum *sum, int outs, int n)
+void bt_vec_sums(const bt_conv_sum *sum, int outs, int n)
 {
   if (sum->x_out && n <= 4 * BT_VECTOR && outs >= 8) {
     bt_vec_narrow_sums(sum, outs, n);
@@ -327,23 +300,23 @@ void bt_vec_sums(const bt_vec_sum *sum, int outs, int n)
   }
   for (int o = 0; o < outs;) {
     const int rest = outs - o;
-    const int some = sum->x_out ? 1 : rest >= 8 && n <= BT_VECTOR ? 8 : outs >= 4 ? 4 : 1;
-    const int most = some == 8 ? 1 : some == 4 ? BT_VEC_WIDE : 8;
-    const bt_vec_sum m = bt_vec_from(sum, o - bt_max(0, some - rest));
+    const int together = sum->x_out ? 1 : rest >= 8 && n <= BT_VECTOR ? 8 : outs >= 4 ? 4 : 1;
+    const int most = together == 8 ? 1 : together == 4 ? BT_VEC_WIDE : 8;
+    const bt_conv_sum m = bt_conv_from(*sum, o - bt_max(0, together - rest));
     for (int t = 0; t < n;) {
       int vecs = most;
       while (vecs > 1 && vecs / 2 * BT_VECTOR >= n - t)
         vecs /= 2;
-      vecs = some == 1 && vecs == 2 ? 4 : vecs;
+      vecs = together == 1 && vecs == 2 ? 4 : vecs;
       const int width = vecs * BT_VECTOR, at = n >= width ? bt_min(t, n - width) : t;
       const int count = bt_min(width, n - at);
-      if (some == 8)
+      if (together == 8)
         bt_vec_block_8_1(&m, at, count);
-      else if (some == 4 && vecs == 4)
+      else if (together == 4 && vecs == 4)
         bt_vec_block_4_4(&m, at, count);
-      else if (some == 4 && vecs == 2)
+      else if (together == 4 && vecs == 2)
         bt_vec_block_4_2(&m, at, count);
-      else if (some == 4)
+      else if (together == 4)
         bt_vec_block_4_1(&m, at, count);
       else if (vecs == 8)
         bt_vec_block_1_8(&m, at, count);
@@ -353,28 +326,28 @@ void bt_vec_sums(const bt_vec_sum *sum, int outs, int n)
         bt_vec_block_1_1(&m, at, count);
       t += width;
     }
-    o += some;
+    o += together;
   }
 }
 
-void bt_vec_leaf_sums(const bt_vec_sum *sum, int outs, int n)
+void bt_vec_leaf_sums(const bt_conv_sum *sum, int outs, int n)
 {
   for (int o = 0; o < outs;) {
-    const int some = outs - o >= 8 ? 8 : outs - o >= 4 ? 4 : 1;
-    const bt_vec_sum m = bt_vec_from(sum, o);
-    o += some;
+    const int together = outs - o >= 8 ? 8 : outs - o >= 4 ? 4 : 1;
+    const bt_conv_sum m = bt_conv_from(*sum, o);
+    o += together;
 #if BT_VECTOR == 16
-    if (m.x_two) {
-      (some == 8 ? bt_vec_two_8_1 : some == 4 ? bt_vec_two_4_1 : bt_vec_two_1_1)(&m, 0, n);
+    if (m.x_in) {
+      (together == 8 ? bt_vec_two_8_1 : together == 4 ? bt_vec_two_4_1 : bt_vec_two_1_1)(&m, 0, n);
       continue;
     }
 #endif
     for (int t = 0; t < n;) {
-      const int vecs = some > 1 || n - t <= BT_VECTOR ? 1 : n - t <= 4 * BT_VECTOR ? 4 : 8;
+      const int vecs = together > 1 || n - t <= BT_VECTOR ? 1 : n - t <= 4 * BT_VECTOR ? 4 : 8;
       const int count = bt_min(vecs * BT_VECTOR, n - t);
-      if (some == 8)
+      if (together == 8)
         bt_vec_leaves_8_1(&m, t, count);
-      else if (some == 4)
+      else if (together == 4)
         bt_vec_leaves_4_1(&m, t, count);
       else if (vecs == 8)
         bt_vec_leaves_1_8(&m, t, count);
@@ -388,25 +361,6 @@ void bt_vec_leaf_sums(const bt_vec_sum *sum, int outs, int n)
 }
 
 #endif
-
-/* Rows [from, end) of the kernel that meet a row of the input, where kernel row 0 meets row `top`. */
-typedef struct bt_vec_reach {
-  int from, end;
-} bt_vec_reach;
-
-BT_KERNEL bt_vec_reach bt_vec_reach_of(int top, int dilation, int kernel_rows, int rows)
-{
-  const int from = bt_min(kernel_rows, bt_max(0, bt_ceil_div(-top, dilation)));
-  const int end = bt_min(kernel_rows, bt_floor_div(rows - 1 - top, dilation) + 1);
-  return (bt_vec_reach){from, bt_max(from, end)};
-}
-
-/* Rows of the box that are row `h` of channels [first, last) of so many rows each: channels. */
-BT_KERNEL bt_vec_reach bt_vec_channels(bt_box box, int rows, int h, int first, int last)
-{
-  const int from = bt_max(first, bt_ceil_div(box.r0 - h, rows));
-  return (bt_vec_reach){from, bt_max(from, bt_min(last, bt_ceil_div(box.r1 - h, rows)))};
-}
 
 #endif
 

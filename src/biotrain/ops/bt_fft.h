@@ -41,7 +41,7 @@ BT_KERNEL void bt_fft_room(bt_fft_size g, bt_box box, float *room)
 BT_KERNEL void bt_fft_zeros(int n, float *restrict z)
 {
   for (int i = 0; i + 8 <= n; i += 8)
-    BT_EACH_LANE
+    BT_UNROLLED_LANES
       z[i + j] = 0.0f;
   for (int i = n - n % 8; i < n; i++)
     z[i] = 0.0f;
@@ -52,9 +52,9 @@ BT_KERNEL void bt_fft_copy(int n, const float *from, int step, float *restrict z
 {
   for (int i = 0; i + 8 <= n; i += 8) {
     float v[BT_LANES];
-    BT_EACH_LANE
+    BT_UNROLLED_LANES
       v[j] = from[(i + j) * step];
-    BT_EACH_LANE
+    BT_UNROLLED_LANES
       z[i + j] = v[j];
   }
   for (int i = n - n % 8; i < n; i++)
@@ -62,7 +62,7 @@ BT_KERNEL void bt_fft_copy(int n, const float *from, int step, float *restrict z
 }
 
 /* The transform of samples [start, start + count), zeros behind them. */
-BT_PART void bt_fft_load(int size, int count, bt_fft_line x, int start, float *z)
+BT_OUTLINED void bt_fft_load(int size, int count, bt_fft_line x, int start, float *z)
 {
   const int filled = bt_fft_filled(size, count), length = filled * size / 4;
   const int lo = bt_min(count, bt_max(0, x.lo - start));
@@ -80,7 +80,7 @@ BT_PART void bt_fft_load(int size, int count, bt_fft_line x, int start, float *z
 }
 
 /* to[i] = from[i] + start, or += from[i] */
-BT_PART void bt_fft_put(int n, const float *from, bool add, float start, float *restrict to)
+BT_OUTLINED void bt_fft_put(int n, const float *from, bool add, float start, float *restrict to)
 {
   int i = 0;
   if (add)
@@ -88,9 +88,9 @@ BT_PART void bt_fft_put(int n, const float *from, bool add, float start, float *
       to[i] = from[i] + to[i];
   for (; i + 8 <= n; i += 8) {
     float v[BT_LANES];
-    BT_EACH_LANE
+    BT_UNROLLED_LANES
       v[j] = from[i + j] + start;
-    BT_EACH_LANE
+    BT_UNROLLED_LANES
       to[i + j] = v[j];
   }
   for (; i < n; i++)
@@ -98,7 +98,7 @@ BT_PART void bt_fft_put(int n, const float *from, bool add, float start, float *
 }
 
 /* The taps w[j ws] as bt_fft_filter takes them, behind the block in `room`. */
-BT_PART void bt_fft_ready(int size, int taps, const float *w, int ws, float *room)
+BT_OUTLINED void bt_fft_ready(int size, int taps, const float *w, int ws, float *room)
 {
   const int filled = bt_fft_filled(size, taps);
   float *const f = room + size;
@@ -109,7 +109,7 @@ BT_PART void bt_fft_ready(int size, int taps, const float *w, int ws, float *roo
 }
 
 /* to[t - t0] = start + (or +=) sum_j w[j] x[t + shift + j] for t in [t0, t1); taps in `room`. */
-BT_PART void bt_fft_blocks(bt_fft g, int t0, int t1, bt_fft_line x, int shift, bool add,
+BT_OUTLINED void bt_fft_blocks(bt_fft g, int t0, int t1, bt_fft_line x, int shift, bool add,
                                float start, float *to, float *room)
 {
   for (int t = t0 / g.step * g.step; t < t1; t += g.step) {

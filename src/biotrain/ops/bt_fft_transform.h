@@ -153,7 +153,7 @@ BT_KERNEL void bt_fft_set(float *y, int at, bool turned, const float *w, float r
 BT_KERNEL void bt_fft_down_eight(const float *x, float *y, int q, bool turned, const float *w)
 {
   float r[8], i[8], fr, fi, gr, gi;
-  BT_EACH_OF_FOUR { /* x[j] and x[j + 4] */
+  BT_UNROLLED_FOUR { /* x[j] and x[j + 4] */
     const float ar = x[j * q], ai = x[j * q + 1], br = x[(j + 4) * q], bi = x[(j + 4) * q + 1];
     r[j] = ar + br;
     i[j] = ai + bi;
@@ -186,7 +186,7 @@ BT_KERNEL void bt_fft_down_eight(const float *x, float *y, int q, bool turned, c
 BT_KERNEL void bt_fft_up_eight(float *x, int q, bool turned, const float *w)
 {
   float r[8], i[8];
-  BT_EACH_OF_FOUR { /* x[j] and x[j + 4] */
+  BT_UNROLLED_FOUR { /* x[j] and x[j + 4] */
     const float *a = x + j * q, *b = x + (j + 4) * q;
     const bool turn = turned && j > 0;
     const float ar = turn ? bt_fft_real_of(a[0], a[1], w[2 * j - 2], w[2 * j - 1]) : a[0];
@@ -218,7 +218,7 @@ BT_KERNEL void bt_fft_up_eight(float *x, int q, bool turned, const float *w)
 }
 
 /* The last two stages, for each part of 64 values. */
-BT_PART void bt_fft_down_rest(int parts, const float *s, float *z)
+BT_OUTLINED void bt_fft_down_rest(int parts, const float *s, float *z)
 {
   for (int at = 0; at < 128 * parts; at += 128) {
     bt_fft_down_eight(s + at, z + at, 16, false, bt_fft_turns_eight);
@@ -229,7 +229,7 @@ BT_PART void bt_fft_down_rest(int parts, const float *s, float *z)
     bt_fft_down_eight(z + at, z + at, 2, false, bt_fft_turns_eight);
 }
 
-BT_PART void bt_fft_up_rest(int parts, float *z)
+BT_OUTLINED void bt_fft_up_rest(int parts, float *z)
 {
   for (int at = 0; at < 128 * parts; at += 16)
     bt_fft_up_eight(z + at, 2, false, bt_fft_turns_eight);
@@ -250,7 +250,7 @@ BT_KERNEL int bt_fft_filled(int size, int count)
 
 /* Z of 2 M samples, which may lie where Z goes. Those behind the `filled` parts are zero and not
  * read. */
-BT_PART void bt_fft_there(int M, int filled, const float *s, float *z)
+BT_OUTLINED void bt_fft_there(int M, int filled, const float *s, float *z)
 {
   if (M == 128)
     bt_fft_down_halves(s, z);
@@ -264,7 +264,7 @@ BT_PART void bt_fft_there(int M, int filled, const float *s, float *z)
 }
 
 /* M times the samples, in place. */
-BT_PART void bt_fft_back(int M, float *z)
+BT_OUTLINED void bt_fft_back(int M, float *z)
 {
   bt_fft_up_rest(M / 64, z);
   if (M == 128)
@@ -315,7 +315,7 @@ BT_KERNEL int bt_fft_factors(int M, int B)
 /* What signals are multiplied by: in place of f, Ef' at the first place of a pair and Of' at the
  * second, and in c Of' times the factor; with what makes up for doubled E and O and for the way
  * back. */
-BT_PART void bt_fft_taps(int M, float *restrict f, float *restrict c)
+BT_OUTLINED void bt_fft_taps(int M, float *restrict f, float *restrict c)
 {
   const float whole = 1.0f / (float)M, scale = 0.25f * whole; /* powers of two: exact */
   f[0] *= whole;
@@ -354,7 +354,7 @@ BT_KERNEL bt_fft_pair bt_fft_times(bt_fft_pair s, const float *a, const float *b
 }
 
 /* From a signal's transform to that of the sum. */
-BT_PART void bt_fft_filter(int M, const float *f, const float *c, float *restrict z)
+BT_OUTLINED void bt_fft_filter(int M, const float *f, const float *c, float *restrict z)
 {
   const float e = z[0], o = z[1], last = z[8], odd = z[9];
   z[0] = bt_fma(o, f[1], e * f[0]);
@@ -368,7 +368,7 @@ BT_PART void bt_fft_filter(int M, const float *f, const float *c, float *restric
 }
 
 /* sum += (at first: =) the E and O of y, for a filter that comes once. */
-BT_PART void bt_fft_add(int M, bool first, const float *f, const float *z, float *restrict sum)
+BT_OUTLINED void bt_fft_add(int M, bool first, const float *f, const float *z, float *restrict sum)
 {
   for (int i = 0; i < 16; i += 8) {
     const float e = z[i], o = z[i + 1], g = f[i], h = f[i + 1];
@@ -391,7 +391,7 @@ BT_PART void bt_fft_add(int M, bool first, const float *f, const float *z, float
 }
 
 /* Z of such a sum, with what makes up for doubled E and O and for the way back. */
-BT_PART void bt_fft_total(int M, float *restrict z)
+BT_OUTLINED void bt_fft_total(int M, float *restrict z)
 {
   const float whole = 1.0f / (float)M, scale = 0.25f * whole;
   z[0] *= whole;

@@ -38,9 +38,9 @@ BT_KERNEL void bt_fir_tiles(int levels, int t0, int t1, const float *w, int ws, 
       int i = 0;
       for (; BT_FIR_LANES == 1 && i + 4 <= end - from; i += 4) {
         float v[4];
-        BT_EACH_OF_FOUR
+        BT_UNROLLED_FOUR
           v[j] = y[i + j] + (sum ? at[i + j] : start);
-        BT_EACH_OF_FOUR
+        BT_UNROLLED_FOUR
           at[i + j] = v[j];
       }
       for (; i < end - from; i++)
@@ -50,13 +50,13 @@ BT_KERNEL void bt_fir_tiles(int levels, int t0, int t1, const float *w, int ws, 
 }
 
 /* Functions of their own: the scratch is on the stack only while it is in use. */
-BT_PART void bt_fir_filter2(int t0, int t1, const float *w, int ws, int taps, bt_fir_line x,
+BT_OUTLINED void bt_fir_filter2(int t0, int t1, const float *w, int ws, int taps, bt_fir_line x,
                                 int shift, bool add, float start, float *to)
 {
   bt_fir_tiles(2, t0, t1, w, ws, taps, x, shift, add, start, to);
 }
 
-BT_PART void bt_fir_filter3(int t0, int t1, const float *w, int ws, int taps, bt_fir_line x,
+BT_OUTLINED void bt_fir_filter3(int t0, int t1, const float *w, int ws, int taps, bt_fir_line x,
                                 int shift, bool add, float start, float *to)
 {
   bt_fir_tiles(3, t0, t1, w, ws, taps, x, shift, add, start, to);

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The sums of bt_fir_sum.h for cores without vectors: every signal of a level lies in one piece, and
+/* The sums of bt_fir_sum.h for cores without vectors: every signal of a level is contiguous, and
  * the last level's three sums are blocks of outputs in scalar registers (bt_conv_block.h). The order
  * of every addition is that of the other layouts, and so are the bits. */
 #ifndef BT_FIR_BLOCK_H
@@ -60,12 +60,12 @@ typedef struct bt_fir_sum {
 BT_KERNEL void bt_fir_put(int n, float *sum, const float *p, float *y, int ys, bool add, int from)
 {
   if (p)
-    BT_BLOCK_EACH(j, 12)
+    BT_UNROLLED(j, 12)
       if (j < n)
         sum[j] = p[j] + sum[j];
   if (from > 0) { /* what lies before was made by the block before */
     float rest[12];
-    BT_BLOCK_EACH(j, 12)
+    BT_UNROLLED(j, 12)
       if (j < n)
         rest[j] = sum[j];
     for (int j = from; j < n; j++)
@@ -74,12 +74,12 @@ BT_KERNEL void bt_fir_put(int n, float *sum, const float *p, float *y, int ys, b
   }
   const float *before = y;
   if (add)
-    BT_BLOCK_EACH(j, 12)
+    BT_UNROLLED(j, 12)
       if (j < n) {
         sum[j] = *before + sum[j];
         before += ys;
       }
-  BT_BLOCK_EACH(j, 12)
+  BT_UNROLLED(j, 12)
     if (j < n) {
       *y = sum[j];
       y += ys;
@@ -91,7 +91,7 @@ BT_KERNEL void bt_fir_direct(int step, int m, int taps, const float *w, const fl
                              const float *p, float *y, int ys, bool add)
 {
   int n = 0;
-  for (; BT_BLOCK_WIDE == 12 && m - n > 8 && m - n != 16 && m >= 12; n += 12) {
+  for (; BT_WIDE_OUTPUTS == 12 && m - n > 8 && m - n != 16 && m >= 12; n += 12) {
     const int at = bt_min(n, m - 12);
     float sum[12] = {0.0f};
     bt_block_slide_wide(sum, taps, w, s + at * step, step);
@@ -113,12 +113,12 @@ BT_KERNEL void bt_fir_direct(int step, int m, int taps, const float *w, const fl
   }
 }
 
-BT_PART void bt_fir_direct_odd(int m, int taps, const float *w, const float *s, float *p)
+BT_OUTLINED void bt_fir_direct_odd(int m, int taps, const float *w, const float *s, float *p)
 {
   bt_fir_direct(2, m, taps, w, s, 0, p, 1, false);
 }
 
-BT_PART void bt_fir_direct_put(int m, int taps, const float *w, const float *s, const float *p,
+BT_OUTLINED void bt_fir_direct_put(int m, int taps, const float *w, const float *s, const float *p,
                                    float *y, int ys, bool add)
 {
   bt_fir_direct(1, m, taps, w, s, p, y, ys, add);
@@ -131,9 +131,9 @@ BT_KERNEL void bt_fir_both(bt_fir_sum c, float *restrict w)
   int i = 0;
   for (; i + 4 <= c.half; i += 4) {
     float v[4];
-    BT_EACH_OF_FOUR
+    BT_UNROLLED_FOUR
       v[j] = f0[i + j] + f1[i + j];
-    BT_EACH_OF_FOUR
+    BT_UNROLLED_FOUR
       w[i + j] = v[j];
   }
   for (; i < c.half; i++)
@@ -150,9 +150,9 @@ BT_KERNEL void bt_fir_derive(bt_fir_kind kind, int n, const float *s, float *res
   int i = 0;
   for (; i + 4 <= n; i += 4, a += 8, b += 8) {
     float v[4];
-    BT_EACH_OF_FOUR
+    BT_UNROLLED_FOUR
       v[j] = kind == BT_FIR_ODD ? b[2 * j] : a[2 * j] - b[2 * j];
-    BT_EACH_OF_FOUR
+    BT_UNROLLED_FOUR
       to[i + j] = v[j];
   }
   for (; i < n; i++, a += 2, b += 2)
@@ -195,12 +195,12 @@ BT_KERNEL void bt_fir_last(bt_fir_sum c, bool add, float *w, float *s, float *p)
   bt_fir_direct_put(c.m, less, c.w + c.half, s, p, c.y + c.ys, 2 * c.ys, add);
 }
 
-BT_PART void bt_fir_last2(bt_fir_sum c, bool add, bt_fir_work *work)
+BT_OUTLINED void bt_fir_last2(bt_fir_sum c, bool add, bt_fir_work *work)
 {
   bt_fir_last(c, add, work->w2, work->s2, work->p2);
 }
 
-BT_PART void bt_fir_last3(bt_fir_sum c, bool add, bt_fir_work *work)
+BT_OUTLINED void bt_fir_last3(bt_fir_sum c, bool add, bt_fir_work *work)
 {
   bt_fir_last(c, add, work->w3, work->s3, work->p3);
 }
@@ -215,7 +215,7 @@ BT_KERNEL void bt_fir_spread(int m, const float *p, float *y, int ys, bool add)
 }
 
 /* The second of three levels. */
-BT_PART void bt_fir_second(bt_fir_sum c, bool add, bt_fir_work *work)
+BT_OUTLINED void bt_fir_second(bt_fir_sum c, bool add, bt_fir_work *work)
 {
   const int more = (c.taps + 1) / 2, less = c.taps / 2, half = c.m / 2;
   bt_fir_sum part = {half, more, c.half / 2, work->w2, work->s2, work->p2, 1};
@@ -272,7 +272,7 @@ BT_KERNEL const float *bt_fir_tile(int levels, int outputs, int taps, bt_fir_lin
 }
 
 /* n taps as even ones, then odd ones, each half again so, `levels` times; zeros fill the halves. */
-BT_PART void bt_fir_apart(int levels, const float *from, int step, int n, float *restrict w)
+BT_OUTLINED void bt_fir_apart(int levels, const float *from, int step, int n, float *restrict w)
 {
   const int phases = 1 << levels, each = (n + phases - 1) / phases;
   for (int k = 0; k < phases; k++) {

@@ -291,7 +291,7 @@ BT_KERNEL void bt_fir_three(int rows, bt_fir_sum c, bool add, float *w, float *e
   }
 }
 
-BT_PART void bt_fir_last(bt_fir_sum c, bool add, float *w, float *even, float *odd)
+BT_OUTLINED void bt_fir_last(bt_fir_sum c, bool add, float *w, float *even, float *odd)
 {
   if (c.rows == 8)
     bt_fir_three(4, c, add, w, even, odd);
@@ -301,7 +301,7 @@ BT_PART void bt_fir_last(bt_fir_sum c, bool add, float *w, float *even, float *o
     bt_fir_three(1, c, add, w, even, odd);
 }
 
-BT_PART void bt_fir_second(bt_fir_sum c, bool add, bt_fir_work *work);
+BT_OUTLINED void bt_fir_second(bt_fir_sum c, bool add, bt_fir_work *work);
 
 /* y = or += a sum at half the rate; the last level where `last`. */
 BT_KERNEL void bt_fir_half(int depth, bool last, bt_fir_sum c, bool add, bt_fir_work *work)
@@ -343,12 +343,12 @@ BT_KERNEL void bt_fir_split(int depth, bool last, bt_fir_sum c, bool add, bt_fir
   bt_fir_half(depth, last, r, true, work);
 }
 
-BT_PART void bt_fir_second(bt_fir_sum c, bool add, bt_fir_work *work)
+BT_OUTLINED void bt_fir_second(bt_fir_sum c, bool add, bt_fir_work *work)
 {
   bt_fir_split(2, true, c, add, work);
 }
 
-BT_PART void bt_fir_first(int levels, bt_fir_sum c, bt_fir_work *work)
+BT_OUTLINED void bt_fir_first(int levels, bt_fir_sum c, bt_fir_work *work)
 {
   bt_fir_split(1, levels == 2, c, false, work);
 }
@@ -425,7 +425,7 @@ BT_KERNEL void bt_fir_phases(int rows, int levels, int taps, bt_fir_line x, int 
 }
 
 /* work.s[n] = sum_j w[j] x[start + n + j] for n < outputs <= BT_FIR_TILE, the taps in work.w. */
-BT_PART const float *bt_fir_tile(int levels, int outputs, int taps, bt_fir_line x, int start,
+BT_OUTLINED const float *bt_fir_tile(int levels, int outputs, int taps, bt_fir_line x, int start,
                                      bt_fir_work *work)
 {
   if (outputs <= 128)

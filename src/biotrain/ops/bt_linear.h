@@ -21,7 +21,8 @@ BT_KERNEL void bt_linear_forward(bt_linear g, bt_box box, bt_in x, const float *
     for (int o = box.t0; o < box.t1; o++) {
       float total = b ? b[o] : 0.0f;
       for (int i = 0; i < g.inputs; i = bt_leaf_end(i, g.inputs))
-        total += bt_leaf_dot(w + o * g.inputs + i, bt_at(x, r, i), bt_leaf_end(i, g.inputs) - i);
+        BT_JOIN_LEAF(total, bt_leaf_dot(w + o * g.inputs + i, bt_at(x, r, i),
+                                        bt_leaf_end(i, g.inputs) - i));
       *bt_to(y, r, o) = total;
     }
 }

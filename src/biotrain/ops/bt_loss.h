@@ -48,7 +48,7 @@ BT_KERNEL void bt_mse(bt_differences g, bt_box box, const float *x, const float 
   for (int i = 0; i < g.count; i++)
     d[i] = x[i] - target[i];
   for (int i = 0; i < g.count; i += BT_LEAF)
-    sum += bt_leaf_square(&d[i], 0.0f, bt_min(BT_LEAF, g.count - i));
+    BT_JOIN_LEAF(sum, bt_leaf_square(&d[i], 0.0f, bt_min(BT_LEAF, g.count - i)));
   loss[0] = sum / (float)g.count;
 }
 

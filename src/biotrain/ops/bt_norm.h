@@ -45,22 +45,22 @@ BT_KERNEL void bt_leaf_moments(const float *x, float pivot, int n, float *mean, 
   float lane[BT_LANES] = {0.0f};
   int i = 0;
   for (; i + BT_LANES <= n; i += BT_LANES)
-    BT_EACH_LANE
+    BT_UNROLLED_LANES
       lane[j] += x[i + j] - pivot;
   if (i < n)
-    BT_EACH_LANE
+    BT_UNROLLED_LANES
       if (i + j < n)
         lane[j] += x[i + j] - pivot;
   const float centre = bt_leaf_share(bt_fold(lane), n);
-  BT_EACH_LANE
+  BT_UNROLLED_LANES
     lane[j] = 0.0f;
   for (i = 0; i + BT_LANES <= n; i += BT_LANES)
-    BT_EACH_LANE {
+    BT_UNROLLED_LANES {
       const float d = x[i + j] - pivot - centre;
       lane[j] = bt_fma(d, d, lane[j]);
     }
   if (i < n)
-    BT_EACH_LANE
+    BT_UNROLLED_LANES
       if (i + j < n) {
         const float d = x[i + j] - pivot - centre;
         lane[j] = bt_fma(d, d, lane[j]);
@@ -72,10 +72,10 @@ BT_KERNEL void bt_leaf_moments(const float *x, float pivot, int n, float *mean, 
 #if BT_VECTOR
 
 /* bt_row_moments, eight rows at a time; of the rows that are left, eight leaves. */
-BT_VECTOR_PART void bt_row_moments_eights(int r0, int r1, int t0, int t1, const bt_in *x,
+BT_VECTOR_OUTLINED void bt_row_moments_eights(int r0, int r1, int t0, int t1, const bt_in *x,
                                           float *moments);
 
-#if BT_VECTOR_HERE
+#if BT_VECTOR_LINKAGE
 
 /* A leaf of row r from time t on. */
 typedef struct bt_row_leaf {
@@ -249,9 +249,9 @@ BT_KERNEL float bt_hat(float x, float mean, float rstd, float rest)
 /* The same of four samples. */
 BT_KERNEL void bt_hat_four(const float *x, float mean, float rstd, float rest, float hat[4])
 {
-  BT_EACH_OF_FOUR
+  BT_UNROLLED_FOUR
     hat[j] = x[j] - mean;
-  BT_EACH_OF_FOUR
+  BT_UNROLLED_FOUR
     hat[j] = bt_fma(hat[j], rstd, rest);
 }
 
@@ -267,12 +267,12 @@ BT_KERNEL void bt_norm_apply(bt_norm g, bt_box box, bt_in x, const float *stats,
     float *to = bt_to(y, r, box.t0);
     const int n = box.t1 - box.t0;
     int t = 0;
-    for (; BT_BLOCK && t + 4 <= n; t += 4) {
+    for (; BT_SCALAR_TILES && t + 4 <= n; t += 4) {
       float hat[4];
       bt_hat_four(from + t, mean, rstd, rest, hat);
-      BT_EACH_OF_FOUR
+      BT_UNROLLED_FOUR
         hat[j] = bt_fma(hat[j], scale, shift);
-      BT_EACH_OF_FOUR
+      BT_UNROLLED_FOUR
         to[t + j] = hat[j];
     }
     for (; t < n; t++)
@@ -315,20 +315,20 @@ BT_KERNEL void bt_norm_sums(bt_norm g, bt_box box, bt_in x, const float *stats, 
       float plain[BT_LANES] = {0.0f}, product[BT_LANES] = {0.0f};
       int i = 0;
       for (; i + BT_LANES <= n; i += BT_LANES)
-        BT_EACH_LANE {
+        BT_UNROLLED_LANES {
           const float up = w ? w[i + j] * q[i + j] : q[i + j];
           plain[j] += up;
           product[j] = bt_fma(up, bt_hat(p[i + j], mean, rstd, rest), product[j]);
         }
       if (i < n)
-        BT_EACH_LANE
+        BT_UNROLLED_LANES
           if (i + j < n) {
             const float up = w ? w[i + j] * q[i + j] : q[i + j];
             plain[j] += up;
             product[j] = bt_fma(up, bt_hat(p[i + j], mean, rstd, rest), product[j]);
           }
-      sums[2 * r] += bt_fold(plain);
-      sums[2 * r + 1] += bt_fold(product);
+      BT_JOIN_LEAF(sums[2 * r], bt_fold(plain));
+      BT_JOIN_LEAF(sums[2 * r + 1], bt_fold(product));
     }
   }
 }
@@ -400,14 +400,14 @@ BT_KERNEL void bt_norm_input_gradient(bt_norm g, bt_box box, bt_in x, const floa
     float *to = bt_to(dx, r, box.t0);
     const int n = box.t1 - box.t0;
     int t = 0;
-    for (; BT_BLOCK && t + 4 <= n; t += 4) {
+    for (; BT_SCALAR_TILES && t + 4 <= n; t += 4) {
       float hat[4], up[4];
-      BT_EACH_OF_FOUR
+      BT_UNROLLED_FOUR
         up[j] = bt_fma(scale, q[t + j], -plain);
       bt_hat_four(p + t, mean, rstd, rest, hat);
-      BT_EACH_OF_FOUR
+      BT_UNROLLED_FOUR
         up[j] = bt_fma(-hat[j], product, up[j]);
-      BT_EACH_OF_FOUR
+      BT_UNROLLED_FOUR
         to[t + j] = rstd * up[j];
     }
     for (; t < n; t++)

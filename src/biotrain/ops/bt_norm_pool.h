@@ -60,22 +60,22 @@ BT_KERNEL void bt_norm_pool_windows(bt_norm_pool g, int windows, bt_norm_row row
   for (int h = 0; h < g.kernel_rows; h++)
     for (int i = 0; i < g.kernel; i++) {
       float hat[4], y[4];
-      BT_EACH_OF_FOUR
+      BT_UNROLLED_FOUR
         if (j < windows)
           hat[j] = x[h * stride + j * g.kernel + i] - row.mean;
-      BT_EACH_OF_FOUR
+      BT_UNROLLED_FOUR
         if (j < windows)
           hat[j] = bt_fma(hat[j], row.rstd, row.rest);
-      BT_EACH_OF_FOUR
+      BT_UNROLLED_FOUR
         if (j < windows)
           y[j] = bt_fma(hat[j], row.scale, row.shift);
-      BT_EACH_OF_FOUR
+      BT_UNROLLED_FOUR
         if (j < windows && !(y[j] <= 0.0f)) {
           total[j] += hat[j];
           number[j]++;
         }
     }
-  BT_EACH_OF_FOUR
+  BT_UNROLLED_FOUR
     if (j < windows) {
       sum[j] = total[j];
       count[j] = (uint8_t)number[j];
@@ -149,7 +149,7 @@ BT_KERNEL void bt_norm_relu_pool(bt_norm_pool g, bt_box box, bt_in x, const floa
     const bt_norm_row row = bt_norm_pool_row(g, c, stats, gamma, beta);
     float *sum = bt_to(s, r, box.t0);
     uint8_t *count = bt_to8(n, r, box.t0);
-    if (BT_BLOCK) {
+    if (BT_SCALAR_TILES) {
       const float *from = bt_at(x, c * g.rows + r % g.out_rows * g.kernel_rows, box.t0 * g.kernel);
       int t = 0;
       for (; t + 4 <= box.t1 - box.t0; t += 4)
@@ -233,18 +233,18 @@ BT_KERNEL void bt_pooled_sums(bt_norm_pool g, bt_box box, bt_in up, bt_in s, bt_
         float plain[BT_LANES] = {0.0f}, product[BT_LANES] = {0.0f};
         int i = 0;
         for (; i + BT_LANES <= m; i += BT_LANES)
-          BT_EACH_LANE {
+          BT_UNROLLED_LANES {
             plain[j] = bt_fma(q[i + j], (float)count[i + j], plain[j]);
             product[j] = bt_fma(q[i + j], p[i + j], product[j]);
           }
         if (i < m)
-          BT_EACH_LANE
+          BT_UNROLLED_LANES
             if (i + j < m) {
               plain[j] = bt_fma(q[i + j], (float)count[i + j], plain[j]);
               product[j] = bt_fma(q[i + j], p[i + j], product[j]);
             }
-        sums[2 * c] = bt_fma(share, bt_fold(plain), sums[2 * c]);
-        sums[2 * c + 1] = bt_fma(share, bt_fold(product), sums[2 * c + 1]);
+        BT_JOIN_SCALED_LEAF(sums[2 * c], share, bt_fold(plain));
+        BT_JOIN_SCALED_LEAF(sums[2 * c + 1], share, bt_fold(product));
       }
 }
 
@@ -281,13 +281,13 @@ BT_KERNEL void bt_norm_pool_window_dx(int n, bt_norm_row row, const float *x, fl
   for (; i + 4 <= n; i += 4) {
     float hat[4], y[4];
     bt_hat_four(x + i, row.mean, row.rstd, row.rest, hat);
-    BT_EACH_OF_FOUR
+    BT_UNROLLED_FOUR
       y[j] = bt_fma(hat[j], row.scale, row.shift);
-    BT_EACH_OF_FOUR
+    BT_UNROLLED_FOUR
       y[j] = !(y[j] <= 0.0f) ? up : -plain;
-    BT_EACH_OF_FOUR
+    BT_UNROLLED_FOUR
       y[j] = bt_fma(-hat[j], product, y[j]);
-    BT_EACH_OF_FOUR
+    BT_UNROLLED_FOUR
       to[i + j] = row.rstd * y[j];
   }
   for (; i < n; i++) {
@@ -306,7 +306,7 @@ BT_KERNEL void bt_norm_relu_pool_dx(bt_norm_pool g, bt_box box, bt_in x, const f
     const bt_norm_row row = bt_norm_pool_row(g, r / g.rows, stats, gamma, beta);
     const float *mean = &means[2 * bt_norm_pool_group(g, r / g.rows)];
     const float plain = mean[0], product = mean[1];
-    if (BT_BLOCK) {
+    if (BT_SCALAR_TILES) {
       const int at = r % g.rows / g.kernel_rows, end = at < g.out_rows ? g.out_times : 0;
       for (int t = box.t0; t < box.t1;) {
         const int w = t / g.kernel, n = (w < end ? bt_min(box.t1, (w + 1) * g.kernel) : box.t1) - t;

@@ -22,6 +22,26 @@
 #include "bt_pair_moments.h"
 #include "bt_vector.h"
 
+/* *a and *b: bt_leaf_dot(x, y, BT_LEAF) and bt_leaf_dot(x, z, BT_LEAF) join them. */
+BT_KERNEL void bt_centred_dots(const float *x, const float *y, const float *z, float *a, float *b)
+{
+  float s[8] = {0.0f}, u[8] = {0.0f};
+  BT_UNROLLED(i, BT_LEAF / 8) {
+    const float *p = x + 8 * i, *q = y + 8 * i, *r = z + 8 * i;
+    bt_block_pairs(s, p[0], p[1], p[2], p[3], q[0], q[1], q[2], q[3]);
+    bt_block_pairs(u, p[0], p[1], p[2], p[3], r[0], r[1], r[2], r[3]);
+    bt_block_pairs(s + 4, p[4], p[5], p[6], p[7], q[4], q[5], q[6], q[7]);
+    bt_block_pairs(u + 4, p[4], p[5], p[6], p[7], r[4], r[5], r[6], r[7]);
+    BT_COMPUTE_SUMS(s);
+    BT_COMPUTE_SUMS(u);
+    BT_COMPUTE_SUMS(s + 4);
+    BT_COMPUTE_SUMS(u + 4);
+    BT_ORDER_MEMORY;
+  }
+  BT_JOIN_LEAF(*a, bt_fold(s));
+  BT_JOIN_LEAF(*b, bt_fold(u));
+}
+
 /* raw[o, i] for the n samples of row i at t, a part of a leaf; `first` keeps z_0 for the other rows. */
 BT_KERNEL void bt_centred_row(bt_pairs g, bt_box box, const float *from, int i, bt_in d, int t, int n,
                               const float *pairs, float *first, float *raw)
@@ -36,18 +56,17 @@ BT_KERNEL void bt_centred_row(bt_pairs g, bt_box box, const float *from, int i, 
   float *to = raw + i;
   const int step = g.rows + 1;
   int o = box.r0;
-  for (; BT_BLOCK && n == BT_LEAF && o + 2 <= box.r1; o += 2)
-    bt_block_leaf_dots(z, bt_at(d, o, t), bt_at(d, o + 1, t), to + o * step,
-                       to + (o + 1) * step);
+  for (; BT_SCALAR_TILES && n == BT_LEAF && o + 2 <= box.r1; o += 2)
+    bt_centred_dots(z, bt_at(d, o, t), bt_at(d, o + 1, t), to + o * step, to + (o + 1) * step);
   for (; o < box.r1; o++)
-    to[o * step] += bt_leaf_dot(z, bt_at(d, o, t), n);
+    BT_JOIN_LEAF(to[o * step], bt_leaf_dot(z, bt_at(d, o, t), n));
 }
 
 #if BT_VECTOR
 
 /* The same for eight rows from i on, or those that there are. */
 BT_VECTOR_KERNEL void bt_centred_eight(bt_pairs g, bt_box box, bt_in x, int i, bt_in d, int t, int n,
-                                const float *pairs, float *first, float *raw)
+                                       const float *pairs, float *first, float *raw)
 {
   const int rows = bt_min(8, g.rows - i);
   bt_eight_leaf z[8];
@@ -65,7 +84,9 @@ BT_VECTOR_KERNEL void bt_centred_eight(bt_pairs g, bt_box box, bt_in x, int i, b
     const bt_eight_leaf up = bt_eight_leaf_at(bt_at(d, o, t), n);
     float *to = raw + o * (g.rows + 1) + i;
     const bt_eight dots = bt_eight_dots(z, up, n);
-    bt_eight_to_some(to, _mm256_add_ps(bt_eight_at_some(to, rows), dots), rows);
+    bt_eight total = bt_eight_at_some(to, rows);
+    BT_JOIN_LEAF(total, dots);
+    bt_eight_to_some(to, total, rows);
   }
 }
 
@@ -84,11 +105,11 @@ BT_KERNEL void bt_centred_totals(bt_pairs g, bt_box box, bt_in d, int t, int n, 
       lanes[j] = bt_eight_sum(bt_eight_leaf_at(bt_at(d, o + j, t), n));
     bt_eight_to(sums, bt_eight_fold(lanes));
     for (int j = 0; j < 8; j++)
-      to[(o + j) * (g.rows + 1)] += sums[j];
+      BT_JOIN_LEAF(to[(o + j) * (g.rows + 1)], sums[j]);
   }
 #endif
   for (; o < box.r1; o++)
-    to[o * (g.rows + 1)] += bt_leaf_sum(bt_at(d, o, t), n);
+    BT_JOIN_LEAF(to[o * (g.rows + 1)], bt_leaf_sum(bt_at(d, o, t), n));
 }
 
 /* raw, added to the output over the times of the box, leaf by leaf; the box has the rows of d. */

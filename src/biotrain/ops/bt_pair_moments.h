@@ -160,9 +160,9 @@ BT_KERNEL void bt_pair_add(float *to, int64_t sum, float a, float b)
 
 /* Adds the sums of a leaf [t, end) for the pairs of rows from i0 and rows from j0 <= i0 on, in loops
  * that vectors can take: integer sums have no order. */
-BT_VECTOR_PART void bt_pair_block(bt_pairs g, bt_in x, int t, int end, int i0, int j0, float *sums);
+BT_VECTOR_OUTLINED void bt_pair_block(bt_pairs g, bt_in x, int t, int end, int i0, int j0, float *sums);
 
-#if BT_VECTOR_HERE
+#if BT_VECTOR_LINKAGE
 
 void bt_pair_block(bt_pairs g, bt_in x, int t, int end, int i0, int j0, float *sums)
 {
@@ -221,14 +221,14 @@ void bt_pair_block(bt_pairs g, bt_in x, int t, int end, int i0, int j0, float *s
 #else
 
 /* A function of its own where the stack is small: what it needs is there only while it runs. */
-#if BT_BLOCK && defined(__GNUC__)
-#define BT_PAIR_PART static __attribute__((noinline, unused))
+#if BT_SCALAR_TILES && defined(__GNUC__)
+#define BT_PAIR_OUTLINED static __attribute__((noinline, unused))
 #else
-#define BT_PAIR_PART BT_KERNEL
+#define BT_PAIR_OUTLINED BT_KERNEL
 #endif
 
 /* Adds the sums of a leaf [t, end) for the pairs of rows from i0 and rows from j0 <= i0 on. */
-BT_PAIR_PART void bt_pair_block(bt_pairs g, bt_in x, int t, int end, int i0, int j0, float *sums)
+BT_PAIR_OUTLINED void bt_pair_block(bt_pairs g, bt_in x, int t, int end, int i0, int j0, float *sums)
 {
   const int n = end - t, same = i0 == j0;
   const int rows = bt_min(BT_PAIR_ROWS, g.rows - i0), others = bt_min(BT_PAIR_ROWS, g.rows - j0);

@@ -34,7 +34,7 @@ BT_KERNEL void bt_avg_pool(bt_pool g, bt_box box, bt_in x, bt_out y)
         const float *from = bt_at(x, c * g.rows + h, lo);
         if (g.kernel > BT_LEAF)
           for (int i = 0; i < n; i += BT_LEAF)
-            sum += bt_leaf_sum(from + i, bt_min(BT_LEAF, n - i));
+            BT_JOIN_LEAF(sum, bt_leaf_sum(from + i, bt_min(BT_LEAF, n - i)));
         else
           for (int i = 0; i < n; i++)
             sum += from[i];
@@ -153,7 +153,7 @@ BT_KERNEL void bt_avg_pool_uneven(bt_pool g, bt_box box, bt_in x, bt_out y)
       for (int h = h0; h < h1; h++) {
         const float *from = bt_at(x, c * g.rows + h, lo);
         for (int i = 0; i < n; i += BT_LEAF)
-          sum += bt_leaf_sum(from + i, bt_min(BT_LEAF, n - i));
+          BT_JOIN_LEAF(sum, bt_leaf_sum(from + i, bt_min(BT_LEAF, n - i)));
       }
       *bt_to(y, r, t) = sum / (float)((h1 - h0) * n);
     }

@@ -16,9 +16,9 @@ BT_KERNEL void bt_avg_pool_relu_dx(bt_pool g, bt_box box, bt_in dy, bt_in y, bt_
   for (int r = box.r0; r < box.r1; r++)
     for (int t = box.t0; t < box.t1; t += BT_POOL_RELU_PART) {
       const int n = bt_min(BT_POOL_RELU_PART, box.t1 - t);
-      const bt_box piece = {r, r + 1, t, t + n};
+      const bt_box tile = {r, r + 1, t, t + n};
       const bt_out to = {part, BT_POOL_RELU_PART, r, t};
-      bt_avg_pool_dx(g, piece, dy, to);
+      bt_avg_pool_dx(g, tile, dy, to);
       const float *out = bt_at(y, r, t);
       float *grad = bt_to(dx, r, t);
       for (int i = 0; i < n; i++)

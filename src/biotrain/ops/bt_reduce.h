@@ -59,7 +59,7 @@ BT_KERNEL void bt_sum_to(bt_reduce g, bt_box box, bt_in x, float *y, float scale
         int unused;
         sum += bt_leaf_sum(bt_at(x, bt_reduce_row(g, r, j, &unused), t), n);
       }
-      y[r] = bt_fma(scale, sum, y[r]);
+      BT_JOIN_SCALED_LEAF(y[r], scale, sum);
     }
   }
 }
@@ -79,7 +79,7 @@ BT_KERNEL void bt_sum_to_product(bt_reduce g, bt_box box, bt_in x, bt_in f, floa
         else
           sum = bt_fma(*bt_at(f, row, 0), bt_leaf_sum(p, n), sum);
       }
-      y[r] = bt_fma(scale, sum, y[r]);
+      BT_JOIN_SCALED_LEAF(y[r], scale, sum);
     }
   }
 }

@@ -9,7 +9,7 @@
 #include "bt_kernel.h"
 
 #ifndef BT_VECTOR
-#if BT_BLOCK || !defined(__GNUC__)
+#if BT_SCALAR_TILES || !defined(__GNUC__)
 #define BT_VECTOR 0
 #elif defined(__AVX512F__)
 #define BT_VECTOR 16
@@ -24,15 +24,16 @@
 
 #include <immintrin.h>
 
-/* A part of a kernel that is a function of its own, so that it stands in the code once. They are the
- * same for every model: the host compiles them apart (BT_VECTOR_HERE 0, and 2 where they are). */
-#ifndef BT_VECTOR_HERE
-#define BT_VECTOR_HERE 1
+/* Functions in vectors that are not inlined, so that they stand in the code once. They are the same for
+ * every model, so that the host compiles them once for all: BT_VECTOR_LINKAGE is 0 where they are only
+ * declared, 2 where they are defined for others, 1 where they are static. */
+#ifndef BT_VECTOR_LINKAGE
+#define BT_VECTOR_LINKAGE 1
 #endif
-#if BT_VECTOR_HERE == 1
-#define BT_VECTOR_PART static __attribute__((noinline, unused))
+#if BT_VECTOR_LINKAGE == 1
+#define BT_VECTOR_OUTLINED static __attribute__((noinline, unused))
 #else
-#define BT_VECTOR_PART extern
+#define BT_VECTOR_OUTLINED extern
 #endif
 
 /* What they are made of: arrays of vectors are registers only where every index is a constant. */
@@ -44,7 +45,7 @@
 #if BT_VECTOR == 16
 
 typedef __m512 bt_vec;
-typedef __mmask16 bt_some; /* some of the lanes */
+typedef __mmask16 bt_mask; /* one bit per lane */
 
 BT_VECTOR_KERNEL bt_vec bt_vec_of(float x) { return _mm512_set1_ps(x); }
 BT_VECTOR_KERNEL bt_vec bt_vec_at(const float *p) { return _mm512_loadu_ps(p); }
@@ -52,20 +53,20 @@ BT_VECTOR_KERNEL void bt_vec_to(float *p, bt_vec x) { _mm512_storeu_ps(p, x); }
 BT_VECTOR_KERNEL bt_vec bt_vec_add(bt_vec x, bt_vec y) { return _mm512_add_ps(x, y); }
 
 /* Lanes [lo, hi) of vectors that follow each other. */
-BT_VECTOR_KERNEL void bt_vec_some(bt_some *to, const int vecs, int lo, int hi)
+BT_VECTOR_KERNEL void bt_vec_masks(bt_mask *to, const int vecs, int lo, int hi)
 {
   for (int j = 0; j < vecs; j += 4) {
     const int a = bt_min(64, bt_max(lo - 16 * j, 0)), b = bt_min(64, bt_max(hi - 16 * j, 0));
     const uint64_t all = (b < 64 ? ((uint64_t)1 << b) - 1 : ~(uint64_t)0) &
                          (a < 64 ? ~(uint64_t)0 << a : 0);
     for (int i = j; i < j + 4 && i < vecs; i++)
-      to[i] = (bt_some)(all >> (16 * (i - j)) & 0xffffu);
+      to[i] = (bt_mask)(all >> (16 * (i - j)) & 0xffffu);
   }
 }
 
 /* Some lanes of memory, 0 in the others: only these are touched. */
-BT_VECTOR_KERNEL bt_vec bt_vec_at_some(const float *p, bt_some m) { return _mm512_maskz_loadu_ps(m, p); }
-BT_VECTOR_KERNEL void bt_vec_to_some(float *p, bt_vec x, bt_some m) { _mm512_mask_storeu_ps(p, m, x); }
+BT_VECTOR_KERNEL bt_vec bt_vec_at_masked(const float *p, bt_mask m) { return _mm512_maskz_loadu_ps(m, p); }
+BT_VECTOR_KERNEL void bt_vec_to_masked(float *p, bt_vec x, bt_mask m) { _mm512_mask_storeu_ps(p, m, x); }
 BT_VECTOR_KERNEL bt_vec bt_vec_fma(bt_vec w, bt_vec x, bt_vec s)
 {
 #if BT_FUSED
@@ -76,7 +77,7 @@ BT_VECTOR_KERNEL bt_vec bt_vec_fma(bt_vec w, bt_vec x, bt_vec s)
 }
 
 /* s + w x in some lanes, s in the others. */
-BT_VECTOR_KERNEL bt_vec bt_vec_fma_some(bt_vec w, bt_vec x, bt_vec s, bt_some m)
+BT_VECTOR_KERNEL bt_vec bt_vec_fma_masked(bt_vec w, bt_vec x, bt_vec s, bt_mask m)
 {
 #if BT_FUSED
   return _mm512_mask3_fmadd_ps(w, x, s, m);
@@ -88,14 +89,14 @@ BT_VECTOR_KERNEL bt_vec bt_vec_fma_some(bt_vec w, bt_vec x, bt_vec s, bt_some m)
 #elif BT_VECTOR == 8
 
 typedef __m256 bt_vec;
-typedef __m256i bt_some;
+typedef __m256i bt_mask;
 
 BT_VECTOR_KERNEL bt_vec bt_vec_of(float x) { return _mm256_set1_ps(x); }
 BT_VECTOR_KERNEL bt_vec bt_vec_at(const float *p) { return _mm256_loadu_ps(p); }
 BT_VECTOR_KERNEL void bt_vec_to(float *p, bt_vec x) { _mm256_storeu_ps(p, x); }
 BT_VECTOR_KERNEL bt_vec bt_vec_add(bt_vec x, bt_vec y) { return _mm256_add_ps(x, y); }
 
-BT_VECTOR_KERNEL void bt_vec_some(bt_some *to, const int vecs, int lo, int hi)
+BT_VECTOR_KERNEL void bt_vec_masks(bt_mask *to, const int vecs, int lo, int hi)
 {
   const __m256i lane = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
   for (int j = 0; j < vecs; j++)
@@ -103,8 +104,8 @@ BT_VECTOR_KERNEL void bt_vec_some(bt_some *to, const int vecs, int lo, int hi)
                                 _mm256_cmpgt_epi32(_mm256_set1_epi32(hi - 8 * j), lane));
 }
 
-BT_VECTOR_KERNEL bt_vec bt_vec_at_some(const float *p, bt_some m) { return _mm256_maskload_ps(p, m); }
-BT_VECTOR_KERNEL void bt_vec_to_some(float *p, bt_vec x, bt_some m) { _mm256_maskstore_ps(p, m, x); }
+BT_VECTOR_KERNEL bt_vec bt_vec_at_masked(const float *p, bt_mask m) { return _mm256_maskload_ps(p, m); }
+BT_VECTOR_KERNEL void bt_vec_to_masked(float *p, bt_vec x, bt_mask m) { _mm256_maskstore_ps(p, m, x); }
 
 BT_VECTOR_KERNEL bt_vec bt_vec_fma(bt_vec w, bt_vec x, bt_vec s)
 {
@@ -115,7 +116,7 @@ BT_VECTOR_KERNEL bt_vec bt_vec_fma(bt_vec w, bt_vec x, bt_vec s)
 #endif
 }
 
-BT_VECTOR_KERNEL bt_vec bt_vec_fma_some(bt_vec w, bt_vec x, bt_vec s, bt_some m)
+BT_VECTOR_KERNEL bt_vec bt_vec_fma_masked(bt_vec w, bt_vec x, bt_vec s, bt_mask m)
 {
   return _mm256_blendv_ps(s, bt_vec_fma(w, x, s), _mm256_castsi256_ps(m));
 }
@@ -142,7 +143,7 @@ BT_VECTOR_KERNEL bt_eight bt_eight_fma(bt_eight w, bt_eight x, bt_eight s)
 }
 
 /* Lanes [0, n). */
-BT_VECTOR_KERNEL __m256i bt_eight_some(int n)
+BT_VECTOR_KERNEL __m256i bt_eight_mask(int n)
 {
   return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
 }
@@ -151,7 +152,7 @@ BT_VECTOR_KERNEL __m256i bt_eight_some(int n)
  * AVX2's stores of some lanes. */
 BT_VECTOR_KERNEL bt_eight bt_eight_at_some(const float *p, int n)
 {
-  return n >= 8 ? bt_eight_at(p) : _mm256_maskload_ps(p, bt_eight_some(n));
+  return n >= 8 ? bt_eight_at(p) : _mm256_maskload_ps(p, bt_eight_mask(n));
 }
 
 BT_VECTOR_KERNEL void bt_eight_to_some(float *p, bt_eight x, int n)
@@ -162,7 +163,7 @@ BT_VECTOR_KERNEL void bt_eight_to_some(float *p, bt_eight x, int n)
 #if BT_VECTOR == 16
     _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1u), _mm512_castps256_ps512(x));
 #else
-    _mm256_maskstore_ps(p, bt_eight_some(n), x);
+    _mm256_maskstore_ps(p, bt_eight_mask(n), x);
 #endif
 }
 
@@ -184,7 +185,7 @@ BT_VECTOR_KERNEL bt_eight_leaf bt_eight_leaf_at(const float *p, int n)
 BT_VECTOR_KERNEL bt_eight_leaf bt_eight_less(bt_eight_leaf x, bt_eight y, int n)
 {
   BT_VECTOR_UNROLL for (int i = 0; i < BT_LEAF / BT_LANES; i++) {
-    const __m256 some = _mm256_castsi256_ps(bt_eight_some(n - BT_LANES * i));
+    const __m256 some = _mm256_castsi256_ps(bt_eight_mask(n - BT_LANES * i));
     const bt_eight less = _mm256_sub_ps(x.x[i], y);
     x.x[i] = n == BT_LEAF ? less : _mm256_and_ps(less, some);
   }
@@ -197,7 +198,7 @@ BT_VECTOR_KERNEL bt_eight bt_eight_dot(bt_eight_leaf x, bt_eight_leaf y, int n)
   bt_eight lane = bt_eight_of(0.0f);
   BT_VECTOR_UNROLL for (int i = 0; i < BT_LEAF / BT_LANES; i++) {
     const bt_eight next = bt_eight_fma(x.x[i], y.x[i], lane);
-    const __m256 some = _mm256_castsi256_ps(bt_eight_some(n - BT_LANES * i));
+    const __m256 some = _mm256_castsi256_ps(bt_eight_mask(n - BT_LANES * i));
     lane = n == BT_LEAF ? next : _mm256_blendv_ps(lane, next, some);
   }
   return lane;

@@ -269,6 +269,10 @@ class Conv(_Conv):
             case((1, 6, 1, 9), (6, 1, 1, 9), (0, 0, 0, 0), groups=6, bias=True),
             case((1, 2, 3, 7), (3, 2, 2, 20), (0, 1, 9, 10)),
             case((1, 3, 400), (2, 3, 12), (0, 0, 5, 6), (1, 4)),
+            # Taps that leave 5, 6 and 7 behind the last twelve of a ring (bt_conv_block.h).
+            case((1, 2, 90), (2, 1, 5), (0, 0, 2, 2), groups=2),
+            case((1, 2, 90), (2, 1, 18), (0, 0, 8, 9), groups=2),
+            case((1, 1, 90), (2, 1, 31), (0, 0, 15, 15)),
         )
 
 

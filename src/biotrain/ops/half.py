@@ -8,11 +8,12 @@ its bits mean is a matter of the two ops around it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
-from biotrain.ir.graph import Attr, DType, Node, Shape
-from biotrain.ir.op import Call, Op, register, rows_times, x_in, x_out
+from biotrain.ir.elementwise import Elementwise
+from biotrain.ir.graph import Attr, DType
+from biotrain.ir.op import Sample, register
 
 Half = Literal["fp16", "bf16"]
 
@@ -27,28 +28,17 @@ def torch_dtype(name: str) -> Any:
     return {"fp16": torch.float16, "bf16": torch.bfloat16}[name]
 
 
-class _Convert(Op):
-    """y = x in another format, element by element; no gradient: it comes in after those."""
+class _Convert(Elementwise):
+    """y = x in another format. There is no gradient: conversions are added behind autodiff.
 
-    work: ClassVar[int]
-    """Additions on one element, as everywhere; masks and shifts are not counted."""
+    `ops_per_element` counts additions, as everywhere; masks and shifts are not counted.
+    """
 
-    def infer(self, shapes: Sequence[Shape], attrs: Mapping[str, Attr]) -> tuple[Shape, ...]:
-        return (shapes[0],)
+    geometry = "bt_half"
+    inplace = ()
 
-    def ops(self, node: Node) -> int:
-        return self.work * node.outputs[0].size
-
-    def window(self, node: Node, index: int, t0: int, t1: int) -> tuple[int, int] | None:
-        return t0, t1
-
-    def rows(self, node: Node, index: int, r0: int, r1: int) -> tuple[int, int] | None:
-        return r0, r1
-
-    def call(self, node: Node) -> Call:
-        box = rows_times(node.outputs[0].shape)
-        geometry = (("rows", box[0]), ("times", box[1]))
-        return Call(f"bt_{node.op}", "bt_half", geometry, (x_in(0), x_out()), box)
+    def samples(self) -> tuple[Sample, ...]:
+        return ()
 
 
 class _ToHalf(_Convert):
@@ -77,7 +67,7 @@ class ToFp16(_ToHalf):
     """float32 to fp16."""
 
     name = "to_fp16"
-    work = 3
+    ops_per_element = 3
 
 
 @register("bt_half.h")
@@ -85,7 +75,7 @@ class FromFp16(_FromHalf):
     """fp16 to float32."""
 
     name = "from_fp16"
-    work = 1
+    ops_per_element = 1
 
 
 @register("bt_half.h")
@@ -93,7 +83,7 @@ class ToBf16(_ToHalf):
     """float32 to bf16."""
 
     name = "to_bf16"
-    work = 2
+    ops_per_element = 2
 
 
 @register("bt_half.h")
@@ -101,4 +91,4 @@ class FromBf16(_FromHalf):
     """bf16 to float32."""
 
     name = "from_bf16"
-    work = 1
+    ops_per_element = 1

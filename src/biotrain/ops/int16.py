@@ -12,8 +12,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
-from biotrain.ir.graph import Attr, Node, Shape, Span, Value
-from biotrain.ir.op import LEAF, Builder, Call, Op, float_literal, register, rows_times, x_in, x_out
+from biotrain.ir.elementwise import Elementwise
+from biotrain.ir.graph import Attr, Node, Span, Value
+from biotrain.ir.op import LEAF, Builder, Call, Op, float_literal, register, rows_times
 from biotrain.ops.conv import Conv, ConvDw
 from biotrain.ops.one_pass import CentredDw
 
@@ -25,33 +26,24 @@ BLOCK = 64
 
 
 @register("bt_int16.h")
-class FromInt16(Op):
+class FromInt16(Elementwise):
     """y = q scale; no gradient, for it reads the input of the network."""
 
     name = "from_int16"
-
-    def infer(self, shapes: Sequence[Shape], attrs: Mapping[str, Attr]) -> tuple[Shape, ...]:
-        return (shapes[0],)
+    inplace = ()
+    numbers = ("scale",)
+    geometry = "bt_int16"
 
     def vjp(
         self, b: Builder, node: Node, grads: Sequence[Value | None], wanted: Sequence[bool]
     ) -> Sequence[Value | None]:
         return (None,)
 
-    def window(self, node: Node, index: int, t0: int, t1: int) -> tuple[int, int] | None:
-        return t0, t1
-
-    def rows(self, node: Node, index: int, r0: int, r1: int) -> tuple[int, int] | None:
-        return r0, r1
-
-    def call(self, node: Node) -> Call:
-        box = rows_times(node.outputs[0].shape)
-        geometry = (("rows", box[0]), ("times", box[1]))
-        extra = (float_literal(node.float("scale")),)
-        return Call("bt_from_int16", "bt_int16", geometry, (x_in(0), x_out()), box, extra)
-
     def reference(self, attrs: Mapping[str, Attr], *inputs: Any) -> Any:
         return inputs[0] * attrs["scale"]
+
+    def samples(self) -> tuple[()]:
+        return ()
 
 
 def reading_int16(call: Call, node: Node) -> Call:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Element by element functions of one tensor.
+"""Elementwise functions of one tensor.
 
 Each gradient reads the output where that determines it, so that the function may work in place;
 else the input. At the kinks the gradients are torch's.
@@ -12,20 +12,9 @@ from math import inf, isnan
 from typing import Any, ClassVar
 
 from biotrain.errors import CaptureError, GraphError
+from biotrain.ir.elementwise import Elementwise, elementwise
 from biotrain.ir.graph import Attr, Node, Shape, Value
-from biotrain.ir.op import (
-    Builder,
-    Call,
-    Composite,
-    Op,
-    Sample,
-    args_input,
-    float_literal,
-    register,
-    rows_times,
-    x_in,
-    x_out,
-)
+from biotrain.ir.op import Builder, Composite, Sample, args_input, register
 
 
 def as_number(value: Any, what: str) -> float:
@@ -35,85 +24,8 @@ def as_number(value: Any, what: str) -> float:
     return float(value)
 
 
-class _Unary(Op):
-    """y = f(x); the gradient reads `saved`: the input or the output, whichever is cheaper."""
-
-    inplace: ClassVar[tuple[tuple[int, int], ...]] = ((0, 0),)
-    saved: ClassVar[str] = "out"
-    numbers: ClassVar[tuple[str, ...]] = ()
-    """Attributes that both kernels take as constants, in this order."""
-    work: ClassVar[int] = 1
-    """Multiplies and adds of one element, those inside exp, log, ... included."""
-    work_dx: ClassVar[int] = 1
-    """The same for the gradient."""
-
-    def infer(self, shapes: Sequence[Shape], attrs: Mapping[str, Attr]) -> tuple[Shape, ...]:
-        return (shapes[0],)
-
-    def saves(self, node: Node) -> str:
-        """What the gradient reads: `in` or `out`."""
-        return self.saved
-
-    def vjp(
-        self, b: Builder, node: Node, grads: Sequence[Value | None], wanted: Sequence[bool]
-    ) -> Sequence[Value | None]:
-        (dy,) = grads
-        assert dy is not None
-        saved = node.outputs[0] if self.saves(node) == "out" else node.inputs[0]
-        hint = f"d_{node.inputs[0].name}"
-        return (b.one(f"{self.name}_dx", saved, dy, hint=hint, **dict(node.attrs)),)
-
-    def window(self, node: Node, index: int, t0: int, t1: int) -> tuple[int, int] | None:
-        return t0, t1
-
-    def rows(self, node: Node, index: int, r0: int, r1: int) -> tuple[int, int] | None:
-        return r0, r1
-
-    def ops(self, node: Node) -> int:
-        return self.work * node.outputs[0].size
-
-    def arguments(self, node: Node) -> tuple[str, ...]:
-        """Constants of the function, as C expressions."""
-        return tuple(float_literal(node.float(key)) for key in self.numbers)
-
-    def call(self, node: Node) -> Call:
-        box = rows_times(node.outputs[0].shape)
-        views = tuple(x_in(i) for i in range(len(node.inputs)))
-        geometry = (("rows", box[0]), ("times", box[1]))
-        function = f"bt_{node.op}"
-        return Call(function, "bt_plane", geometry, (*views, x_out()), box, self.arguments(node))
-
-    def samples(self) -> tuple[Sample, ...]:
-        return (Sample(((1, 3, 2, 131),), {}), Sample(((1, 7),), {}))
-
-
-class _UnaryDx(_Unary):
-    """dx = f'(saved) dy."""
-
-    inplace = ((0, 1), (0, 0))
-
-    def reference(self, attrs: Mapping[str, Attr], *inputs: Any) -> Any:
-        raise NotImplementedError("tested through the gradient of its forward op")
-
-    def samples(self) -> tuple[Sample, ...]:
-        return ()
-
-
-def _function(cls: type[_Unary]) -> type[_Unary]:
-    """Class decorator: register a function and the op of its gradient, `<name>_dx`."""
-    rule = {
-        "__doc__": f"Gradient of {cls.name}.",
-        "name": f"{cls.name}_dx",
-        "numbers": cls.numbers,
-        "work": cls.work_dx,
-    }
-    register("bt_pointwise.h")(cls)
-    register("bt_pointwise.h")(type(f"{cls.__name__}Dx", (_UnaryDx,), rule))
-    return cls
-
-
-@_function
-class Relu(_Unary):
+@elementwise("bt_pointwise.h")
+class Relu(Elementwise):
     """max(x, 0); the gradient at 0 is 0."""
 
     name = "relu"
@@ -123,8 +35,8 @@ class Relu(_Unary):
         return inputs[0].relu()
 
 
-@_function
-class LeakyRelu(_Unary):
+@elementwise("bt_pointwise.h")
+class LeakyRelu(Elementwise):
     """x above 0, negative_slope x from there on down; the gradient at 0 is the slope."""
 
     name = "leaky_relu"
@@ -150,15 +62,15 @@ class LeakyRelu(_Unary):
         )
 
 
-@_function
-class Elu(_Unary):
+@elementwise("bt_pointwise.h")
+class Elu(Elementwise):
     """x above 0, alpha (e^x - 1) from there on down."""
 
     name = "elu"
     captures = ("elu",)
     numbers = ("alpha",)
-    work = 20
-    work_dx = 2
+    ops_per_element = 20
+    dx_ops_per_element = 2
 
     def capture(self, b: Builder, args: Mapping[str, Any]) -> Value:
         if args["scale"] != 1 or args["input_scale"] != 1:
@@ -183,7 +95,9 @@ class Elu(_Unary):
         )
 
 
-class _Gelu(_Unary):
+class _Gelu(Elementwise):
+    """Both forms of gelu; the result does not determine the slope."""
+
     saved = "in"
 
     approximate: ClassVar[str]
@@ -194,66 +108,66 @@ class _Gelu(_Unary):
         return F.gelu(inputs[0], approximate=self.approximate)
 
 
-@_function
+@elementwise("bt_pointwise.h")
 class Gelu(_Gelu):
     """x Phi(x), with the normal distribution's Phi(x) = (1 + erf(x / sqrt 2)) / 2."""
 
     name = "gelu"
     captures = ("gelu",)
     approximate = "none"
-    work = 55
-    work_dx = 80
+    ops_per_element = 55
+    dx_ops_per_element = 80
 
     def capture(self, b: Builder, args: Mapping[str, Any]) -> Value:
         op = "gelu" if args["approximate"] == "none" else "gelu_tanh"
         return b.one(op, args_input(args))
 
 
-@_function
+@elementwise("bt_pointwise.h")
 class GeluTanh(_Gelu):
     """x (1 + tanh(sqrt(2 / pi) (x + 0.044715 x^3))) / 2: gelu with approximate="tanh"."""
 
     name = "gelu_tanh"
     approximate = "tanh"
-    work = 41
-    work_dx = 50
+    ops_per_element = 41
+    dx_ops_per_element = 50
 
 
-@_function
-class Sigmoid(_Unary):
+@elementwise("bt_pointwise.h")
+class Sigmoid(Elementwise):
     """1 / (1 + e^-x)."""
 
     name = "sigmoid"
     captures = ("sigmoid",)
-    work = 28
-    work_dx = 3
+    ops_per_element = 28
+    dx_ops_per_element = 3
 
     def reference(self, attrs: Mapping[str, Attr], *inputs: Any) -> Any:
         return inputs[0].sigmoid()
 
 
-@_function
-class Tanh(_Unary):
+@elementwise("bt_pointwise.h")
+class Tanh(Elementwise):
     """Hyperbolic tangent."""
 
     name = "tanh"
     captures = ("tanh",)
-    work = 35
-    work_dx = 3
+    ops_per_element = 35
+    dx_ops_per_element = 3
 
     def reference(self, attrs: Mapping[str, Attr], *inputs: Any) -> Any:
         return inputs[0].tanh()
 
 
-@_function
-class Silu(_Unary):
+@elementwise("bt_pointwise.h")
+class Silu(Elementwise):
     """x / (1 + e^-x)."""
 
     name = "silu"
     captures = ("silu",)
     saved = "in"
-    work = 29
-    work_dx = 33
+    ops_per_element = 29
+    dx_ops_per_element = 33
 
     def reference(self, attrs: Mapping[str, Attr], *inputs: Any) -> Any:
         import torch.nn.functional as F
@@ -261,16 +175,16 @@ class Silu(_Unary):
         return F.silu(inputs[0])
 
 
-@_function
-class Softplus(_Unary):
+@elementwise("bt_pointwise.h")
+class Softplus(Elementwise):
     """log(1 + e^(beta x)) / beta, and x itself where beta x > threshold."""
 
     name = "softplus"
     captures = ("softplus",)
     saved = "in"
     numbers = ("beta", "threshold")
-    work = 52
-    work_dx = 30
+    ops_per_element = 52
+    dx_ops_per_element = 30
 
     def capture(self, b: Builder, args: Mapping[str, Any]) -> Value:
         beta, threshold = (as_number(args[key], key) for key in self.numbers)
@@ -293,14 +207,14 @@ class Softplus(_Unary):
         )
 
 
-@_function
-class Square(_Unary):
+@elementwise("bt_pointwise.h")
+class Square(Elementwise):
     """x^2."""
 
     name = "square"
     captures = ("square",)
     saved = "in"
-    work_dx = 2
+    dx_ops_per_element = 2
 
     def reference(self, attrs: Mapping[str, Attr], *inputs: Any) -> Any:
         return inputs[0].square()
@@ -324,7 +238,7 @@ class Power(Composite):
         return b.one(known[float(exponent)], args_input(args))
 
 
-class _Positive(_Unary):
+class _Positive(Elementwise):
     """A function of positive numbers."""
 
     def samples(self) -> tuple[Sample, ...]:
@@ -334,57 +248,57 @@ class _Positive(_Unary):
         )
 
 
-@_function
+@elementwise("bt_pointwise.h")
 class Log(_Positive):
     """Natural logarithm."""
 
     name = "log"
     captures = ("log",)
     saved = "in"
-    work = 27
+    ops_per_element = 27
 
     def reference(self, attrs: Mapping[str, Attr], *inputs: Any) -> Any:
         return inputs[0].log()
 
 
-@_function
+@elementwise("bt_pointwise.h")
 class Sqrt(_Positive):
     """Square root; the gradient at 0 is infinite."""
 
     name = "sqrt"
     captures = ("sqrt",)
-    work_dx = 2
+    dx_ops_per_element = 2
 
     def reference(self, attrs: Mapping[str, Attr], *inputs: Any) -> Any:
         return inputs[0].sqrt()
 
 
-@_function
+@elementwise("bt_pointwise.h")
 class Reciprocal(_Positive):
     """1 / x."""
 
     name = "reciprocal"
     captures = ("reciprocal",)
-    work_dx = 2
+    dx_ops_per_element = 2
 
     def reference(self, attrs: Mapping[str, Attr], *inputs: Any) -> Any:
         return inputs[0].reciprocal()
 
 
-@_function
-class Exp(_Unary):
+@elementwise("bt_pointwise.h")
+class Exp(Elementwise):
     """e^x."""
 
     name = "exp"
     captures = ("exp",)
-    work = 21
+    ops_per_element = 21
 
     def reference(self, attrs: Mapping[str, Attr], *inputs: Any) -> Any:
         return inputs[0].exp()
 
 
-@_function
-class Abs(_Unary):
+@elementwise("bt_pointwise.h")
+class Abs(Elementwise):
     """|x|; the gradient at 0 is 0."""
 
     name = "abs"
@@ -395,7 +309,9 @@ class Abs(_Unary):
         return inputs[0].abs()
 
 
-class _Bounds(_Unary):
+class _Bounds(Elementwise):
+    """min(max(x, low), high)."""
+
     numbers = ("low", "high")
 
     def reference(self, attrs: Mapping[str, Attr], *inputs: Any) -> Any:
@@ -409,7 +325,7 @@ class _Bounds(_Unary):
         )
 
 
-@_function
+@elementwise("bt_pointwise.h")
 class Clamp(_Bounds):
     """min(max(x, low), high); the gradient passes at the borders and between them."""
 
@@ -427,7 +343,7 @@ class Clamp(_Bounds):
         )
 
 
-@_function
+@elementwise("bt_pointwise.h")
 class Hardtanh(_Bounds):
     """min(max(x, low), high); the gradient passes between the borders only (hardtanh, relu6)."""
 
@@ -441,13 +357,13 @@ class Hardtanh(_Bounds):
 
 
 @register("bt_pointwise.h")
-class Affine(_Unary):
+class Affine(Elementwise):
     """scale x + shift, with numbers."""
 
     name = "affine"
     captures = ("neg", "negative")
     numbers = ("scale", "shift")
-    work = 2
+    ops_per_element = 2
 
     def capture(self, b: Builder, args: Mapping[str, Any]) -> Value:
         return b.one("affine", args_input(args), scale=-1.0, shift=0.0)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""RAM and flash of a device that lives: the capture ring, the store, the slots, by the byte."""
+"""RAM and flash of the live firmware: the capture ring, the store, the slots, by the byte."""
 
 from __future__ import annotations
 
@@ -8,38 +8,66 @@ from typing import Any
 
 from biotrain.errors import BioTrainError
 from biotrain.frontend.live import Live
+from biotrain.planner.live_layout import RECORD, STORE_CLASSES, LiveNumbers, live_struct
+from biotrain.targets.layout import Opaque, Struct
 
-STORE_SLOTS, STORE_CLASSES = 512, 16
-"""`BT_STORE_SLOTS`, `BT_STORE_CLASSES` of bt_record.h."""
-HEAD_BYTES, HEADER_BYTES, CRC_BYTES = 20, 20, 4
-"""Of a stored window (bt_record.h) and of a checkpoint (bt_checkpoint.h)."""
-RECORD_BYTES = 48
-"""`bt_live_record`."""
-SESSION_BYTES = 348
-"""Members of `bt_live` before `frozen`, without the logits."""
-SAVE_BYTES = {4: 136, 8: 160}
-"""`bt_slots_save_state` with pointers of that size."""
+HEADER_BYTES, CRC_BYTES = 20, 4
+"""Bytes around the payload of a checkpoint (bt_checkpoint.h)."""
+PURPOSE = {
+    "frozen": "sample store",
+    "store": "sample store",
+    "flash": "sample store",
+    "ring": "capture ring",
+    "labels": "capture ring",
+    "front": "front end",
+    "row": "front end",
+}
+"""What the members of `bt_live` are for; those that are not named belong to the session."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class LivePlan:
-    """What `Live` takes for one model; sizes in bytes."""
+    """What `Live` takes for one model; sizes in bytes.
+
+    Raises BioTrainError where the settings do not fit the model.
+    """
 
     live: Live
     chans: int
     times: int
     classes: int
     input_scale: float
-    ring_frames: int
-    """Frames of the capture ring; without a front end the newest window lies in it."""
     weight_bytes: int
     """Weights and running statistics."""
     state_bytes: int
-    """The same with the optimizer and its progress."""
+    """Weights and running statistics with the state of the optimizer and its progress."""
     segments: int
     """Members of the context in a checkpoint."""
     pointer_bytes: int = 4
     clock_hz: int = 0
+
+    def __post_init__(self) -> None:
+        front, made = self.live.front, (self.chans, self.times)
+        if front is not None and (front.n_chans, front.window) != made:
+            raise BioTrainError(
+                f"live: the front end makes windows of {front.n_chans} x {front.window}, the model "
+                f"takes {self.chans} x {self.times}"
+            )
+        scale = self.input_scale
+        if front is not None and front.unit is not None and not same(front.unit, scale):
+            raise BioTrainError(
+                f"live: the front end makes steps of {front.unit:g}, the model takes steps of "
+                f"{scale:g}"
+            )
+        if front is not None and self.live.hop not in (0, front.hop):
+            raise BioTrainError(f"live: the front end's hop is {front.hop}, not {self.live.hop}")
+        if self.classes > STORE_CLASSES:
+            raise BioTrainError(f"live: the sample store takes up to {STORE_CLASSES} classes")
+
+    @property
+    def ring_frames(self) -> int:
+        """Frames of the capture ring; without a front end the newest window lies in it."""
+        return self.live.ring if self.live.front else self.times + self.live.ring
 
     @property
     def hop(self) -> int:
@@ -58,9 +86,10 @@ class LivePlan:
         return self.chans * (2 if self.live.converter_bits <= 16 else 4)
 
     def slot_pages(self, payload: int) -> int:
-        """Pages of one checkpoint slot."""
+        """Pages of one checkpoint slot for so many bytes of state."""
         unit = max(self.live.unit_bytes, 4)
-        size = HEADER_BYTES + payload + RECORD_BYTES + CRC_BYTES + 2 * unit
+        record = RECORD.size(self.pointer_bytes)
+        size = HEADER_BYTES + payload + record + CRC_BYTES + 2 * unit
         return -(-size // self.live.page_bytes)
 
     @property
@@ -83,45 +112,38 @@ class LivePlan:
         """Flash for windows and checkpoints."""
         return self.pages * self.live.page_bytes
 
-    @property
-    def _layout(self) -> tuple[tuple[str, str, int, int], ...]:
-        """Members of `bt_live` before the model, in order: name, part, alignment, bytes."""
-        front, pointer = self.live.front, self.pointer_bytes
-        store = -(-(pointer + 14 * 4 + 4 * STORE_CLASSES + STORE_SLOTS // 8) // pointer) * pointer
-        row = 4 * self.times if front and front.standardise == "window" else 0
-        members = [
-            ("for the program, settings", "session", 4, 4 * self.classes + SESSION_BYTES),
-            ("frozen", "sample store", 4, STORE_SLOTS // 8),
-            ("guards", "session", 4, 12 * self.chans),
-            ("store", "sample store", pointer, store),
-            ("flash", "sample store", pointer, 4 * pointer + 8),
-            ("save", "session", pointer, SAVE_BYTES[pointer]),
-            ("segments", "session", pointer, 2 * pointer * (self.segments + 1)),
-            ("ring", "capture ring", 4, self.ring_frames * self.frame_bytes),
-            ("labels", "capture ring", 1, self.live.ring),
-        ]
-        if front:
-            sections = sum(map(len, front.sections))
-            members.append(("front", "front end", 8 if sections else 4, front.ram_bytes))
-            members.append(("row", "front end", 4, row))
-        members.append(("model", "session", 4, 0))
-        return tuple(members)
+    def struct(self, model_bytes: int = 0) -> Struct:
+        """`bt_live` around a `bt_model` of so many bytes."""
+        front = self.live.front
+        return live_struct(
+            LiveNumbers(
+                outputs=self.classes,
+                chans=self.chans,
+                ring_frames=self.ring_frames,
+                waiting_frames=self.live.ring,
+                segments=self.segments,
+                narrow=self.live.converter_bits <= 16,
+                front=front.struct() if front else None,
+                row_times=self.times if front and front.standardise == "window" else 0,
+                model=Opaque("bt_model", model_bytes, 4),
+            )
+        )
 
     @property
     def alignment(self) -> int:
-        """Of `bt_live`."""
-        return max(alignment for _, _, alignment, _ in self._layout)
+        """Alignment of `bt_live`, which its size is a multiple of."""
+        return self.struct().alignment(self.pointer_bytes)
 
     @property
     def parts(self) -> dict[str, int]:
         """RAM beside the model by what it is for; gaps of alignment count where they begin."""
+        struct = self.struct()
+        begins = struct.offsets(self.pointer_bytes)
+        ends = [*list(begins.values())[1:], begins["model"]]
         found: dict[str, int] = {}
-        at, last = 0, "session"
-        for _, part, alignment, size in self._layout:
-            start = -(-at // alignment) * alignment
-            found[last] = found.get(last, 0) + start - at
-            found[part] = found.get(part, 0) + size
-            at, last = start + size, part
+        for (name, begin), end in zip(begins.items(), ends, strict=True):
+            purpose = PURPOSE.get(name, "session")
+            found[purpose] = found.get(purpose, 0) + end - begin
         return found
 
     @property
@@ -129,13 +151,8 @@ class LivePlan:
         """`bt_live` without the model, and without what rounds its size up to its alignment."""
         return sum(self.parts.values())
 
-    @property
-    def capacity(self) -> int:
-        """Windows that the store holds (as `bt_store_layout` finds it)."""
-        return 0
-
     def to_json(self) -> dict[str, Any]:
-        """For `plan.json`."""
+        """The entry of `plan.json`."""
         return {
             "hop": self.hop,
             "ring_frames": self.ring_frames,
@@ -150,47 +167,3 @@ class LivePlan:
 def same(unit: float, scale: float) -> bool:
     """Whether a step of a front end is that of a model, which keeps it as a float32."""
     return abs(unit - scale) <= 1e-6 * scale
-
-
-def live_plan(
-    live: Live,
-    *,
-    chans: int,
-    times: int,
-    classes: int,
-    input_scale: float,
-    weight_bytes: int,
-    state_bytes: int,
-    segments: int,
-    pointer_bytes: int = 4,
-    clock_hz: int = 0,
-) -> LivePlan:
-    """Check that the settings fit the model, and how long the ring must be."""
-    front = live.front
-    if front is not None and (front.n_chans, front.window) != (chans, times):
-        raise BioTrainError(
-            f"live: the front end makes windows of {front.n_chans} x {front.window}, the model "
-            f"takes {chans} x {times}"
-        )
-    if front is not None and front.unit is not None and not same(front.unit, input_scale):
-        raise BioTrainError(
-            f"live: the front end makes steps of {front.unit:g}, the model takes steps of "
-            f"{input_scale:g}"
-        )
-    if front is not None and live.hop not in (0, front.hop):
-        raise BioTrainError(f"live: the front end's hop is {front.hop}, not {live.hop}")
-    if classes > STORE_CLASSES:
-        raise BioTrainError(f"live: the sample store takes up to {STORE_CLASSES} classes")
-    return LivePlan(
-        live,
-        chans,
-        times,
-        classes,
-        input_scale,
-        live.ring if front else times + live.ring,
-        weight_bytes,
-        state_bytes,
-        segments,
-        pointer_bytes,
-        clock_hz,
-    )

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Static memory: which values share a buffer, how long each lives, and where it lies.
+"""Static memory: which values share a buffer, when it is in use, and its offset in the arena.
 
 `lifetimes` groups values that occupy the same bytes (views, and outputs that may overwrite an
-input that dies) and `place` gives every group an offset. `judge.py` checks the result.
+input that is read for the last time) and `place` gives every group an offset. `validate.py` checks
+the result. Time is counted in *schedule steps*: one per node, or per node of a loop's body.
 """
 
 from __future__ import annotations
@@ -17,20 +18,22 @@ from biotrain.ir.graph import Graph, Loop, Node, Span
 from biotrain.ir.op import OPS, Call, rows_times
 
 ALIGNMENT = 16
-"""Bytes; a multiple of every vector load that compilers emit unasked on small cores."""
+"""Bytes that offsets are multiples of: what the widest vector load of a small core needs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Buffer:
-    """A run of bytes of the arena, used from node `first` to node `last` inclusive."""
+    """A run of bytes of the arena, in use from schedule step `first` to `last` inclusive."""
 
     value: str
     """Name of the first value that lies here."""
     members: tuple[str, ...]
-    """All values that share the bytes, in order of their birth."""
+    """All values that share the bytes, in order of their first use."""
     memory: str
     offset: int
+    """Bytes from the start of the arena."""
     size: int
+    """Bytes."""
     first: int
     last: int
 
@@ -41,7 +44,7 @@ def aligned(size: int) -> int:
 
 
 def positions(graph: Graph) -> list[tuple[int, int]]:
-    """First and last moment of every node; a loop has one moment per node of its body."""
+    """First and last schedule step of every node; a loop has one step per node of its body."""
     spans: list[tuple[int, int]] = []
     at = 0
     for node in graph.nodes:

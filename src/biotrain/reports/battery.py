@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from biotrain.emit.build import Build
 
 EPOCHS = 30
-"""Of a calibration on the device, arXiv 2604.13359."""
+"""Epochs of a calibration on the device (arXiv 2604.13359)."""
 WINDOWS = 200
-"""Of a calibration, as its battery figure counts them; fewer where fewer fit."""
+"""Windows of a calibration, as the battery figure of that paper counts them; fewer where fewer
+fit."""
 BATTERY_MAH, BATTERY_VOLTS = 320.0, 3.7
 """The battery of arXiv 2604.13359."""
 CODE_BYTES = 128 * 1024
@@ -25,16 +26,17 @@ class Calibration:
     """One calibration on a board. Times and energies are estimates: see the cycles of the plan."""
 
     windows_that_fit: int | None
-    """int16 windows that the flash holds beside code, weights and two checkpoints; None: no flash
-    is stated."""
+    """int16 windows that fit into the flash that code, weights and two checkpoints leave; None: no
+    flash is stated."""
     windows: int
     """Windows that this calibration takes: at most those that fit."""
     epochs: int
     minutes: float
     joules: float
-    """Of the core while it trains; 0 where the board's power is not known."""
+    """Energy of the core while it trains; 0 where the board's power is not known."""
     battery_months: float
-    """With one calibration a day and nothing else on a battery of 320 mAh at 3.7 V; 0: unknown."""
+    """Life of a battery of 320 mAh at 3.7 V with one calibration a day and nothing else; 0: not
+    known."""
 
 
 def calibration(

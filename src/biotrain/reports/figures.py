@@ -17,8 +17,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
 from biotrain.emit.build import Build
-from biotrain.planner.fit import Plan, Point
 from biotrain.planner.place import Buffer
+from biotrain.planner.plan import Plan, Point
 from biotrain.reports.published import Reference
 from biotrain.reports.timeline import Role, Timeline, timeline
 
@@ -26,38 +26,46 @@ from biotrain.reports.timeline import Role, Timeline, timeline
 COLOURS: dict[Role, str] = {
     "input": "#009E73",
     "activation": "#56B4E9",
-    "made again": "#0072B2",
+    "recomputed": "#0072B2",
     "statistics": "#CC79A7",
     "gradient": "#E69F00",
 }
-PARTS = ("parameters", "gradients", "optimizer", "running statistics", "arena", "stack, runtime")
+RAM_COLOURS = {
+    "parameters": "#0072B2",
+    "gradients": "#D55E00",
+    "optimizer": "#F0E442",
+    "running statistics": "#CC79A7",
+    "arena": "#BBBBBB",
+    "stack, runtime": "#555555",
+}
+"""Parts of the whole RAM."""
 GREY, DASHED = "#BBBBBB", (0, (4, 3))
-PART_COLOURS = ("#0072B2", "#D55E00", "#F0E442", "#CC79A7", "#BBBBBB", "#555555")
+"""A colour, and matplotlib's pattern of dashes."""
 
-OTHERS = ("#CC79A7", "#E69F00")
+OTHER_COLOURS = ("#CC79A7", "#E69F00")
 """Colours of the frontiers of other packages."""
-SHADES = {"rows": "#EDEDED", "time": "#FBEBD0"}
+LOOP_COLOURS = {"rows": "#EDEDED", "time": "#FBEBD0"}
 """Background of the loops, by axis."""
-TICKS = [m * 10**e for e in range(6) for m in (1, 2, 3, 5)]
-"""Kilobytes, along a logarithmic axis."""
+TICKS_KB = [m * 10**e for e in range(6) for m in (1, 2, 3, 5)]
+"""Where ticks may stand on a logarithmic axis of kilobytes."""
 
 DPI = 120
 
-TEXT = 7.0
+TEXT_POINTS = 7.0
 """Font size of names, in points."""
-CHAR = 0.58
+CHAR_WIDTH = 0.58
 """Width of a character as a share of the font size: an upper estimate for lower case letters."""
 
 
 def plan_figure(
     pkg: Build,
     known: Sequence[Reference] = (),
-    beside: Mapping[str, Sequence[Point]] = MappingProxyType({}),
+    others: Mapping[str, Sequence[Point]] = MappingProxyType({}),
 ) -> Figure:
     """Above the arena over the schedule of one training sample: each buffer a rectangle, from the
-    moment of its first writing to that of its last reading, at its byte offset; beside it the whole
-    RAM by part. Below, where the package knows a frontier, RAM against operations, with what others
-    report, and the frontiers of other packages by name."""
+    schedule step of its first write to that of its last read, at its byte offset; at the right the
+    whole RAM by part. Below, where the package knows a frontier, RAM against operations, with what
+    others report (`known`), and the frontiers of `others` by name."""
     plan, line = pkg.plan, timeline(pkg)
     count = len(line.nodes)
     several = len(plan.points) > 1
@@ -73,7 +81,7 @@ def plan_figure(
     for buffer in plan.buffers:
         low, high = buffer.offset / scale, buffer.size / scale
         edge = 0.5 if high > 0.01 * top else 0.15
-        found = line.held(buffer)
+        found = line.contents(buffer)
         ends = [*(at for at, _ in found[1:]), buffer.last + 1]
         for (at, kind), end in zip(found, ends, strict=True):
             left.add_patch(
@@ -89,7 +97,7 @@ def plan_figure(
     upper.legend(
         handles=[
             *[Patch(facecolor=c, edgecolor="black", label=r) for r, c in COLOURS.items()],
-            *[Patch(facecolor=SHADES[a], label=f"loop over {a}") for a in axes_of_loops],
+            *[Patch(facecolor=LOOP_COLOURS[a], label=f"loop over {a}") for a in axes_of_loops],
             Line2D([], [], color="#D00000", linewidth=1.4, label="bytes in use"),
             Line2D([], [], color=GREY, linewidth=3, label=f"arena {plan.peak_bytes:,} B"),
             Line2D(
@@ -99,9 +107,9 @@ def plan_figure(
         ],
         loc="outside lower center", ncols=10 if width > 11 else 5, frameon=False, fontsize=8,
     )  # fmt: skip
-    _parts(right, pkg)
+    _ram_parts(right, pkg)
     if several:
-        _frontier(rows[1].subplots(1, 1), plan, known, beside)
+        _frontier(rows[1].subplots(1, 1), plan, known, others)
         rows[1].legend(loc="outside lower center", ncols=4, frameon=False, fontsize=8)
     fig.suptitle(
         f"{pkg.source.title} on {pkg.target.name}: {plan.ram_bytes:,} B of RAM, "
@@ -111,7 +119,7 @@ def plan_figure(
         f"optimizer {plan.optimizer_bytes:,} B, stack {plan.stack_bytes:,} B",
         fontsize=10,
     )
-    fig.draw_without_rendering()  # settles the layout, and with it what a name has room for
+    fig.draw_without_rendering()  # settles the layout, and with it which names fit
     for buffer in plan.buffers:
         _name(left, buffer, scale)
     return fig
@@ -121,14 +129,14 @@ def _frontier(
     axes: Axes,
     plan: Plan,
     known: Sequence[Reference],
-    beside: Mapping[str, Sequence[Point]],
+    others: Mapping[str, Sequence[Point]],
 ) -> None:
-    """RAM against operations of all plans, the chosen one marked, what others report beside."""
+    """RAM against operations of all plans, the chosen one marked, with what others report."""
     points, own = plan.points, plan.point
     x = [p.ram_bytes / 1e3 for p in points]
     y = [p.ops / 1e6 for p in points]
-    others = [p for other in beside.values() for p in other]
-    for (name, other), colour in zip(beside.items(), OTHERS, strict=False):
+    other_points = [p for points in others.values() for p in points]
+    for (name, other), colour in zip(others.items(), OTHER_COLOURS, strict=False):
         axes.plot(
             [p.ram_bytes / 1e3 for p in other], [p.ops / 1e6 for p in other], "s-", color=colour,
             markersize=4, linewidth=1.0, drawstyle="steps-pre", label=name, zorder=2,
@@ -150,16 +158,16 @@ def _frontier(
     )  # fmt: skip
     axes.set_xscale("log")
     every = [*x, fixed / 1e3, *(r.ram_bytes / 1e3 for r in known)]
-    every += [p.ram_bytes / 1e3 for p in others]
+    every += [p.ram_bytes / 1e3 for p in other_points]
     low, high = min(every) / 1.15, max(every) * 1.2
     axes.set_xlim(low, high)
-    ticks = [t for t in TICKS if low <= t <= high]
+    ticks = [t for t in TICKS_KB if low <= t <= high]
     axes.set_xticks(ticks, [f"{t:,}" for t in ticks])
     axes.minorticks_off()
-    work = [*y, plan.base_ops / 1e6, *(p.ops / 1e6 for p in others)]
+    work = [*y, plan.base_ops / 1e6, *(p.ops / 1e6 for p in other_points)]
     bottom, top = min(work), max(work)
-    room = max(top - bottom, 0.05 * top)
-    axes.set_ylim(bottom - 0.12 * room, top + 0.35 * room)
+    height = max(top - bottom, 0.05 * top)
+    axes.set_ylim(bottom - 0.12 * height, top + 0.35 * height)
     for one in known:
         colour = "#D55E00" if one.ops else "#555555"
         axes.axvline(one.ram_bytes / 1e3, color=colour, linewidth=1.2, zorder=0)
@@ -181,7 +189,7 @@ def _frontier(
 
 
 def _name(axes: Axes, buffer: Buffer, scale: float) -> None:
-    """The name of a buffer in its rectangle, where there is room for it."""
+    """Write the name of a buffer into its rectangle, where it fits."""
     low = axes.transData.transform((buffer.first, buffer.offset / scale))
     high = axes.transData.transform((buffer.last + 1, (buffer.offset + buffer.size) / scale))
     w, h = (high - low) * 72 / DPI  # points
@@ -190,29 +198,30 @@ def _name(axes: Axes, buffer: Buffer, scale: float) -> None:
         texts.insert(1, f"{buffer.value} = …")
     for text, rotation in [(t, r) for t in texts for r in (0, 90)]:
         along, across = (w, h) if rotation == 0 else (h, w)
-        if len(text) * TEXT * CHAR < along - 4 and across > TEXT * 1.15:
+        if len(text) * TEXT_POINTS * CHAR_WIDTH < along - 4 and across > TEXT_POINTS * 1.15:
             x, y = axes.transData.inverted().transform((low + high) / 2)
             axes.text(
-                x, y, text, ha="center", va="center_baseline", rotation=rotation, fontsize=TEXT,
-                clip_on=True, in_layout=False,
+                x, y, text, ha="center", va="center_baseline", rotation=rotation,
+                fontsize=TEXT_POINTS, clip_on=True, in_layout=False,
             )  # fmt: skip
             return
 
 
 def _in_use(axes: Axes, buffers: Sequence[Buffer], count: int, scale: float) -> None:
+    """Bytes in use at each of `count` schedule steps, as a line."""
     used = [sum(b.size for b in buffers if b.first <= t <= b.last) for t in range(count + 1)]
     axes.stairs([u / scale for u in used], range(count + 2), color="#D00000", linewidth=1.4)
 
 
 def _schedule(axes: Axes, pkg: Build, line: Timeline, per_x: float) -> None:
-    """Layer names under the nodes that stem from them, the parts of the schedule, the loops."""
+    """Layer names under the nodes that stem from them, the phases of the schedule, the loops."""
     ticks: list[float] = []
     names: list[str] = []
     at = 0
     origins = [n.origin if n else "" for n in line.nodes]
-    for part in line.parts:
-        if part.name == "loss":
-            origins[part.first : part.stop] = ["loss"] * (part.stop - part.first)
+    for phase in line.phases:
+        if phase.name == "loss":
+            origins[phase.first : phase.stop] = ["loss"] * (phase.stop - phase.first)
     outer = {o.partition(".")[0] for o in origins if "." in o}
     common = f"{outer.pop()}." if len(outer) == 1 else ""  # a wrapper of the whole network
     for name, run in groupby(o.removeprefix(common) for o in origins):
@@ -220,37 +229,38 @@ def _schedule(axes: Axes, pkg: Build, line: Timeline, per_x: float) -> None:
         middle = at + length / 2
         at += length
         # A name takes about its font size in width; where they crowd, the later one goes without.
-        if name and (not ticks or (middle - ticks[-1]) * per_x * 72 > TEXT * 1.25):
+        if name and (not ticks or (middle - ticks[-1]) * per_x * 72 > TEXT_POINTS * 1.25):
             ticks.append(middle)
             names.append(name)
-    axes.set_xticks(ticks, names, rotation=90, fontsize=TEXT)
+    axes.set_xticks(ticks, names, rotation=90, fontsize=TEXT_POINTS)
     axes.tick_params(axis="x", length=2)
     high = axes.get_ylim()[1]
-    for part in line.parts:
-        if part.first > 0:
-            axes.axvline(part.first, color="black", linewidth=0.7, linestyle=":")
+    for phase in line.phases:
+        if phase.first > 0:
+            axes.axvline(phase.first, color="black", linewidth=0.7, linestyle=":")
         axes.text(
-            (part.first + part.stop) / 2, high, part.name, ha="center", va="bottom", fontsize=9,
+            (phase.first + phase.stop) / 2, high, phase.name, ha="center", va="bottom", fontsize=9,
             style="italic",
         )  # fmt: skip
     for loop in line.loops:
-        axes.axvspan(loop.first, loop.stop, color=SHADES[loop.name], linewidth=0, zorder=0)
+        axes.axvspan(loop.first, loop.stop, color=LOOP_COLOURS[loop.name], linewidth=0, zorder=0)
         axes.plot(
             [loop.first + 0.1, loop.stop - 0.1], [high * 0.93] * 2, color="#555555", linewidth=1.5,
             solid_capstyle="butt",
         )  # fmt: skip
-        room = (loop.stop - loop.first) * per_x * 72 / (TEXT * CHAR)
-        parts = "rows" if loop.name == "rows" else "tiles"
-        for text in (f"{loop.count} {parts}", f"x{loop.count}"):
-            if len(text) < room:
+        characters = (loop.stop - loop.first) * per_x * 72 / (TEXT_POINTS * CHAR_WIDTH)
+        kind = "rows" if loop.name == "rows" else "tiles"
+        for text in (f"{loop.count} {kind}", f"x{loop.count}"):
+            if len(text) < characters:
                 axes.text(
                     (loop.first + loop.stop) / 2, high * 0.94, text, ha="center", va="bottom",
-                    fontsize=TEXT, clip_on=True, in_layout=False,
+                    fontsize=TEXT_POINTS, clip_on=True, in_layout=False,
                 )  # fmt: skip
                 break
 
 
-def _parts(axes: Axes, pkg: Build) -> None:
+def _ram_parts(axes: Axes, pkg: Build) -> None:
+    """The whole RAM as one bar, by part."""
     plan = pkg.plan
     known = (
         plan.param_bytes,
@@ -262,7 +272,7 @@ def _parts(axes: Axes, pkg: Build) -> None:
     sizes = (*known, plan.ram_bytes - sum(known))
     bottom, label = 0.0, 0.02
     total = max(plan.ram_bytes, 1)
-    for name, size, colour in zip(PARTS, sizes, PART_COLOURS, strict=True):
+    for (name, colour), size in zip(RAM_COLOURS.items(), sizes, strict=True):
         if not size:
             continue
         share = size / total
@@ -270,7 +280,7 @@ def _parts(axes: Axes, pkg: Build) -> None:
         at = max(bottom + share / 2, label)  # names of thin parts move up
         ends = [bottom + share / 2, at]
         axes.plot([0.45, 0.6], ends, color="black", linewidth=0.5, clip_on=False)
-        axes.text(0.65, at, f"{name}\n{size:,} B", va="center", fontsize=TEXT)
+        axes.text(0.65, at, f"{name}\n{size:,} B", va="center", fontsize=TEXT_POINTS)
         bottom, label = bottom + share, at + 0.06
     axes.set_xlim(-0.5, 0.5)
     axes.set_ylim(0, max(1.0, label - 0.04))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What others report for the built-in networks at their papers' shapes, to stand beside a plan."""
+"""What others report for the built-in networks at their papers' shapes, to compare a plan with."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ class Reference:
 
 
 PAPER = "arXiv 2604.13359, peak of L2 on GAP9"
-SUM = "one sample, arena, parameters and gradients, counted by hand"
+COUNTED = "one sample, arena, parameters and gradients, counted by hand"
 
 REFERENCES: dict[tuple[str, str], tuple[Reference, ...]] = {
     ("mibminet", "full"): (
         Reference("published: BatchNorm, batch 8", 5_360_000, 52_100_000, PAPER),
-        Reference("everything stored", 1_584_000, 0, SUM),
+        Reference("everything stored", 1_584_000, 0, COUNTED),
         Reference("published: GroupNorm", 670_000, 52_100_000, PAPER),
     ),
     ("mibminet", "last"): (Reference("published: last layer", 190_000, 17_400_000, PAPER),),
     ("epidenet", "full"): (
         Reference("published: BatchNorm, batch 8", 2_240_000, 2_600_000, PAPER),
         Reference("published: GroupNorm", 280_000, 2_600_000, PAPER),
-        Reference("everything stored", 173_000, 0, SUM),
+        Reference("everything stored", 173_000, 0, COUNTED),
     ),
     ("epidenet", "last"): (Reference("published: last layer", 110_000, 900_000, PAPER),),
 }

@@ -34,7 +34,7 @@
 #define BT_CHECKPOINT_HEADER_BYTES 20u
 #define BT_CHECKPOINT_CRC_BYTES 4u
 
-/* A piece of the state, in the order of the payload. */
+/* A segment of the state, in the order of the payload. */
 typedef struct bt_segment {
     void *data;
     size_t bytes;
@@ -72,7 +72,7 @@ static inline size_t bt_checkpoint_bytes(const bt_segment *segments, size_t coun
            BT_CHECKPOINT_CRC_BYTES;
 }
 
-/* Writes a checkpoint piece by piece, without a copy of the state: BT_OK or BT_ERR_CHECKPOINT_WRITE.
+/* Writes a checkpoint segment by segment, without a copy of the state: BT_OK or BT_ERR_CHECKPOINT_WRITE.
  * The state must not change meanwhile. */
 static inline bt_status bt_checkpoint_stream(bt_checkpoint_sink sink, void *context,
                                              const bt_segment *segments, size_t count,

@@ -41,7 +41,7 @@ typedef struct bt_front {
     int64_t state[BT_FRONT_CHANS][BT_FRONT_STATES];
 #endif
 #if BT_FRONT_RUNNING
-    /* Mean and variance so far, each with the part that its last addition lost. */
+    /* Mean and variance so far, each with what its last addition lost to rounding. */
     float mean[BT_FRONT_CHANS][2];
     float variance[BT_FRONT_CHANS][2];
 #endif
@@ -49,12 +49,12 @@ typedef struct bt_front {
     bt_front_sample ring[BT_FRONT_CHANS][BT_FRONT_TIMES]; /* the newest samples */
 #endif
     int32_t first[BT_FRONT_CHANS]; /* the first sample of all */
-    uint32_t begun;    /* 1 after the first sample */
-    uint32_t phase;    /* samples until the next that decimation keeps */
-    uint32_t at;       /* where in the ring the next sample goes: the oldest */
-    uint32_t wait;     /* samples (after decimation) until the next window */
-    uint32_t memory;   /* samples in the running mean, up to BT_FRONT_MEMORY */
-    uint32_t clipped;  /* values that an int16_t could not hold */
+    uint32_t begun;   /* 1 after the first sample */
+    uint32_t phase;   /* samples until the next that decimation keeps */
+    uint32_t at;      /* where in the ring the next sample goes: the oldest */
+    uint32_t wait;    /* samples (after decimation) until the next window */
+    uint32_t memory;  /* samples in the running mean, up to BT_FRONT_MEMORY */
+    uint32_t clipped; /* values that an int16_t could not hold */
 } bt_front;
 
 /* As before the first sample; after a gap in the signal too. */

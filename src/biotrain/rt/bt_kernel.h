@@ -13,14 +13,20 @@
  * absolute multiples of this length, so that a tiled call adds in the order of the whole one. */
 #define BT_LEAF 32
 
-/* 1: the core has no vectors of floats, so that kernels hold blocks of outputs in scalar registers;
- * 0: their loops are such that the compiler makes vectors of them. The bits do not depend on it. */
-#ifndef BT_BLOCK
+/* The partial sum of a leaf joins the total of the leaves before it, floats or vectors of floats, as it
+ * is or times a factor. Every sum in leaves is joined here, so that the order is decided in one place:
+ * one leaf after the other. (Moments are joined by bt_join_moments of bt_norm.h.) */
+#define BT_JOIN_LEAF(total, leaf) ((total) += (leaf))
+#define BT_JOIN_SCALED_LEAF(total, scale, leaf) ((total) = bt_fma(scale, leaf, total))
+
+/* 1: the core has no vectors of floats, and kernels hold tiles of results in scalar registers; 0: loops
+ * that the compiler makes vectors of. The bits do not depend on it. */
+#ifndef BT_SCALAR_TILES
 #if defined(__SSE2__) || defined(__ARM_NEON) || defined(__ARM_FEATURE_MVE) || \
     defined(__riscv_vector)
-#define BT_BLOCK 0
+#define BT_SCALAR_TILES 0
 #else
-#define BT_BLOCK 1
+#define BT_SCALAR_TILES 1
 #endif
 #endif
 
@@ -173,23 +179,23 @@ BT_KERNEL int bt_leaf_end(int t, int end) { return bt_min((t / BT_LEAF + 1) * BT
 #define BT_LANES 8
 
 /* A loop over the lanes, unrolled where they are scalar registers: indices are constants then. */
-#if BT_BLOCK && defined(__GNUC__)
-#define BT_EACH_LANE _Pragma("GCC unroll 8") for (int j = 0; j < BT_LANES; j++)
+#if BT_SCALAR_TILES && defined(__GNUC__)
+#define BT_UNROLLED_LANES _Pragma("GCC unroll 8") for (int j = 0; j < BT_LANES; j++)
 #else
-#define BT_EACH_LANE for (int j = 0; j < BT_LANES; j++)
+#define BT_UNROLLED_LANES for (int j = 0; j < BT_LANES; j++)
 #endif
 
 /* The same over four elements, which cores without vectors work on side by side: the result of an
  * operation is there for the next one a cycle or more later. */
 #ifdef __GNUC__
-#define BT_EACH_OF_FOUR _Pragma("GCC unroll 4") for (int j = 0; j < 4; j++)
+#define BT_UNROLLED_FOUR _Pragma("GCC unroll 4") for (int j = 0; j < 4; j++)
 #else
-#define BT_EACH_OF_FOUR for (int j = 0; j < 4; j++)
+#define BT_UNROLLED_FOUR for (int j = 0; j < 4; j++)
 #endif
 
 BT_KERNEL float bt_fold(float lane[BT_LANES])
 {
-#if BT_BLOCK
+#if BT_SCALAR_TILES
   return ((lane[0] + lane[4]) + (lane[2] + lane[6])) + ((lane[1] + lane[5]) + (lane[3] + lane[7]));
 #endif
   for (int half = BT_LANES / 2; half > 0; half /= 2)
@@ -204,10 +210,10 @@ BT_KERNEL float bt_leaf_sum(const float *x, int n)
   float lane[BT_LANES] = {0.0f};
   int i = 0;
   for (; i + BT_LANES <= n; i += BT_LANES)
-    BT_EACH_LANE
+    BT_UNROLLED_LANES
       lane[j] += x[i + j];
   if (i < n)
-    BT_EACH_LANE
+    BT_UNROLLED_LANES
       if (i + j < n)
         lane[j] += x[i + j];
   return bt_fold(lane);
@@ -219,10 +225,10 @@ BT_KERNEL float bt_leaf_dot(const float *x, const float *y, int n)
   float lane[BT_LANES] = {0.0f};
   int i = 0;
   for (; i + BT_LANES <= n; i += BT_LANES)
-    BT_EACH_LANE
+    BT_UNROLLED_LANES
       lane[j] = bt_fma(x[i + j], y[i + j], lane[j]);
   if (i < n)
-    BT_EACH_LANE
+    BT_UNROLLED_LANES
       if (i + j < n)
         lane[j] = bt_fma(x[i + j], y[i + j], lane[j]);
   return bt_fold(lane);
@@ -234,12 +240,12 @@ BT_KERNEL float bt_leaf_square(const float *x, float centre, int n)
   float lane[BT_LANES] = {0.0f};
   int i = 0;
   for (; i + BT_LANES <= n; i += BT_LANES)
-    BT_EACH_LANE {
+    BT_UNROLLED_LANES {
       const float d = x[i + j] - centre;
       lane[j] = bt_fma(d, d, lane[j]);
     }
   if (i < n)
-    BT_EACH_LANE
+    BT_UNROLLED_LANES
       if (i + j < n) {
         const float d = x[i + j] - centre;
         lane[j] = bt_fma(d, d, lane[j]);

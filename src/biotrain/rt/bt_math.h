@@ -59,14 +59,14 @@
 #error "gcc may fuse a*b+c here: build with -std=c99, or with -ffp-contract=off -DBT_NO_CONTRACTION"
 #endif
 
-/* A kernel: always inlined, so that constant dimensions specialise its body at every call. A part of
- * one: a function of its own, so that it stands in the code once and has registers of its own. */
+/* BT_KERNEL: always inlined, so that constant dimensions specialise the body at every call.
+ * BT_OUTLINED: never inlined, so that it stands in the code once and has registers of its own. */
 #ifdef __GNUC__
 #define BT_KERNEL static inline __attribute__((always_inline))
-#define BT_PART static __attribute__((noinline, unused))
+#define BT_OUTLINED static __attribute__((noinline, unused))
 #else
 #define BT_KERNEL static inline
-#define BT_PART static
+#define BT_OUTLINED static
 #endif
 
 /* ---- bits ---------------------------------------------------------------------------------- */

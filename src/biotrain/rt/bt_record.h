@@ -24,21 +24,21 @@
 typedef struct bt_store {
     const bt_flash *flash;
     uint32_t first_page;
-    uint32_t samples;     /* int16 of one window */
+    uint32_t samples;   /* int16 of one window */
     uint32_t classes;
     uint32_t block_bytes;
     uint32_t blocks;
-    uint32_t per_block;   /* slots */
+    uint32_t per_block; /* slots */
     uint32_t slot_bytes;
-    uint32_t capacity;    /* windows */
-    uint32_t count;       /* windows now */
-    uint32_t number;      /* of the next window */
-    uint32_t serial;      /* of the next record */
-    uint32_t erasures;    /* of the most erased block */
-    uint32_t open;        /* the block that is being filled, or BT_STORE_NONE */
-    uint32_t next;        /* its next slot */
+    uint32_t capacity;  /* windows */
+    uint32_t count;     /* windows now */
+    uint32_t number;    /* of the next window */
+    uint32_t serial;    /* of the next record */
+    uint32_t erasures;  /* of the most erased block */
+    uint32_t open;      /* the block that is being filled, or BT_STORE_NONE */
+    uint32_t next;      /* its next slot */
     uint32_t by_class[BT_STORE_CLASSES]; /* windows */
-    uint32_t live[BT_STORE_SLOTS / 32];  /* one bit per slot: holds a window that counts */
+    uint32_t live[BT_STORE_SLOTS / 32]; /* one bit per slot: holds a window that counts */
 } bt_store;
 
 typedef struct bt_store_head {

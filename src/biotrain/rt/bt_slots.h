@@ -47,7 +47,7 @@ static inline bt_status bt_slots_fit(const bt_slots *s)
     return bytes + 2u * unit <= bt_slots_bytes(s) ? BT_OK : BT_ERR_CHECKPOINT_SHORT;
 }
 
-/* CRC of the checkpoint's first `bytes`, read in pieces; false: flash cannot be read. */
+/* CRC of the checkpoint's first `bytes`; false: flash cannot be read. */
 static inline bool bt_slots_crc(const bt_slots *s, uint32_t address, uint32_t bytes, uint32_t *crc)
 {
     uint32_t words[BT_FLASH_CHUNK / 4u];
@@ -131,19 +131,20 @@ static inline bt_status bt_slots_save(const bt_slots *s)
     return bt_slots_check(s, slot, &written) == BT_OK ? BT_OK : BT_ERR_CHECKPOINT_WRITE;
 }
 
-/* ---- a save in pieces: a page is erased, or up to BT_FLASH_CHUNK bytes are programmed or read ---- */
+/* ---- a save in slices ----
+ * Each erases a page, or programs or reads up to BT_FLASH_CHUNK bytes. */
 
 typedef struct bt_slots_save_state {
     bt_slots slots;
-    int32_t slot; /* a bt_slot */
+    int32_t slot;     /* a bt_slot */
     uint32_t sequence;
     uint32_t erased;  /* pages */
-    uint32_t segment; /* that comes next, and its first byte that does */
-    size_t offset;
+    uint32_t segment; /* the segment that is written next, */
+    size_t offset;    /* and its first byte that is not written yet */
     uint32_t header;  /* 1: written */
     uint32_t checked; /* bytes read back */
-    uint32_t crc;     /* of what was written, of what was read */
-    uint32_t read;
+    uint32_t crc;     /* of what was written */
+    uint32_t read;    /* CRC of what was read */
     bt_flash_writer writer;
 } bt_slots_save_state;
 
@@ -160,7 +161,7 @@ static inline bt_status bt_slots_begin(bt_slots_save_state *w, const bt_slots *s
     return bt_slots_fit(s);
 }
 
-/* The next piece of the payload; BT_MORE where there is one. */
+/* Writes the next bytes of the payload; BT_MORE where there were any. */
 static inline bt_status bt_slots_payload(bt_slots_save_state *w)
 {
     const bt_slots *s = &w->slots;
@@ -178,7 +179,7 @@ static inline bt_status bt_slots_payload(bt_slots_save_state *w)
     return bt_flash_write(&w->writer, from, n) ? BT_MORE : BT_ERR_CHECKPOINT_WRITE;
 }
 
-/* One piece: BT_MORE, BT_OK when the slot holds the checkpoint, or BT_ERR_CHECKPOINT_WRITE: it does
+/* One slice: BT_MORE, BT_OK when the slot holds the checkpoint, or BT_ERR_CHECKPOINT_WRITE: it does
  * not, and the other slot is as it was. */
 static inline bt_status bt_slots_more(bt_slots_save_state *w)
 {

@@ -29,6 +29,7 @@ typedef enum bt_status {
     BT_ERR_OUTPUT_NONFINITE,    /* NaN or infinity in the logits: no prediction; weights unchanged */
     BT_ERR_LIVE_FEW,            /* too few stored windows for a calibration; weights unchanged */
     BT_ERR_STATISTICS,          /* the statistics of the windows overflow; those of before stay */
+    BT_ERR_RATE,                /* learning rate not finite, negative or too large; weights unchanged */
     BT_STATUS_COUNT             /* how many there are; never returned */
 } bt_status;
 
@@ -59,6 +60,7 @@ static inline const char *bt_status_text(bt_status status)
     case BT_ERR_OUTPUT_NONFINITE: return "NaN or infinity in the logits: no prediction";
     case BT_ERR_LIVE_FEW: return "too few stored windows for a calibration";
     case BT_ERR_STATISTICS: return "the statistics of the windows overflow: those of before stay";
+    case BT_ERR_RATE: return "the learning rate is not finite, negative or above 1e10";
     case BT_STATUS_COUNT: break;
     }
     return "unknown status";

@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The life of a device: frames, windows, guards, predictions, and whose turn it is. bt_live.h says how
- * it is used; learning is in live_learn.c. */
+/* The live firmware: frames, windows, guards, predictions, and what is worked on next. bt_live.h
+ * says how it is used; calibrations are in live_learn.c, checkpoints in live_sessions.c. */
 #include "live.h"
 
 #include "bt_kernel.h"
 #include "bt_live_parts.h"
+#include "live_layout.h"
 #include "bt_string.h"
 
-#define BT_LIVE_GAP 0x80u /* flag of a frame in the ring */
-#define BT_LIVE_SURE 32u  /* predictions that the running confidence looks back on */
+#define BT_LIVE_GAP 0x80u    /* flag of a frame in the ring: frames were lost before it */
+#define BT_LIVE_AVERAGED 32u /* predictions that the running confidence averages over */
 
 /* Keeps the compiler from moving reads of the ring behind the word that gives the place free. */
 #if defined(__GNUC__)
@@ -161,9 +162,9 @@ static void bt_live_watch(bt_live *l, float sure)
 {
   if (l->mode != BT_LIVE_USE)
     return;
-  l->confidence += (sure - l->confidence) / (float)BT_LIVE_SURE;
+  l->confidence += (sure - l->confidence) / (float)BT_LIVE_AVERAGED;
   l->predictions++;
-  if (!(l->drift > 0.0f) || l->predictions < BT_LIVE_SURE ||
+  if (!(l->drift > 0.0f) || l->predictions < BT_LIVE_AVERAGED ||
       !(l->confidence < l->record.confidence - l->drift))
     return;
   if (!l->told) {
@@ -176,22 +177,22 @@ static void bt_live_watch(bt_live *l, float sure)
 }
 
 /* Predicts the newest window; BT_LIVE_IDLE: the cycles are used up. */
-static bt_live_event bt_live_look(bt_live *l, uint32_t *left)
+static bt_live_event bt_live_predict(bt_live *l, uint32_t *left)
 {
   bt_model *const m = &l->model;
   float loss;
   if (l->due == 1u) {
     bt_live_window(l, bt_predict_window(m));
-    m->look.open = 0;
-    if (l->task == BT_TASK_JUDGE)
-      bt_live_unread(l); /* a held-back window begins again */
+    m->predict_slice.open = 0;
+    if (l->task == BT_TASK_EVALUATE)
+      bt_live_unread(l); /* the held-back window in the same arena is lost */
     l->due = 2;
-    l->left = l->left > BT_LIVE_FORM_CYCLES ? l->left - BT_LIVE_FORM_CYCLES : 0;
+    l->left = l->left > BT_LIVE_WINDOW_CYCLES ? l->left - BT_LIVE_WINDOW_CYCLES : 0;
     if (l->left == 0u)
       return BT_LIVE_IDLE;
   }
   const bt_status status = bt_predict_slice(m, bt_predict_window(m), l->logits, *left);
-  *left = m->look.left;
+  *left = m->predict_slice.left;
   if (status == BT_MORE)
     return BT_LIVE_IDLE;
   l->due = 0;
@@ -207,13 +208,13 @@ static bt_live_event bt_live_look(bt_live *l, uint32_t *left)
 }
 
 /* Stores the newest window. */
-static bt_live_event bt_live_keep(bt_live *l)
+static bt_live_event bt_live_store(bt_live *l)
 {
   l->storing = 0;
   bt_status status = BT_ERR_STORE_SPACE;
   if (l->store_ok && (l->mode != BT_LIVE_CALIBRATE || bt_store_has_room(&l->store))) {
-    l->model.look.open = 0;
-    if (l->task == BT_TASK_JUDGE)
+    l->model.predict_slice.open = 0;
+    if (l->task == BT_TASK_EVALUATE)
       bt_live_unread(l);
     bt_live_window(l, bt_predict_window(&l->model));
     status = bt_store_append(&l->store, bt_predict_window(&l->model), l->label);
@@ -251,16 +252,16 @@ bt_status bt_live_start(bt_live *l, const bt_flash *flash)
   return status;
 }
 
-/* One piece of whatever comes first: the newest window, frames, learning. `over`: the cycles are used
- * up; `idle`: nothing was left to do. */
-static bt_live_event bt_live_piece(bt_live *l, bool *over, bool *idle)
+/* One slice of what comes first: the newest window, then frames, then the calibration. `over`: the
+ * cycles are used up; `idle`: nothing was left to do. */
+static bt_live_event bt_live_next(bt_live *l, bool *over, bool *idle)
 {
   bt_live_event event = BT_LIVE_IDLE;
   if (l->due) {
-    event = bt_live_look(l, &l->left);
+    event = bt_live_predict(l, &l->left);
     *over = event == BT_LIVE_IDLE;
   } else if (l->storing) {
-    event = bt_live_keep(l);
+    event = bt_live_store(l);
   } else if (l->tell != BT_LIVE_IDLE) {
     event = (bt_live_event)l->tell;
     l->tell = BT_LIVE_IDLE;
@@ -283,7 +284,7 @@ bt_live_event bt_live_work(bt_live *l, uint32_t max_cycles)
   l->counters.lost = l->lost;
   l->counters.labels = l->unknown;
   do {
-    const bt_live_event event = bt_live_piece(l, &over, &idle);
+    const bt_live_event event = bt_live_next(l, &over, &idle);
     if (event != BT_LIVE_IDLE)
       return event;
   } while (!over && !idle && l->left > 0u);

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 #include "session.h"
+#include "session_layout.h"
 
 #ifdef BT_TARGETS /* the loss compares with values, not with a class */
 #define BT_TARGET session.values
@@ -52,8 +53,7 @@ static bt_status bt_do(bt_session *s)
     bt_init(m);
     return BT_OK;
   case BT_DO_BEGIN:
-    bt_begin(m, s->count, s->value);
-    return BT_OK;
+    return bt_begin(m, s->count, s->value);
 #ifdef BT_BATCH
   case BT_DO_TRAIN_BATCH: {
     const bt_source source = {bt_ask, 0};
@@ -64,7 +64,7 @@ static bt_status bt_do(bt_session *s)
     return bt_train_sample(m, bt_window(m), BT_TARGET, &s->value);
 #endif
 #ifdef BT_ADABN_MOST
-  case BT_DO_RENEW: {
+  case BT_DO_ADABN: {
     const bt_source source = {bt_ask, 0};
     return bt_adabn(m, &source, s->count);
   }

@@ -7,7 +7,7 @@
 #include "model.h"
 
 typedef enum bt_command {
-  BT_DO_NOTHING,
+  BT_DO_NOTHING = 0,
   BT_DO_INIT,           /* factory weights */
   BT_DO_BEGIN,          /* count: steps, value: learning rate */
   BT_DO_TRAIN,          /* the window at bt_window(), label or target; value: its loss */
@@ -22,7 +22,7 @@ typedef enum bt_command {
   BT_DO_TRAIN_FEATURES, /* slot: where they are; label or target; value: the loss */
   BT_DO_TRAIN_BATCH,    /* count: windows; value: their mean loss */
   BT_DO_WINDOW,         /* the window asked for is at slot (where that is not 0), its label here */
-  BT_DO_RENEW           /* count: windows whose statistics batch norm takes; asks for them */
+  BT_DO_ADABN           /* count: windows of the running statistics; asks for them */
 } bt_command;
 
 typedef struct bt_session {

@@ -13,13 +13,14 @@ typedef struct sim_flash {
   uint8_t *memory;
   uint8_t *programmed; /* per unit: since the last erasure */
   uint32_t *wear;      /* erasures of each page */
-  uint32_t page_bytes, pages, unit_bytes;
-  uint32_t breaches;
+  uint32_t page_bytes;
+  uint32_t pages;
+  uint32_t unit_bytes;
+  uint32_t breaches;   /* calls that broke a rule of bt_flash.h */
   uint32_t steps;      /* since power came */
   uint32_t cut_at;     /* power goes at this step; 0: never */
   uint32_t noise;      /* state of the generator for what a cut leaves */
-  uint32_t off;
-  uint32_t reserved;
+  uint32_t off;        /* 1: power has gone */
 } sim_flash;
 
 static inline uint32_t sim_noise(sim_flash *f)

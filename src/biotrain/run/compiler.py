@@ -33,7 +33,7 @@ STRICT = (
 """The contract's warnings (design 5)."""
 
 NUMERICS = ("-fno-math-errno", "-ffp-contract=off")
-"""What keeps the bits: no contraction but the `fmaf` that is written."""
+"""Flags that keep the bits: no contraction but the `fmaf` that is written."""
 
 
 @lru_cache
@@ -50,23 +50,23 @@ def find_compiler() -> tuple[str, ...]:
 
 
 def cache_folder() -> Path:
-    """Where built libraries are kept: `BIOTRAIN_CACHE`, else the user's cache.
+    """The folder of built libraries: `BIOTRAIN_CACHE`, else one in the user's cache.
 
-    `BIOTRAIN_CACHE=off`: nowhere longer than this process runs. It may be deleted at any time.
+    `BIOTRAIN_CACHE=off`: a folder that goes with this process. It may be deleted at any time.
     """
     if chosen := os.environ.get("BIOTRAIN_CACHE"):
-        return Path(_passing_folder().name if chosen == "off" else chosen)
+        return Path(_temporary_folder().name if chosen == "off" else chosen)
     base = os.environ.get("XDG_CACHE_HOME") or str(Path.home() / ".cache")
     return Path(base) / "biotrain"
 
 
 @lru_cache
-def _passing_folder() -> tempfile.TemporaryDirectory[str]:
+def _temporary_folder() -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(prefix="biotrain-cache-")
 
 
 def run_compiler(command: Sequence[str], cwd: Path) -> None:
-    """Run a compiler; its first complaint becomes the error."""
+    """Run a compiler; the first error that it prints is raised as CompilerError."""
     try:
         done = subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
     except OSError as error:
@@ -87,6 +87,33 @@ def shared_library(
     whole or not at all, so that several processes may build the same at once.
     """
     command = tuple(compiler or find_compiler())
+    key = _content(command, flags, files)
+    if (known := _libraries.get(key)) is not None and known.exists():
+        return known
+    library = _shared_library(files, flags, command)
+    _libraries[key] = library
+    return library
+
+
+_libraries: dict[str, Path] = {}
+"""Libraries that this process has asked for, by command, flags and files: opening a device again
+neither looks for included headers nor starts threads."""
+
+
+def _content(command: Sequence[str], flags: Sequence[str], files: Mapping[str, str]) -> str:
+    """A hash of what goes into a library, and of the folder that it is built in."""
+    found = hashlib.sha256(repr((command, tuple(flags), str(cache_folder()))).encode())
+    for name in sorted(files):
+        text = files[name].encode()
+        found.update(f"\0{name}\0{len(text)}\0".encode())
+        found.update(text)
+    return found.hexdigest()
+
+
+def _shared_library(
+    files: Mapping[str, str], flags: Sequence[str], command: tuple[str, ...]
+) -> Path:
+    """The library, from objects that are built or cached."""
     machine = _machine(command)
     folder = cache_folder()
     sources = sorted(name for name in files if name.endswith(".c"))
@@ -109,7 +136,7 @@ def shared_library(
 
 
 def _included(files: Mapping[str, str], name: str) -> list[str]:
-    """The headers among the files that a file includes, directly or not, sorted."""
+    """The headers among the files that a file includes, directly or through others, sorted."""
     found: dict[str, None] = {}
     waiting = [name]
     while waiting:
@@ -149,7 +176,7 @@ def temporary(target: Path) -> Path:
 
 @lru_cache
 def version(command: tuple[str, ...]) -> str:
-    """What a compiler says of its version."""
+    """The text that a compiler prints for `--version`."""
     try:
         done = subprocess.run([*command, "--version"], capture_output=True, check=False)
     except OSError as error:
@@ -159,7 +186,7 @@ def version(command: tuple[str, ...]) -> str:
 
 @lru_cache
 def _machine(command: tuple[str, ...]) -> str:
-    """Stands for the compiler's version and this CPU's instruction set."""
+    """A hash of the compiler's version and of this CPU's instruction set."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
     flags = next((s for s in lines if s.startswith(("flags", "Features"))), platform.machine())

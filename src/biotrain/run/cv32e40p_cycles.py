@@ -36,20 +36,20 @@ class Latencies:
 
 
 # "Cycle counts per instruction type" in the manual.
-TAKEN = 3
-"""Of a taken branch, where one fetch brings the target; 1 more where it takes two."""
-JUMP = 2
-"""Of a jump, in the same way."""
-MULH = 5
-"""Of a multiplication for the upper word."""
-CSR = 4
-"""Of access to mstatus and to counters; the float flags take 1."""
-FLOAT_DIVIDE = 19
-"""Until the result of a float division or square root may be read. Zeros, infinities and NaN take
-3, which the blocks do not tell."""
-DIVIDE = 29
-"""Of an integer division or remainder: 3, and 1 for each leading zero of the divisor, which the
-blocks do not tell either; this is right for 32 to 63, the middle of 1 to 2000."""
+TAKEN_CYCLES = 3
+"""Cycles of a taken branch, where one fetch brings the target; 1 more where it takes two."""
+JUMP_CYCLES = 2
+"""Cycles of a jump, where one fetch brings the target; 1 more where it takes two."""
+MULH_CYCLES = 5
+"""Cycles of a multiplication for the upper word."""
+CSR_CYCLES = 4
+"""Cycles of an access to mstatus or to a counter; the float flags take 1."""
+FLOAT_DIVIDE_CYCLES = 19
+"""Cycles until the result of a float division or square root may be read. Zeros, infinities and NaN
+take 3, which the blocks do not tell."""
+DIVIDE_CYCLES = 29
+"""Cycles of an integer division or remainder: 3, and 1 for each leading zero of the divisor, which
+the blocks do not tell either; this is right for 32 to 63, the middle of 1 to 2000."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ class Instruction:
     kind: Kind
     length: int
     writes: int = 0
-    """0: nothing that anyone waits for."""
+    """The register that gets the result; 0: no later instruction waits for one."""
     reads: tuple[int, ...] = ()
     offset: int | None = None
     """From the instruction to where it jumps or branches."""
@@ -74,14 +74,14 @@ def instruction_length(code: bytes, at: int) -> int:
 
 
 def decode(code: bytes, at: int) -> Instruction:
-    """The RV32IMFC instruction at this offset; what it cannot be is a `trap`."""
+    """The RV32IMFC instruction at this offset; anything else is a `trap`."""
     if instruction_length(code, at) == 2:
         return _short(int.from_bytes(code[at : at + 2], "little"))
     return _long(int.from_bytes(code[at : at + 4], "little"))
 
 
-F = 32
-"""Number of f0."""
+F0 = 32
+"""Number of the register f0; x0 to x31 come before it."""
 
 # What an instruction writes = reads, in letters: the register in the field rd (d), rs1 (1), rs2 (2)
 # and, of the short forms, in the upper (h) and lower (l) field of three bits; sp (s) and ra (r);
@@ -183,7 +183,7 @@ def _long(word: int) -> Instruction:
         offset = _offset(word, _JUMP)
     rd, rs1, rs2 = word >> 7 & 31, word >> 15 & 31, word >> 20 & 31
     names = {"d": rd, "1": rs1, "2": rs2}
-    names |= {"D": F + rd, "A": F + rs1, "B": F + rs2, "C": F + (word >> 27)}
+    names |= {"D": F0 + rd, "A": F0 + rs1, "B": F0 + rs2, "C": F0 + (word >> 27)}
     return _instruction(kind, 4, operands, names, offset)
 
 
@@ -207,7 +207,7 @@ def _short(word: int) -> Instruction:
     elif kind == "jump":
         offset = _offset(word, _SHORT_JUMP)
     names = {"d": rd, "2": rs2, "l": low, "h": high, "s": 2, "r": 1}
-    names |= {"D": F + rd, "B": F + rs2, "L": F + low}
+    names |= {"D": F0 + rd, "B": F0 + rs2, "L": F0 + low}
     return _instruction(kind, 2, operands, names, offset)
 
 
@@ -252,8 +252,10 @@ class _Pipeline:
         if one.kind in ("addmul", "other", "divsqrt"):
             delay = self._float(one, cycle)
         else:
-            delay = {"load": 2, "mulh": MULH, "div": DIVIDE}.get(one.kind, 1)
-            self.free += {"mulh": MULH, "div": DIVIDE, "csr": CSR}.get(one.kind, 1) - 1
+            delay = {"load": 2, "mulh": MULH_CYCLES, "div": DIVIDE_CYCLES}.get(one.kind, 1)
+            self.free += {"mulh": MULH_CYCLES, "div": DIVIDE_CYCLES, "csr": CSR_CYCLES}.get(
+                one.kind, 1
+            ) - 1
             # A late result of the FPU takes the port to the registers before the integer unit.
             late = self.float_latency > 1 and cycle + 1 == self.float_ready
             self.free += late and one.writes != 0 and one.kind != "load"
@@ -265,7 +267,7 @@ class _Pipeline:
     def _float(self, one: Instruction, cycle: int) -> int:
         """Cycles until the result of an instruction of the FPU may be read."""
         stages = {"addmul": self.latencies.addmul, "other": self.latencies.others}
-        latency = stages.get(one.kind, FLOAT_DIVIDE - 1)
+        latency = stages.get(one.kind, FLOAT_DIVIDE_CYCLES - 1)
         start = cycle
         # What could overtake the one before it, or is iterative, waits in the execution stage
         # until the FPU is empty (cv32e40p_apu_disp.sv: stall_type).
@@ -281,7 +283,7 @@ class _Pipeline:
         """When the next block begins."""
         end = self.free
         if jumps:
-            end = max(end, issued + (TAKEN if last.kind == "branch" else JUMP))
+            end = max(end, issued + (TAKEN_CYCLES if last.kind == "branch" else JUMP_CYCLES))
             # The decoder still holds a jump through the register that its link goes to while the
             # link is written, and waits for it in vain.
             end += last.kind == "call" and last.writes in last.reads and last.writes != 0

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Cycles of a run from the histogram of its blocks, by a core's table, its model or llvm-mca.
 
-No simulator of a Cortex-M that counts cycles is to be had, so its cycles are estimates. All assume
+No free simulator of a Cortex-M counts cycles, so its cycles are estimates. All of them assume
 memories without wait states, or caches that hit.
 """
 
@@ -19,11 +19,11 @@ from biotrain.run.mca import analyser, mca_cycles
 from biotrain.run.pipeline import Table, block_cycles, branch_cycles, load_table
 from biotrain.run.symbols import Program
 
-HOT = 0.999
-"""Share of the executed instructions whose blocks llvm-mca sees; the rest goes by the table."""
+MCA_SHARE = 0.999
+"""Share of the executed instructions whose blocks llvm-mca analyses; the table prices the rest."""
 
 Spent = Mapping[int, tuple[int, float]]
-"""By address: executions of an instruction, and the cycles of all of them."""
+"""Executions of an instruction and the cycles of all of them, by its address."""
 
 RISCV = {
     "cv32e40p": ("CV32E40P user manual, pipeline details, on the executed blocks", False),
@@ -40,13 +40,13 @@ class Cycles:
     core: str
     total: int
     functions: Mapping[str, int]
-    """By function of the firmware, the most expensive first."""
+    """Cycles by function of the firmware, the most expensive first."""
     source: str
     estimate: bool
     """True where no cycle-exact model of the core is behind it."""
     instructions: int
     addresses: Spent
-    """By address: executions of the instruction there, and the cycles of all of them."""
+    """Executions of each instruction and the cycles of all of them, by its address."""
 
 
 def cycles(
@@ -96,7 +96,7 @@ def _arm(
     taken: Mapping[Block, int],
     mca: bool,
 ) -> tuple[Spent, str]:
-    """By a table of a Cortex-M; and the source where llvm-mca was asked too."""
+    """Cycles by the table of a Cortex-M, and their source where llvm-mca was asked too."""
     decoded = {key: decode(program.code(*key), key[0]) for key, n in blocks.items() if n}
     program_of_llvm = analyser(table) if mca else None
     analysed = mca_cycles(_hot(decoded, blocks), table) if program_of_llvm else {}
@@ -119,7 +119,7 @@ def _arm(
 
 
 def _riscv(program: Program, blocks: Mapping[Block, int], taken: Mapping[Block, int]) -> Spent:
-    """By the pipeline of CV32E40P."""
+    """Cycles by the model of the pipeline of CV32E40P."""
     origin, code = program.text()
     cost = cycles_by_address(code, origin, blocks, taken)
     executed: defaultdict[int, int] = defaultdict(int)
@@ -137,7 +137,7 @@ def _hot(
 ) -> dict[Block, Sequence[Instruction]]:
     """The blocks in which nearly all instructions were executed."""
     work = {key: blocks[key] * len(block) for key, block in decoded.items()}
-    left = HOT * sum(work.values())
+    left = MCA_SHARE * sum(work.values())
     found: dict[Block, Sequence[Instruction]] = {}
     for key in sorted(work, key=lambda k: (-work[k], k)):
         if left <= 0:

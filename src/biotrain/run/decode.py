@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Thumb-2 instructions of executed blocks: length, kind, registers; what cycle tables look up."""
+"""Thumb-2 instructions of executed blocks: length, kind, registers, as cycle tables need them."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Instruction:
     address: int
     size: int
     text: str
-    """As an assembler reads it, without the labels of branches."""
+    """The text that an assembler reads, without the labels of branches."""
     kind: str
     reads: Registers = ()
     writes: Registers = ()
@@ -151,13 +151,13 @@ def _armv81(code: bytes, at: int, address: int) -> Instruction | None:
         text = f"csel {to}, {reads[0]}, {reads[1]}, eq".replace("r15", "zr")
         return Instruction(here, 4, text, "alu", reads, (to,))
     if first & 0xEC00 == 0xEC00 and second >> 8 & 15 >= 14:
-        words = code[at : at + 4].hex()  # capstone takes these for those of a coprocessor
+        words = code[at : at + 4].hex()  # capstone reads them as instructions of a coprocessor
         return Instruction(here, 4, f".inst {words}", "vector")
     return None
 
 
 def _instruction(one: Any) -> Instruction:
-    """What capstone found, in our terms."""
+    """An instruction of capstone as an `Instruction`."""
     from capstone import arm_const as arm
 
     name = one.insn_name()

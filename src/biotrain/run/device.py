@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from biotrain.emit import running_values, trained_values
+from biotrain.emit import running_values
 from biotrain.emit.build import Build
 from biotrain.errors import BioTrainError, CheckpointError
 from biotrain.planner.adabn import adabn_windows
@@ -342,20 +342,3 @@ def _as_int16(windows: npt.NDArray[Any], scale: float) -> npt.NDArray[np.int16]:
             f"(one is {scale:g}); int16 holds {limits.min} to {limits.max}"
         )
     return np.ascontiguousarray(windows, np.int16)
-
-
-def layout(package: Build) -> dict[str, tuple[int, int]]:
-    """Value name -> (offset, bytes) in the context, as `model.h` declares it."""
-    source = package.source
-    trained = trained_values(source)
-    layout: dict[str, tuple[int, int]] = {}
-    at = 0
-    sums = ["g_"] if source.gradients == "separate" else []
-    for prefix in ("", *sums, *[f"{s}_" for s in source.slots]) if trained else ():
-        for value in trained:
-            layout[f"{prefix}{value.name}"] = (at, value.nbytes)
-            at += value.nbytes
-    for value in running_values(source):
-        layout[value.name] = (at, value.nbytes)
-        at += value.nbytes
-    return layout

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a linked firmware says of itself: segments, sections, symbols."""
+"""Segments, sections and symbols of a linked firmware."""
 
 from __future__ import annotations
 

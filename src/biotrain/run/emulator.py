@@ -27,9 +27,10 @@ if TYPE_CHECKING:
     from biotrain.run.cycles import Cycles
     from biotrain.run.profile import Profile
 
-PAGE = 4096
+PAGE_BYTES = 4096
+"""Unicorn maps memory in pages of so many bytes."""
 LONGEST_S = 3600
-"""Of one command, on the clock of this machine."""
+"""Seconds that one command may take, on the clock of this machine."""
 SLOT = 0x60000000
 """Where the emulated machine has memory that the firmware does not link into."""
 
@@ -79,14 +80,16 @@ class EmulatorMachine(Machine):
                 unicorn.riscv_const.UC_RISCV_REG_RA,
             )
         for region in regions:
-            size = -(-region.bytes // PAGE) * PAGE
+            size = -(-region.bytes // PAGE_BYTES) * PAGE_BYTES
             writable = region.name != "flash"
             rights = unicorn.UC_PROT_READ | (
                 unicorn.UC_PROT_WRITE if writable else unicorn.UC_PROT_EXEC
             )
             self.uc.mem_map(region.origin, size, rights)
         if self._thumb:
-            self.uc.mem_map(0xE000E000, PAGE)  # system control space: CPACR is written at the start
+            self.uc.mem_map(
+                0xE000E000, PAGE_BYTES
+            )  # system control space: CPACR is written at the start
             self._enable_fpu()
         for segment in image.segments:
             self.uc.mem_write(segment.address, segment.data)

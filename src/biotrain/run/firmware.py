@@ -16,6 +16,7 @@ from biotrain.emit import RUNTIME
 from biotrain.emit.build import Build
 from biotrain.errors import BioTrainError, CompilerError
 from biotrain.run.compiler import NUMERICS, cache_folder, run_compiler, temporary, version
+from biotrain.run.mailbox import layout_header
 from biotrain.targets.target import FOLDER, Core, Memory, Target
 
 Compiler = Literal["zig", "gcc"]
@@ -92,9 +93,14 @@ def command(core: Core, compiler: Compiler) -> tuple[str, ...]:
 def session_files(package: Build, target: Target) -> dict[str, str]:
     """The C of a package with start-up and mailbox."""
     files = {name: text for name, text in package.files.items() if name.endswith((".c", ".h"))}
-    for name in ("session.c", "session.h"):
-        files[name] = (RUNTIME / name).read_text(encoding="utf-8")
-    return {**files, **start_files(target)}
+    return {**files, **mailbox_files(package), **start_files(target)}
+
+
+def mailbox_files(package: Build) -> dict[str, str]:
+    """The C of the mailbox around a package."""
+    files = {n: (RUNTIME / n).read_text(encoding="utf-8") for n in ("session.c", "session.h")}
+    outputs = package.source.train.outputs[0].size
+    return files | {"session_layout.h": layout_header(outputs, package.plan.context_bytes)}
 
 
 def start_files(target: Target) -> dict[str, str]:

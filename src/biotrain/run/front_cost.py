@@ -16,9 +16,9 @@ from biotrain.run.elf import Elf
 from biotrain.run.firmware import build, linker_script, memories, start_files
 from biotrain.targets.target import Target
 
-PUSHED = 64
-"""Frames that are counted, times the decimation."""
-PER_MULTIPLY = 24.0
+COUNTED_FRAMES = 64
+"""Frames behind the decimation whose cycles are counted."""
+MULTIPLY_CYCLES = 24.0
 """Estimated cycles of a 64-bit multiply-add of a section on a 32-bit core, where nothing is
 counted: docs/on-device.md has 4042 cycles for 176 of them on a Cortex-M4F."""
 
@@ -51,25 +51,25 @@ int main(void)
 
 @dataclass(frozen=True)
 class FrontCost:
-    """Of one front end on one target."""
+    """What one front end takes on one target."""
 
     target: str
     cycles_per_frame: float
     """Per sample of the converter (all channels), those that decimation drops included."""
     cycles_per_window: float
-    """To copy a window out of the ring (and to standardise it)."""
+    """Cycles to copy a window out of the ring (and to standardise it)."""
     source: str
     """Where the cycles come from."""
     share: float
-    """Of the core's time; 0 where its clock is not known."""
+    """Share of the core's time, 0 to 1; 0 where its clock is not known."""
     mw: float
-    """Mean power of it; 0 where it is not known."""
+    """Mean power that it takes, in milliwatts; 0 where the core's is not known."""
     ram_bytes: int
     code_bytes: int
     """Instructions and coefficients; 0 where nothing was linked."""
 
     def to_json(self) -> dict[str, Any]:
-        """As a dict."""
+        """The fields as plain data."""
         return asdict(self)
 
 
@@ -79,9 +79,9 @@ def front_cost(front: FrontEnd, target: Target) -> FrontCost | None:
         return None
     counted = _counted(front, target)
     if counted is None:
-        each = PER_MULTIPLY * front.ops_per_second / front.fs_in
+        each = MULTIPLY_CYCLES * front.ops_per_second / front.fs_in
         frame, window, code = each, 0.0, 0
-        source = f"estimate, {PER_MULTIPLY:g} cycles per multiply-add"
+        source = f"estimate, {MULTIPLY_CYCLES:g} cycles per multiply-add"
     else:
         frame, window, code, source = counted
     per_second = frame * front.fs_in + window * front.fs_out / front.hop
@@ -101,7 +101,7 @@ def _counted(front: FrontEnd, target: Target) -> tuple[float, float, int, str] |
         return None
     if not (find_spec("unicorn") and find_spec("elftools") and find_spec("capstone")):
         return None
-    count = PUSHED * front.decimate
+    count = COUNTED_FRAMES * front.decimate
     flash, ram = memories(target)
     files = {**emit(front), **start_files(target)}
     files["main.c"] = PROGRAM.replace("@COUNT@", str(count))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The C of a front end at work on this machine."""
+"""A front end on this machine: the same C that the device runs."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class FrontStream:
         self.reset()
 
     def reset(self) -> None:
-        """As before the first sample."""
+        """Back to the state before the first sample."""
         self._c.front_init(ctypes.c_void_p(self._memory.ctypes.data))
 
     def push(self, samples: npt.ArrayLike) -> npt.NDArray[Any]:

@@ -22,8 +22,8 @@ Block = tuple[int, int]
 
 Schedule = tuple[tuple[int, int], ...]
 """Where the code of the functions whose calls are told apart begins and ends."""
-SCHEDULE = 32
-"""As many as block_hook.c takes."""
+MOST_FUNCTIONS = 32
+"""Functions of a schedule that block_hook.c has space for."""
 
 FLAGS = ("-O2", "-fPIC", "-std=c99")
 
@@ -83,7 +83,7 @@ class Histogram:
         if self._uc is not None:
             raise BioTrainError("this histogram is attached already; make another one")
         self._uc = uc
-        self._counter.attach(uc, code_begin, code_end - 1, tuple(schedule)[:SCHEDULE])
+        self._counter.attach(uc, code_begin, code_end - 1, tuple(schedule)[:MOST_FUNCTIONS])
         uc.ctl_flush_tb()  # what is translated already does not call the hook
 
     def reset(self) -> None:
@@ -207,7 +207,7 @@ class _Native:
 
 
 class _Python:
-    """The same as a Python function: 10 to 20 times slower."""
+    """The hook as a Python function, 10 to 20 times slower, for machines without a C compiler."""
 
     def __init__(self) -> None:
         self._table: dict[tuple[Block, int], list[int]] = {}

@@ -13,25 +13,26 @@ import numpy.typing as npt
 
 from biotrain.emit import RUNTIME
 from biotrain.emit.build import Build
+from biotrain.emit.context import tensor_layout
 from biotrain.errors import BioTrainError, CheckpointError, DeviceError
 from biotrain.run.compiler import NUMERICS, find_compiler, shared_library
-from biotrain.run.device import Array, Device, layout
+from biotrain.run.device import Array, Device
 
 OPTIMISED = ("-O3", "-march=native", "-fPIC", "-std=c99", *NUMERICS)
 """Flags of the host build. The bits do not depend on them, the speed does."""
 
 
 VECTORS = ("bt_conv_vector.h", "bt_norm.h", "bt_pair_moments.h")
-"""Headers whose parts in vectors are the same for every model."""
+"""Headers whose vector code is the same for every model."""
 
 
 def library_files(package: Build) -> dict[str, str]:
-    """The package, the host's loops, and what the kernels do in vectors, compiled once for all."""
+    """The package, the host's loops, and the vector code, which is compiled once for all models."""
     included = [f'#include "{name}"' for name in VECTORS if name in package.files]
     lines = [
         f"#define BT_FUSED {int(package.fused)}",
-        "#undef BT_VECTOR_HERE",
-        "#define BT_VECTOR_HERE 2",
+        "#undef BT_VECTOR_LINKAGE",
+        "#define BT_VECTOR_LINKAGE 2",
         *included,
         "typedef int bt_vectors; /* C99 wants something here */",
     ]
@@ -70,7 +71,7 @@ class HostDevice(Device):
         start = -memory.ctypes.data % 64
         self._context = memory[start : start + size]
         self._m = ctypes.c_void_p(self._context.ctypes.data)
-        self._layout = layout(package)
+        self._layout = tensor_layout(package.source)
         self.reset()
 
     def reset(self) -> None:
@@ -80,7 +81,8 @@ class HostDevice(Device):
 
     def begin(self, total_steps: int = 0, lr: float | None = None) -> None:
         rate = self.package.source.optimizer.lr if lr is None else lr
-        self._c.bt_begin(self._m, ctypes.c_uint32(total_steps), ctypes.c_float(rate))
+        status = self._c.bt_begin(self._m, ctypes.c_uint32(total_steps), ctypes.c_float(rate))
+        self._check(status, -1)
 
     def _train(self, x: npt.NDArray[Any], y: npt.NDArray[Any], drop_last: bool) -> Array:
         return self._run("bt_host_train", x, y, drop_last)
@@ -193,16 +195,16 @@ class HostDevice(Device):
     @property
     def rejected(self) -> int:
         """Windows and groups refused since the start."""
-        return int(self._field(-self.package.plan.peak_bytes - 8))
+        return int(self._field("rejected")[0])
 
     def check_flat(self, on: bool = True) -> None:
         """Refuse windows that hold a constant channel."""
-        at = len(self._context) - self.package.plan.peak_bytes - 12
-        self._context[at : at + 4].view(np.uint32)[0] = int(on)
+        self._field("check_flat")[0] = int(on)
 
-    def _field(self, offset: int) -> int:
-        at = len(self._context) + offset
-        return int(self._context[at : at + 4].view(np.uint32)[0])
+    def _field(self, name: str) -> npt.NDArray[np.uint32]:
+        """A number of the context, as a view of one element."""
+        at = self.package.context.offset(name, ctypes.sizeof(ctypes.c_void_p))
+        return self._context[at : at + 4].view(np.uint32)
 
     def _text(self, status: int) -> str:
         return bytes(self._c.bt_host_status(status)).decode()
@@ -218,7 +220,7 @@ def build(
 ) -> Path:
     """The shared library of a package, built or from the cache."""
     command = tuple(compiler or find_compiler())
-    return shared_library(library_files(package), (*flags, "-DBT_VECTOR_HERE=0"), command)
+    return shared_library(library_files(package), (*flags, "-DBT_VECTOR_LINKAGE=0"), command)
 
 
 def _pointer(array: npt.NDArray[Any]) -> ctypes.c_void_p:

@@ -118,7 +118,7 @@ def _ranges(dwarf: Any, unit: Any, die: Any) -> list[tuple[int, int]]:
 
 
 def _listed(dwarf: Any, unit: Any, index: int) -> int:
-    """Offset of a numbered range list (DWARF 5, 7.28)."""
+    """The offset of a numbered range list (DWARF 5, 7.28)."""
     base = unit.get_top_DIE().attributes["DW_AT_rnglists_base"].value
     section = dwarf.debug_rnglists_sec.stream
     section.seek(base + 4 * index)

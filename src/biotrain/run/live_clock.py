@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A living device in the emulator with a clock: when frames come, and what work and flash take.
+"""The live firmware in the emulator with a clock: when frames come, what work and flash take.
 
 The emulator runs as fast as it can; the time of the device is counted: the instructions that it
 executes, at the cycles per instruction of the core's table, and what flash takes to erase and to
-program, while which the core stands still. A frame comes every 1 / fs seconds, whatever the device
+program, during which the core stands still. A frame comes every 1 / fs seconds, whatever the device
 is doing; it waits in the ring until `bt_live_work` takes it.
 """
 
@@ -17,16 +17,17 @@ import numpy.typing as npt
 
 from biotrain.emit.build import Build
 from biotrain.errors import BioTrainError
-from biotrain.run.live_device import PUSH, EmulatorPlace, Event, Flash, LiveDevice
+from biotrain.run.live_device import Event, LiveDevice
+from biotrain.run.live_flash import Flash
 
 SLICE_S = 0.002
-"""Seconds of the device's time that one call of `bt_live_work` is asked for."""
-WRITES = (2, 3)
+"""Seconds of the device's time that one call of `bt_live_work` may take."""
+WRITING_TASKS = ("good", "work")
 """`bt_live_task`: a checkpoint is being written."""
-PRICED_EVERY = 2_000
-"""Calls of work between two looks at the cycles per instruction."""
-CYCLES_PER_INSTRUCTION = 1.25
-"""Until the first look."""
+PRICED_EVERY_CALLS = 2_000
+"""Calls of work after which the cycles per instruction are worked out anew."""
+FIRST_CYCLES_PER_INSTRUCTION = 1.25
+"""Cycles per instruction until then (an estimate)."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +49,7 @@ class Timed:
     event: Event
     t: float
     late_s: float
-    """Of a prediction: since the last sample of its window came."""
+    """Seconds from the last sample of a window to its prediction; 0 of other events."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.event, name)
@@ -76,7 +77,7 @@ class ClockedDevice(LiveDevice):
         factor = front.decimate if front else 1
         self._hop = self.plan.hop * factor
         self._last = (self.plan.times - 1) * factor  # from a window's first frame to its last
-        self._cpi = CYCLES_PER_INSTRUCTION
+        self._cpi = FIRST_CYCLES_PER_INSTRUCTION
         self._flash_s = 0.0
         self._calls = 0
         self.t = 0.0
@@ -86,14 +87,12 @@ class ClockedDevice(LiveDevice):
         self.busy_s = self.stalled_s = self.longest_s = 0.0
         """Seconds of work, of flash, and of the longest call (with its flash)."""
         self.deepest = 0
-        """Most frames that waited."""
-        words = self._report()
-        self._ring, self._task = words[18:20], words[42]
+        """Most frames that waited in the ring."""
         self._tick()
 
     # ------------------------------------------------------------ time passes
 
-    def live(self, frames: npt.ArrayLike, labels: npt.ArrayLike = -1) -> list[Timed]:
+    def stream(self, frames: npt.ArrayLike, labels: npt.ArrayLike = -1) -> list[Timed]:
         """Frames `[n_chans, n]` come at their rate, and the device works whenever it can; returns
         the events until the last frame is there. Stops where power goes."""
         x, y = self._signals(frames, labels)
@@ -104,7 +103,7 @@ class ClockedDevice(LiveDevice):
             if due > self.pushed:
                 here = slice(self.pushed - first, due - first)
                 self._hand_over(x[here], y[here])
-                self._command(PUSH)
+                self._place.do("push")
                 self._tick()
                 self.pushed = due
                 self.deepest = max(self.deepest, self.waiting)
@@ -126,10 +125,10 @@ class ClockedDevice(LiveDevice):
         return found
 
     def _one(self, found: list[Timed]) -> Event:
-        """One call of work; what it ended with is also put among `found`."""
+        """One call of work; an event that it ended with is appended to `found`."""
         before = self.t
-        # Frames come in between pieces of a checkpoint, not only between calls: a piece a call.
-        writes = self._get(self._task) in WRITES
+        # Frames arrive between the slices of a checkpoint too, so each slice is a call of its own.
+        writes = self.task in WRITING_TASKS
         event = self.step(1 if writes else max(1, int(SLICE_S * self.clock_hz)))
         self._tick()
         self.longest_s = max(self.longest_s, self.t - before)
@@ -139,15 +138,9 @@ class ClockedDevice(LiveDevice):
                 late = self.t - (event.window * self._hop + self._last) / self.fs
             found.append(Timed(event, self.t, late))
         self._calls += 1
-        if self._calls % PRICED_EVERY == 0:
+        if self._calls % PRICED_EVERY_CALLS == 0:
             self.price()
         return event
-
-    @property
-    def waiting(self) -> int:
-        """Frames in the ring."""
-        pushed, taken = (self._get(offset) for offset in self._ring)
-        return (pushed - taken) % (1 << 32)
 
     def price(self) -> float:
         """Cycles per instruction by the core's table, over all that was executed; the clock goes
@@ -155,14 +148,14 @@ class ClockedDevice(LiveDevice):
         self._cpi = self.cycles() / max(self.machine.instructions, 1)
         return self._cpi
 
-    def again(self, on: str | None = None) -> ClockedDevice:
+    def restart(self, on: str | None = None) -> ClockedDevice:
         """The next start: the same flash, another RAM, time from zero."""
         del on
         return ClockedDevice(self.package, self.flash, fs=self.fs, flash_time=self.flash_time)
 
-    def _report(self) -> tuple[int, ...]:
-        """A look from outside, which takes no time of the device."""
-        found = super()._report()
+    def crc32(self) -> int:
+        """CRC-32 of the weights, asked from outside: it takes no time of the device."""
+        found = super().crc32()
         self._instructions = self.machine.instructions
         return found
 
@@ -170,9 +163,7 @@ class ClockedDevice(LiveDevice):
         """The time that the newest command took."""
         now = self.machine.instructions
         executed, self._instructions = now - self._instructions, now
-        place = self._place
-        assert isinstance(place, EmulatorPlace)
-        wear = np.frombuffer(place.read(self._parts[2], self._given.wear.nbytes), np.uint32)
+        wear = np.frombuffer(self._place.read(self._arrays[2], self._given.wear.nbytes), np.uint32)
         erased = int(wear.sum()) - int(self._given.wear.sum())
         words = max(0, self.steps - 4 * erased) / 4
         flash = 1e-3 * self.flash_time.erase_ms * erased + 1e-6 * self.flash_time.word_us * words

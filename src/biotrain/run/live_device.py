@@ -1,15 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A device that records, predicts, learns and survives, on this machine or in an emulator.
+"""A live package on this machine or in the emulator: records, predicts, calibrates, restarts.
 
-It runs `live.c` of a package that was compiled with `live=`, over flash that is simulated: a power
-cut can be had at any programmed byte (`dev.flash.cut`), and `dev.again()` is the next start.
+It runs `live.c` of a package that was compiled with `live=`, over simulated flash: power can be cut
+at any programmed byte (`dev.cut`), and `dev.restart()` is the next start with that flash.
 """
 
 from __future__ import annotations
 
-import ctypes
-import struct
-from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -17,44 +14,26 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from biotrain.emit import RUNTIME, running_values, trained_values
+from biotrain.emit import running_values, trained_values
 from biotrain.emit.build import Build
+from biotrain.emit.context import tensor_layout
 from biotrain.errors import BioTrainError, DeviceError
-from biotrain.planner.live_memory import LivePlan
-from biotrain.run.compiler import shared_library
-from biotrain.run.device import Array, layout
-from biotrain.run.host import OPTIMISED
+from biotrain.planner.live_layout import COUNTERS, EVENT, MODE, RECORD, SETTINGS, TASK
+from biotrain.run.device import Array
+from biotrain.run.live_box import event as event_struct
+from biotrain.run.live_flash import Flash, blank_flash
+from biotrain.run.live_place import EmulatorPlace, HostPlace, Place
 from biotrain.run.status import status_name, status_text
 
 if TYPE_CHECKING:
     from biotrain.run.emulator import EmulatorMachine
 
-EVENTS = ("idle", "more", "predicted", "refused", "calibrated", "drifted", "failed")
-"""`bt_live_event`."""
-MODES = ("record", "calibrate", "use")
-"""`bt_live_mode`."""
-COUNTERS = (
-    *("frames", "lost", "windows", "predicted", "flat", "saturated", "nonfinite", "labels"),
-    *("stored", "unstored", "corrupt", "trained", "steps", "losses", "gradients"),
-    *("checkpoints", "failures", "calibrations", "kept", "undone", "drifts", "slices"),
-)
-"""`bt_live_counters`."""
-RECORD = (
-    *("session", "epoch", "stale", "limit", "windows", "held", "right", "right_before"),
-    *("loss", "loss_before", "confidence", "found"),
-)
-"""`bt_live_record`."""
-SETTINGS = ("epochs", "patience", "least", "seed", "automatic", "guards", "rate", "drift")
-FLOATS = ("rate", "drift", "loss", "loss_before", "confidence")
-
-START, PLAY, PUSH, WORK, CALIBRATE, CANCEL, BACK, FACTORY, FORGET, SET, REPORT = range(1, 12)
-"""Commands of `rt/live_box.c`."""
-RESULT, COUNT, CYCLES, MOST, DONE, WORDS = range(4, 28, 4)
-BOX_WORDS, EVENT_WORDS = 80, 8
 MOST_FRAMES, MOST_EVENTS = 2048, 512
-"""Of one command."""
+"""Frames that one command takes, and events that it returns, at most."""
 FOREVER = 0xFFFFFFFF
-"""Cycles without an end."""
+"""Cycles of a call without an end."""
+NOISE_SEED = 2463534242
+"""Marsaglia's seed of a 32-bit xorshift (Journal of Statistical Software 8(14), 2003)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,174 +41,29 @@ class Event:
     """What a call of `bt_live_work` ended with."""
 
     name: str
-    """One of `EVENTS`."""
+    """A constant of `bt_live_event`: idle, more, predicted, refused, calibrated, ..."""
     window: int
     """Number of the newest window since the start."""
     predicted: int
     """Its class; meant where the event is `predicted`."""
     label: int
-    """The label that holds for all of it, or -1."""
+    """The label that holds for the whole window, or -1."""
     status: str
     """Why a window was refused or something failed: the status of the C."""
     channel: int
-    """Of a refusal."""
+    """Which channel caused a refusal."""
     kept: bool
-    """Of a calibration that ended: its weights are better than those before."""
+    """Whether the calibration that ended has better weights than those before it."""
     frame: int
     """Frames that the call of `play` had pushed when it happened."""
     logits: tuple[float, ...]
 
 
-@dataclass(frozen=True)
-class Flash:
-    """NOR flash as it is when a device is off; what survives."""
-
-    page_bytes: int
-    unit_bytes: int
-    memory: npt.NDArray[np.uint8]
-    programmed: npt.NDArray[np.uint8]
-    """Per unit: 1 where it was programmed since the last erasure."""
-    wear: npt.NDArray[np.uint32]
-    """Erasures of each page."""
-
-    @property
-    def pages(self) -> int:
-        """Of all of it."""
-        return len(self.wear)
-
-    @property
-    def image(self) -> bytes:
-        """Its content."""
-        return self.memory.tobytes()
-
-
-def blank_flash(plan: LivePlan) -> Flash:
-    """Flash of the size that a package wants, erased."""
-    live = plan.live
-    pages = live.first_page + plan.pages
-    size = pages * live.page_bytes
-    return Flash(
-        live.page_bytes,
-        live.unit_bytes,
-        np.full(size, 0xFF, np.uint8),
-        np.zeros(size // live.unit_bytes, np.uint8),
-        np.zeros(pages, np.uint32),
-    )
-
-
-class Place(ABC):
-    """Memory that the C works in, and a way to make it work."""
-
-    on: str
-    pointer: int
-    """Bytes of a pointer."""
-
-    @abstractmethod
-    def take(self, size: int) -> int:
-        """Address of so many new bytes."""
-
-    @abstractmethod
-    def read(self, address: int, size: int) -> bytes:
-        """Bytes from there."""
-
-    @abstractmethod
-    def write(self, address: int, data: bytes) -> None:
-        """Bytes to there."""
-
-    @abstractmethod
-    def do(self, command: int) -> None:
-        """Runs a command of the mailbox."""
-
-    @property
-    @abstractmethod
-    def box(self) -> int:
-        """Address of the mailbox."""
-
-
-class HostPlace(Place):
-    """This process."""
-
-    on, pointer = "host", 8
-
-    def __init__(self, package: Build) -> None:
-        files = {name: text for name, text in package.files.items() if name.endswith((".c", ".h"))}
-        for name in ("live_box.c", "sim_flash.h"):
-            files[name] = (RUNTIME / name).read_text(encoding="utf-8")
-        self._c = ctypes.CDLL(str(shared_library(files, (*OPTIMISED, "-DBT_LIVE_HOSTED"))))
-        self._c.bt_live_box_bytes.restype = ctypes.c_size_t
-        self._held: list[npt.NDArray[np.uint64]] = []
-        self._box = self.take(int(self._c.bt_live_box_bytes()))
-
-    def take(self, size: int) -> int:
-        self._held.append(np.zeros(size // 8 + 8, np.uint64))
-        return int(self._held[-1].ctypes.data)
-
-    def read(self, address: int, size: int) -> bytes:
-        return ctypes.string_at(address, size)
-
-    def write(self, address: int, data: bytes) -> None:
-        ctypes.memmove(address, data, len(data))
-
-    def do(self, command: int) -> None:
-        self.write(self._box, struct.pack("<I", command))
-        self._c.bt_live_do(ctypes.c_void_p(self._box))
-
-    @property
-    def box(self) -> int:
-        return self._box
-
-
-class EmulatorPlace(Place):
-    """Firmware of the target in unicorn, with memory beside its own."""
-
-    on, pointer = "emulator", 4
-
-    def __init__(self, package: Build, flash_bytes: int) -> None:
-        from biotrain.run.elf import Elf
-        from biotrain.run.emulator import SLOT, EmulatorMachine
-        from biotrain.run.firmware import build, linker_script, memories, start_files
-        from biotrain.targets.target import Memory
-
-        target = package.target
-        flash, ram = memories(target)
-        files = {name: text for name, text in package.files.items() if name.endswith((".c", ".h"))}
-        for name in ("live_box.c", "sim_flash.h"):
-            files[name] = (RUNTIME / name).read_text(encoding="utf-8")
-        files |= start_files(target)
-        elf = build(files, target, linker_script(target, flash, ram))
-        size = 3 * flash_bytes + (1 << 20)
-        regions = (flash, ram, Memory("slot", size, SLOT))
-        self.machine: EmulatorMachine = EmulatorMachine(elf, target, regions)
-        self.elf = Elf(elf)
-        self._box = self.elf.symbol("live_box")[0]
-        self._next = SLOT
-        self.machine.run()
-
-    def take(self, size: int) -> int:
-        at = self._next
-        self._next += -(-size // 64) * 64
-        return at
-
-    def read(self, address: int, size: int) -> bytes:
-        return self.machine.read(address, size)
-
-    def write(self, address: int, data: bytes) -> None:
-        self.machine.write(address, data)
-
-    def do(self, command: int) -> None:
-        self.write(self._box, struct.pack("<I", command))
-        self.machine.run()
-
-    @property
-    def box(self) -> int:
-        return self._box
-
-
 class LiveDevice:
-    """A package's `live.c` that lives."""
+    """The live firmware of a package, running."""
 
     def __init__(self, package: Build, on: str = "host", flash: Flash | None = None) -> None:
-        """`flash`: what an earlier life left; blank by default.
+        """`flash`: what an earlier run of the firmware left; blank by default.
 
         Raises BioTrainError where the package was not compiled with `live=`.
         """
@@ -237,43 +71,40 @@ class LiveDevice:
         if plan is None:
             raise BioTrainError("the package was compiled without live: give live=Live(...)")
         if on not in ("host", "emulator"):
-            raise BioTrainError(f"a device lives on host or emulator, not on '{on}'")
+            raise BioTrainError(f"live firmware runs on host or emulator, not on '{on}'")
         self.package, self.plan, self.on = package, plan, on
-        given = flash or blank_flash(plan)
-        wanted = blank_flash(plan)
-        if (given.page_bytes, given.unit_bytes) != (wanted.page_bytes, wanted.unit_bytes) or len(
-            given.memory
-        ) != len(wanted.memory):
+        given, wanted = flash or blank_flash(plan), blank_flash(plan)
+        if not given.fits(wanted):
             raise BioTrainError("the flash has another size than the package wants")
+        self._given = given
         self._place: Place = (
             HostPlace(package) if on == "host" else EmulatorPlace(package, len(given.memory))
         )
-        self._outputs = package.source.train.outputs[0].size
         self._narrow = plan.live.converter_bits <= 16
-        take = self._place.take
-        self._frames = take(MOST_FRAMES * plan.frame_bytes)
-        self._labels = take(MOST_FRAMES * 4)
-        self._events = take(MOST_EVENTS * 4 * (EVENT_WORDS + self._outputs))
-        self._parts = [take(a.nbytes) for a in (given.memory, given.programmed, given.wear)]
-        self._place.write(self._parts[0], given.memory.tobytes())
-        self._place.write(self._parts[1], given.programmed.tobytes())
-        self._place.write(self._parts[2], given.wear.tobytes())
-        pointer = self._place.pointer
-        self._pointers = WORDS + 4 * BOX_WORDS
-        self._sim = self._pointers + 3 * pointer
-        form = "<Q" if pointer == 8 else "<I"
-        for i, address in enumerate((self._frames, self._labels, self._events, *self._parts)):
-            self._place.write(
-                self._place.box + self._pointers + i * pointer, struct.pack(form, address)
-            )
-        self._counts = self._sim + 3 * pointer
-        noise = 2463534242
-        words = (given.page_bytes, given.pages, given.unit_bytes, 0, 0, 0, noise, 0, 0)
-        self._place.write(self._place.box + self._counts, struct.pack("<9I", *words))
-        self._given = given
-        self.status = self._command(START)
-        """Of `bt_live_start`."""
-        self._model, self._layout = self._find_model(), layout(package)
+        event = event_struct(package.source.train.outputs[0].size)
+        self._event_type = event.dtype(self._place.pointer)
+        self._layout = tensor_layout(package.source)
+        self._power_up()
+        self.status = self._place.do("start")
+        """The status that `bt_live_start` returned."""
+
+    def _power_up(self) -> None:
+        """Give the mailbox its buffers and the simulated flash its contents."""
+        place, given = self._place, self._given
+        self._frames = place.take(MOST_FRAMES * self.plan.frame_bytes)
+        self._labels = place.take(MOST_FRAMES * 4)
+        self._events = place.take(MOST_EVENTS * self._event_type.itemsize)
+        self._arrays = [place.take(a.nbytes) for a in given.arrays]
+        for address, array in zip(self._arrays, given.arrays, strict=True):
+            place.write(address, array.tobytes())
+        buffers = (self._frames, self._labels, self._events, *self._arrays)
+        members = ("frames", "labels", "events", "flash.memory", "flash.programmed", "flash.wear")
+        for member, address in zip(members, buffers, strict=True):
+            place.put(member, address)
+        place.put("flash.page_bytes", given.page_bytes)
+        place.put("flash.pages", given.pages)
+        place.put("flash.unit_bytes", given.unit_bytes)
+        place.put("flash.noise", NOISE_SEED)
 
     # ------------------------------------------------------------ signals and work
 
@@ -285,14 +116,14 @@ class LiveDevice:
         x, y = self._signals(frames, labels)
         for at in range(0, len(x), MOST_FRAMES):
             self._hand_over(x[at : at + MOST_FRAMES], y[at : at + MOST_FRAMES])
-            self._command(PUSH)
+            self._place.do("push")
         return len(x)
 
     def step(self, max_cycles: int = FOREVER) -> Event:
         """One call of `bt_live_work`."""
-        self._put(CYCLES, min(max_cycles, FOREVER))
-        self._command(WORK)
-        return self._event(0)
+        self._place.put("cycles", min(max_cycles, FOREVER))
+        self._place.do("work")
+        return self._read_events(1)[0]
 
     def work(self, max_cycles: int = FOREVER, calls: int = 1_000_000) -> list[Event]:
         """Calls of `bt_live_work` until nothing is left to do, power has gone, or so many calls;
@@ -319,52 +150,54 @@ class LiveDevice:
     def playing(
         self, frames: npt.ArrayLike, labels: npt.ArrayLike = -1, cycles_per_frame: int = FOREVER
     ) -> Iterator[list[Event]]:
-        """`play`, by and by."""
+        """`play`, which yields the events of some frames at a time."""
         x, y = self._signals(frames, labels)
         at = 0
         while at < len(x) and not self.off:
             self._hand_over(x[at : at + MOST_FRAMES], y[at : at + MOST_FRAMES])
-            self._put(CYCLES, min(cycles_per_frame, FOREVER))
-            count = self._command(PLAY)
-            yield [replace(e, frame=at + e.frame) for e in map(self._event, range(count))]
-            at += self._get(DONE)
+            self._place.put("cycles", min(cycles_per_frame, FOREVER))
+            count = self._place.do("play")
+            yield [replace(e, frame=at + e.frame) for e in self._read_events(count)]
+            at += int(self._place.get("done"))
 
     def calibrate(self) -> None:
         """Begin a calibration with what is stored; `work` or `play` do it."""
-        self._check(self._command(CALIBRATE))
+        self._check(self._place.do("calibrate"))
 
     def cancel(self) -> None:
-        """End a calibration; the weights before it come back."""
-        self._check(self._command(CANCEL))
+        """End a calibration; the weights before it are restored."""
+        self._check(self._place.do("cancel"))
 
     def back(self) -> None:
-        """To the session before the newest."""
-        self._check(self._command(BACK))
+        """Restore the session before the newest."""
+        self._check(self._place.do("back"))
 
     def factory(self) -> None:
-        """To the factory's weights."""
-        self._check(self._command(FACTORY))
+        """Restore the factory's weights."""
+        self._check(self._place.do("factory"))
 
     def forget(self) -> None:
         """Forget the stored windows."""
-        self._check(self._command(FORGET))
+        self._check(self._place.do("forget"))
 
     def set(self, **settings: float) -> None:
         """Change settings (`SETTINGS`), until the next start."""
         for name, value in settings.items():
             if name not in SETTINGS:
                 raise BioTrainError(f"no setting is called '{name}': {', '.join(SETTINGS)}")
-            bits = struct.unpack("<I", struct.pack("<f", value))[0] if name in FLOATS else value
-            self._put(COUNT, SETTINGS.index(name))
-            self._put(CYCLES, int(bits))
-            self._command(SET)
+            self._place.put(f"live.{name}", value)
 
     # ------------------------------------------------------------ what it holds
 
     @property
     def mode(self) -> str:
-        """One of `MODES`."""
-        return MODES[self._report()[3]]
+        """record, calibrate or use: a `bt_live_mode`."""
+        return MODE.names[self._place.get("live.mode")]
+
+    @property
+    def task(self) -> str:
+        """What a calibration works on: a `bt_live_task`."""
+        return TASK.names[self._place.get("live.task")]
 
     @property
     def busy(self) -> bool:
@@ -374,49 +207,56 @@ class LiveDevice:
     @property
     def counters(self) -> dict[str, int]:
         """`bt_live_counters`, since the start."""
-        return dict(zip(COUNTERS, self._report()[20 : 20 + len(COUNTERS)], strict=True))
+        found = self._place.get("live.counters")
+        return {member.name: int(found[member.name]) for member in COUNTERS.members}
 
     @property
     def record(self) -> dict[str, float]:
         """What the newest checkpoint says of its calibration, or that under way."""
-        words = self._report()[44 : 44 + len(RECORD)]
-        return {n: _float(w) if n in FLOATS else w for n, w in zip(RECORD, words, strict=True)}
+        found = self._place.get("live.record")
+        return {member.name: found[member.name].item() for member in RECORD.members}
 
     @property
     def state(self) -> dict[str, Any]:
         """The rest: accuracies on the held-back windows, the store, the ring."""
-        w = self._report()
+        get = self._place.get
         return {
-            "mode": MODES[w[3]],
-            "status": status_name(w[6]),
-            "kept": bool(w[7]),
-            "before": _float(w[8]),
-            "best": _float(w[9]),
-            "confidence": _float(w[10]),
-            "stored": w[11],
-            "capacity": w[12],
-            "store_ok": bool(w[13]),
-            "lost": w[14],
-            "waiting": w[15],
+            "mode": self.mode,
+            "status": status_name(int(get("live.status"))),
+            "kept": bool(get("live.kept")),
+            "before": float(get("live.before")),
+            "best": float(get("live.best")),
+            "confidence": float(get("live.confidence")),
+            "stored": int(get("live.store.count")),
+            "capacity": int(get("live.store.capacity")),
+            "store_ok": bool(get("live.store_ok")),
+            "lost": int(get("live.lost")),
+            "waiting": self.waiting,
         }
 
     @property
-    def task(self) -> int:
-        """What a calibration is at: a `bt_live_task`."""
-        return self._report()[4]
+    def waiting(self) -> int:
+        """Frames in the ring."""
+        pushed, taken = (int(self._place.get(f"live.{name}")) for name in ("pushed", "taken"))
+        return (pushed - taken) % (1 << 32)
 
-    def context(self, offset: int, size: int) -> bytes:
-        """Bytes of the `bt_model`."""
-        return self._place.read(self._model + offset, size)
+    def slice(self, name: str) -> dict[str, int]:
+        """Where a call in slices is: `bt_slice` of the context by its name there."""
+        model = self.package.context
+        kind = model.member(name).kind.dtype(self._place.pointer)
+        at = self._place.address("live.model") + model.offset(name, self._place.pointer)
+        found = np.frombuffer(self._place.read(at, kind.itemsize), kind)[0]
+        return {field: found[field].item() for field in kind.names or ()}
 
     def crc32(self) -> int:
         """CRC-32 of the trained parameters and running statistics."""
-        return self._report()[2]
+        return self._place.do("crc32")
 
     def read(self, name: str) -> Array:
         """A tensor of the context by value name."""
         offset, size = self._layout[name]
-        return np.frombuffer(self._place.read(self._model + offset, size), "<f4").copy()
+        address = self._place.address("live.model") + offset
+        return np.frombuffer(self._place.read(address, size), "<f4").copy()
 
     def parameters(self) -> dict[str, Array]:
         """Trained parameters and running statistics by torch name, in torch's shapes."""
@@ -431,39 +271,37 @@ class LiveDevice:
     @property
     def flash(self) -> Flash:
         """A copy of what the flash holds now."""
-        kinds: Mapping[str, Any] = {"memory": np.uint8, "programmed": np.uint8, "wear": np.uint32}
-        arrays: dict[str, npt.NDArray[Any]] = {
-            name: np.frombuffer(
-                self._place.read(address, getattr(self._given, name).nbytes), kind
-            ).copy()
-            for address, (name, kind) in zip(self._parts, kinds.items(), strict=True)
-        }
-        return Flash(self._given.page_bytes, self._given.unit_bytes, **arrays)
+        memory, programmed, wear = (
+            np.frombuffer(self._place.read(address, array.nbytes), array.dtype).copy()
+            for address, array in zip(self._arrays, self._given.arrays, strict=True)
+        )
+        return replace(self._given, memory=memory, programmed=programmed, wear=wear)
 
     @property
     def steps(self) -> int:
         """Programmed bytes, and four for each erased page, since the start."""
-        return self._sim_word(4)
+        return int(self._place.get("flash.steps"))
 
     @property
     def breaches(self) -> int:
         """Calls that broke a rule of the flash."""
-        return self._sim_word(3)
+        return int(self._place.get("flash.breaches"))
 
     @property
     def off(self) -> bool:
-        """Whether power has gone: only `again` is left."""
-        return bool(self._sim_word(7))
+        """Whether power has gone: only `restart` is left."""
+        return bool(self._place.get("flash.off"))
 
     def cut(self, at: int, noise: int = 0) -> None:
         """Power goes at the `at`-th step (see `steps`) from now on; `noise` varies what it
         leaves."""
         if at < 1:
             raise BioTrainError(f"power is cut at a step from 1, not {at}")
-        words = (self.steps + at, (2463534242 ^ noise * 2654435761) & 0xFFFFFFFF or 1)
-        self._place.write(self._place.box + self._counts + 20, struct.pack("<2I", *words))
+        self._place.put("flash.cut_at", self.steps + at)
+        seed = (NOISE_SEED ^ noise * 2654435761) & 0xFFFFFFFF  # 2^32 / golden ratio
+        self._place.put("flash.noise", seed or 1)
 
-    def again(self, on: str | None = None) -> LiveDevice:
+    def restart(self, on: str | None = None) -> LiveDevice:
         """The next start: the same flash, another RAM."""
         return LiveDevice(self.package, on or self.on, self.flash)
 
@@ -471,7 +309,7 @@ class LiveDevice:
     def machine(self) -> EmulatorMachine:
         """The emulator's machine, for cycles and profiles."""
         if not isinstance(self._place, EmulatorPlace):
-            raise BioTrainError("this device lives on the host: nobody counts its cycles")
+            raise BioTrainError("this device runs on the host, where nobody counts its cycles")
         return self._place.machine
 
     def cycles(self) -> int:
@@ -489,6 +327,7 @@ class LiveDevice:
     def _signals(
         self, frames: npt.ArrayLike, labels: npt.ArrayLike
     ) -> tuple[npt.NDArray[Any], npt.NDArray[np.int32]]:
+        """Frames `[n, n_chans]` and their labels as the C wants them."""
         x = np.asarray(frames)
         if x.ndim != 2 or x.shape[0] != self.plan.chans:
             raise BioTrainError(f"frames must be [{self.plan.chans}, n], not {list(x.shape)}")
@@ -504,47 +343,29 @@ class LiveDevice:
     def _hand_over(self, frames: npt.NDArray[Any], labels: npt.NDArray[np.int32]) -> None:
         self._place.write(self._frames, frames.tobytes())
         self._place.write(self._labels, labels.tobytes())
-        self._put(COUNT, len(frames))
-        self._put(MOST, MOST_EVENTS)
+        self._place.put("count", len(frames))
+        self._place.put("most", MOST_EVENTS)
 
-    def _event(self, index: int) -> Event:
-        size = 4 * (EVENT_WORDS + self._outputs)
-        data = self._place.read(self._events + index * size, size)
-        kind, window, predicted, label, status, channel, kept, frame = struct.unpack(
-            "<IIiiIIII", data[: 4 * EVENT_WORDS]
-        )
-        logits = struct.unpack(f"<{self._outputs}f", data[4 * EVENT_WORDS :])
-        known = status_name(status)
-        return Event(
-            EVENTS[kind], window, predicted, label, known, channel, bool(kept), frame, logits
-        )
-
-    def _report(self) -> tuple[int, ...]:
-        self._command(REPORT)
-        data = self._place.read(self._place.box + WORDS, 4 * BOX_WORDS)
-        return struct.unpack(f"<{BOX_WORDS}I", data)
-
-    def _find_model(self) -> int:
-        low, high = self._report()[:2]
-        return low | high << 32
-
-    def _command(self, command: int) -> int:
-        self._place.do(command)
-        return self._get(RESULT)
+    def _read_events(self, count: int) -> list[Event]:
+        """The events that the newest command has left."""
+        data = self._place.read(self._events, count * self._event_type.itemsize)
+        return [_event(found) for found in np.frombuffer(data, self._event_type)]
 
     def _check(self, status: int) -> None:
         if status:
             raise DeviceError(status_text(status), status)
 
-    def _put(self, offset: int, value: int) -> None:
-        self._place.write(self._place.box + offset, struct.pack("<I", value))
 
-    def _get(self, offset: int) -> int:
-        return int.from_bytes(self._place.read(self._place.box + offset, 4), "little")
-
-    def _sim_word(self, index: int) -> int:
-        return self._get(self._counts + 4 * index)
-
-
-def _float(bits: int) -> float:
-    return float(struct.unpack("<f", struct.pack("<I", bits))[0])
+def _event(found: Mapping[str, Any]) -> Event:
+    """An event from its struct."""
+    return Event(
+        name=EVENT.names[found["event"]],
+        window=int(found["window"]),
+        predicted=int(found["predicted"]),
+        label=int(found["label"]),
+        status=status_name(int(found["status"])),
+        channel=int(found["channel"]),
+        kept=bool(found["kept"]),
+        frame=int(found["frame"]),
+        logits=tuple(found["logits"].tolist()),
+    )

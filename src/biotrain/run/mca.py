@@ -14,9 +14,9 @@ from biotrain.run.decode import Instruction
 from biotrain.run.pipeline import Table
 
 ITERATIONS = 100
-"""A block is analysed as if repeated; the mean of so many turns is its cost."""
-TRIES = 12
-"""What LLVM cannot read or has no figures for is replaced by `nop`, and the rest tried again."""
+"""A block is analysed as if it ran so many times in a row; the mean is its cost."""
+MOST_RUNS = 12
+"""Runs of llvm-mca: after each, the instructions that it refuses are replaced by `nop`."""
 
 
 @cache
@@ -56,7 +56,7 @@ def mca_cycles(
     vectors = _vectors(found[0], table.mca, [s for s in lines if s.startswith(".inst ")])
     lines = [vectors.get(line, line) for line in lines]
     bad: set[int] = set()
-    for _ in range(TRIES):
+    for _ in range(MOST_RUNS):
         text = "\n".join("nop" if at in bad else line for at, line in enumerate(lines, 1))
         done = _process(found[0], table.mca, text, ("-json",))
         wrong = _refused(done.stderr, lines)
@@ -98,11 +98,11 @@ def _text(one: Instruction) -> str:
 
 
 def _vectors(program: str, core: str, lines: Sequence[str]) -> dict[str, str]:
-    """What our decoder writes as `.inst`, the vector instructions, as LLVM writes them, as if a
+    """The vector instructions, which our decoder writes as `.inst`, in LLVM's words, as if a
     condition (VPT) held."""
     words = {line: bytes.fromhex(line.split()[1]) for line in lines}
-    apart = "\n0x00 0xbf" * 4  # what a VPT before them would hold for
-    text = "\n".join(" ".join(map(hex, word)) + apart for word in words.values())
+    nops = "\n0x00 0xbf" * 4  # what a VPT before them would hold for
+    text = "\n".join(" ".join(map(hex, word)) + nops for word in words.values())
     disassembler = re.sub("mca(?=[^/]*$)", "mc", program)
     if not words or not shutil.which(disassembler):
         return {}

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The pieces of a package that lives, by the cycles that the emulated core takes for them."""
+"""Slices of a live package, cut by the cycles that the emulated core takes for them."""
 
 from __future__ import annotations
 
-import struct
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TypeVar
@@ -11,41 +10,41 @@ from typing import TypeVar
 import numpy as np
 
 from biotrain.emit.build import Build
-from biotrain.emit.slices import SLICE_BYTES
 from biotrain.errors import BioTrainError
 from biotrain.ir.graph import Graph, Loop, Node
 from biotrain.ir.op import OPS
-from biotrain.planner.slices import CALL_CYCLES, longest, piece_of
+from biotrain.planner.slices import CALL_CYCLES, longest, slices_of
 from biotrain.run.live_device import LiveDevice
 from biotrain.targets.target import Target
 
-AROUND = 900
-"""Cycles of a call of `bt_live_work` around its piece (an estimate)."""
-SHORT = 5000
-"""Pieces of fewer cycles say little about the price of an operation."""
-JUDGE, TRAIN = 1, 4
-"""Tasks of `bt_live.h`."""
-ROUNDS = 3
-
+WORK_CALL_CYCLES = 900
+"""Cycles of a call of `bt_live_work` around the slice that it runs (an estimate)."""
+LEAST_CYCLES = 5000
+"""A shorter slice is mostly overhead, and says little about the price of its op."""
+LEAST_RATIO = 1.02
+"""A price rises where a slice takes so many times the planned cycles, or more."""
+MOST_RUNS = 3
+"""Runs in the emulator, each with slices cut by the prices of the one before."""
 
 B = TypeVar("B", bound=Build)
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One piece."""
+    """One slice and what it took."""
 
     node: Node
+    """The node that it begins with."""
     cycles: int
-    """As measured, with what is around it."""
+    """Measured cycles of the call of `bt_live_work` that ran it."""
 
 
 def measured(package: B) -> B:
-    """The same package with its pieces cut by measured cycles.
+    """The same package with its slices cut by measured cycles.
 
-    A prediction and a training sample run in the emulator piece by piece; where an op takes longer
-    than its price says, its price rises and its pieces become shorter. `plan.longest_slice_cycles`
-    is then what the longest piece took. It takes a minute or so.
+    A prediction and a training sample run in the emulator slice by slice; where an op takes longer
+    than its price says, its price rises and its slices become shorter. `plan.longest_slice_cycles`
+    is then what the longest slice took. It takes a minute or so.
 
     Raises BioTrainError where the package was compiled without `live=` or has no emulator.
     """
@@ -54,7 +53,7 @@ def measured(package: B) -> B:
         raise BioTrainError("the package was compiled without live: give live=Live(...)")
     limit = source.live.live.slice_cycles
     found: list[Measured] = []
-    for _ in range(ROUNDS):
+    for _ in range(MOST_RUNS):
         found = _run(package)
         worst = max(found, key=lambda m: m.cycles)
         scaled = _scaled(target, found, limit)
@@ -66,7 +65,7 @@ def measured(package: B) -> B:
         package = replace(package, source=replace(source, target=target, plan=plan))
     worst = max(found, key=lambda m: m.cycles)
     name = ", ".join(v.name for v in worst.node.outputs)
-    words = f"longest piece, measured in the emulator: {worst.cycles:,} cycles, {name}"
+    words = f"longest slice, measured in the emulator: {worst.cycles:,} cycles, {name}"
     plan = replace(
         package.source.plan,
         longest_slice_cycles=worst.cycles,
@@ -77,25 +76,23 @@ def measured(package: B) -> B:
 
 
 def _run(package: Build) -> list[Measured]:
-    """All pieces of a prediction and of a training sample."""
+    """All slices of a prediction and of a training sample."""
     source = package.source
     assert source.live is not None
     dev = LiveDevice(package, "emulator")
-    plan, times = source.live, source.live.span
+    plan = source.live
     rng = np.random.default_rng(0)
-    frames = rng.integers(-1000, 1000, (plan.chans, times + 5 * plan.hop))
+    frames = rng.integers(-1000, 1000, (plan.chans, plan.span + 5 * plan.hop))
     dev.play(frames, np.zeros(frames.shape[1], np.int32))
     dev.set(least=2)
     dev.calibrate()
-    around = source.plan
-    at = around.context_bytes - around.peak_bytes - 16 - around.predict_arena_bytes
-    train = _Watch(dev, source.train, at - 2 * SLICE_BYTES)
-    look = _Watch(dev, source.predict, at - SLICE_BYTES)
+    prediction = _Watch(dev, source.predict, "predict_slice")
+    training = _Watch(dev, source.train, "slice")
     found: list[Measured] = []
-    for task, watch in ((JUDGE, look), (TRAIN, train)):
+    for task, watch in (("evaluate", prediction), ("train", training)):
         while dev.task != task:
             dev.step(1)
-        while not watch.open:  # the window is read, and taken with the first piece
+        while not watch.open:  # the window is read, and checked with the first slice
             dev.step(1)
         while watch.open:
             node = watch.node()
@@ -106,39 +103,36 @@ def _run(package: Build) -> list[Measured]:
 
 
 class _Watch:
-    """A `bt_slice` of the running model."""
+    """Where a call in slices is: a `bt_slice` of the running model."""
 
-    def __init__(self, dev: LiveDevice, graph: Graph, offset: int) -> None:
-        self._dev, self._offset = dev, offset
+    def __init__(self, dev: LiveDevice, graph: Graph, name: str) -> None:
+        self._dev, self._name = dev, name
         self._nodes: Sequence[Node] = [
             n for n in graph.nodes if isinstance(n, Loop) or not OPS[n.op].alias
         ]
 
-    def _words(self) -> tuple[int, ...]:
-        return struct.unpack("<2I", self._dev.context(self._offset, 8))
-
     @property
     def open(self) -> bool:
-        """Whether it is half done."""
-        return bool(self._words()[0])
+        """Whether the call is half done."""
+        return bool(self._dev.slice(self._name)["open"])
 
     def node(self) -> Node:
-        """What comes next."""
-        return self._nodes[min(self._words()[1], len(self._nodes) - 1)]
+        """The node that the next slice begins with."""
+        return self._nodes[min(self._dev.slice(self._name)["node"], len(self._nodes) - 1)]
 
 
 def _scaled(target: Target, found: Sequence[Measured], limit: int) -> Target:
-    """Prices of the ops whose pieces took longer than they say."""
+    """The target with higher prices of the ops whose slices took longer than planned."""
     ratios: dict[str, float] = {}
-    for piece in found:
-        if piece.cycles < SHORT:
+    for slice_ in found:
+        if slice_.cycles < LEAST_CYCLES:
             continue
-        planned = piece_of(piece.node, limit, target).cycles
-        ratio = (piece.cycles - AROUND) / max(planned - CALL_CYCLES, 1)
-        body = piece.node.body if isinstance(piece.node, Loop) else ()
-        for op in [s.node.op for s in body] or [piece.node.op]:
+        planned = slices_of(slice_.node, limit, target).cycles
+        ratio = (slice_.cycles - WORK_CALL_CYCLES) / max(planned - CALL_CYCLES, 1)
+        body = slice_.node.body if isinstance(slice_.node, Loop) else ()
+        for op in [s.node.op for s in body] or [slice_.node.op]:
             ratios[op] = max(ratios.get(op, 1.0), ratio)
-    prices = {op: target.price(op) * ratio for op, ratio in ratios.items() if ratio > 1.02}
+    prices = {op: target.price(op) * ratio for op, ratio in ratios.items() if ratio > LEAST_RATIO}
     if not prices:
         return target
     return replace(target, op_cycles=tuple(sorted((dict(target.op_cycles) | prices).items())))

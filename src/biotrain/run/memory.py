@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What firmware really takes: RAM and flash of the linked ELF, stack by call graph and by paint."""
+"""Measured memory of a firmware: RAM and flash of its ELF, stack by call graph and by paint."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from biotrain.run.stack import functions, worst_stack
 from biotrain.targets.target import Memory
 
 PAINT = bytes.fromhex("0df0c3a5")
-"""A word that no computation leaves by chance."""
+"""The word that the stack is painted with: no computation leaves it by chance."""
 
 
 def footprint(elf: Path | Elf, context_bytes: int, compiler: str = "") -> Footprint:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Cycles per operation of each kernel family, from measured profiles: what the planner prices."""
+"""Cycles per operation of each kernel family, from measured profiles: the planner's prices."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from biotrain.ir.graph import Loop, Node, leaves
 from biotrain.ir.op import OPS
 from biotrain.run.profile import Profile
 
-FEW = 0.001
-"""Of a kernel with a smaller share of the cycles of a run, that run says nothing."""
+LEAST_SHARE = 0.001
+"""A kernel with a smaller share of the cycles of a run is left out of that run: it says nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,7 @@ def cycles_per_op(runs: Iterable[Sequence[Measured]]) -> dict[str, float]:
         total = sum(m.cycles for m in run)
         found["default"].append(total / max(sum(m.ops for m in run), 1))
         for m in run:
-            if m.ops and m.cycles >= FEW * total:
+            if m.ops and m.cycles >= LEAST_SHARE * total:
                 found[m.op].append(m.cycles / m.ops)
     names = ["default", *sorted(set(found) - {"default"})]
     return {name: fmean(found[name]) for name in names}

@@ -19,20 +19,20 @@ class Kind:
     """Cycles of one kind of instruction."""
 
     issue: float = 1
-    """Until the next instruction that cannot go beside it begins."""
+    """Cycles until the next instruction begins, unless it can be issued beside this one."""
     each: float = 0
-    """More for every register beyond the first of a load or store of several."""
+    """Cycles more for every register beyond the first of a load or store of several."""
     latency: float | None = None
-    """Until the result can be read; None: `issue`."""
+    """Cycles until the result can be read; None: `issue`."""
     to_address: float = 0
-    """More until the result can be part of an address."""
+    """Cycles more until the result can be used in an address."""
     late: float = 0
-    """By which the addend is read later."""
+    """Cycles by which the addend is read later than the factors."""
     busy: float = 1
-    """That its unit is taken."""
+    """Cycles for which its unit is occupied."""
     unit: str = ""
     alone: bool = False
-    """Goes beside no other instruction."""
+    """Whether no other instruction can be issued beside it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,12 +41,12 @@ class Refill:
 
     direct: float = 0
     misaligned: float = 0
-    """More where the target is a 32-bit instruction across a word border."""
+    """Cycles more where the target is a 32-bit instruction across a word border."""
     indirect: float = 0
     load: float = 0
-    """Where the program counter is loaded."""
+    """Cycles where the program counter is loaded."""
     mispredict: float = 0
-    """For the less frequent way of a conditional branch."""
+    """Cycles for the less frequent way of a conditional branch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,7 @@ class Table:
     units: Mapping[str, int] = field(default_factory=dict)
     kinds: Mapping[str, Kind] = field(default_factory=dict)
     mca: str = ""
-    """The core's name for llvm-mca; empty: it has none that we trust."""
+    """The core's name for llvm-mca; empty: it has none that can be trusted."""
     mca_units: str = ""
     """What llvm-mca must name among its units when it knows the core."""
     ops: Mapping[str, float] = field(default_factory=dict)

@@ -28,7 +28,7 @@ _LAYER = re.compile(r"\[([^][]+)\]\s*$")
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A part of the schedule: one call of a kernel, or what a function does beside its kernels."""
+    """A place in the schedule: one call of a kernel, or what a function does beside its kernels."""
 
     function: str
     node: str
@@ -47,7 +47,7 @@ class Row:
     instructions: int
     cycles: int
     share: float
-    """Of all cycles, 0 to 1."""
+    """Share of all cycles, 0 to 1."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,7 @@ class Profile:
         }
 
     def figure(self, by: str = "layer", most: int = 24) -> Figure:
-        """The `most` expensive parts as bars."""
+        """The `most` expensive rows as bars, the rest as one."""
         from matplotlib.figure import Figure
 
         rows = sorted(self.rows(by), key=lambda r: (-r.cycles, r.name))
@@ -194,7 +194,7 @@ def profile(
 def _called(
     addresses: Sequence[int], calls: Mapping[tuple[Block, int], int]
 ) -> dict[int, dict[int, int]]:
-    """By executed address: how often it ran for the call before an address of the schedule."""
+    """How often each executed address ran for the call before an address of the schedule."""
     found: dict[int, dict[int, int]] = {}
     for ((begin, size), behind), times in calls.items():
         for at in addresses[bisect_left(addresses, begin) : bisect_left(addresses, begin + size)]:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The folder of a package around its C: `biotrain.emit.project` with what only a build knows."""
+"""The files around the C of a package: `biotrain.emit.project` with start-up and measured sizes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import re
 from importlib.util import find_spec
 from pathlib import Path
 
-from biotrain.emit import RUNTIME
 from biotrain.emit.build import Build
 from biotrain.emit.project import (
     Footprint,
@@ -27,6 +26,7 @@ from biotrain.run.firmware import (
     command,
     find_cross_compiler,
     linker_script,
+    mailbox_files,
     memories,
     start_files,
 )
@@ -49,8 +49,7 @@ def project_files(package: Build, *, measure: bool = False) -> dict[str, str]:
     flash, ram = memories(target)
     start = start_files(target)
     start["link.ld"] = linker_script(target, flash, ram)
-    for name in ("session.c", "session.h"):
-        start[name] = (RUNTIME / name).read_text(encoding="utf-8")
+    start |= mailbox_files(package)
     files = firmware_files(source, target, start, ZIG)
     found = measured(package, files) if measure else None
     stack = found.stack_bytes if found else target.stack_bytes
@@ -76,7 +75,7 @@ def measured(
     flat |= {
         Path(name).name: text
         for name, text in files.items()
-        if name.endswith((".c", ".h")) and Path(name).stem != "session"
+        if name.endswith((".c", ".h")) and not Path(name).stem.startswith("session")
     }
     elf = build(flat, package.target, files["firmware/link.ld"], which)
     return footprint(elf, package.plan.placed_bytes, compiler_name(package, which))

@@ -29,7 +29,8 @@ from biotrain.errors import BioTrainError, EmulatorError
 from biotrain.run.elf import Elf
 from biotrain.run.firmware import OPTIMISED, Compiler, core_of, session_elf
 from biotrain.run.machine import Machine
-from biotrain.run.session import SLOT_BYTES, STATUS, SessionDevice
+from biotrain.run.mailbox import FIELDS, POINTER_BYTES
+from biotrain.run.session import SLOT_BYTES, SessionDevice
 from biotrain.targets.target import Memory, Target
 
 PACKAGES = {"qemu-system-arm": "qemu-system-arm", "qemu-system-riscv32": "qemu-system-misc"}
@@ -40,11 +41,11 @@ WATCHED = 'ulimit -c 0; "$@" </dev/null & read -r _; kill -9 $!; wait $!'
 
 LONGEST_NAP_S = 2e-3
 LONGEST_WATCH_S = 5.0
-"""Between two looks at the mailbox, and at the registers."""
+"""Longest pauses between two reads of the mailbox, and of the registers."""
 
 
 class QemuGone(Exception):
-    """QEMU has ended; its last words."""
+    """QEMU has ended; the message holds its last output."""
 
 
 class Monitor:
@@ -63,7 +64,7 @@ class Monitor:
             raise
 
     def __call__(self, command: str, **arguments: Any) -> Any:
-        """Carry out a command and return its answer."""
+        """Run a command of the monitor and return its answer."""
         asked = {"execute": command, "arguments": arguments}
         try:
             self._socket.sendall(json.dumps(asked).encode() + b"\n")
@@ -87,7 +88,7 @@ class Monitor:
             self._receive()
 
     def close(self) -> None:
-        """Let go of the socket."""
+        """Close the socket."""
         self._socket.close()
 
     def _connect(self, path: str, end: float) -> None:
@@ -129,6 +130,7 @@ class QemuMachine(Machine):
         self._ram = ram
         self._elf = Elf(elf)
         self._session = self._elf.symbol("session")[0]
+        self._command = self._session + FIELDS.offset("command", POINTER_BYTES)
         self._booted = False
         self._known = 0
         held = ExitStack()
@@ -209,8 +211,9 @@ class QemuMachine(Machine):
         is answered with a status by who has started, and lost otherwise.
         """
         end = time.monotonic() + self.timeout
-        while not any(self.read(self._session + STATUS, 4)):
-            self.write(self._session, b"\xff\x00\x00\x00")
+        status = self._session + FIELDS.offset("status", POINTER_BYTES)
+        while not any(self.read(status, 4)):
+            self.write(self._command, b"\xff\x00\x00\x00")
             self._wait()
             if time.monotonic() > end:
                 raise EmulatorError(f"the firmware did not start within {self.timeout:g} s")
@@ -219,20 +222,20 @@ class QemuMachine(Machine):
 
     def _wait(self) -> None:
         """Until the command is 0."""
-        at = self._offset(self._session, 4)
+        at = self._offset(self._command, 4)
         start = time.monotonic()
-        nap, watch, looked = 5e-5, 0.2, start
+        nap, watch, watched = 5e-5, 0.2, start
         while any(self._memory[at : at + 4]):
             self._monitor.nap(nap)
             nap = min(1.5 * nap, LONGEST_NAP_S)
             now = time.monotonic()
             late = now - start > self.timeout
-            if late or now - looked > watch:
-                self._look(late)
-                watch, looked = min(2 * watch, LONGEST_WATCH_S), time.monotonic()
+            if late or now - watched > watch:
+                self._examine(late)
+                watch, watched = min(2 * watch, LONGEST_WATCH_S), time.monotonic()
 
-    def _look(self, late: bool) -> None:
-        """At the registers of a firmware that lets one wait."""
+    def _examine(self, late: bool) -> None:
+        """Read the registers of a firmware that does not answer: has it stopped at a fault?"""
         self._monitor("stop")
         registers = self._registers()
         pc = registers.get("R15", registers.get("pc", 0))
@@ -314,7 +317,7 @@ def qemu_memories(target: Target) -> tuple[Memory, Memory]:
 
 
 def registers(text: str) -> dict[str, int]:
-    """Those of Arm; of RISC-V pc, mepc and sp; as `info registers` tells them."""
+    """Registers in the text of `info registers`: all of Arm, of RISC-V pc, mepc and sp."""
     found = re.findall(r"\b(R\d\d|pc|mepc|sp)(?:=| +)([0-9a-f]{8})\b", text)
     return {name: int(value, 16) for name, value in found}
 

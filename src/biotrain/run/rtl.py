@@ -35,8 +35,8 @@ BENCH = Path(__file__).parent / "cv32e40p"
 MEMORIES = ((0x00000000, 1 << 20), (0x20000000, 16 << 20))
 """Origin and bytes of flash and RAM, where the caller gives no others."""
 MAX_CYCLES = 2_000_000_000
-"""Of one run: more than an hour."""
-SLICE = 1 << 20
+"""Cycles of one run at most; the simulation takes more than an hour for them."""
+INTERRUPTIBLE_CYCLES = 1 << 20
 """Cycles between two chances to interrupt a run."""
 
 VERILATOR = (
@@ -113,8 +113,10 @@ class RtlMachine(Machine):
         library, core = self._library, self._handle()
         why, left = 1, self._max_cycles
         while why == 1 and left > 0:
-            why = library.bt_rtl_run(core, self._command, self._idle, min(SLICE, left))
-            left -= SLICE
+            why = library.bt_rtl_run(
+                core, self._command, self._idle, min(INTERRUPTIBLE_CYCLES, left)
+            )
+            left -= INTERRUPTIBLE_CYCLES
         if why == 0:
             return
         address = library.bt_rtl_stop_address(core)
@@ -153,7 +155,7 @@ class RtlMachine(Machine):
         self._library.bt_rtl_profile(
             self._handle(), origin, size, *(array.ctypes.data for array in arrays)
         )
-        self._profile = Profile(origin, *arrays)  # kept: the bench writes into its arrays
+        self._profile = Profile(origin, *arrays)  # held: the bench writes into its arrays
         return self._profile
 
     def _handle(self) -> int:
@@ -164,7 +166,7 @@ class RtlMachine(Machine):
 
 @dataclass(frozen=True)
 class Profile:
-    """What ran, per half-word of code.
+    """What was executed, per half-word of code.
 
     A cycle counts for the instruction that was issued last: a taken branch pays for the pipeline
     that it empties, a load for the wait of the instruction that uses it at once.

@@ -14,8 +14,9 @@ from biotrain.run.firmware import (
     memories,
     session_elf,
 )
+from biotrain.run.mailbox import FIELDS, POINTER_BYTES
 from biotrain.run.rtl import RtlMachine
-from biotrain.run.session import COMMAND, SLOT_BYTES, SessionDevice
+from biotrain.run.session import SLOT_BYTES, SessionDevice
 
 
 class RtlDevice(SessionDevice):
@@ -34,7 +35,7 @@ class RtlDevice(SessionDevice):
         elf = session_elf(package, flash, ram, compiler)
         image = Elf(elf)
         regions = [(m.origin, m.bytes) for m in (flash, ram)] + [(SLOT, SLOT_BYTES)]
-        command = image.symbol("session")[0] + COMMAND
+        command = image.symbol("session")[0] + FIELDS.offset("command", POINTER_BYTES)
         machine = RtlMachine(elf, command, image.symbol("bt_idle")[0], regions)
         super().__init__(package, machine, elf, SLOT)
         self._from = (0, 0)

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import struct
-from enum import IntEnum
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -14,35 +13,13 @@ import numpy.typing as npt
 
 from biotrain.emit import window_offset
 from biotrain.emit.build import Build
+from biotrain.emit.context import tensor_layout
 from biotrain.errors import BioTrainError, CheckpointError, DeviceError
-from biotrain.run.device import Array, Device, layout
+from biotrain.run.device import Array, Device
 from biotrain.run.elf import Elf
 from biotrain.run.machine import Machine
+from biotrain.run.mailbox import COMMANDS, FIELDS, POINTER_BYTES, session
 from biotrain.run.status import status_text
-
-
-class Do(IntEnum):
-    """`bt_command`."""
-
-    INIT = 1
-    BEGIN = 2
-    TRAIN = 3
-    STEP = 4
-    DROP = 5
-    PREDICT = 6
-    CRC32 = 7
-    GROUP = 8
-    SAVE = 9
-    LOAD = 10
-    FEATURES = 11
-    TRAIN_FEATURES = 12
-    TRAIN_BATCH = 13
-    WINDOW = 14
-    ADABN = 15
-
-
-COMMAND, ASKED, STATUS, INDEX, COUNT, LABEL, VALUE, SLOT, VALUES = range(0, 36, 4)
-"""Offsets in `bt_session`."""
 
 SLOT_BYTES = 1 << 20
 """Memory for a checkpoint or for features, outside the firmware's own."""
@@ -59,15 +36,14 @@ class SessionDevice(Device):
         self._slot = slot
         self._at, size = self.elf.symbol("session")
         self._outputs = package.source.train.outputs[0].size
-        self._model = self._at + VALUES + 4 * self._outputs
+        self._model = self._at + session(self._outputs, 4).offset("model", POINTER_BYTES)
         held = size - (self._model - self._at)
         if held != package.plan.context_bytes:
             raise BioTrainError(
                 f"the context has {held} bytes, the plan says {package.plan.context_bytes}"
             )
-        arena = self._model + held - package.plan.peak_bytes
-        self._window = arena + window_offset(package.source)
-        self._layout = layout(package)
+        self._window = self._field("arena") + window_offset(package.source)
+        self._layout = tensor_layout(package.source)
         machine.run()
 
     def close(self) -> None:
@@ -88,14 +64,14 @@ class SessionDevice(Device):
     # ------------------------------------------------------------ what a device does
 
     def reset(self) -> None:
-        self._do(Do.INIT)
+        self._do("init")
         self.samples = 0
 
     def begin(self, total_steps: int = 0, lr: float | None = None) -> None:
         rate = self.package.source.optimizer.lr if lr is None else lr
-        self._put(COUNT, "<I", total_steps)
-        self._put(VALUE, "<f", rate)
-        self._do(Do.BEGIN)
+        self._put("count", total_steps)
+        self._put("value", rate)
+        self._do("begin")
 
     def group(self, windows: int) -> None:
         if windows < 1:
@@ -104,7 +80,7 @@ class SessionDevice(Device):
             self._announce(windows)
 
     def step(self) -> None:
-        self._do(Do.STEP)
+        self._do("step")
 
     def accumulate(self, x: npt.ArrayLike, y: npt.ArrayLike) -> Array:
         windows = self._windows(x)
@@ -119,15 +95,18 @@ class SessionDevice(Device):
         logits = np.zeros((len(windows), self._outputs), np.float32)
         for i, window in enumerate(windows):
             self.machine.write(self._window, window.tobytes())
-            self._do(Do.PREDICT, i)
+            self._do("predict", i)
             logits[i] = np.frombuffer(
-                self.machine.read(self._at + VALUES, 4 * self._outputs), "<f4"
+                self.machine.read(
+                    self._at + FIELDS.offset("values", POINTER_BYTES), 4 * self._outputs
+                ),
+                "<f4",
             )
         return logits
 
     def crc32(self) -> int:
-        self._do(Do.CRC32)
-        return int(self._get(COUNT, "<I"))
+        self._do("crc32")
+        return int(self._get("count"))
 
     def read(self, name: str) -> Array:
         offset, size = self._layout[name]
@@ -139,10 +118,10 @@ class SessionDevice(Device):
         self.machine.write(self._model + offset, data)
 
     def save_state(self) -> bytes:
-        self._put(SLOT, "<I", self._slot)
-        self._put(COUNT, "<I", SLOT_BYTES)
-        self._do(Do.SAVE)
-        return self.machine.read(self._slot, self._get(COUNT, "<I"))
+        self._put("slot", self._slot)
+        self._put("count", SLOT_BYTES)
+        self._do("save")
+        return self.machine.read(self._slot, self._get("count"))
 
     def load_state(self, checkpoint: bytes) -> None:
         if not isinstance(checkpoint, (bytes, bytearray, memoryview)):
@@ -150,21 +129,21 @@ class SessionDevice(Device):
         if not checkpoint:
             raise CheckpointError("the checkpoint is empty")
         self.machine.write(self._slot, bytes(checkpoint))
-        self._put(SLOT, "<I", self._slot)
-        self._put(COUNT, "<I", len(checkpoint))
+        self._put("slot", self._slot)
+        self._put("count", len(checkpoint))
         try:
-            self._do(Do.LOAD)
+            self._do("load")
         except DeviceError as error:
             raise CheckpointError(str(error)) from None
 
     @property
     def rejected(self) -> int:
         """Windows and groups refused since the start."""
-        return int.from_bytes(self.machine.read(self._runtime(8), 4), "little")
+        return int.from_bytes(self.machine.read(self._field("rejected"), 4), "little")
 
     def check_flat(self, on: bool = True) -> None:
         """Refuse windows that hold a constant channel."""
-        self.machine.write(self._runtime(12), struct.pack("<I", on))
+        self.machine.write(self._field("check_flat"), struct.pack("<I", on))
 
     # ------------------------------------------------------------ training
 
@@ -182,7 +161,7 @@ class SessionDevice(Device):
         source = self.package.source
         losses: list[float] = []
         announced, size = source.gradients == "momentum", source.accumulate
-        in_group = int.from_bytes(self.machine.read(self._runtime(16), 4), "little")
+        in_group = int.from_bytes(self.machine.read(self._field("samples"), 4), "little")
         group = size
         for i in range(len(x)):
             rest = len(x) - i
@@ -195,14 +174,14 @@ class SessionDevice(Device):
             try:
                 losses.append(sample(x[i], y[i], i))
             except DeviceError:
-                self._do(Do.DROP)
+                self._do("drop")
                 raise
             in_group += 1
             if source.trained and (in_group >= group or (rest == 1 and not drop_last)):
-                self._do(Do.STEP)
+                self._do("step")
                 in_group = 0
         if drop_last and len(x):
-            self._do(Do.DROP)
+            self._do("drop")
         return np.asarray(losses, np.float32)
 
     def _train_batches(self, x: npt.NDArray[Any], y: npt.NDArray[Any], drop_last: bool) -> Array:
@@ -215,85 +194,91 @@ class SessionDevice(Device):
                 break
             loss = self._batch(windows, targets)
             if self.package.source.trained:
-                self._do(Do.STEP)
+                self._do("step")
             losses += [loss] * len(windows)
         return np.asarray(losses, np.float32)
 
     def _sample(self, window: npt.NDArray[Any], target: Any, at: int) -> float:
         self.machine.write(self._window, window.tobytes())
         self._target(target)
-        self._do(Do.TRAIN, at)
-        return float(self._get(VALUE, "<f"))
+        self._do("train", at)
+        return float(self._get("value"))
 
     def _batch(self, windows: npt.NDArray[Any], targets: npt.NDArray[Any]) -> float:
-        self._ask(Do.TRAIN_BATCH, windows, targets)
-        return float(self._get(VALUE, "<f"))
+        self._ask("train_batch", windows, targets)
+        return float(self._get("value"))
 
     def _adabn(self, x: npt.NDArray[Any]) -> None:
-        self._ask(Do.ADABN, x, None)
+        self._ask("adabn", x, None)
 
     def _ask(
-        self, command: Do, windows: npt.NDArray[Any], targets: npt.NDArray[Any] | None
+        self, command: str, windows: npt.NDArray[Any], targets: npt.NDArray[Any] | None
     ) -> None:
         """A command that asks for windows, each several times."""
-        self._put(COUNT, "<I", len(windows))
-        self._put(COMMAND, "<I", command)
+        self._put("count", len(windows))
+        self._put("command", COMMANDS.number(command))
         self.machine.run()
-        while self._get(ASKED, "<I"):
-            at = self._get(INDEX, "<I")
-            if place := self._get(SLOT, "<I"):  # else only the label is needed
+        while self._get("asked"):
+            at = self._get("index")
+            if place := self._get("slot"):  # else only the label is needed
                 self.machine.write(place, windows[at].tobytes())
             if targets is not None:
                 self._target(targets[at])
-            self._put(COMMAND, "<I", Do.WINDOW)
+            self._put("command", COMMANDS.number("window"))
             self.machine.run()
         self._check(-1)
 
     def _features(self, x: npt.NDArray[Any]) -> Array:
         features = np.zeros((len(x), self.package.plan.feature_bytes // 4), np.float32)
-        self._put(SLOT, "<I", self._slot)
+        self._put("slot", self._slot)
         for i, window in enumerate(x):
             self.machine.write(self._window, window.tobytes())
-            self._do(Do.FEATURES, i)
+            self._do("features", i)
             features[i] = np.frombuffer(self.machine.read(self._slot, features[i].nbytes), "<f4")
         return features
 
     def _from_features(self, features: Array, target: Any, at: int) -> float:
         self.machine.write(self._slot, features.tobytes())
-        self._put(SLOT, "<I", self._slot)
+        self._put("slot", self._slot)
         self._target(target)
-        self._do(Do.TRAIN_FEATURES, at)
-        return float(self._get(VALUE, "<f"))
+        self._do("train_features", at)
+        return float(self._get("value"))
 
     # ------------------------------------------------------------ the mailbox
 
     def _announce(self, windows: int) -> None:
-        self._put(COUNT, "<I", windows)
-        self._do(Do.GROUP)
+        self._put("count", windows)
+        self._do("group")
 
     def _target(self, target: Any) -> None:
         if np.ndim(target):
-            self.machine.write(self._at + VALUES, np.ascontiguousarray(target, "<f4").tobytes())
+            self.machine.write(
+                self._at + FIELDS.offset("values", POINTER_BYTES),
+                np.ascontiguousarray(target, "<f4").tobytes(),
+            )
         else:
-            self._put(LABEL, "<i", int(target))
+            self._put("label", int(target))
 
-    def _do(self, command: Do, at: int = -1) -> None:
-        self._put(COMMAND, "<I", command)
+    def _do(self, command: str, at: int = -1) -> None:
+        self._put("command", COMMANDS.number(command))
         self.machine.run()
         self._check(at)
 
     def _check(self, at: int) -> None:
-        if status := self._get(STATUS, "<I"):
+        if status := self._get("status"):
             where = f"sample {at}: " if at >= 0 else ""
             raise DeviceError(f"{where}{status_text(status)}", status)
 
-    def _put(self, offset: int, form: str, value: float) -> None:
-        self.machine.write(self._at + offset, struct.pack(form, value))
+    def _put(self, name: str, value: float) -> None:
+        kind = FIELDS.member(name).kind.dtype(POINTER_BYTES)
+        at = self._at + FIELDS.offset(name, POINTER_BYTES)
+        self.machine.write(at, np.asarray(value, kind).tobytes())
 
-    def _get(self, offset: int, form: str) -> Any:
-        return struct.unpack(form, self.machine.read(self._at + offset, 4))[0]
+    def _get(self, name: str) -> Any:
+        kind = FIELDS.member(name).kind.dtype(POINTER_BYTES)
+        at = self._at + FIELDS.offset(name, POINTER_BYTES)
+        return np.frombuffer(self.machine.read(at, kind.itemsize), kind)[0].item()
 
-    def _runtime(self, before_arena: int) -> int:
-        """Address of a counter that lies so many bytes before the arena."""
-        plan = self.package.plan
-        return self._model + plan.context_bytes - plan.peak_bytes - before_arena
+    def _field(self, name: str) -> int:
+        """Address of a member of the context."""
+        return self._model + self.package.context.offset(name, POINTER_BYTES)

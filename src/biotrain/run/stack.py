@@ -24,12 +24,12 @@ Effect = tuple[str, int]
 
 @dataclass(frozen=True)
 class Function:
-    """What a function takes of the stack, and whom it calls."""
+    """The stack that a function takes, and the functions that it calls."""
 
     name: str
     frame_bytes: int
     calls: tuple[str, ...]
-    """By name, in the order of the code; jumps to other functions too."""
+    """Names of the functions that it calls or jumps to, in the order of the code."""
     by_pointer: bool
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The statuses of the C by number, read from the header that defines them."""
+"""The statuses of the C by number, read from bt_status.h, which alone defines them."""
 
 from __future__ import annotations
 

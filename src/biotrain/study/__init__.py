@@ -5,7 +5,7 @@ A study over many subjects is biotrain.study.run.run; biotrain.study.results has
 figures and page. The compiler loads when `adapt` is called.
 """
 
-from biotrain.study.adapt import REFERENCE, STRATEGIES, AdaptResult, adapt, summarize
+from biotrain.study.adapt import STRATEGIES, AdaptResult, AdaptSettings, adapt
 from biotrain.study.data.recordings import RecordingError, Recordings, decimate, from_signal
 from biotrain.study.data.sources import load
 from biotrain.study.data.splits import (
@@ -19,14 +19,22 @@ from biotrain.study.data.splits import (
 )
 from biotrain.study.data.synthetic import generate
 from biotrain.study.labelfree import align, standardise, transformed
-from biotrain.study.pretrain import finetune_torch, predict, pretrain, statistics
+from biotrain.study.pretrain import pretrain, statistics
+from biotrain.study.rules import REFERENCE
+from biotrain.study.settings import CalibrationSettings, FinetuneSettings, PretrainSettings
 from biotrain.study.spec import make_spec, read_spec
+from biotrain.study.summary import summarize
+from biotrain.study.torch_training import finetune_torch, predict
 
 __all__ = [
     "REFERENCE",
     "SPLITS",
     "STRATEGIES",
     "AdaptResult",
+    "AdaptSettings",
+    "CalibrationSettings",
+    "FinetuneSettings",
+    "PretrainSettings",
     "RecordingError",
     "Recordings",
     "SplitError",

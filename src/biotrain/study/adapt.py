@@ -6,9 +6,8 @@ where the compiler takes the network; torch fine-tunes the conventional referenc
 """
 
 import json
-import statistics as stats
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,27 +15,26 @@ import numpy as np
 from torch import nn
 
 from biotrain.errors import BioTrainError
-from biotrain.study.calibrate import (
-    NORMS,
-    REFERENCE,
-    Progress,
-    Row,
-    Rule,
-    Task,
-    accuracy,
-    balanced_accuracy,
-    calibrate,
-)
+from biotrain.study.adapt_settings import AdaptRecord, AdaptSettings
+from biotrain.study.calibrate import calibrate
 from biotrain.study.data.recordings import Recordings
-from biotrain.study.data.splits import SplitError, day1, default_split, replay_of
+from biotrain.study.data.splits import Indices, SplitError, day1, default_split, replay_of
+from biotrain.study.experiment import Experiment, dataset_name, model_name
 from biotrain.study.labelfree import transformed
+from biotrain.study.metrics import accuracy, balanced_accuracy
 from biotrain.study.pretrain import Factory, pretrain
-from biotrain.study.recipes import COMPARED, settled
+from biotrain.study.recipes import COMPARED
+from biotrain.study.rows import ResultRow
+from biotrain.study.rules import REFERENCE, Rule
+from biotrain.study.settings import Strategy
+from biotrain.study.summary import Summary, summarize
+from biotrain.study.task import Labelled, Progress, Task, silent
 
 __all__ = [
     "REFERENCE",
     "STRATEGIES",
     "AdaptResult",
+    "AdaptSettings",
     "accuracy",
     "adapt",
     "balanced_accuracy",
@@ -46,43 +44,51 @@ __all__ = [
 ]
 
 STRATEGIES = COMPARED
-"""What a comparison holds, in the order of its table."""
+"""The strategies of a comparison, in the order of its table."""
 
-LR = 5e-3
-"""Published for every strategy (arXiv 2604.13359)."""
+
+@dataclass(frozen=True)
+class Curve:
+    """Accuracy on the test part before the first epoch and after each; `kept` is the epoch whose
+    weights were tested (None: the last)."""
+
+    subject: int
+    session: int
+    seed: int
+    strategy: str
+    accuracy: list[float]
+    kept: int | None
 
 
 @dataclass(frozen=True)
 class AdaptResult:
     """What `adapt` measured.
 
-    rows: one dict per subject, seed and strategy, with the keys of a study (accuracies are
+    rows: one per subject, seed and strategy, with the fields of a study's (accuracies are
         fractions; ram_bytes and ops are None where nothing was compiled).
-    curves: {subject, session, seed, strategy, accuracy, kept}; `accuracy` on the test part before
-        the first epoch and after each, `kept` the epoch whose weights were tested (None: the last).
-    settings: everything that was chosen, to repeat it.
+    curves: one per row. settings: everything that was chosen, to repeat it.
     """
 
-    rows: tuple[Row, ...]
-    curves: tuple[Row, ...]
-    settings: Row
+    rows: tuple[ResultRow, ...]
+    curves: tuple[Curve, ...]
+    settings: AdaptRecord
 
     @property
-    def summary(self) -> list[Row]:
+    def summary(self) -> list[Summary]:
         """Per strategy: means over seeds within each subject, then mean and SD over subjects."""
         return summarize(self.rows)
 
-    def to_dict(self) -> Row:
+    def to_dict(self) -> dict[str, Any]:
         """`rows`, `summary`, `curves` and `settings` as plain lists and dicts."""
         return {
-            "rows": list(self.rows),
-            "summary": self.summary,
-            "curves": list(self.curves),
-            "settings": self.settings,
+            "rows": [row.to_json() for row in self.rows],
+            "summary": [one.to_json() for one in self.summary],
+            "curves": [asdict(curve) for curve in self.curves],
+            "settings": self.settings.to_json(),
         }
 
     def to_json(self) -> str:
-        """The same as JSON text; equal runs give equal text."""
+        """The result as JSON text; equal runs give equal text."""
         return json.dumps(self.to_dict(), indent=2, allow_nan=False) + "\n"
 
 
@@ -91,30 +97,11 @@ def adapt(
     model: str | Factory,
     subject: int | Iterable[int] | str,
     strategies: Sequence[str] = COMPARED[:-1],
+    settings: AdaptSettings | None = None,
     *,
-    target: str = "host",
-    memory: int | str | None = None,
-    on: str = "host",
-    epochs: int = 30,
-    lr: float | None = None,
-    lr_per_strategy: Mapping[str, float] | None = None,
-    momentum: float = 0.9,
-    weight_decay: float = 1e-3,
-    schedule: str = "cosine",
-    accumulate: int = 8,
-    seeds: Sequence[int] = (0,),
-    split: str | None = None,
-    calibration: float = 0.8,
-    test_repetition: int | None = None,
-    norm: str | Mapping[str, str] | None = None,
-    holdout: float = 0.0,
-    best: str = "loss",
-    patience: int = 0,
-    replay: int = 0,
-    pretrain_epochs: int = 40,
-    pretrain_every: int = 1,
     progress: Progress | None = None,
     save_to: str | Path | None = None,
+    **named: Any,
 ) -> AdaptResult:
     """Adapt `model` to `subject`, a subject that it has never seen, and test it.
 
@@ -132,131 +119,127 @@ def adapt(
         C), or REFERENCE (in torch, BatchNorm, batches of `accumulate`). Without labels: "align",
         "standardise" (in C, on transformed windows; "align+full" then trains), "adabn", "entropy"
         (in torch).
-    memory: whole RAM, in bytes or as "256KiB"; by default what the target has.
-    on: "host", or "emulator", "qemu", "rtl" for the firmware of the target.
-    lr: learning rate of every strategy, and `lr_per_strategy` where one differs; by default each
-        has the one that did best on pretraining subjects (`recipes.BEST`), else the published 5e-3.
-    split: one of biotrain.study.data.splits.SPLITS; by default what fits the recordings.
-    norm: "group" pretrains with GroupNorm (and average pooling, for built-in networks); "convert"
-        pretrains with BatchNorm and lets bt.prepare turn it into GroupNorm; "frozen" and "batch"
-        keep BatchNorm. One for all, or one per strategy; by default "frozen" for what trains after
-        adabn, "group" for the others.
-    holdout: share of the calibration windows that is held back; the epoch that does best on it (by
-        `best`, "loss" or "accuracy") is kept, the pretrained weights too if no epoch is better.
-    patience: epochs without a better one after which the calibration stops; 0: never.
-    replay: windows of the other subjects that every epoch sees again, against forgetting them.
+    settings, named: an `AdaptSettings`, and single fields of it by name (epochs=10, seeds=(0, 1)).
     save_to: a folder that gets the C and the plan of each strategy (of the first subject and seed).
 
     Raises:
         BioTrainError: an unknown subject, split or norm; a split that the recordings do not allow;
             only one subject; what bt.prepare and bt.compile raise.
     """
+    how = replace(settings or AdaptSettings(), **named)
     subjects = _subjects(rec, subject)
-    norms = norm if isinstance(norm, Mapping) else dict.fromkeys(strategies, norm)
-    for way in norms.values():
-        if way is not None and way not in NORMS:
-            raise BioTrainError(f"norm is one of {', '.join(NORMS)}, not {way}")
-    if min(epochs, pretrain_epochs) < 0 or min(accumulate, pretrain_every) < 1:
-        raise BioTrainError("epochs must not be negative; accumulate and pretrain_every be above 0")
-    if not 0 <= holdout < 1 or best not in ("loss", "accuracy") or min(patience, replay) < 0:
-        raise BioTrainError(
-            'holdout is a share from 0 to below 1, best is "loss" or "accuracy"; patience and '
-            "replay must not be negative"
-        )
-    if patience and not holdout:
-        raise BioTrainError("patience needs a holdout: the epochs are judged by what is held back")
-    if not strategies or not seeds:
-        raise BioTrainError("nothing to do: name at least one strategy and one seed")
-    chosen = split or default_split(rec)
-    own = lr_per_strategy or {}
-    each = {s: settled(s, {"lr": own.get(s, lr), "norm": norms.get(s)}) for s in strategies}
-    unknown = sorted(set(lr_per_strategy or {}) - set(strategies))
-    if unknown:
-        raise BioTrainError(
-            f"a learning rate for {', '.join(unknown)}, but no such strategy is asked for"
-        )
+    how.check(strategies)
     # Every split first: a refusal should not come after an hour.
-    parts = {s: day1(rec, s, chosen, calibration, test_repetition) for s in subjects}
-    settings: Row = {
-        "dataset": dataset_name(rec),
-        "synthetic": rec.synthetic,
-        "fs": rec.fs,
-        "model": model_name(model),
-        "scenario": "day1",
-        "subjects": subjects,
-        "strategies": list(strategies),
-        "target": target,
-        "memory": memory,
-        "on": on,
-        "epochs": epochs,
-        "lr": {s: found.get("lr", LR) for s, found in each.items()},
-        "momentum": momentum,
-        "weight_decay": weight_decay,
-        "schedule": schedule,
-        "accumulate": accumulate,
-        "seeds": list(seeds),
-        "split": chosen,
-        "calibration": calibration,
-        "test_repetition": test_repetition,
-        "norm": {s: found.get("norm", "group") for s, found in each.items()},
-        "holdout": holdout,
-        "best": best,
-        "patience": patience,
-        "replay": replay,
-        "pretrain_epochs": pretrain_epochs,
-        "pretrain_every": pretrain_every,
-        "windows": {str(s): [len(part) for part in parts[s]] for s in subjects},
-    }
-    rows: list[Row] = []
-    curves: list[Row] = []
-    notes: list[str] = []
+    split = how.split or default_split(rec)
+    options = (split, how.calibration, how.test_repetition)
+    parts = {s: day1(rec, s, *options) for s in subjects}
+    run = _Adaptation(rec, model, how, [how.strategy(name) for name in strategies])
     folder = None if save_to is None else Path(save_to)
     for person in subjects:
-        others = np.flatnonzero(rec.subject != person)[::pretrain_every]
-        for seed in seeds:
-            start: dict[tuple[str, str], nn.Module] = {}
-            for strategy in strategies:
-                rule = Rule.of(strategy)
-                parts_of = (*parts[person], progress or _silent, rule.transform)
-                task = Task(rec, person, seed, *parts_of)
-                of_one = {key: settings[key][strategy] for key in ("lr", "norm")}
-                way = rule.pretrained_norm(of_one["norm"])
-                if replay and rule.learns_labels:
-                    again = replay_of(rec, others, (), replay, seed)
-                    task.again = transformed(rec, rule.transform).signal(again), rec.y[again]
-                if (way, rule.transform) not in start:
-                    after = f", {rule.transform}" if rule.transform else ""
-                    start[way, rule.transform] = pretrain(
-                        transformed(rec, rule.transform),
-                        model,
-                        others,
-                        norm=way,
-                        epochs=pretrain_epochs,
-                        seed=seed,
-                        on_epoch=task.reporter(f"pretraining ({way} norm{after})"),
-                    )
-                settings_of_one = {**settings, **of_one}
-                measured = calibrate(
-                    task, start[way, rule.transform], strategy, settings_of_one, folder=folder
-                )
-                rows.append(task.row(settings_of_one, strategy, measured.logits, measured.cost))
-                curves.append(
-                    {
-                        "subject": person,
-                        "session": task.session,
-                        "seed": seed,
-                        "strategy": strategy,
-                        "accuracy": measured.curve,
-                        "kept": measured.kept,
-                    }
-                )
-                notes += task.notes
+        for seed in how.seeds:
+            run.subject(person, seed, parts[person], progress or silent, folder)
             folder = None
-    settings["notes"] = notes
-    return AdaptResult(tuple(rows), tuple(curves), settings)
+    return AdaptResult(tuple(run.rows), tuple(run.curves), run.record(parts, split))
+
+
+class _Adaptation:
+    """The rows, curves and notes of one call of `adapt`, as they grow."""
+
+    def __init__(
+        self,
+        rec: Recordings,
+        model: str | Factory,
+        how: AdaptSettings,
+        strategies: Sequence[Strategy],
+    ) -> None:
+        self.rec, self.model, self.how, self.strategies = rec, model, how, strategies
+        self.experiment = Experiment(dataset_name(rec), "day1", model_name(model))
+        self.rows: list[ResultRow] = []
+        self.curves: list[Curve] = []
+        self.notes: list[str] = []
+
+    def subject(
+        self,
+        person: int,
+        seed: int,
+        split: tuple[Indices, Indices],
+        progress: Progress,
+        folder: Path | None,
+    ) -> None:
+        """Every strategy on one subject with one seed; networks pretrained alike are shared."""
+        others = np.flatnonzero(self.rec.subject != person)[:: self.how.pretrain_every]
+        started: dict[tuple[str, str], nn.Module] = {}
+        for strategy in self.strategies:
+            rule, recipe = Rule.parse(strategy.rule), strategy.recipe
+            task = Task(self.rec, person, seed, split, progress, rule.transform)
+            if recipe.replay and rule.learns_labels:
+                store = replay_of(self.rec, others, (), recipe.replay, seed)
+                windows = transformed(self.rec, rule.transform).signal(store)
+                task.replayed = Labelled(windows, self.rec.y[store])
+            start = (rule.pretrained_norm(recipe.norm), rule.transform)
+            if start not in started:
+                started[start] = self._pretrained(task, others, *start)
+            measured = calibrate(task, started[start], strategy, folder=folder)
+            norm = rule.trained_norm(recipe.norm)
+            self.rows.append(
+                task.row(self.experiment, strategy.name, norm, measured.logits, measured.cost)
+            )
+            self.curves.append(
+                Curve(person, task.session, seed, strategy.name, measured.curve, measured.kept)
+            )
+            self.notes += task.notes
+
+    def _pretrained(self, task: Task, others: Indices, norm: str, transform: str) -> nn.Module:
+        """The network pretrained on the windows `others`, after `transform`."""
+        after = f", {transform}" if transform else ""
+        return pretrain(
+            transformed(self.rec, transform),
+            self.model,
+            others,
+            epochs=self.how.pretrain_epochs,
+            norm=norm,
+            seed=task.seed,
+            on_epoch=task.reporter(f"pretraining ({norm} norm{after})"),
+        )
+
+    def record(self, parts: Mapping[int, tuple[Indices, Indices]], split: str) -> AdaptRecord:
+        """What was chosen, with the notes so far."""
+        how, recipes = self.how, {s.name: s.recipe for s in self.strategies}
+        return AdaptRecord(
+            dataset=self.experiment.dataset,
+            synthetic=self.rec.synthetic,
+            fs=self.rec.fs,
+            model=self.experiment.model,
+            scenario=self.experiment.scenario,
+            subjects=list(parts),
+            strategies=list(recipes),
+            target=how.target,
+            memory=how.memory,
+            on=how.on,
+            epochs=how.epochs,
+            lr={name: recipe.lr for name, recipe in recipes.items()},
+            momentum=how.momentum,
+            weight_decay=how.weight_decay,
+            schedule=how.schedule,
+            accumulate=how.accumulate,
+            seeds=list(how.seeds),
+            split=split,
+            calibration=how.calibration,
+            test_repetition=how.test_repetition,
+            norm={name: recipe.norm for name, recipe in recipes.items()},
+            holdout=how.holdout,
+            best=how.best,
+            patience=how.patience,
+            replay=how.replay,
+            pretrain_epochs=how.pretrain_epochs,
+            pretrain_every=how.pretrain_every,
+            windows={str(s): [len(part) for part in split] for s, split in parts.items()},
+            notes=self.notes,
+        )
 
 
 def _subjects(rec: Recordings, subject: int | Iterable[int] | str) -> list[int]:
+    """The numbers of the subjects that were asked for."""
     if isinstance(subject, str):
         if subject != "all":
             raise BioTrainError(f'subject is a number, several, or "all", not "{subject}"')
@@ -272,69 +255,3 @@ def _subjects(rec: Recordings, subject: int | Iterable[int] | str) -> list[int]:
     if len(rec.subjects) < 2:
         raise SplitError(f"{rec.name}: one subject only; there are no others to pretrain on")
     return subjects
-
-
-def dataset_name(rec: Recordings) -> str:
-    """What a table calls these recordings; synthetic ones say so."""
-    if rec.synthetic and "synthetic" not in rec.name:
-        return f"{rec.name} (synthetic)"
-    return rec.name
-
-
-def model_name(model: str | Factory) -> str:
-    """What a table calls this network."""
-    return model if isinstance(model, str) else getattr(model, "__name__", type(model).__name__)
-
-
-def _silent(task: str, done: int, total: int) -> None:
-    """Progress that nobody watches."""
-
-
-def summarize(rows: Sequence[Row]) -> list[Row]:
-    """One dict per (dataset, scenario, model, norm, strategy), in the order of their first rows.
-
-    accuracy and balanced_accuracy are means over subjects of means over seeds and sessions, *_sd
-    the standard deviation over subjects (None for one). gain_over_none is the mean over subjects of
-    the difference from strategy "none" of the same data, paired by subject, gain_over_none_se its
-    standard error; None where there is no such row. ram_bytes is the largest, ops the mean.
-    """
-    keys = ("dataset", "scenario", "model", "norm", "strategy")
-    groups: dict[tuple[Any, ...], list[Row]] = {}
-    for row in rows:
-        groups.setdefault(tuple(row[k] for k in keys), []).append(row)
-    baseline = {
-        key[:3]: _by_subject(found, "accuracy") for key, found in groups.items() if key[4] == "none"
-    }
-    out: list[Row] = []
-    for key, found in groups.items():
-        entry: Row = dict(zip(keys, key, strict=True))
-        by_subject = _by_subject(found, "accuracy")
-        entry["subjects"] = len(by_subject)
-        entry["seeds"] = len({row["seed"] for row in found})
-        for metric in ("accuracy", "balanced_accuracy"):
-            values = list(_by_subject(found, metric).values())
-            entry[metric] = stats.fmean(values)
-            entry[f"{metric}_sd"] = stats.stdev(values) if len(values) > 1 else None
-        entry["chance"] = found[0]["chance"]
-        none = baseline.get(key[:3], {})
-        gains = [value - none[s] for s, value in by_subject.items() if s in none]
-        if key[4] == "none":
-            gains = []
-        entry["gain_over_none"] = stats.fmean(gains) if gains else None
-        entry["gain_over_none_se"] = (
-            stats.stdev(gains) / len(gains) ** 0.5 if len(gains) > 1 else None
-        )
-        ram = [row["ram_bytes"] for row in found if row["ram_bytes"] is not None]
-        ops = [row["ops"] for row in found if row["ops"] is not None]
-        entry["ram_bytes"] = max(ram) if ram else None
-        entry["ops"] = stats.fmean(ops) if ops else None
-        entry["steps"] = stats.fmean(row["steps"] for row in found)
-        out.append(entry)
-    return out
-
-
-def _by_subject(rows: Sequence[Row], metric: str) -> dict[int, float]:
-    values: dict[int, list[float]] = {}
-    for row in rows:
-        values.setdefault(row["subject"], []).append(row[metric])
-    return {subject: stats.fmean(found) for subject, found in values.items()}

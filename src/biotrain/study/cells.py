@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A study as cells: one calibration and one test each, named by the hash of all that decides it."""
+"""A study as cells: each is one calibration and one test, named by the hash of all that decides
+it."""
 
 import hashlib
 import json
@@ -12,8 +13,6 @@ import numpy as np
 from biotrain import __version__
 from biotrain.errors import BioTrainError
 from biotrain.frontend import FrontSpec, read_front
-from biotrain.study.adapt import dataset_name
-from biotrain.study.calibrate import NORMS, Row, Rule
 from biotrain.study.data.recordings import RecordingError, Recordings
 from biotrain.study.data.sources import recordings
 from biotrain.study.data.splits import (
@@ -26,19 +25,25 @@ from biotrain.study.data.splits import (
     replay_of,
     within,
 )
+from biotrain.study.experiment import Experiment, dataset_name
 from biotrain.study.pretrain import Factory, has_batch_norm, untrained
-from biotrain.study.spec import Data, Pretraining, Spec, Strategy
+from biotrain.study.rules import NORMS, Rule
+from biotrain.study.settings import CalibrationSettings, PretrainSettings, Strategy
+from biotrain.study.spec import Data, Spec
 
 Network = str | Factory
 Resolve = Callable[[str], tuple[Network, bool]]
 """The network that a study's model names, and whether it takes `norm`."""
 
-IDLE = ("epochs", "lr", "momentum", "weight_decay", "schedule", "accumulate", "batch")
+Split = tuple[Indices, Indices]
+"""Windows that calibrate, and windows that test."""
+
+TRAINING_ONLY = ("epochs", "lr", "momentum", "weight_decay", "schedule", "accumulate", "batch")
 """Settings that decide nothing where nothing trains."""
 
-OPTIONAL = ("holdout", "best", "patience", "replay")
-"""Settings of calibration on labels that decide nothing while they are off; a cell without them has
-the key that it had before they were there."""
+HOLDOUT_ONLY = ("holdout", "best", "patience")
+"""Settings that decide nothing while no windows are held back. They are then left out of a key, so
+that a cell without them has the key that it had before they were there."""
 
 
 @dataclass(frozen=True)
@@ -70,11 +75,11 @@ class Fold:
     transform: str
     subject: int
     seed: int  # of the pretraining
-    pretrain: Pretraining
+    pretrain: PretrainSettings
 
     @property
     def text(self) -> str:
-        """For a progress bar."""
+        """What a progress bar says of it."""
         after = f", {self.transform}" if self.transform else ""
         return f"{self.model} without subject {self.subject}, seed {self.seed}: pretraining{after}"
 
@@ -83,41 +88,61 @@ class Fold:
 class Cell:
     """One calibration and its test.
 
-    seed: of the order of the windows. settings: what `calibrate` and `Task.row` take. before: key
-    of the cell whose weights it starts from; None: the pretrained ones. earlier: (calibration,
-    test) of the sessions before. others, replay: windows of other people that are tested
-    afterwards, and windows of other people and earlier sessions that every epoch sees again.
+    seed: of the order of the windows. split: windows that calibrate, and those that test. size:
+    windows per class, None for all. before: key of the cell whose weights it starts from; None: the
+    pretrained ones. earlier: (calibration, test) of the sessions before. others, replay: windows of
+    other people that are tested afterwards, and windows of other people and earlier sessions that
+    every epoch sees too.
     """
 
     key: str
     fold: Fold
+    experiment: Experiment
+    strategy: Strategy
     seed: int
-    settings: Row
-    strategy: str
     session: int
-    calibration: Indices
-    test: Indices
+    split: Split
     size: int | None
     before: str | None
-    earlier: tuple[tuple[Indices, Indices], ...]
+    earlier: tuple[Split, ...]
     others: Indices
     replay: Indices
 
     @property
     def text(self) -> str:
-        """For a progress bar."""
+        """What a progress bar says of it."""
         fold = self.fold
         size = f", {self.size} per class" if self.size else ""
         return (
-            f"{self.settings['dataset']}, {fold.model}, subject {fold.subject}, session "
-            f"{self.session}{size}, seed {self.seed}: {self.strategy}"
+            f"{self.experiment.dataset}, {fold.model}, subject {fold.subject}, session "
+            f"{self.session}{size}, seed {self.seed}: {self.strategy.name}"
         )
+
+
+@dataclass(frozen=True)
+class SetFacts:
+    """What a report says of a set of recordings; `front` is a line on its front end."""
+
+    windows: int
+    subjects: int
+    channels: int
+    samples: int
+    fs: float
+    classes: list[str]
+    split: str
+    content: str
+    front: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        """The facts as study.json holds them: `front` only where there is one."""
+        return {k: v for k, v in asdict(self).items() if k != "front" or v}
 
 
 def part_of(
     source: str, hz: float | None, front: FrontSpec | None, among: Sequence[int] | None
 ) -> tuple[Recordings, str]:
-    """What `recordings` returns, of the subjects `among` only (None: all)."""
+    """The recordings of a source, with the subjects `among` only (None: all); and a line about the
+    front end, "" without one."""
     rec, note = recordings(source, hz, front)
     if among is not None:
         missing = sorted(set(among) - set(rec.subjects))
@@ -158,7 +183,7 @@ class Expanded:
 
     cells: list[Cell]
     left_out: list[str]
-    sets: dict[str, Row]
+    sets: dict[str, SetFacts]
     notes: list[str]
 
 
@@ -170,7 +195,7 @@ def expand(spec: Spec, resolve: Resolve = builtin) -> Expanded:
     """
     cells: list[Cell] = []
     left_out: dict[str, None] = {}
-    sets: dict[str, Row] = {}
+    sets: dict[str, SetFacts] = {}
     notes: list[str] = []
     for data in spec.data:
         front = None if data.front is None else read_front(data.front)
@@ -180,9 +205,9 @@ def expand(spec: Spec, resolve: Resolve = builtin) -> Expanded:
             raise SplitError(f"{rec.name}: one subject only; there are no others to pretrain on")
         for model in data.models:
             source = Source(data.source, data.decimate, data.among, front, content_of(rec))
-            expansion = _Expansion(spec, data, rec, source, model, resolve, left_out)
+            expansion = _Expansion(spec, data, _Loaded(rec, source, note), model, resolve, left_out)
             cells += expansion.cells()
-            sets[dataset_name(rec)] = expansion.facts | ({"front": note} if note else {})
+            sets[dataset_name(rec)] = expansion.facts
     if not cells:
         raise BioTrainError(f"nothing to do: {'; '.join(left_out)}")
     seen: dict[str, Cell] = {}
@@ -191,14 +216,22 @@ def expand(spec: Spec, resolve: Resolve = builtin) -> Expanded:
     return Expanded(list(seen.values()), list(left_out), sets, notes)
 
 
-@dataclass
+@dataclass(frozen=True)
+class _Loaded:
+    """Recordings, where they came from, and a line about the front end."""
+
+    rec: Recordings
+    source: Source
+    note: str
+
+
+@dataclass(frozen=True)
 class _Part:
-    """One scenario's split of one session."""
+    """One scenario's split of one session; size: windows per class, None for all."""
 
     scenario: str
     session: int
-    calibration: Indices
-    test: Indices
+    split: Split
     size: int | None = None
 
 
@@ -209,15 +242,15 @@ class _Expansion:
         self,
         spec: Spec,
         data: Data,
-        rec: Recordings,
-        source: Source,
+        loaded: _Loaded,
         model: str,
         resolve: Resolve,
         left_out: dict[str, None],
     ) -> None:
-        self.spec, self.data, self.rec, self.model, self.left_out = spec, data, rec, model, left_out
+        self.spec, self.data, self.model, self.left_out = spec, data, model, left_out
         self.network, self.takes_norm = resolve(model)
-        self.source = source
+        self.rec, self.source, self.note = loaded.rec, loaded.source, loaded.note
+        rec = self.rec
         self.split = data.split or default_split(rec)
         self.scenarios = data.scenarios or spec.scenarios
         self.fingerprints: dict[str, str] = {}
@@ -225,27 +258,30 @@ class _Expansion:
         self.single: list[int] = []  # subjects with one session
         strategies = data.strategies or spec.strategies
         takes = has_batch_norm(rec, self.network)
-        self.strategies = [s for s in strategies if takes or not Rule.of(s.rule).adabn]
+        self.strategies = [s for s in strategies if takes or not Rule.parse(s.rule).adabn]
         if len(self.strategies) < len(strategies):
-            self.left_out[f"{model} has no BatchNorm: nothing of it takes statistics again"] = None
+            text = f"{model} has no BatchNorm: no statistics to re-estimate, so nothing with adabn"
+            self.left_out[text] = None
         for subject in data.subjects or ():
             rec.sessions(subject)
 
     @property
-    def facts(self) -> Row:
+    def facts(self) -> SetFacts:
         """What a report says of the recordings."""
-        return {
-            "windows": len(self.rec),
-            "subjects": len(self.rec.subjects),
-            "channels": self.rec.n_chans,
-            "samples": self.rec.n_times,
-            "fs": self.rec.fs,
-            "classes": list(self.rec.classes),
-            "split": self.split,
-            "content": self.source.content,
-        }
+        return SetFacts(
+            windows=len(self.rec),
+            subjects=len(self.rec.subjects),
+            channels=self.rec.n_chans,
+            samples=self.rec.n_times,
+            fs=self.rec.fs,
+            classes=list(self.rec.classes),
+            split=self.split,
+            content=self.source.content,
+            front=self.note,
+        )
 
     def cells(self) -> Iterator[Cell]:
+        """The cells of every subject, seed and strategy."""
         for subject in self.data.subjects or self.rec.subjects:
             parts = list(self.parts(subject))
             everybody = np.flatnonzero(self.rec.subject != subject)
@@ -260,20 +296,20 @@ class _Expansion:
             self.left_out[text] = None
 
     def parts(self, subject: int) -> Iterator[_Part]:
-        """Splits of the scenarios, those of sessions in their order."""
+        """The splits of the scenarios, those of sessions in their order."""
         rec, data = self.rec, self.data
         options = (self.split, data.calibration, data.test_repetition)
         first, *later = rec.sessions(subject)
         try:
             if {"day1", "longitudinal"} & set(self.scenarios):
-                yield _Part("day1", first, *day1(rec, subject, *options))
+                yield _Part("day1", first, day1(rec, subject, *options))
             if "sizes" in self.scenarios:
                 for size, pair in zip(
                     self.spec.sizes,
                     calibration_sizes(rec, subject, self.spec.sizes, *options),
                     strict=False,
                 ):
-                    yield _Part("sizes", first, *pair, size)
+                    yield _Part("sizes", first, pair, size)
         except SplitError as error:
             self.left_out[str(error)] = None
             return
@@ -283,7 +319,7 @@ class _Expansion:
             self.single.append(subject)
         for session in later:
             try:
-                yield _Part("longitudinal", session, *within(rec, subject, session, *options))
+                yield _Part("longitudinal", session, within(rec, subject, session, *options))
             except SplitError as error:
                 self.left_out[str(error)] = None
 
@@ -295,6 +331,7 @@ class _Expansion:
         return self.people[subject]
 
     def fold(self, subject: int, seed: int, rule: Rule, norm: str) -> Fold:
+        """The pretraining that a strategy of `rule` and `norm` starts from."""
         way = rule.pretrained_norm(norm)
         if way not in self.fingerprints:
             self.fingerprints[way] = digest(repr(untrained(self.rec, self.network, way)))
@@ -328,67 +365,72 @@ class _Expansion:
         others: Indices,
     ) -> Iterator[Cell]:
         """The cells of one strategy: each session starts where the one before it ended."""
-        rule = Rule.of(strategy.rule)
-        recipe: Row = asdict(strategy.recipe)
-        if not self.takes_norm and NORMS[recipe["norm"]][0] == "group":
-            recipe["norm"] = "convert"
-        fold = self.fold(subject, seed, rule, recipe["norm"])
-        off = set(OPTIONAL if not recipe["holdout"] else OPTIONAL[3:])
-        off |= set() if recipe["adabn_every"] and rule.adabn else {"adabn_every"}
-        off |= set(OPTIONAL) if not rule.learns_labels else set()
-        off |= set(IDLE) if rule.trains == "none" else set()
-        decisive = {k: v for k, v in recipe.items() if k not in off}
-        wanted = recipe["replay"] if rule.learns_labels else 0
+        rule = Rule.parse(strategy.rule)
+        if not self.takes_norm and NORMS[strategy.recipe.norm].pretrained == "group":
+            strategy = replace(strategy, recipe=replace(strategy.recipe, norm="convert"))
+        fold = self.fold(subject, seed, rule, strategy.recipe.norm)
+        wanted = strategy.recipe.replay if rule.learns_labels else 0
         before: str | None = None
-        earlier: tuple[tuple[Indices, Indices], ...] = ()
+        earlier: tuple[Split, ...] = ()
         for part in parts:
-            settings: Row = {
-                "dataset": dataset_name(self.rec),
-                "scenario": part.scenario,
-                "model": self.model,
-                "rule": strategy.rule,
-                "split": self.split,
-                **recipe,
-            }
             alone = part.scenario == "sizes"
-            sessions = [] if alone else [calibration for calibration, _ in earlier]
             replay = np.zeros(0, np.int64)
             if wanted:
                 people = self.untested(subject, others)
+                sessions = [] if alone else [calibration for calibration, _ in earlier]
                 replay = replay_of(self.rec, people, sessions, wanted, seed)
-            key = digest(
-                "cell",
-                fold.key,
-                settings["dataset"],
-                part.scenario,
-                strategy.name,
-                strategy.rule,
-                decisive,
-                part.size,
-                None if alone else before,
-                [part.calibration.tolist(), part.test.tolist()],
-                others.tolist(),
-                *([seed] if seed != fold.seed else []),
-                *([replay.tolist()] if len(replay) else []),
-            )
-            yield Cell(
-                key,
+            cell = Cell(
+                "",
                 fold,
+                Experiment(dataset_name(self.rec), part.scenario, self.model),
+                strategy,
                 seed,
-                settings,
-                strategy.name,
                 part.session,
-                part.calibration,
-                part.test,
+                part.split,
                 part.size,
                 None if alone else before,
                 () if alone else earlier,
                 others,
                 replay,
             )
+            key = key_of(cell)
+            yield replace(cell, key=key)
             if not alone:
                 before = key
-                earlier = (*earlier, (part.calibration, part.test))
+                earlier = (*earlier, part.split)
+
+
+def decisive(recipe: CalibrationSettings, rule: Rule) -> dict[str, Any]:
+    """The settings that decide the result of a calibration by `rule`, by name."""
+    off: tuple[str, ...] = ("replay",)  # the windows themselves are hashed
+    if not recipe.holdout or not rule.learns_labels:
+        off += HOLDOUT_ONLY
+    if not (recipe.adabn_every and rule.adabn):
+        off += ("adabn_every",)
+    if rule.trains == "none":
+        off += TRAINING_ONLY
+    return {name: value for name, value in asdict(recipe).items() if name not in off}
+
+
+def key_of(cell: Cell) -> str:
+    """The hash of all that decides the result of a cell. Finished studies hold their results under
+    it: what is hashed, and how, must stay."""
+    split = [indices.tolist() for indices in cell.split]
+    return digest(
+        "cell",
+        cell.fold.key,
+        cell.experiment.dataset,
+        cell.experiment.scenario,
+        cell.strategy.name,
+        cell.strategy.rule,
+        decisive(cell.strategy.recipe, Rule.parse(cell.strategy.rule)),
+        cell.size,
+        cell.before,
+        split,
+        cell.others.tolist(),
+        *([cell.seed] if cell.seed != cell.fold.seed else []),
+        *([cell.replay.tolist()] if len(cell.replay) else []),
+    )
 
 
 def needed_before(cells: list[Cell]) -> Mapping[str, list[Cell]]:

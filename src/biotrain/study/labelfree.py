@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What helps before the first label: alignment and standardisation of the windows, BatchNorm
-statistics taken again, and entropy minimisation on the norm layers.
+"""Adaptation without labels: alignment and standardisation of the windows, BatchNorm
+statistics re-estimated, and entropy minimisation on the norm layers.
 
-Windows are float32 [windows, channels, time]; none of this looks at a label.
+Windows are float32 [windows, channels, time]; no function here takes a label.
 """
 
 from collections.abc import Callable, Mapping
@@ -17,7 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from biotrain.errors import BioTrainError
 from biotrain.study.data.recordings import Recordings, quantize
 from biotrain.study.order import shuffled
-from biotrain.study.pretrain import one_thread
+from biotrain.study.torch_training import one_thread, run_epochs
 
 Windows = NDArray[np.float32]
 Transform = Callable[[Windows], Windows]
@@ -60,8 +60,8 @@ TRANSFORMS: Mapping[str, Callable[[Windows], Transform]] = {
 
 
 def transformed(rec: Recordings, name: str) -> Recordings:
-    """`rec` with every session of every subject transformed by its own statistics, in integers
-    again; without a name as it is."""
+    """`rec` with every session of every subject transformed by its own statistics, and stored as
+    integers like it; `rec` itself where `name` is ""."""
     if not name:
         return rec
     out = np.empty(rec.x.shape, np.float32)
@@ -76,7 +76,7 @@ def transformed(rec: Recordings, name: str) -> Recordings:
 
 @one_thread()
 def adabn(module: nn.Module, x: Windows, batch: int = 256) -> nn.Module:
-    """AdaBN: the running statistics of every BatchNorm of `module`, in place, become those of the
+    """AdaBN: re-estimate the running statistics of every BatchNorm of `module`, in place, from the
     windows `x` (Li et al., Pattern Recognition 80, 2018); batches count by their size.
 
     BioTrainError if there is no BatchNorm with running statistics.
@@ -102,14 +102,52 @@ def adabn(module: nn.Module, x: Windows, batch: int = 256) -> nn.Module:
 def _batch_norms(module: nn.Module) -> list[_BatchNorm]:
     norms = [m for m in module.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
     if not norms:
-        raise BioTrainError("adabn takes the statistics of BatchNorm again; this network has none")
+        raise BioTrainError("adabn re-estimates the statistics of BatchNorm; this network has none")
     return norms
 
 
 NORM_LAYERS = (_BatchNorm, nn.GroupNorm, nn.LayerNorm, nn.modules.instancenorm._InstanceNorm)
 
 
-@one_thread()
+class EntropyTrainer:
+    """Minimises the entropy of predictions by SGD through the weight and bias of norm layers.
+
+    BatchNorm's statistics are re-estimated from `x` first, and then kept.
+    BioTrainError without norm parameters.
+    """
+
+    def __init__(
+        self, module: nn.Module, x: Windows, *, lr: float, momentum: float, batch: int, seed: int
+    ) -> None:
+        layers = [m for m in module.modules() if isinstance(m, NORM_LAYERS)]
+        chosen = [p for layer in layers for p in layer.parameters()]
+        if not chosen:
+            raise BioTrainError(
+                "entropy trains the parameters of norm layers; this network has none"
+            )
+        if any(isinstance(layer, _BatchNorm) for layer in layers):
+            adabn(module, x)
+        module.eval()
+        for parameter in module.parameters():
+            parameter.requires_grad_(any(parameter is p for p in chosen))
+        self.module, self.windows = module, torch.from_numpy(x)
+        self.optimizer = torch.optim.SGD(chosen, lr=lr, momentum=momentum)
+        self.batch, self.seed = batch, seed
+
+    @one_thread()
+    def epoch(self, number: int) -> None:
+        """Raises BioTrainError where the entropy is not finite; that batch makes no step."""
+        self.module.eval()
+        order = torch.from_numpy(shuffled(len(self.windows), self.seed, number))
+        for part in order.split(self.batch):
+            loss = _entropy(self.module(self.windows[part]))
+            if not torch.isfinite(loss):
+                raise BioTrainError(f"the entropy became {loss.item()} in epoch {number + 1}")
+            self.optimizer.zero_grad()
+            loss.backward()
+            self.optimizer.step()
+
+
 def minimise_entropy(
     module: nn.Module,
     x: Windows,
@@ -122,33 +160,13 @@ def minimise_entropy(
     on_epoch: Callable[[int, int], None] | None = None,
 ) -> nn.Module:
     """TENT: SGD on the entropy of the predictions for `x`, through the weight and bias of the norm
-    layers of `module` only, in place (Wang et al., ICLR 2021). BatchNorm takes the statistics of
-    all of `x` first, and keeps them.
+    layers of `module` only, in place (Wang et al., ICLR 2021). BatchNorm's statistics are
+    re-estimated from all of `x` first, and then kept.
 
     BioTrainError without norm parameters, or where the entropy is not finite.
     """
-    layers = [m for m in module.modules() if isinstance(m, NORM_LAYERS)]
-    chosen = [p for layer in layers for p in layer.parameters()]
-    if not chosen:
-        raise BioTrainError("entropy trains the parameters of norm layers; this network has none")
-    if any(isinstance(layer, _BatchNorm) for layer in layers):
-        adabn(module, x)
-    module.eval()
-    for parameter in module.parameters():
-        parameter.requires_grad_(any(parameter is p for p in chosen))
-    optimizer = torch.optim.SGD(chosen, lr=lr, momentum=momentum)
-    windows = torch.from_numpy(x)
-    for epoch in range(epochs):
-        module.eval()
-        for part in torch.from_numpy(shuffled(len(x), seed, epoch)).split(batch):
-            loss = _entropy(module(windows[part]))
-            if not torch.isfinite(loss):
-                raise BioTrainError(f"the entropy became {loss.item()} in epoch {epoch + 1}")
-            optimizer.zero_grad()
-            loss.backward()
-            optimizer.step()
-        if on_epoch is not None:
-            on_epoch(epoch + 1, epochs)
+    trainer = EntropyTrainer(module, x, lr=lr, momentum=momentum, batch=batch, seed=seed)
+    run_epochs(trainer, epochs, on_epoch)
     return module.eval()
 
 

@@ -16,12 +16,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from biotrain.errors import BioTrainError, CaptureError
 from biotrain.study.order import shuffled
+from biotrain.study.settings import PretrainSettings
 
 Array = NDArray[np.float32]
-CHUNK = 32
+BATCHES_PER_CHUNK = 32
 """Batches whose masks are drawn at a time."""
 WEIGHT_DECAY = 1e-2
-"""Of torch.optim.AdamW, unless told otherwise."""
+"""Default weight decay of torch.optim.AdamW."""
 
 
 class Masked(nn.Module):
@@ -37,7 +38,7 @@ class Masked(nn.Module):
         super().__init__()
         self.module = module
         self.n_chans, self.n_times = example.shape[1:]
-        self._held: list[Tensor] = []
+        self._masks: list[Tensor] = []
         self._places: list[tuple[nn.Module, str, nn.Module]] = []
         self.shapes: list[tuple[int, ...]] = []
         self.rates: list[float] = []
@@ -70,7 +71,7 @@ class Masked(nn.Module):
             for name, child in list(parent.named_children()):
                 if child in found and isinstance(child, nn.Dropout):
                     self._places.append((parent, name, child))
-                    parent._modules[name] = _Mask(self._held, len(self.shapes))
+                    parent._modules[name] = _Mask(self._masks, len(self.shapes))
                     self.shapes.append(found[child])
                     self.rates.append(child.p)
 
@@ -82,18 +83,18 @@ class Masked(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits of windows with their masks behind them."""
-        self._held.clear()
+        self._masks.clear()
         if self.shapes:
             flat = x[:, :, self.n_times :].reshape(x.shape[0], -1)
             for shape, first in zip(self.shapes, self._starts, strict=False):
-                piece = flat[:, first : first + int(np.prod(shape))]
-                self._held.append(piece.reshape(x.shape[0], *shape))
+                mask = flat[:, first : first + int(np.prod(shape))]
+                self._masks.append(mask.reshape(x.shape[0], *shape))
             x = x[:, :, : self.n_times]
         logits: Tensor = self.module(x)
         return logits
 
     def masks(self, windows: int, generator: np.random.Generator) -> Array:
-        """Masks of so many windows, [windows, n_chans, extra]."""
+        """The masks of so many windows, [windows, n_chans, extra]."""
         out = np.zeros((windows, self.n_chans * self.extra), np.float32)
         for rate, first, end in zip(self.rates, self._starts, self._starts[1:], strict=False):
             kept = generator.random((windows, end - first), np.float32) >= rate
@@ -102,25 +103,26 @@ class Masked(nn.Module):
 
 
 class _Mask(nn.Module):
-    """In place of a dropout: multiplies by the mask that the window brought."""
+    """Stands in for a dropout: multiplies by the mask that the window brought."""
 
-    def __init__(self, held: list[Tensor], index: int) -> None:
+    def __init__(self, masks: list[Tensor], index: int) -> None:
         super().__init__()
-        self.held, self.index = held, index
+        self.masks, self.index = masks, index
 
     def forward(self, x: Tensor) -> Tensor:
-        return x * self.held[self.index]
+        return x * self.masks[self.index]
 
 
 def batches(
     masked: Masked, x: Array, y: NDArray[np.int64], batch: int, seed: int, epoch: int
 ) -> Iterator[tuple[Array, NDArray[np.int64]]]:
-    """The windows of an epoch in its order, CHUNK batches at a time, each with its masks."""
+    """The windows of an epoch in its order, BATCHES_PER_CHUNK batches at a time, each window with
+    its masks behind it."""
     order = shuffled(len(x), seed, epoch)
     stream = np.random.SeedSequence(seed, spawn_key=(epoch, 1))
     generator = np.random.Generator(np.random.Philox(stream))
-    for first in range(0, len(order), CHUNK * batch):
-        part = order[first : first + CHUNK * batch]
+    for first in range(0, len(order), BATCHES_PER_CHUNK * batch):
+        part = order[first : first + BATCHES_PER_CHUNK * batch]
         yield np.concatenate([x[part], masked.masks(len(part), generator)], 2), y[part]
 
 
@@ -128,18 +130,16 @@ def train_in_c(
     module: nn.Module,
     x: Array,
     y: NDArray[np.int64],
+    settings: PretrainSettings,
     *,
-    epochs: int,
-    lr: float,
-    batch: int,
-    seed: int,
     schedule: str = "constant",
     on_epoch: Callable[[int, int], None] | None = None,
 ) -> nn.Module:
     """Train `module` in place on windows x [trials, channels, time] with labels y: AdamW, batches
-    of `batch`, cross-entropy, in the generated C on this machine.
+    of `settings.batch`, cross-entropy, in the generated C on this machine.
 
-    BatchNorm takes the statistics of each batch and moves the running ones.
+    BatchNorm takes the statistics of each batch and moves the running ones. `settings.seed` (0
+    where it is None) is that of the order and the dropout.
 
     Raises:
         CaptureError, BioTrainError: the compiler does not take the network; it is unchanged.
@@ -147,6 +147,7 @@ def train_in_c(
     """
     import biotrain as bt
 
+    epochs, batch, seed = settings.epochs, settings.batch, settings.seed or 0
     module.train()
     masked = Masked(module, torch.from_numpy(x[:1]))
     try:
@@ -157,7 +158,7 @@ def train_in_c(
             torch.from_numpy(example),
             strategy="full",
             optimizer=bt.Adam(
-                lr=lr,
+                lr=settings.lr,
                 weight_decay=WEIGHT_DECAY,
                 decoupled=True,
                 schedule=schedule,  # type: ignore[arg-type]
@@ -180,7 +181,7 @@ def train_in_c(
 
 
 def _load(module: nn.Module, trained: "dict[str, Array]") -> None:
-    """Weights and running statistics of the device into the module."""
+    """Copy the weights and running statistics of the device into the module."""
     state = module.state_dict()
     named = {name.removeprefix("module."): value for name, value in trained.items()}
     unknown = sorted(set(named) - set(state))

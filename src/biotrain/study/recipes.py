@@ -2,47 +2,53 @@
 """What a calibration does where nobody says otherwise: the settings that did best on people who
 played the new one (`benchmarks/recipes.py`, docs/study.md), each rule with its own.
 
-Full fine-tuning at the published 5e-3 (arXiv 2604.13359) is too fast with GroupNorm and with kept
-statistics, the last layer alone bears ten times as much. Most is gained by windows that are
-aligned session by session, BatchNorm's statistics taken again from the wearer's windows and then
-kept, and everything trained on top: the network starts where the wearer's signals are, and needs
+Full fine-tuning at the published 5e-3 (arXiv 2604.13359) is too fast with GroupNorm and with
+frozen statistics; the last layer alone bears ten times as much. Most is gained by windows that are
+aligned session by session, BatchNorm's statistics re-estimated from the wearer's windows and then
+frozen, and everything trained on top: the network starts where the wearer's signals are, and needs
 neither a batch nor a norm's backward pass.
 """
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
 
-from biotrain.study.calibrate import NORMS, REFERENCE, Rule
+from biotrain.study.rules import NORMS, REFERENCE, Rule
 
 UNLABELLED = "align+adabn"
-"""What helps most before the first label."""
+"""The rule that helps most before the first label."""
 
 ADAPTS = "align+adabn+full"
 """The rule that a device should calibrate by."""
 
 COMPARED = ("none", UNLABELLED, "last", "full", ADAPTS, REFERENCE)
-"""What a comparison holds, in the order of its table."""
+"""The strategies of a comparison, in the order of its table."""
 
-BEST: Mapping[str, Mapping[str, Any]] = {
-    "last": {"norm": "group", "lr": 5e-2},
-    "norm": {"norm": "group", "lr": 2e-2},
-    "full": {"norm": "group", "lr": 2e-3},
-    "align+full": {"norm": "group", "lr": 2e-3},
-    "adabn+full": {"norm": "frozen", "lr": 1e-3},
-    "align+adabn+full": {"norm": "frozen", "lr": 2e-3},
+
+@dataclass(frozen=True)
+class Chosen:
+    """The norm and the learning rate that a rule calibrates with; None: nothing is known."""
+
+    norm: str | None = None
+    lr: float | None = None
+
+
+BEST: Mapping[str, Chosen] = {
+    "last": Chosen("group", 5e-2),
+    "norm": Chosen("group", 2e-2),
+    "full": Chosen("group", 2e-3),
+    "align+full": Chosen("group", 2e-3),
+    "adabn+full": Chosen("frozen", 1e-3),
+    "align+adabn+full": Chosen("frozen", 2e-3),
 }
-"""Rule -> norm and learning rate."""
+"""The settings that did best, by rule."""
 
 
-def settled(rule: str, asked: Mapping[str, Any]) -> dict[str, Any]:
-    """`asked`, completed by what does best for `rule`; its rate counts with its norm only.
-
-    asked: what was named of `norm`, `lr` and other settings, by a person.
-    """
-    parts = Rule.of(rule)
-    keeps = parts.adabn and parts.trains != "adabn"
-    best = dict(BEST.get(rule, {"norm": "frozen"} if keeps else {}))
-    norm = asked.get("norm", best.get("norm"))
-    if norm is not None and NORMS.get(norm, ("",) * 3)[1] != NORMS[best.get("norm", "group")][1]:
-        best.pop("lr", None)
-    return {**best, **{k: v for k, v in asked.items() if v is not None}}
+def settled(rule: str, norm: str | None = None, lr: float | None = None) -> Chosen:
+    """The `norm` and `lr` that a person named, completed by what does best for `rule`; the best
+    rate counts with its own norm only."""
+    best = BEST.get(rule, Chosen("frozen" if Rule.parse(rule).freezes_statistics else None))
+    found = norm if norm is not None else best.norm
+    if lr is None and (found is None or found in NORMS):
+        own = NORMS[best.norm or "group"].norm
+        lr = best.lr if found is None or NORMS[found].norm == own else None
+    return Chosen(found, lr)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Run a study: compute the cells that its folder does not hold yet, on this machine or a cluster.
 
-The leader hands out work and writes what comes back; a worker needs the recordings and BioTrain,
+The leader hands out jobs and writes their results; a worker needs the recordings and BioTrain,
 but no common file system. Pretraining goes before the cells that start from it, a session before
 the next one.
 """
@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -22,23 +22,23 @@ import torch
 
 from biotrain import __version__
 from biotrain.errors import BioTrainError
-from biotrain.study.calibrate import Row
 from biotrain.study.cells import Cell, Fold, Resolve, builtin, expand, needed_before
+from biotrain.study.rows import StudyRow
 from biotrain.study.spec import Spec
-from biotrain.study.store import Store
-from biotrain.study.work import compute, leave_with_parent, pretrain_fold
+from biotrain.study.store import Store, StudyRecord
+from biotrain.study.work import Computed, Pretrained, compute, leave_with_parent, pretrain_fold
 
 
 @dataclass(frozen=True)
 class Event:
-    """One piece of work is done; before the first one, what there is to do."""
+    """A job is done; before the first one, what there is to do."""
 
     text: str
-    done: int  # pieces, those that were found done included
+    done: int  # jobs, dropped ones included
     total: int
     seconds: float  # that this one took
     seconds_left: float | None  # an estimate
-    row: Row | None = None
+    row: StudyRow | None = None
 
 
 Watch = Callable[[Event], None]
@@ -46,16 +46,23 @@ Watch = Callable[[Event], None]
 
 @dataclass(frozen=True)
 class Outcome:
-    """rows: of every cell that has a result, in the order of the study. failures: cell or fold and
-    why. left_out: what the recordings do not allow. notes: what front ends did. computed, found:
-    cells."""
+    """What a run of a study gave.
 
-    rows: list[Row]
+    rows: of every cell that has a result, in the order of the study. failures: a line per cell or
+    fold that failed. left_out: what the recordings do not allow. notes: a line per front end.
+    computed, found: cells that were computed now, and those that had a result already.
+    """
+
+    rows: list[StudyRow]
     failures: list[str]
     left_out: list[str]
     notes: list[str]
     computed: int
     found: int
+
+    def to_json(self) -> dict[str, Any]:
+        """The outcome as plain lists and dicts."""
+        return {**vars(self), "rows": [row.to_json() for row in self.rows]}
 
 
 def run(
@@ -85,41 +92,41 @@ def run(
     cells, left_out = expanded.cells, expanded.left_out
     with Store(folder) as store:
         found = sum(cell.key in store.rows for cell in cells)
-        study: Row = {
-            "title": spec.title,
-            "biotrain": __version__,
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "numpy": np.__version__,
-            "machine": f"{platform.system()} {platform.machine()}",
-            "command": command,
-            "spec": spec.to_dict(),
-            "sets": expanded.sets,
-            "left_out": left_out,
-            "failures": [],
-            "keys": [cell.key for cell in cells],
-        }
+        study = StudyRecord(
+            title=spec.title,
+            biotrain=__version__,
+            python=platform.python_version(),
+            torch=torch.__version__,
+            numpy=np.__version__,
+            machine=f"{platform.system()} {platform.machine()}",
+            command=command,
+            spec=spec.to_dict(),
+            sets={name: facts.to_json() for name, facts in expanded.sets.items()},
+            left_out=left_out,
+            failures=[],
+            keys=[cell.key for cell in cells],
+        )
         store.describe(study)
-        lead = _Lead(cells, store, resolve, watch or _unseen)
-        if lead.total:
+        leader = _Leader(cells, store, resolve, watch or _unseen)
+        if leader.total:
             with _workers(jobs, cluster) as (executor, width):
-                lead.work(executor, width)
-        if lead.failures:
-            store.describe({**study, "failures": lead.failures})
+                leader.work(executor, width)
+        if leader.failures:
+            store.describe(replace(study, failures=leader.failures))
         rows = [store.rows[cell.key] for cell in cells if cell.key in store.rows]
-    return Outcome(rows, lead.failures, left_out, expanded.notes, len(rows) - found, found)
+    return Outcome(rows, leader.failures, left_out, expanded.notes, len(rows) - found, found)
 
 
 def _unseen(event: Event) -> None:
     """Progress that nobody watches."""
 
 
-Piece = Fold | Cell
+Job = Fold | Cell
 
 
 @dataclass
-class _Clock:
-    """How long the pieces of one kind take."""
+class _Durations:
+    """How long the jobs of one kind (folds or cells) took, and how many are left."""
 
     seconds: list[float] = field(default_factory=list)
     left: int = 0
@@ -131,8 +138,8 @@ class _Clock:
         return self.left * float(np.mean(self.seconds)) if self.seconds else None
 
 
-class _Lead:
-    """Hands out work and writes down what comes back."""
+class _Leader:
+    """Hands out jobs and stores their results."""
 
     def __init__(self, cells: list[Cell], store: Store, resolve: Resolve, watch: Watch) -> None:
         self.store, self.resolve, self.watch = store, resolve, watch
@@ -141,7 +148,7 @@ class _Lead:
         self.missing = self._missing(cells)
         folds = {cell.fold.key: cell.fold for cell in cells if cell.key in self.missing}
         self.waiting: dict[str, list[Cell]] = {}
-        self.ready: list[Piece] = []
+        self.ready: list[Job] = []
         for cell in reversed(cells):  # the last of the list is taken first
             if cell.key not in self.missing:
                 continue
@@ -153,7 +160,10 @@ class _Lead:
                 self.waiting.setdefault(cell.fold.key, []).append(cell)
         todo = [fold for key, fold in folds.items() if key in self.waiting]
         self.ready += reversed(todo)
-        self.clocks = {Fold: _Clock(left=len(todo)), Cell: _Clock(left=len(self.missing))}
+        self.durations = {
+            Fold: _Durations(left=len(todo)),
+            Cell: _Durations(left=len(self.missing)),
+        }
         self.total, self.done = len(todo) + len(self.missing), 0
 
     def _missing(self, cells: list[Cell]) -> dict[str, Cell]:
@@ -167,76 +177,76 @@ class _Lead:
         return missing
 
     def work(self, executor: Executor, width: int) -> None:
-        """Until nothing is left."""
-        folds = self.clocks[Fold].left
+        """Hand out jobs to `width` workers until none is left."""
+        folds = self.durations[Fold].left
         text = f"{len(self.missing)} cells to compute"
         text += f", {folds} networks to pretrain first" if folds else ""
         self.watch(Event(text, 0, self.total, 0.0, None))
-        running: dict[Future[Any], Piece] = {}
+        running: dict[Future[Any], Job] = {}
         while self.ready or running:
             while self.ready and len(running) < width:
-                piece = self.ready.pop()
-                running[self._submit(executor, piece)] = piece
+                job = self.ready.pop()
+                running[self._submit(executor, job)] = job
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 self._finish(running.pop(future), future, width)
 
-    def _submit(self, executor: Executor, piece: Piece) -> Future[Any]:
-        if isinstance(piece, Fold):
-            return executor.submit(pretrain_fold, piece, self.resolve)
-        before = None if piece.before is None else self.store.weights("adapted", piece.before)
-        weights = self.store.weights("pretrained", piece.fold.key)
-        keep = piece.key in self.followers
-        return executor.submit(compute, piece, self.resolve, weights, before, keep)
+    def _submit(self, executor: Executor, job: Job) -> Future[Any]:
+        if isinstance(job, Fold):
+            return executor.submit(pretrain_fold, job, self.resolve)
+        before = None if job.before is None else self.store.weights("adapted", job.before)
+        weights = self.store.weights("pretrained", job.fold.key)
+        keep = job.key in self.followers
+        return executor.submit(compute, job, self.resolve, weights, before, keep)
 
-    def _finish(self, piece: Piece, future: Future[Any], width: int) -> None:
-        row: Row | None = None
+    def _finish(self, job: Job, future: Future[Any], width: int) -> None:
+        row: StudyRow | None = None
         seconds = 0.0
         dropped = 1
         try:
-            if isinstance(piece, Fold):
-                weights, seconds = future.result()
-                self.store.put_weights("pretrained", piece.key, weights)
+            result: Pretrained | Computed = future.result()
+            seconds = result.seconds
+            if isinstance(result, Pretrained):
+                self.store.put_weights("pretrained", job.key, result.weights)
             else:
-                row, left, seconds = future.result()
-                assert row is not None
-                if left is not None:
-                    self.store.put_weights("adapted", piece.key, left)
+                row = result.row
+                if result.weights is not None:
+                    self.store.put_weights("adapted", job.key, result.weights)
                 self.store.add(row)
         except BrokenProcessPool as error:
             raise BioTrainError(
-                "a worker died (out of memory?); what is done is kept: run the same command again, "
-                "with fewer --jobs"
+                "a worker died (out of memory?); finished cells are stored: run the same command "
+                "again, with fewer --jobs"
             ) from error
         except BioTrainError as error:
-            self.failures.append(f"{piece.text}: {error}")
-            dropped += self._drop(piece.key)
+            self.failures.append(f"{job.text}: {error}")
+            dropped += self._drop(job.key)
         else:
-            self.store.time(piece.key, seconds)
-            self.ready += self.waiting.pop(piece.key, [])
-        clock = self.clocks[type(piece)]
-        clock.left -= 1
-        self.clocks[Cell].left -= dropped - 1
+            self.store.time(job.key, seconds)
+            self.ready += self.waiting.pop(job.key, [])
+        durations = self.durations[type(job)]
+        durations.left -= 1
+        self.durations[Cell].left -= dropped - 1
         if seconds:
-            clock.seconds.append(seconds)
+            durations.seconds.append(seconds)
         self.done += dropped
-        self.watch(Event(piece.text, self.done, self.total, seconds, self._left(width), row))
+        self.watch(Event(job.text, self.done, self.total, seconds, self._left(width), row))
 
     def _drop(self, key: str) -> int:
-        """Forget the cells that wait for what failed; how many."""
+        """Forget the cells that wait for a job that failed; returns how many there were."""
         dropped = self.waiting.pop(key, [])
         return len(dropped) + sum(self._drop(cell.key) for cell in dropped)
 
     def _left(self, width: int) -> float | None:
-        parts = [clock.estimate() for clock in self.clocks.values()]
+        parts = [one.estimate() for one in self.durations.values()]
         known = [part for part in parts if part is not None]
         return sum(known) / width if len(known) == len(parts) else None
 
 
-class _Here(Executor):
-    """Works in this process, at once."""
+class _InProcess(Executor):
+    """Runs each job in this process, at once."""
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """Run `fn`; an error is told by the future, an interruption is not."""
+        """Run `fn`; the future holds an error, an interruption is raised."""
         future: Future[Any] = Future()
         try:
             future.set_result(fn(*args, **kwargs))
@@ -247,13 +257,13 @@ class _Here(Executor):
 
 @contextmanager
 def _workers(jobs: int, cluster: str | None) -> Iterator[tuple[Executor, int]]:
-    """Whoever does the work, and how many pieces at a time."""
+    """The executor that runs the jobs, and how many at a time."""
     if cluster is not None:
         with _dask(cluster) as both:
             yield both
         return
     if jobs == 1:
-        yield _Here(), 1
+        yield _InProcess(), 1
         return
     pool = ProcessPoolExecutor(
         jobs, multiprocessing.get_context("spawn"), initializer=leave_with_parent
@@ -267,7 +277,7 @@ def _workers(jobs: int, cluster: str | None) -> Iterator[tuple[Executor, int]]:
 
 
 def _end(pool: ProcessPoolExecutor) -> None:
-    """Do not wait for pieces whose results nobody will write."""
+    """Do not wait for jobs whose results nobody will write."""
     workers = list((pool._processes or {}).values())
     pool.shutdown(wait=False, cancel_futures=True)
     for worker in workers:

@@ -34,11 +34,18 @@ from typing import Any, get_args, get_type_hints
 
 from biotrain.errors import BioTrainError
 from biotrain.graph.strategy import STRATEGIES
-from biotrain.study.calibrate import IN_TORCH, NORMS, REFERENCE, Rule
 from biotrain.study.data.splits import SIZES
 from biotrain.study.labelfree import TRANSFORMS
-from biotrain.study.pretrain import ENGINES
 from biotrain.study.recipes import COMPARED, settled
+from biotrain.study.rules import IN_TORCH, NORMS, REFERENCE, Rule
+from biotrain.study.settings import (
+    CRITERIA,
+    ENGINES,
+    SCHEDULES,
+    CalibrationSettings,
+    PretrainSettings,
+    Strategy,
+)
 
 SCENARIOS = ("day1", "longitudinal", "sizes")
 """day1: a new subject's first session. longitudinal: day1, then every later session from where the
@@ -46,50 +53,6 @@ one before it ended. sizes: day1 with 5, 10, ... windows per class."""
 
 SPELLINGS: Mapping[str, str] = MappingProxyType({"full-bn8": REFERENCE})
 """Names of strategies that stand for another rule."""
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How a strategy calibrates; `biotrain.study.adapt` explains each. Where a study names neither
-    lr nor norm, they are those of `recipes.BEST`; else, and for other rules, the published ones."""
-
-    epochs: int = 30
-    lr: float = 5e-3
-    momentum: float = 0.9
-    weight_decay: float = 1e-3
-    schedule: str = "cosine"
-    accumulate: int = 8
-    batch: int = 1  # windows that share BatchNorm's statistics in the C (norm = "batch")
-    holdout: float = 0.0  # share of the calibration that is held back to choose the epoch by
-    best: str = "loss"  # on it; or "accuracy"
-    patience: int = 0  # epochs without a better one after which it stops; 0: all are run
-    replay: int = 0  # windows of other subjects and earlier sessions that every epoch sees again
-    adabn_every: int = 0  # epochs after which adabn+... takes its statistics again; 0: only once
-    norm: str = "group"
-    target: str = "host"
-    memory: str | int | None = None
-    on: str = "host"
-
-
-@dataclass(frozen=True)
-class Strategy:
-    """A column of the table: a name, the rule that it follows, and how."""
-
-    name: str
-    rule: str
-    recipe: Recipe
-
-
-@dataclass(frozen=True)
-class Pretraining:
-    """On all other subjects; arXiv 2604.13359's settings."""
-
-    epochs: int = 40
-    lr: float = 1e-3
-    batch: int = 64
-    every: int = 1  # every n-th window only
-    engine: str = "auto"  # "c", "torch", or C where the compiler takes the network
-    seed: int | None = None  # one pretraining for all seeds of the study; each seed its own
 
 
 @dataclass(frozen=True)
@@ -107,7 +70,7 @@ class Data:
     pretrain_every: int | None = None  # in place of [pretrain] every
     pretrain_seed: int | None = None  # in place of [pretrain] seed
     scenarios: tuple[str, ...] | None = None  # in place of the study's
-    among: tuple[int, ...] | None = None  # the others are not looked at, nor pretrained on
+    among: tuple[int, ...] | None = None  # the only subjects that are used, pretraining included
     strategies: tuple[Strategy, ...] | None = None  # in place of the study's
 
 
@@ -117,7 +80,7 @@ class Spec:
 
     others: how many windows of the other subjects are tested after each calibration (forgetting);
         0: none.
-    bootstrap_seed: of the intervals in the report.
+    bootstrap_seed: seed of the bootstrap intervals in the report.
     """
 
     data: tuple[Data, ...]
@@ -125,18 +88,18 @@ class Spec:
     scenarios: tuple[str, ...] = ("day1",)
     sizes: tuple[int, ...] = SIZES
     seeds: tuple[int, ...] = (0,)
-    pretrain: Pretraining = field(default_factory=Pretraining)
+    pretrain: PretrainSettings = field(default_factory=PretrainSettings)
     others: int = 200
     title: str = "Study"
     bootstrap_seed: int = 0
 
     @property
     def every_strategy(self) -> tuple[Strategy, ...]:
-        """Those of the study and of its sets."""
+        """The strategies of the study and of its sets."""
         return (*self.strategies, *(s for one in self.data for s in one.strategies or ()))
 
     def to_dict(self) -> dict[str, Any]:
-        """As plain lists and dicts."""
+        """The study as plain lists and dicts, as study.json holds it."""
         return asdict(self)
 
 
@@ -162,7 +125,7 @@ def make_spec(given: Mapping[str, Any]) -> Spec:
     known = {f.name for f in fields(Spec)} | {"calibrate", "strategy"}
     _known("the study", given, known)
     calibrate = _table(given.get("calibrate", {}), "[calibrate]")
-    _made(Recipe, calibrate, "[calibrate]")
+    _made(CalibrationSettings, calibrate, "[calibrate]")
     strategies = _strategies(given, {}, calibrate)
     data = given.get("data", ())
     if not isinstance(data, Sequence) or isinstance(data, str) or not data:
@@ -172,7 +135,7 @@ def make_spec(given: Mapping[str, Any]) -> Spec:
         for k, v in given.items()
         if k in {"scenarios", "sizes", "seeds", "others", "title", "bootstrap_seed"}
     }
-    pretrain = _made(Pretraining, given.get("pretrain", {}), "[pretrain]")
+    pretrain = _made(PretrainSettings, given.get("pretrain", {}), "[pretrain]")
     made = _made(
         Spec,
         {
@@ -187,7 +150,7 @@ def make_spec(given: Mapping[str, Any]) -> Spec:
 
 
 def _data(one: Any, given: Mapping[str, Any], calibrate: Mapping[str, Any]) -> Data:
-    """A set; what it says of strategies adds to what the study says."""
+    """One set of recordings; what it says of strategies adds to what the study says."""
     table = dict(_table(one, "[[data]]"))
     own = {key: table.pop(key) for key in ("strategies", "strategy") if key in table}
     if not own:
@@ -221,7 +184,8 @@ def _strategy(name: str, table: Any, calibrate: Mapping[str, Any]) -> Strategy:
     if not isinstance(rule, str):
         raise BioTrainError(f"{where}: rule is text, not {rule!r}")
     rule = SPELLINGS.get(rule, rule)
-    trains = Rule.of(rule).trains
+    parsed = Rule.parse(rule)
+    trains = parsed.trains
     rules = (*STRATEGIES, *IN_TORCH, *SPELLINGS, *TRANSFORMS)
     if trains not in rules and not set("*?[.") & set(trains):
         near = get_close_matches(trains, rules, 1)
@@ -230,23 +194,29 @@ def _strategy(name: str, table: Any, calibrate: Mapping[str, Any]) -> Strategy:
             f"{where}: no rule is called {trains} ({hint}); a glob of parameter names has a * or . "
             "in it"
         )
-    named = _made(Recipe, {**calibrate, **own}, where)  # names and types are checked first
-    values = {key: getattr(named, key) for key in {**calibrate, **own}}
-    made = Strategy(name, rule, replace(named, **settled(rule, values)))
-    asked = Rule.of(rule)
-    kept = asked.adabn and asked.trains != "adabn"
-    if kept and NORMS.get(made.recipe.norm, ("group",))[0] != "batch":
+    named = _made(
+        CalibrationSettings, {**calibrate, **own}, where
+    )  # names and types are checked first
+    asked = {**calibrate, **own}
+    best = settled(
+        rule, named.norm if "norm" in asked else None, named.lr if "lr" in asked else None
+    )
+    chosen = {key: value for key, value in vars(best).items() if value is not None}
+    recipe = replace(named, **chosen)
+    path = NORMS.get(recipe.norm)
+    if parsed.freezes_statistics and (path is None or path.pretrained != "batch"):
         raise BioTrainError(f'{where}: adabn+... needs BatchNorm: norm = "frozen" or "batch"')
-    return made
+    return Strategy(name, rule, recipe)
 
 
 def _checked(spec: Spec) -> Spec:
+    """`spec` without repetitions; BioTrainError for what no study can do."""
     chosen: tuple[tuple[str, Sequence[str], tuple[str, ...]], ...] = (
         ("scenario", _scenarios(spec), SCENARIOS),
         ("norm", [s.recipe.norm for s in spec.every_strategy], tuple(NORMS)),
-        ("schedule", [s.recipe.schedule for s in spec.every_strategy], ("constant", "cosine")),
+        ("schedule", [s.recipe.schedule for s in spec.every_strategy], SCHEDULES),
         ("engine", [spec.pretrain.engine], ENGINES),
-        ("best", [s.recipe.best for s in spec.every_strategy], ("loss", "accuracy")),
+        ("best", [s.recipe.best for s in spec.every_strategy], CRITERIA),
     )
     for kind, values, allowed in chosen:
         wrong = [value for value in values if value not in allowed]
@@ -261,6 +231,17 @@ def _checked(spec: Spec) -> Spec:
     for kind, found in named:
         if not found:
             raise BioTrainError(f"nothing to do: name at least one {kind}")
+    _check_numbers(spec)
+    return replace(
+        spec,
+        scenarios=tuple(dict.fromkeys(spec.scenarios)),
+        sizes=tuple(sorted(set(spec.sizes))),
+        seeds=tuple(dict.fromkeys(spec.seeds)),
+    )
+
+
+def _check_numbers(spec: Spec) -> None:
+    """Raise BioTrainError for a count, a share or a combination that makes no sense."""
     counts = [spec.others, spec.pretrain.epochs]
     recipes = [s.recipe for s in spec.every_strategy]
     counts += [n for r in recipes for n in (r.epochs, r.patience, r.replay)]
@@ -275,13 +256,9 @@ def _checked(spec: Spec) -> Spec:
     if not all(0 <= r.holdout < 1 for r in recipes):
         raise BioTrainError("holdout is a share from 0 (nothing is held back) to below 1")
     if any(r.patience and not r.holdout for r in recipes):
-        raise BioTrainError("patience needs a holdout: the epochs are judged by what is held back")
-    return replace(
-        spec,
-        scenarios=tuple(dict.fromkeys(spec.scenarios)),
-        sizes=tuple(sorted(set(spec.sizes))),
-        seeds=tuple(dict.fromkeys(spec.seeds)),
-    )
+        raise BioTrainError(
+            "patience needs a holdout: the epochs are compared on what is held back"
+        )
 
 
 def _scenarios(spec: Spec) -> list[str]:

@@ -2,7 +2,7 @@
 """The folder of a study.
 
     study.json      settings, versions, command, the keys that belong to it
-    results.jsonl   one line per cell, appended as they come
+    results.jsonl   one line per cell, appended when it is computed
     timings.jsonl   seconds per cell and per fold
     pretrained/     one .safetensors per fold, named by its key
     adapted/        weights that a later session starts from, named by the cell's key
@@ -13,12 +13,36 @@ torn by an interruption is dropped when the folder is opened again.
 
 import json
 import os
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
 from biotrain.errors import BioTrainError
-from biotrain.study.calibrate import Row
+from biotrain.study.rows import StudyRow
+
+
+@dataclass(frozen=True)
+class StudyRecord:
+    """study.json: what was asked (`spec`), with which versions, facts on each set of recordings,
+    what was left out, what failed, and the keys of its cells in the order of the tables."""
+
+    title: str
+    biotrain: str
+    python: str
+    torch: str
+    numpy: str
+    machine: str
+    command: str
+    spec: dict[str, Any]
+    sets: dict[str, dict[str, Any]]
+    left_out: list[str]
+    failures: list[str]
+    keys: list[str]
+
+    def to_json(self) -> dict[str, Any]:
+        """The keys of study.json in their order."""
+        return vars(self)
 
 
 class Store:
@@ -26,7 +50,7 @@ class Store:
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
-        self.rows: dict[str, Row] = {}
+        self.rows: dict[str, StudyRow] = {}
         self._lock = -1
 
     def __enter__(self) -> Self:
@@ -39,7 +63,7 @@ class Store:
         _exclusive(self._lock, self.folder)
         for name in ("results.jsonl", "timings.jsonl"):
             _mend(self.folder / name)
-        self.rows = {row["key"]: row for row in read_rows(self.folder)}
+        self.rows = {row.key: row for row in read_rows(self.folder)}
         return self
 
     def __exit__(
@@ -50,14 +74,14 @@ class Store:
     ) -> None:
         os.close(self._lock)
 
-    def add(self, row: Row) -> None:
+    def add(self, row: StudyRow) -> None:
         """Append a result, unless it is there."""
-        if row["key"] not in self.rows:
-            self.rows[row["key"]] = row
-            _append(self.folder / "results.jsonl", row)
+        if row.key not in self.rows:
+            self.rows[row.key] = row
+            _append(self.folder / "results.jsonl", row.to_json())
 
     def time(self, key: str, seconds: float) -> None:
-        """Note how long it took."""
+        """Note how long the cell or fold `key` took."""
         _append(self.folder / "timings.jsonl", {"key": key, "seconds": round(seconds, 3)})
 
     def has_weights(self, kind: str, key: str) -> bool:
@@ -65,35 +89,34 @@ class Store:
         return self._weights(kind, key).exists()
 
     def weights(self, kind: str, key: str) -> bytes:
-        """Those weights."""
+        """The weights of `kind` under `key`, as safetensors."""
         return self._weights(kind, key).read_bytes()
 
     def put_weights(self, kind: str, key: str, weights: bytes) -> None:
-        """Write them, whole or not at all."""
+        """Write weights, whole or not at all."""
         _replace(self._weights(kind, key), weights)
 
     def _weights(self, kind: str, key: str) -> Path:
         return self.folder / kind / f"{key}.safetensors"
 
-    def describe(self, study: Row) -> None:
+    def describe(self, study: StudyRecord) -> None:
         """Write study.json."""
-        text = json.dumps(study, indent=2, allow_nan=False) + "\n"
+        text = json.dumps(study.to_json(), indent=2, allow_nan=False) + "\n"
         _replace(self.folder / "study.json", text.encode())
 
 
-def read_study(folder: str | Path) -> Row:
+def read_study(folder: str | Path) -> StudyRecord:
     """study.json of a folder; BioTrainError where there is none."""
     path = Path(folder) / "study.json"
     try:
-        found: Row = json.loads(path.read_text(encoding="utf-8"))
+        return StudyRecord(**json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError as error:
         raise BioTrainError(f"'{folder}' is no folder of a study: run biotrain study") from error
-    except ValueError as error:
-        raise BioTrainError(f"{path}: not JSON: {error}") from error
-    return found
+    except (ValueError, TypeError) as error:
+        raise BioTrainError(f"{path}: not the JSON of a study: {error}") from error
 
 
-def read_rows(folder: str | Path) -> list[Row]:
+def read_rows(folder: str | Path) -> list[StudyRow]:
     """The whole lines of results.jsonl, in their order in the file."""
     path = Path(folder) / "results.jsonl"
     if not path.exists():
@@ -102,9 +125,9 @@ def read_rows(folder: str | Path) -> list[Row]:
     rows = []
     for number, line in enumerate(lines, 1):
         try:
-            row = json.loads(line)
-            assert isinstance(row["key"], str)
-        except (ValueError, KeyError, TypeError, AssertionError) as error:
+            row = StudyRow.from_json(json.loads(line))
+            assert row.key
+        except (ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
             raise BioTrainError(
                 f"{path}, line {number}: no result of a study; remove it"
             ) from error
@@ -112,16 +135,17 @@ def read_rows(folder: str | Path) -> list[Row]:
     return rows
 
 
-def canonical(rows: list[Row]) -> str:
-    """Rows as text, sorted by key: equal studies give equal text, whatever order they came in."""
-    return "".join(_line(row) for row in sorted(rows, key=lambda row: str(row["key"])))
+def canonical(rows: list[StudyRow]) -> str:
+    """Rows as text, sorted by key: equal studies give equal text, in whatever order their cells
+    were computed."""
+    return "".join(_line(row.to_json()) for row in sorted(rows, key=lambda row: row.key))
 
 
 def _line(row: dict[str, Any]) -> str:
     return json.dumps(row, separators=(",", ":"), allow_nan=False) + "\n"
 
 
-def _append(path: Path, row: Row) -> None:
+def _append(path: Path, row: dict[str, Any]) -> None:
     file = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o644)
     try:
         os.write(file, _line(row).encode())
@@ -140,12 +164,12 @@ def _mend(path: Path) -> None:
 
 
 def _replace(path: Path, data: bytes) -> None:
-    beside = path.with_name(f"{path.name}.new")
-    with beside.open("wb") as file:
+    whole = path.with_name(f"{path.name}.new")
+    with whole.open("wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-    beside.replace(path)
+    whole.replace(path)
 
 
 def _exclusive(file: int, folder: Path) -> None:

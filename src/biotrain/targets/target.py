@@ -68,6 +68,19 @@ class Target:
     """None where no firmware can be built (the host, or a core that is only described)."""
     op_cycles: tuple[tuple[str, float], ...] = ()
     """Cycles per operation of kernels as measured on the core, by op, in order of their names."""
+    boot: str = ""
+    """The header that the boot ROM expects in front of the program, and its source. The emitted
+    firmware has none, so it would not start; empty: the core starts at the vectors in flash."""
+
+    @property
+    def boot_note(self) -> str:
+        """One line for a board whose ROM does not start the emitted firmware; else empty."""
+        if not self.boot:
+            return ""
+        return (
+            f"the firmware alone does not start on {self.name}: its boot ROM expects {self.boot}; "
+            "link the C as a library with the vendor's SDK, Zephyr or Arduino, which bring it"
+        )
 
     def price(self, op: str) -> float:
         """Estimated cycles per operation of an op; 0 where time is not modelled."""

@@ -132,6 +132,7 @@ def firmware_files(
         "ZIG_CORE": " ".join(core.zig),
         "ZIG_FLAGS": " ".join(zig_flags),
         "FLASH": _flash_hint(target),
+        "HEX_RULE": _hex_rule(target),
         "START_SOURCES": " ".join(sources),
         "START_OBJECTS": " ".join(name.replace(".c", ".o") for name in sources),
         **live_values(source),
@@ -142,7 +143,16 @@ def firmware_files(
     return {f"firmware/{name}": text for name, text in files.items()}
 
 
+def _hex_rule(target: Target) -> str:
+    """The rule of `make hex`; it refuses where the board would not start from the file."""
+    if target.boot:
+        return f'hex:\n\t@echo "{target.boot_note}" >&2; exit 1'
+    return "hex: $(BUILD)/main.hex"
+
+
 def _flash_hint(target: Target) -> str:
+    if target.boot:
+        return "#                      (refused: the boot ROM of this board expects a header)"
     if target.name.startswith("nrf"):
         return "#                      nrfjprog --program build/main.hex --sectorerase --reset"
     return (

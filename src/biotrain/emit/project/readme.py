@@ -20,6 +20,7 @@ def readme(source: Source, target: Target, footprint: Footprint | None) -> str:
         run.append(f"biotrain run . --on emulator    # as firmware, on an emulated {target.core}")
     values = {
         "TITLE": source.title,
+        "PREFIX_NOTE": "One model fits a firmware; `--prefix` gives the names of a second its own.",
         "DESCRIPTION": target.description,
         "ORIGIN": _origin(target, footprint),
         "RAM": _table(("RAM", "bytes", ""), _ram(source, target, footprint)),
@@ -154,7 +155,7 @@ def _else(source: Source, target: Target, footprint: Footprint | None) -> list[R
         rows.append(("time per window, ms", f"{plan.ms_per_sample:,.1f}", clock))
     if source.live is not None:
         longest = plan.longest_slice_cycles
-        rows.append(("longest piece, cycles", f"{longest:,}", f"estimate: `{plan.longest_slice}`"))
+        rows.append(("longest slice, cycles", f"{longest:,}", f"estimate: `{plan.longest_slice}`"))
         pages = f"{source.live.pages} pages of windows and checkpoints"
         rows.append(("flash it writes, bytes", f"{source.live.flash_bytes:,}", pages))
     if plan.mj_per_sample:
@@ -174,6 +175,9 @@ def _notes(target: Target, footprint: Footprint | None) -> list[str]:
             f"**The reserve of {target.stack_bytes:,} bytes is too small**: raise `BT_STACK_BYTES` "
             "in `firmware/link.ld`.",
         )
+    if target.boot:
+        note = target.boot_note
+        notes.insert(0, f"**{note[0].upper()}{note[1:]}.**")
     if not target.memory("ram").bytes:
         notes.append(
             f"{target.name} is a core without a board: put the memories of yours into "
@@ -190,8 +194,9 @@ def _live_files(source: Source) -> list[str]:
     if source.live is None:
         return []
     return [
-        "| `live.h`, `bt_live.h` | the interface of the life around the model |",
-        "| `live.c`, `live_learn.c` | its code; `bt_store.h`, `bt_slots.h`: what lies in flash |",
+        "| `live.h`, `bt_live.h` | the interface of the live firmware around the model |",
+        "| `live.c`, `live_learn.c`, `live_sessions.c` | its code |",
+        "| `bt_store.h`, `bt_slots.h` | the stored windows and the checkpoints in flash |",
     ]
 
 
@@ -208,7 +213,7 @@ for (;;)
 bt_live_calibrate(&live);                          /* learn from what is stored, meanwhile */
 ```
 
-`bt_live.h` tells the rest. Without the life around it the model is called so:
+`bt_live.h` tells the rest. Without the live firmware around it the model is called so:
 
 """
 

@@ -12,10 +12,10 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
-from biotrain.study.calibrate import Row
 from biotrain.study.results.plots import COLOURS
 from biotrain.study.results.statistics import (
     Condition,
+    Rows,
     by_subject,
     conditions,
     select,
@@ -24,11 +24,12 @@ from biotrain.study.results.statistics import (
 )
 
 MARKERS = "osD^vP*Xh<>"
+"""Matplotlib's markers, one per strategy."""
 GREY = "0.7"
-WIDTH = 6.4
+WIDTH_INCHES = 6.4
 
 
-class Look:
+class Style:
     """A colour and a marker per strategy, the same in every figure of a report."""
 
     def __init__(self, strategies: Sequence[str]) -> None:
@@ -38,7 +39,7 @@ class Look:
 
 
 def _figure(columns: int = 1, height: float = 3.6) -> tuple[Figure, list[Axes]]:
-    fig = Figure(figsize=(WIDTH, height), layout="constrained")
+    fig = Figure(figsize=(WIDTH_INCHES, height), layout="constrained")
     axes = list(np.atleast_1d(fig.subplots(1, columns, squeeze=False)[0]))
     for one in axes:
         one.spines[["top", "right"]].set_visible(False)
@@ -46,8 +47,8 @@ def _figure(columns: int = 1, height: float = 3.6) -> tuple[Figure, list[Axes]]:
     return fig, axes
 
 
-def _chance(axes: Axes, rows: Sequence[Row]) -> None:
-    chance = 100 * rows[0]["chance"]
+def _chance(axes: Axes, rows: Rows) -> None:
+    chance = 100 * rows[0].chance
     low, high = axes.get_ylim()
     if chance > low - 0.3 * (high - low):
         axes.set_ylim(min(low, chance - 0.03 * (high - low)), high)
@@ -69,7 +70,7 @@ def _percent(axes: Axes, metric: str) -> None:
     axes.set_ylim(max(0, low), min(103, max(high, low + 5)))
 
 
-def overview(rows: Sequence[Row], metric: str, look: Look, seed: int = 0) -> Figure:
+def overview(rows: Rows, metric: str, style: Style, seed: int = 0) -> Figure:
     """Every strategy in every condition but the size curves: mean over subjects, its interval."""
     found = [c for c in conditions(rows) if c[3] is None]
     names = strategies_of(rows)
@@ -86,11 +87,11 @@ def overview(rows: Sequence[Row], metric: str, look: Look, seed: int = 0) -> Fig
                 continue
             value = spread(by_subject(own, metric).values(), seed)
             mean, low, high = (100 * v for v in (value.mean, value.low, value.high))
-            axes.hlines(k, low, high, color=look.colours[name], linewidth=2, alpha=0.6)
-            axes.scatter(mean, k, s=22, color=look.colours[name], marker=look.markers[name])
+            axes.hlines(k, low, high, color=style.colours[name], linewidth=2, alpha=0.6)
+            axes.scatter(mean, k, s=22, color=style.colours[name], marker=style.markers[name])
             axes.annotate(f"{mean:.1f}", (1, k), (3, 0), xycoords=("axes fraction", "data"),
                           textcoords="offset points", fontsize=7, va="center")  # fmt: skip
-        chance = 100 * select(rows, condition, strategies_of(rows, condition)[0])[0]["chance"]
+        chance = 100 * select(rows, condition, strategies_of(rows, condition)[0])[0].chance
         if chance > axes.get_xlim()[0] - 10:
             axes.axvline(chance, color="black", linewidth=0.8, linestyle=":", zorder=0)
         when = {"day1": "Day-1", "longitudinal": "later sessions"}[scenario]
@@ -107,7 +108,7 @@ def overview(rows: Sequence[Row], metric: str, look: Look, seed: int = 0) -> Fig
     return fig
 
 
-def subjects(rows: Sequence[Row], condition: Condition, metric: str, look: Look) -> Figure:
+def subjects(rows: Rows, condition: Condition, metric: str, style: Style) -> Figure:
     """A grey line per subject through the strategies, the mean of each as a bar."""
     strategies = strategies_of(rows, condition)
     values = {s: by_subject(select(rows, condition, s), metric) for s in strategies}
@@ -119,10 +120,10 @@ def subjects(rows: Sequence[Row], condition: Condition, metric: str, look: Look)
     for k, s in enumerate(strategies):
         found = [100 * v for v in values[s].values()]
         axes.scatter(
-            [k] * len(found), found, s=14, color=look.colours[s], zorder=2, marker=look.markers[s]
+            [k] * len(found), found, s=14, color=style.colours[s], zorder=2, marker=style.markers[s]
         )
         mean = float(np.mean(found))
-        axes.hlines(mean, k - 0.28, k + 0.28, color=look.colours[s], linewidth=3, zorder=3)
+        axes.hlines(mean, k - 0.28, k + 0.28, color=style.colours[s], linewidth=3, zorder=3)
         axes.annotate(f"{mean:.1f}", (k + 0.3, mean), fontsize=8, va="center")
     axes.set_xticks(range(len(strategies)), strategies, fontsize=8)
     if len(strategies) > 5:
@@ -133,27 +134,27 @@ def subjects(rows: Sequence[Row], condition: Condition, metric: str, look: Look)
     return fig
 
 
-def cost(rows: Sequence[Row], condition: Condition, metric: str, look: Look) -> Figure | None:
+def cost(rows: Rows, condition: Condition, metric: str, style: Style) -> Figure | None:
     """Mean accuracy against RAM, and against energy where the target states it, else operations;
     None where nothing was compiled."""
     named = [
         s
         for s in strategies_of(rows, condition)
-        if select(rows, condition, s)[0]["ram_bytes"] is not None
+        if select(rows, condition, s)[0].ram_bytes is not None
     ]
     if not named:
         return None
     own = {s: select(rows, condition, s) for s in named}
-    powered = all(row.get("mj_per_sample") for found in own.values() for row in found)
+    powered = all(row.mj_per_sample for found in own.values() for row in found)
     fig, pair = _figure(2, 3.2)
     work = ("mj_per_sample", "mJ per training sample (estimate)", 1.0)
     if not powered:
         work = ("ops", "million operations per training sample", 1e6)
     for axes, (key, label, unit) in zip(pair, (("ram_bytes", "RAM (kB)", 1e3), work), strict=True):
         for s in named:
-            x = float(np.mean([row[key] for row in own[s]])) / unit
+            x = float(np.mean([getattr(row, key) for row in own[s]])) / unit
             y = 100 * float(np.mean(list(by_subject(own[s], metric).values())))
-            axes.scatter(x, y, s=40, color=look.colours[s], marker=look.markers[s], label=s)
+            axes.scatter(x, y, s=40, color=style.colours[s], marker=style.markers[s], label=s)
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
         axes.xaxis.set_minor_formatter(NullFormatter())
@@ -167,7 +168,7 @@ def cost(rows: Sequence[Row], condition: Condition, metric: str, look: Look) -> 
     return fig
 
 
-def drift(rows: Sequence[Row], condition: Condition, look: Look) -> Figure:
+def drift(rows: Rows, condition: Condition, style: Style) -> Figure:
     """Over the sessions in order: accuracy before adapting in each (thin) and after it (thick),
     mean over subjects; the first point is Day-1."""
     dataset, model, _, _ = condition
@@ -177,23 +178,23 @@ def drift(rows: Sequence[Row], condition: Condition, look: Look) -> Figure:
     strategies = strategies_of(rows, condition)
     for s in strategies:
         own = [*select(rows, day1, s), *select(rows, condition, s)]
-        places = sorted({ranks[row["subject"], row["session"]] for row in own})
+        places = sorted({ranks[row.subject, row.session] for row in own})
         for key in ("before", "accuracy"):
             after = key == "accuracy"
             if not after and s == "none":
                 continue
             means = []
             for place in places:
-                here = [r for r in own if ranks[r["subject"], r["session"]] == place]
+                here = [r for r in own if ranks[r.subject, r.session] == place]
                 means.append(100 * float(np.mean(list(by_subject(here, key).values()))))
             axes.plot(
                 [p + 1 for p in places],
                 means,
-                color=look.colours[s],
-                marker=look.markers[s],
+                color=style.colours[s],
+                marker=style.markers[s],
                 markersize=4 if after else 2.5,
                 linewidth=1.8 if after else 0.9,
-                linestyle=look.lines[s] if after else ":",
+                linestyle=style.lines[s] if after else ":",
                 label=s if after else None,
             )
     axes.set_xlabel("session (dotted: before adapting in it)", fontsize=9)
@@ -203,11 +204,11 @@ def drift(rows: Sequence[Row], condition: Condition, look: Look) -> Figure:
     return fig
 
 
-def _ranks(rows: Sequence[Row]) -> dict[tuple[int, int], int]:
+def _ranks(rows: Rows) -> dict[tuple[int, int], int]:
     """(subject, session) -> which of the subject's sessions it is, from 0."""
     out: dict[tuple[int, int], int] = {}
-    for subject in {row["subject"] for row in rows}:
-        there = sorted({row["session"] for row in rows if row["subject"] == subject})
+    for subject in {row.subject for row in rows}:
+        there = sorted({row.session for row in rows if row.subject == subject})
         out |= {(subject, session): k for k, session in enumerate(there)}
     return out
 
@@ -222,20 +223,20 @@ def _legend(axes: Axes, strategies: Sequence[str]) -> None:
     )
 
 
-def curves(rows: Sequence[Row], condition: Condition, look: Look) -> Figure:
+def curves(rows: Rows, condition: Condition, style: Style) -> Figure:
     """Accuracy on the test part over the epochs of calibration, mean over subjects."""
     fig, (axes,) = _figure()
     strategies = strategies_of(rows, condition)
-    own = {s: [row["curve"] for row in select(rows, condition, s)] for s in strategies}
-    still = {s for s in strategies if not any(r["steps"] for r in select(rows, condition, s))}
+    own = {s: [row.curve for row in select(rows, condition, s)] for s in strategies}
+    still = {s for s in strategies if not any(r.steps for r in select(rows, condition, s))}
     longest = max(len(curve) for found in own.values() for curve in found)
     for s, found in own.items():
         length = max(map(len, found))
-        padded = [curve + [curve[-1]] * (length - len(curve)) for curve in found]
+        padded = [curve + curve[-1:] * (length - len(curve)) for curve in found]
         mean = 100 * np.mean(np.array(padded), axis=0)
         if s in still:  # no steps, so nothing over epochs
             mean = np.repeat(mean[-1], longest)
-        axes.plot(mean, color=look.colours[s], linewidth=1.6, linestyle=look.lines[s], label=s)
+        axes.plot(mean, color=style.colours[s], linewidth=1.6, linestyle=style.lines[s], label=s)
     axes.set_xlabel("epochs of calibration", fontsize=9)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     _percent(axes, "accuracy")
@@ -244,17 +245,17 @@ def curves(rows: Sequence[Row], condition: Condition, look: Look) -> Figure:
     return fig
 
 
-def sizes(rows: Sequence[Row], dataset: str, model: str, metric: str, look: Look) -> Figure:
+def sizes(rows: Rows, dataset: str, model: str, metric: str, style: Style) -> Figure:
     """Mean accuracy over windows per class, of the subjects that have them all, where there are
     such; the last point is the whole calibration part."""
     fig, (axes,) = _figure()
-    own = [r for r in rows if (r["dataset"], r["model"]) == (dataset, model)]
-    strategies = strategies_of(r for r in own if r["scenario"] == "sizes")
-    counts = sorted({r["windows_per_class"] for r in own if r["scenario"] == "sizes"})
-    people = [{r["subject"] for r in own if r["windows_per_class"] == n} for n in counts]
+    own = [r for r in rows if (r.dataset, r.model) == (dataset, model)]
+    strategies = strategies_of(r for r in own if r.scenario == "sizes")
+    counts = sorted({r.windows_per_class or 0 for r in own if r.scenario == "sizes"})
+    people = [{r.subject for r in own if r.windows_per_class == n} for n in counts]
     common = set.intersection(*people)
-    own = [r for r in own if r["subject"] in common] if common else own
-    whole = any(r["scenario"] == "day1" for r in own)
+    own = [r for r in own if r.subject in common] if common else own
+    whole = any(r.scenario == "day1" for r in own)
     for s in strategies:
         conditions: list[Condition] = [(dataset, model, "sizes", n) for n in counts]
         conditions += [(dataset, model, "day1", None)] if whole else []
@@ -263,10 +264,10 @@ def sizes(rows: Sequence[Row], dataset: str, model: str, metric: str, look: Look
         axes.plot(
             [k for k, _ in points],
             [y for _, y in points],
-            color=look.colours[s],
-            marker=look.markers[s],
+            color=style.colours[s],
+            marker=style.markers[s],
             markersize=4,
-            linestyle=look.lines[s],
+            linestyle=style.lines[s],
             label=s,
         )
     labels = [str(n) for n in counts] + (["all"] if whole else [])
@@ -277,18 +278,21 @@ def sizes(rows: Sequence[Row], dataset: str, model: str, metric: str, look: Look
     return fig
 
 
-SHOWN = 3
-"""Confusion matrices beside each other."""
+MATRICES_SHOWN = 3
+"""Confusion matrices side by side."""
 
 
 def confusion(
-    rows: Sequence[Row], condition: Condition, classes: Sequence[str], strategies: Sequence[str]
+    rows: Rows,
+    condition: Condition,
+    classes: Sequence[str],
+    strategies: Sequence[str],
 ) -> Figure:
-    """How often each class (row) was taken for each (column), in % of the row, all subjects."""
+    """How often each class (row) was predicted as each (column), in % of the row, all subjects."""
     count = len(classes)
-    fig, all_axes = _figure(len(strategies), 0.9 + WIDTH / max(len(strategies), 2) * 0.95)
+    fig, all_axes = _figure(len(strategies), 0.9 + WIDTH_INCHES / max(len(strategies), 2) * 0.95)
     for axes, s in zip(all_axes, strategies, strict=True):
-        total = np.sum([row["confusion"] for row in select(rows, condition, s)], axis=0)
+        total = np.sum([row.confusion for row in select(rows, condition, s)], axis=0)
         share = 100 * total / np.maximum(total.sum(1, keepdims=True), 1)
         edges = np.arange(count + 1) - 0.5
         axes.pcolormesh(edges, edges, share, cmap="Blues", vmin=0, vmax=100, edgecolors="white")
@@ -308,19 +312,19 @@ def confusion(
         axes.set_yticks(range(count), classes if axes is all_axes[0] else [""] * count, fontsize=7)
         axes.set_title(s, fontsize=9)
         axes.spines[:].set_visible(False)
-        axes.set_xlabel("taken for", fontsize=8)
+        axes.set_xlabel("predicted class", fontsize=8)
     all_axes[0].set_ylabel("true class", fontsize=8)
     return fig
 
 
 def as_svg(fig: Figure, salt: str) -> str:
     """The <svg> element alone; `salt` keeps the ids of several figures on one page apart."""
-    held = io.StringIO()
+    text = io.StringIO()
     with matplotlib.rc_context({"svg.hashsalt": salt, "svg.fonttype": "none"}):
         FigureCanvasSVG(fig)
-        fig.savefig(held, format="svg", metadata=_NO_DATE)
-    text = held.getvalue()
-    return text[text.index("<svg") :]
+        fig.savefig(text, format="svg", metadata=_NO_DATE)
+    found = text.getvalue()
+    return found[found.index("<svg") :]
 
 
 _NO_DATE: Mapping[str, None] = {"Date": None, "Creator": None, "Format": None, "Type": None}

@@ -1,15 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The tables of a study as Markdown: strategies x sets for each scenario, and across the sets."""
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from biotrain.study.results.statistics import LEVEL, MARGIN, Across, Spread
+from biotrain.study.results.statistics import LEVEL, MARGIN, Across, Entry, Spread
 
 SCENARIOS = {"day1": "Day-1", "longitudinal": "Later sessions"}
 
 
-def markdown(entries: Sequence[Mapping[str, Any]], gains: Across | None, metric: str) -> str:
+def markdown(entries: Sequence[Entry], gains: Across | None, metric: str) -> str:
     """The mean over subjects and its interval for every strategy, set and network of a scenario,
     the best mean of a column in bold; then the gains across sets, "=" where the strategy is not
     inferior. entries: what `summary` made. gains: what `across` made.
@@ -19,14 +18,14 @@ def markdown(entries: Sequence[Mapping[str, Any]], gains: Across | None, metric:
     return "\n".join(text for text in out if text)
 
 
-def _scenario(entries: Sequence[Mapping[str, Any]], scenario: str, metric: str) -> str:
-    own = [e for e in entries if e["scenario"] == scenario]
-    columns = list(dict.fromkeys((e["dataset"], e["model"]) for e in own))
+def _scenario(entries: Sequence[Entry], scenario: str, metric: str) -> str:
+    own = [e for e in entries if e.scenario == scenario]
+    columns = list(dict.fromkeys((e.dataset, e.model) for e in own))
     if not columns:
         return ""
-    names = list(dict.fromkeys(e["strategy"] for e in own))
+    names = list(dict.fromkeys(e.strategy for e in own))
     values: dict[tuple[int, str], Spread] = {
-        (columns.index((e["dataset"], e["model"])), e["strategy"]): e[metric] for e in own
+        (columns.index((e.dataset, e.model)), e.strategy): e.value for e in own
     }
     best = [
         max((v.mean for (at, _), v in values.items() if at == k), default=0.0)
@@ -75,9 +74,9 @@ def _across(found: Across, metric: str) -> str:
             if one is None:
                 texts.append("-")
                 continue
-            gain, _, holds = one
+            gain = one.spread
             interval = f"[{100 * gain.low:+.1f}, {100 * gain.high:+.1f}]"
-            texts.append(f"{100 * gain.mean:+.1f} {interval}{' =' if holds else ''}")
+            texts.append(f"{100 * gain.mean:+.1f} {interval}{' =' if one.not_inferior else ''}")
         lines.append(_line([_name(name), *texts]))
     return "\n".join(lines) + "\n"
 

@@ -3,7 +3,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import matplotlib
 import numpy as np
@@ -14,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from biotrain.errors import BioTrainError
-from biotrain.study.adapt import AdaptResult
+from biotrain.study.adapt import AdaptResult, Curve
 
 # Okabe and Ito's colours, which people who see colours differently can tell apart.
 COLOURS = ("#999999", "#E69F00", "#0072B2", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
@@ -24,12 +23,12 @@ def figure(result: AdaptResult) -> Figure:
     """Left the accuracy of each strategy (a point per subject, a bar for their mean), right the
     accuracy on the test part over the epochs of calibration (mean over subjects and seeds)."""
     settings = result.settings
-    strategies = list(dict.fromkeys(row["strategy"] for row in result.rows))
+    strategies = list(dict.fromkeys(row.strategy for row in result.rows))
     colours = {s: COLOURS[k % len(COLOURS)] for k, s in enumerate(strategies)}
     fig = Figure(figsize=(10, 4.2), dpi=120, layout="constrained")
     left, right = fig.subplots(1, 2, sharey=True)
     _strategies(left, result, strategies, colours)
-    chance = 100 * result.rows[0]["chance"]
+    chance = 100 * result.rows[0].chance
     _curves(right, result.curves, strategies, colours, chance)
     for axes in (left, right):
         axes.axhline(chance, color="black", linewidth=0.8, linestyle=":", zorder=0)
@@ -38,7 +37,7 @@ def figure(result: AdaptResult) -> Figure:
     right.annotate("chance", (0, chance), (2, 3), xycoords=("axes fraction", "data"),
                    textcoords="offset points", ha="left", fontsize=8)  # fmt: skip
     fig.suptitle(
-        f"{settings['dataset']}: {settings['model']}, new subject, split {settings['split']}",
+        f"{settings.dataset}: {settings.model}, new subject, split {settings.split}",
         fontsize=11,
     )
     return fig
@@ -49,10 +48,10 @@ def _strategies(
 ) -> None:
     values: dict[str, dict[int, float]] = {}
     for strategy in strategies:
-        rows = [row for row in result.rows if row["strategy"] == strategy]
-        subjects = sorted({row["subject"] for row in rows})
+        rows = [row for row in result.rows if row.strategy == strategy]
+        subjects = sorted({row.subject for row in rows})
         values[strategy] = {
-            s: 100 * float(np.mean([row["accuracy"] for row in rows if row["subject"] == s]))
+            s: 100 * float(np.mean([row.accuracy for row in rows if row.subject == s]))
             for s in subjects
         }
     everyone = sorted({s for found in values.values() for s in found})
@@ -74,14 +73,14 @@ def _strategies(
 
 def _curves(
     axes: Axes,
-    curves: Sequence[dict[str, Any]],
+    curves: Sequence[Curve],
     strategies: Sequence[str],
     colours: dict[str, str],
     chance: float,
 ) -> None:
-    longest = max(len(curve["accuracy"]) for curve in curves)
+    longest = max(len(curve.accuracy) for curve in curves)
     for strategy in strategies:
-        found = [c["accuracy"] for c in curves if c["strategy"] == strategy]
+        found = [c.accuracy for c in curves if c.strategy == strategy]
         mean = 100 * np.mean(np.array(found), axis=0)
         mean = np.append(mean, np.repeat(mean[-1], longest - len(mean)))  # nothing was trained
         axes.plot(range(len(mean)), mean, color=colours[strategy], linewidth=1.6, label=strategy)

@@ -6,13 +6,13 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from matplotlib.figure import Figure
 
 from biotrain.errors import BioTrainError
-from biotrain.study.calibrate import Row
 from biotrain.study.results import figures
 from biotrain.study.results.markdown import markdown
 from biotrain.study.results.statistics import (
@@ -23,6 +23,7 @@ from biotrain.study.results.statistics import (
     Across,
     Comparison,
     Condition,
+    Entry,
     Spread,
     across,
     compare,
@@ -31,7 +32,8 @@ from biotrain.study.results.statistics import (
     strategies_of,
     summary,
 )
-from biotrain.study.store import read_rows, read_study
+from biotrain.study.rows import StudyRow
+from biotrain.study.store import StudyRecord, read_rows, read_study
 
 METRICS = ("balanced_accuracy", "accuracy")
 TITLES = {
@@ -42,21 +44,72 @@ TITLES = {
 
 
 @dataclass(frozen=True)
+class Line:
+    """A row of a section's table: an entry, and its comparisons with none, last and conventional
+    full fine-tuning, where they were made."""
+
+    entry: Entry
+    none: Comparison | None
+    last: Comparison | None
+    conventional: Comparison | None
+
+
+@dataclass(frozen=True)
 class Section:
-    """One condition on the page."""
+    """One condition on the page. figures: (caption, svg). sizes: by strategy, the accuracy by
+    windows per class."""
 
     title: str
     note: str
-    table: list[dict[str, Any]]
-    figures: list[tuple[str, str]]  # caption, svg
+    table: list[Line]
+    figures: list[tuple[str, str]]
     sizes: list[tuple[str, dict[int, Spread]]] = field(default_factory=list)
 
 
-def study_rows(folder: str | Path) -> tuple[Row, list[Row]]:
+@dataclass(frozen=True)
+class Results:
+    """The results of a study and what was computed from them, for one metric.
+
+    against: strategies that the others are compared with across the sets, as well as none, last and
+    conventional full fine-tuning.
+    """
+
+    study: StudyRecord
+    rows: list[StudyRow]
+    metric: str
+    against: Sequence[str] = ()
+
+    @property
+    def seed(self) -> int:
+        """Seed of the bootstrap."""
+        return int(self.study.spec["bootstrap_seed"])
+
+    @cached_property
+    def entries(self) -> list[Entry]:
+        """See `summary`."""
+        return summary(self.rows, self.metric, self.seed)
+
+    @cached_property
+    def comparisons(self) -> list[Comparison]:
+        """See `compare`."""
+        return compare(self.rows, self.metric, seed=self.seed)
+
+    @cached_property
+    def gains(self) -> Across | None:
+        """See `across`."""
+        return across(self.rows, self.metric, against=self.against, seed=self.seed)
+
+    @cached_property
+    def style(self) -> figures.Style:
+        """A colour and a marker per strategy."""
+        return figures.Style(strategies_of(self.rows))
+
+
+def study_rows(folder: str | Path) -> tuple[StudyRecord, list[StudyRow]]:
     """study.json and its rows in the order of the study; BioTrainError without any result."""
     study = read_study(folder)
-    found = {row["key"]: row for row in read_rows(folder)}
-    rows = [found[key] for key in study["keys"] if key in found]
+    found = {row.key: row for row in read_rows(folder)}
+    rows = [found[key] for key in study.keys if key in found]
     if not rows:
         raise BioTrainError(f"'{folder}' holds no result of its study yet: run biotrain study")
     return study, rows
@@ -72,7 +125,7 @@ def write_report(
     study's folder by default); returns their paths by name.
 
     The same results always give the same bytes.
-    against: strategies that the others are compared with across the sets, beside none, last and
+    against: strategies that the others are compared with across the sets, as well as none, last and
         conventional full fine-tuning.
     Raises BioTrainError for a folder without results, an unknown metric, a missing package.
     """
@@ -82,17 +135,13 @@ def write_report(
     for name in against:
         if name not in strategies_of(rows):
             raise BioTrainError(f"the study has no strategy {name} to compare with")
-    seed = study["spec"]["bootstrap_seed"]
-    entries = summary(rows, metric, seed)
-    comparisons = compare(rows, metric, seed=seed)
-    gains = across(rows, metric, against=against, seed=seed)
-    page = _page(study, rows, entries, comparisons, metric, gains)
+    results = Results(study, rows, metric, against)
     texts = {
-        "report.html": page,
-        "tables.md": markdown(entries, gains, metric),
+        "report.html": _page(results),
+        "tables.md": markdown(results.entries, results.gains, metric),
         "rows.csv": _csv([_flat(row) for row in rows]),
-        "summary.csv": _csv([_flat_entry(entry, metric) for entry in entries]),
-        "comparisons.csv": _csv([_flat_comparison(c) for c in comparisons]),
+        "summary.csv": _csv([_flat_entry(entry) for entry in results.entries]),
+        "comparisons.csv": _csv([_flat_comparison(c) for c in results.comparisons]),
     }
     target = Path(out or folder)
     try:
@@ -104,20 +153,15 @@ def write_report(
     return {name: target / name for name in texts}
 
 
-def _page(
-    study: Row,
-    rows: list[Row],
-    entries: list[dict[str, Any]],
-    comparisons: list[Comparison],
-    metric: str,
-    gains: Across | None,
-) -> str:
+def _page(results: Results) -> str:
+    """The HTML."""
+    study, rows = results.study, results.rows
     try:
         from jinja2 import Environment, PackageLoader, StrictUndefined
     except ImportError as error:
         raise BioTrainError("a report needs Jinja: pip install 'biotrain[study]'") from error
     environment = Environment(
-        loader=PackageLoader("biotrain.study", "page"),
+        loader=PackageLoader("biotrain.study.results", "page"),
         autoescape=True,
         trim_blocks=True,
         lstrip_blocks=True,
@@ -130,116 +174,109 @@ def _page(
         "count": _count,
         "short": _short,
     }
-    missing = len(study["keys"]) - len(rows)
+    names = strategies_of(rows)
+    overview = figures.overview(rows, results.metric, results.style, results.seed)
     return environment.get_template("report.html").render(
         study=study,
-        metric=metric.replace("_", " "),
-        overview=figures.as_svg(
-            figures.overview(
-                rows, metric, figures.Look(strategies_of(rows)), study["spec"]["bootstrap_seed"]
-            ),
-            "overview",
-        ),
-        sections=_sections(study, rows, entries, comparisons, metric),
-        across=gains,
-        has_conventional=any(n in strategies_of(rows) for n in CONVENTIONAL),
-        settings=_settings(_plain_spec(study["spec"])),
-        recipes=[(s["name"], s["rule"], s["recipe"]) for s in study["spec"]["strategies"]],
-        notes=sorted({note for row in rows for note in row["notes"]}),
-        in_torch=list(dict.fromkeys(r["strategy"] for r in rows if r["ram_bytes"] is None)),
-        missing=missing,
+        metric=results.metric.replace("_", " "),
+        overview=figures.as_svg(overview, "overview"),
+        sections=_sections(results),
+        across=results.gains,
+        has_conventional=any(name in names for name in CONVENTIONAL),
+        settings=_settings(_plain_spec(study.spec)),
+        recipes=[(s["name"], s["rule"], s["recipe"]) for s in study.spec["strategies"]],
+        notes=sorted({note for row in rows for note in row.notes}),
+        in_torch=list(dict.fromkeys(r.strategy for r in rows if r.ram_bytes is None)),
+        missing=len(study.keys) - len(rows),
         cells=len(rows),
-        synthetic=sorted({row["dataset"] for row in rows if "synthetic" in row["dataset"]}),
+        synthetic=sorted({row.dataset for row in rows if "synthetic" in row.dataset}),
         level=round(100 * LEVEL),
         resamples=RESAMPLES,
         margin=100 * MARGIN,
-        seed=study["spec"]["bootstrap_seed"],
+        seed=results.seed,
     )
 
 
-def _sections(
-    study: Row,
-    rows: list[Row],
-    entries: list[dict[str, Any]],
-    comparisons: list[Comparison],
-    metric: str,
-) -> list[Section]:
-    look = figures.Look(strategies_of(rows))
+def _sections(results: Results) -> list[Section]:
+    """A section per condition, in the order of the rows; the size curve of a set and a network is
+    one section."""
+    rows, metric, style = results.rows, results.metric, results.style
     out: list[Section] = []
     curves: set[tuple[str, str]] = set()
     for number, condition in enumerate(conditions(rows)):
         dataset, model, scenario, size = condition
-        facts = study["sets"][dataset]
+        facts = results.study.sets[dataset]
         if size is not None and (dataset, model) in curves:
             continue
-        own = [r for r in rows if condition_of(r)[:3] == condition[:3]]
-        people = len({row["subject"] for row in own})
-        note = (
-            f"{facts['channels']} channels, {facts['samples']} samples at {facts['fs']:g} Hz, "
-            f"{len(facts['classes'])} classes; {people} "
-            f"subject{'' if people == 1 else 's'}, {len({r['seed'] for r in own})} seed(s); "
-            f"split {facts['split']}; chance {_percent(own[0]['chance'])} %"
-        )
         title = f"{dataset}, {model} — {TITLES[scenario]}"
+        note = _note([r for r in rows if condition_of(r)[:3] == condition[:3]], facts)
         if size is not None:
             curves.add((dataset, model))
-            drawn = figures.as_svg(figures.sizes(rows, dataset, model, metric, look), f"s{number}")
+            drawn = figures.as_svg(figures.sizes(rows, dataset, model, metric, style), f"s{number}")
             caption = "Mean over the subjects that have every size."
-            by_size = _by_size(entries, dataset, model, metric)
+            by_size = _by_size(results.entries, dataset, model)
             out.append(Section(title, note, [], [(caption, drawn)], by_size))
             continue
-        table = [_line(e, comparisons, metric) for e in entries if _condition(e) == condition]
-        pictures = _figures(rows, condition, facts["classes"], metric, look, salt=f"s{number}")
+        own = [e for e in results.entries if e.condition == condition]
+        table = [_line(entry, results.comparisons) for entry in own]
+        pictures = _figures(results, condition, facts["classes"], salt=f"s{number}")
         out.append(Section(title, note, table, pictures))
     return out
 
 
+def _note(rows: Sequence[StudyRow], facts: Mapping[str, Any]) -> str:
+    """A line on the recordings of a condition."""
+    people = len({row.subject for row in rows})
+    return (
+        f"{facts['channels']} channels, {facts['samples']} samples at {facts['fs']:g} Hz, "
+        f"{len(facts['classes'])} classes; {people} "
+        f"subject{'' if people == 1 else 's'}, {len({r.seed for r in rows})} seed(s); "
+        f"split {facts['split']}; chance {_percent(rows[0].chance)} %"
+    )
+
+
 def _by_size(
-    entries: list[dict[str, Any]], dataset: str, model: str, metric: str
+    entries: Sequence[Entry], dataset: str, model: str
 ) -> list[tuple[str, dict[int, Spread]]]:
     """Per strategy, the accuracy by windows per class."""
     out: dict[str, dict[int, Spread]] = {}
     for e in entries:
-        if (e["dataset"], e["model"], e["scenario"]) == (dataset, model, "sizes"):
-            out.setdefault(e["strategy"], {})[e["size"]] = e[metric]
+        if (e.dataset, e.model, e.scenario) == (dataset, model, "sizes") and e.size is not None:
+            out.setdefault(e.strategy, {})[e.size] = e.value
     return list(out.items())
 
 
 def _figures(
-    rows: list[Row],
-    condition: Condition,
-    classes: Sequence[str],
-    metric: str,
-    look: figures.Look,
-    salt: str,
+    results: Results, condition: Condition, classes: Sequence[str], salt: str
 ) -> list[tuple[str, str]]:
-    scenario = condition[2]
+    """The figures of a condition: (caption, svg)."""
+    rows, metric, style = results.rows, results.metric, results.style
     made: list[tuple[str, Figure | None]] = [
         (
             "Each grey line is a subject (mean over seeds), each bar the mean of a strategy.",
-            figures.subjects(rows, condition, metric, look),
+            figures.subjects(rows, condition, metric, style),
         )
     ]
-    if scenario == "longitudinal":
+    if condition[2] == "longitudinal":
         made.append(
-            ("Drift over the sessions, mean over subjects.", figures.drift(rows, condition, look))
+            ("Drift over the sessions, mean over subjects.", figures.drift(rows, condition, style))
         )
     else:
         made.append(
             (
                 "While calibrating: accuracy on the test part (it was not used to choose).",
-                figures.curves(rows, condition, look),
+                figures.curves(rows, condition, style),
             )
         )
         made.append(
             (
                 "What it costs on the device: mean accuracy against RAM and work.",
-                figures.cost(rows, condition, metric, look),
+                figures.cost(rows, condition, metric, style),
             )
         )
     names = strategies_of(rows, condition)
     first = [n for n in ("none", "last", "full") if n in names]
-    shown = (first + [n for n in names if n not in first])[: figures.SHOWN]
+    shown = (first + [n for n in names if n not in first])[: figures.MATRICES_SHOWN]
     made.append(
         (
             "Confusion in % of the true class, over all subjects and seeds.",
@@ -253,25 +290,15 @@ def _figures(
     ]
 
 
-def _condition(entry: Mapping[str, Any]) -> Condition:
-    return entry["dataset"], entry["model"], entry["scenario"], entry["size"]
-
-
-def _line(entry: dict[str, Any], comparisons: list[Comparison], metric: str) -> dict[str, Any]:
-    """A row of a section's table."""
-    own = [
-        c
+def _line(entry: Entry, comparisons: Sequence[Comparison]) -> Line:
+    """The row of a section's table for `entry`."""
+    against = {
+        c.baseline: c
         for c in comparisons
-        if c.condition == _condition(entry) and c.strategy == entry["strategy"]
-    ]
-    against = {c.baseline: c for c in own}
-    return {
-        **entry,
-        "value": entry[metric],
-        "none": against.get("none"),
-        "last": against.get("last"),
-        "conventional": next((against[n] for n in CONVENTIONAL if n in against), None),
+        if c.condition == entry.condition and c.strategy == entry.strategy
     }
+    conventional = next((against[n] for n in CONVENTIONAL if n in against), None)
+    return Line(entry, against.get("none"), against.get("last"), conventional)
 
 
 def _plain_spec(spec: Mapping[str, Any]) -> dict[str, Any]:
@@ -344,18 +371,18 @@ def _short(value: float | None) -> str:
 
 
 def _csv(lines: Sequence[Mapping[str, Any]]) -> str:
-    held = io.StringIO()
+    text = io.StringIO()
     if lines:
         columns = list(dict.fromkeys(key for line in lines for key in line))
-        writer = csv.DictWriter(held, columns, lineterminator="\n")
+        writer = csv.DictWriter(text, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(lines)
-    return held.getvalue()
+    return text.getvalue()
 
 
-def _flat(row: Row) -> Row:
-    """Lists as JSON in one field."""
-    return {k: json.dumps(v) if isinstance(v, list | dict) else v for k, v in row.items()}
+def _flat(row: StudyRow) -> dict[str, Any]:
+    """A row of rows.csv: lists as JSON in one field."""
+    return {k: json.dumps(v) if isinstance(v, list | dict) else v for k, v in row.to_json().items()}
 
 
 def _spread(name: str, value: Spread) -> dict[str, Any]:
@@ -367,14 +394,16 @@ def _spread(name: str, value: Spread) -> dict[str, Any]:
     }
 
 
-def _flat_entry(entry: Mapping[str, Any], metric: str) -> Row:
-    out: Row = {}
-    for key, value in entry.items():
-        out |= _spread(metric, value) if isinstance(value, Spread) else {key: value}
+def _flat_entry(entry: Entry) -> dict[str, Any]:
+    """A row of summary.csv."""
+    out: dict[str, Any] = {}
+    for key, value in entry.to_json().items():
+        out |= _spread(key, entry.value) if key == entry.metric else {key: value}
     return out
 
 
-def _flat_comparison(one: Comparison) -> Row:
+def _flat_comparison(one: Comparison) -> dict[str, Any]:
+    """A row of comparisons.csv."""
     dataset, model, scenario, size = one.condition
     return {
         "dataset": dataset,

@@ -6,21 +6,25 @@ so that no interval gets narrower by running more seeds. Accuracies are fraction
 """
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from biotrain.errors import BioTrainError
-from biotrain.study.calibrate import REFERENCE, Row
+from biotrain.study.rows import StudyRow
+from biotrain.study.rules import REFERENCE
 
 LEVEL = 0.95
+"""Coverage of the intervals."""
 RESAMPLES = 10_000
+"""Bootstrap draws."""
 MARGIN = 0.01
 """One point of accuracy: less than that is not inferior."""
 TIE = 1e-9
+"""Accuracies that differ by less are equal."""
 
 BASELINES = ("none", "last")
 """What every other strategy is compared with."""
@@ -29,13 +33,14 @@ CONVENTIONAL = ("full-bn8", REFERENCE)
 """Names of conventional full fine-tuning, with which every strategy is compared too."""
 
 Values = NDArray[np.float64]
+Rows = Sequence[StudyRow]
 Condition = tuple[str, str, str, int | None]
 """Data set, model, scenario, windows per class (None: all)."""
 
 
 @dataclass(frozen=True)
 class Spread:
-    """Over subjects. low, high: the bootstrap interval of the mean; sd is None for one subject."""
+    """Mean over subjects. low, high: its bootstrap interval; sd is None for one subject."""
 
     mean: float
     sd: float | None
@@ -67,37 +72,37 @@ class Comparison:
     not_inferior: bool
 
 
-def condition_of(row: Row) -> Condition:
-    """Which table a row belongs to."""
-    return row["dataset"], row["model"], row["scenario"], row.get("windows_per_class")
+def condition_of(row: StudyRow) -> Condition:
+    """The condition (which table) that a row belongs to."""
+    return row.dataset, row.model, row.scenario, row.windows_per_class
 
 
-def conditions(rows: Iterable[Row]) -> list[Condition]:
-    """In the order of their first rows."""
+def conditions(rows: Iterable[StudyRow]) -> list[Condition]:
+    """The conditions in the order of their first rows."""
     return list(dict.fromkeys(condition_of(row) for row in rows))
 
 
-def by_subject(rows: Iterable[Row], value: str | Callable[[Row], float]) -> dict[int, float]:
-    """Mean per subject over sessions of the means over seeds, in order of the subjects."""
-    read = (lambda row: float(row[value])) if isinstance(value, str) else value
+def by_subject(rows: Iterable[StudyRow], field: str) -> dict[int, float]:
+    """Mean per subject of a `field` of the rows: over sessions of the means over seeds, in order of
+    the subjects."""
     found: dict[tuple[int, int], list[float]] = {}
     for row in rows:
-        found.setdefault((row["subject"], row["session"]), []).append(read(row))
+        found.setdefault((row.subject, row.session), []).append(float(getattr(row, field)))
     sessions: dict[int, list[float]] = {}
     for (subject, _), values in sorted(found.items()):
         sessions.setdefault(subject, []).append(float(np.mean(values)))
     return {subject: float(np.mean(values)) for subject, values in sessions.items()}
 
 
-def select(rows: Iterable[Row], condition: Condition, strategy: str) -> list[Row]:
+def select(rows: Iterable[StudyRow], condition: Condition, strategy: str) -> list[StudyRow]:
     """The rows of one strategy in one condition."""
-    return [r for r in rows if r["strategy"] == strategy and condition_of(r) == condition]
+    return [r for r in rows if r.strategy == strategy and condition_of(r) == condition]
 
 
-def strategies_of(rows: Iterable[Row], condition: Condition | None = None) -> list[str]:
-    """In the order of their first rows."""
+def strategies_of(rows: Iterable[StudyRow], condition: Condition | None = None) -> list[str]:
+    """The strategies of a condition (None: of all) in the order of their first rows."""
     own = (r for r in rows if condition is None or condition_of(r) == condition)
-    return list(dict.fromkeys(row["strategy"] for row in own))
+    return list(dict.fromkeys(row.strategy for row in own))
 
 
 def resampled(values: Values, seed: int, resamples: int = RESAMPLES) -> Values:
@@ -145,7 +150,7 @@ def paired(first: Mapping[int, float], second: Mapping[int, float]) -> Values:
 
 
 def compare(
-    rows: Sequence[Row],
+    rows: Rows,
     metric: str = "balanced_accuracy",
     *,
     baselines: Sequence[str] = BASELINES,
@@ -176,50 +181,96 @@ def compare(
                     condition,
                     name,
                     baseline,
-                    spread(d, seed),
-                    int(np.sum(d > TIE)),
-                    int(np.sum(np.abs(d) <= TIE)),
-                    int(np.sum(d < -TIE)),
-                    p,
-                    corrected,
-                    lower,
-                    lower > -margin,
+                    gain=spread(d, seed),
+                    wins=int(np.sum(d > TIE)),
+                    ties=int(np.sum(np.abs(d) <= TIE)),
+                    losses=int(np.sum(d < -TIE)),
+                    p=p,
+                    p_holm=corrected,
+                    lower=lower,
+                    not_inferior=lower > -margin,
                 )
             )
     return out
 
 
-def summary(
-    rows: Sequence[Row], metric: str = "balanced_accuracy", seed: int = 0
-) -> list[dict[str, Any]]:
-    """One dict per condition and strategy, in the order of the rows: the accuracy as a Spread,
-    subjects, sessions, seeds, chance, and the means of what it costs (None where not known).
+@dataclass(frozen=True)
+class Entry:
+    """One strategy in one condition: the accuracy by `metric` over subjects, and means of what it
+    costs (None where not known).
 
-    before, others, earlier: mean accuracy before adapting, on windows of the other subjects
-    afterwards, and on the test parts of earlier sessions afterwards.
+    size: windows per class, None for all. before, others, earlier: mean accuracy before adapting,
+    on windows of the other subjects afterwards, and on the test parts of earlier sessions
+    afterwards.
     """
-    out = []
-    for condition in conditions(rows):
-        for name in strategies_of(rows, condition):
-            own = select(rows, condition, name)
-            names = ("dataset", "model", "scenario", "size")
-            entry: dict[str, Any] = dict(zip(names, condition, strict=True))
-            entry |= {
-                "strategy": name,
-                "norm": own[0]["norm"],
-                metric: spread(by_subject(own, metric).values(), seed),
-                "subjects": len({r["subject"] for r in own}),
-                "sessions": len({(r["subject"], r["session"]) for r in own}),
-                "seeds": len({r["seed"] for r in own}),
-                "chance": own[0]["chance"],
-                "earlier": _mean([e["accuracy"] for r in own for e in r.get("earlier") or ()]),
-            }
-            for key in ("before", "others", "steps", "ram_bytes", "ops"):
-                entry[key] = _mean([r.get(key) for r in own])
-            for key in ("ms_per_sample", "mj_per_sample"):
-                entry[key] = _mean([r.get(key) for r in own])
-            out.append(entry)
-    return out
+
+    dataset: str
+    model: str
+    scenario: str
+    size: int | None
+    strategy: str
+    norm: str
+    metric: str
+    value: Spread
+    subjects: int
+    sessions: int
+    seeds: int
+    chance: float
+    earlier: float | None
+    before: float | None
+    others: float | None
+    steps: float | None
+    ram_bytes: float | None
+    ops: float | None
+    ms_per_sample: float | None
+    mj_per_sample: float | None
+
+    @property
+    def condition(self) -> Condition:
+        """The table that it belongs to."""
+        return self.dataset, self.model, self.scenario, self.size
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields by name, the accuracy under the name of its metric."""
+        own = asdict(self)
+        metric = own.pop("metric")
+        return {metric if key == "value" else key: value for key, value in own.items()}
+
+
+def summary(rows: Rows, metric: str = "balanced_accuracy", seed: int = 0) -> list[Entry]:
+    """One entry per condition and strategy, in the order of the rows."""
+    return [
+        _entry(select(rows, condition, name), condition, metric, seed)
+        for condition in conditions(rows)
+        for name in strategies_of(rows, condition)
+    ]
+
+
+def _entry(rows: Rows, condition: Condition, metric: str, seed: int) -> Entry:
+    """The entry of the rows of one strategy in one condition."""
+    dataset, model, scenario, size = condition
+    return Entry(
+        dataset=dataset,
+        model=model,
+        scenario=scenario,
+        size=size,
+        strategy=rows[0].strategy,
+        norm=rows[0].norm,
+        metric=metric,
+        value=spread(by_subject(rows, metric).values(), seed),
+        subjects=len({r.subject for r in rows}),
+        sessions=len({(r.subject, r.session) for r in rows}),
+        seeds=len({r.seed for r in rows}),
+        chance=rows[0].chance,
+        earlier=_mean(e.accuracy for r in rows for e in r.earlier),
+        before=_mean(r.before for r in rows),
+        others=_mean(r.others for r in rows),
+        steps=_mean(r.steps for r in rows),
+        ram_bytes=_mean(r.ram_bytes for r in rows),
+        ops=_mean(r.ops for r in rows),
+        ms_per_sample=_mean(r.ms_per_sample for r in rows),
+        mj_per_sample=_mean(r.mj_per_sample for r in rows),
+    )
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
@@ -227,23 +278,32 @@ def _mean(values: Iterable[float | None]) -> float | None:
     return float(np.mean(known)) if known else None
 
 
+@dataclass(frozen=True)
+class Gain:
+    """A gain over a baseline across sets: its spread over sets, the one-sided lower end, and
+    whether that lies above the margin of non-inferiority."""
+
+    spread: Spread
+    lower: float
+    not_inferior: bool
+
+
 def across_sets(
-    rows: Sequence[Row],
+    rows: Rows,
     strategy: str,
     baseline: str,
     metric: str = "balanced_accuracy",
     *,
     seed: int = 0,
     margin: float = MARGIN,
-) -> tuple[Spread, float, bool] | None:
-    """The gain of `strategy` over `baseline`, mean over data sets of their mean over subjects:
-    (its spread, the one-sided lower end, whether that lies above -margin).
+) -> Gain | None:
+    """The gain of `strategy` over `baseline`, mean over data sets of their mean over subjects.
 
     A subject's gain is the mean over the conditions of its set (models, scenarios; calibration-size
     curves do not count); subjects are drawn within each set. None where no set has both.
     """
     gains = []
-    for dataset in dict.fromkeys(row["dataset"] for row in rows):
+    for dataset in dict.fromkeys(row.dataset for row in rows):
         per_condition = []
         for condition in conditions(rows):
             if condition[0] == dataset and condition[3] is None:
@@ -264,11 +324,7 @@ def across_sets(
     sd = float(means.std(ddof=1)) if len(means) > 1 else None
     lower = float(np.quantile(draws, 1 - LEVEL))
     mean = float(means.mean())
-    return Spread(mean, sd, float(low), float(high), len(gains)), lower, lower > -margin
-
-
-Gain = tuple[Spread, float, bool]
-"""What `across_sets` returns."""
+    return Gain(Spread(mean, sd, float(low), float(high), len(gains)), lower, lower > -margin)
 
 
 @dataclass(frozen=True)
@@ -281,12 +337,16 @@ class Across:
 
 
 def across(
-    rows: Sequence[Row], metric: str = "balanced_accuracy", *, against: Sequence[str], seed: int = 0
+    rows: Rows,
+    metric: str = "balanced_accuracy",
+    *,
+    against: Sequence[str],
+    seed: int = 0,
 ) -> Across | None:
     """Every strategy against none, last, CONVENTIONAL and `against`; None for one set only."""
     names = strategies_of(rows)
     known = [n for n in (*BASELINES, *CONVENTIONAL, *against) if n in names]
-    if len({row["dataset"] for row in rows}) < 2 or not known:
+    if len({row.dataset for row in rows}) < 2 or not known:
         return None
     baselines = list(dict.fromkeys(known))
 

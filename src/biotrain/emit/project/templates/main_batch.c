@@ -25,7 +25,8 @@ static bt_status window(void *context, uint32_t index, float *place, const float
 
 static void calibrate(uint32_t count)
 {
-  bt_begin(&model, EPOCHS * ((count + BT_BATCH - 1) / BT_BATCH), RATE);
+  if (!done(bt_begin(&model, EPOCHS * ((count + BT_BATCH - 1) / BT_BATCH), RATE)))
+    return;
   for (uint32_t epoch = 0; epoch < EPOCHS; epoch++)
     for (uint32_t first = 0; first < count; first += BT_BATCH) {
       const bt_source source = {window, &first};

@@ -17,7 +17,8 @@ static int done(bt_status status)
 static void calibrate(uint32_t count)
 {
   @SAMPLE@ *const x = bt_window(&model); /* windows go straight to where they are read */
-  bt_begin(&model, EPOCHS * ((count + BT_GROUP - 1) / BT_GROUP), RATE);
+  if (!done(bt_begin(&model, EPOCHS * ((count + BT_GROUP - 1) / BT_GROUP), RATE)))
+    return;
   for (uint32_t epoch = 0; epoch < EPOCHS; epoch++)
     for (uint32_t i = 0; i < count; i++) {
       @LABEL@;

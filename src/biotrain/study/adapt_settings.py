@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a call of `adapt` is asked, and the record of it that its results carry."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from biotrain.errors import BioTrainError
+from biotrain.study.recipes import settled
+from biotrain.study.rules import NORMS
+from biotrain.study.settings import CRITERIA, CalibrationSettings, Strategy
+
+PUBLISHED_LR = 5e-3
+"""Learning rate of every strategy in arXiv 2604.13359."""
+
+
+@dataclass(frozen=True)
+class AdaptSettings:
+    """How `adapt` pretrains, cuts the sessions and calibrates.
+
+    memory: whole RAM, in bytes or as "256KiB"; by default what the target has.
+    on: "host", or "emulator", "qemu", "rtl" for the firmware of the target.
+    lr: learning rate of every strategy, and `lr_per_strategy` where one differs; by default each
+        has the one that did best on pretraining subjects (`recipes.BEST`), else PUBLISHED_LR.
+    split: one of biotrain.study.data.splits.SPLITS; by default what fits the recordings.
+    calibration: share of the session that calibrates. test_repetition: which one tests, with split
+        "repetition"; by default the last.
+    norm: "group" pretrains with GroupNorm (and average pooling, for built-in networks); "convert"
+        pretrains with BatchNorm and lets bt.prepare turn it into GroupNorm; "frozen" and "batch"
+        keep BatchNorm. One for all, or one per strategy; by default "frozen" for what trains after
+        adabn, "group" for the others.
+    holdout: share of the calibration windows that is held back; the epoch that does best on it (by
+        `best`, "loss" or "accuracy") is kept, the pretrained weights too if no epoch is better.
+    patience: epochs without a better one after which the calibration stops; 0: never.
+    replay: windows of the other subjects added to every epoch, against forgetting them.
+    pretrain_epochs, pretrain_every: epochs on the other subjects, over every n-th window only.
+    """
+
+    target: str = "host"
+    memory: int | str | None = None
+    on: str = "host"
+    epochs: int = 30
+    lr: float | None = None
+    lr_per_strategy: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
+    momentum: float = 0.9
+    weight_decay: float = 1e-3
+    schedule: str = "cosine"
+    accumulate: int = 8
+    seeds: Sequence[int] = (0,)
+    split: str | None = None
+    calibration: float = 0.8
+    test_repetition: int | None = None
+    norm: str | Mapping[str, str] | None = None
+    holdout: float = 0.0
+    best: str = "loss"
+    patience: int = 0
+    replay: int = 0
+    pretrain_epochs: int = 40
+    pretrain_every: int = 1
+
+    def norm_of(self, strategy: str) -> str | None:
+        """The norm that was asked for `strategy`; None where it was left open."""
+        return self.norm.get(strategy) if isinstance(self.norm, Mapping) else self.norm
+
+    def check(self, strategies: Sequence[str]) -> None:
+        """Raise BioTrainError for settings that make no sense with these strategies."""
+        norms = self.norm.values() if isinstance(self.norm, Mapping) else (self.norm,)
+        for norm in norms:
+            if norm is not None and norm not in NORMS:
+                raise BioTrainError(f"norm is one of {', '.join(NORMS)}, not {norm}")
+        if (
+            min(self.epochs, self.pretrain_epochs) < 0
+            or min(self.accumulate, self.pretrain_every) < 1
+        ):
+            raise BioTrainError(
+                "epochs must not be negative; accumulate and pretrain_every be above 0"
+            )
+        share = 0 <= self.holdout < 1
+        if not share or self.best not in CRITERIA or min(self.patience, self.replay) < 0:
+            raise BioTrainError(
+                'holdout is a share from 0 to below 1, best is "loss" or "accuracy"; patience and '
+                "replay must not be negative"
+            )
+        if self.patience and not self.holdout:
+            raise BioTrainError(
+                "patience needs a holdout: the epochs are compared on what is held back"
+            )
+        if not strategies or not self.seeds:
+            raise BioTrainError("nothing to do: name at least one strategy and one seed")
+        unknown = sorted(set(self.lr_per_strategy) - set(strategies))
+        if unknown:
+            raise BioTrainError(
+                f"a learning rate for {', '.join(unknown)}, but no such strategy is asked for"
+            )
+
+    def strategy(self, name: str) -> Strategy:
+        """The strategy `name`, which is its rule too, with its norm and its learning rate."""
+        chosen = settled(name, self.norm_of(name), self.lr_per_strategy.get(name, self.lr))
+        recipe = CalibrationSettings(
+            epochs=self.epochs,
+            lr=PUBLISHED_LR if chosen.lr is None else chosen.lr,
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
+            schedule=self.schedule,
+            accumulate=self.accumulate,
+            holdout=self.holdout,
+            best=self.best,
+            patience=self.patience,
+            replay=self.replay,
+            norm=chosen.norm or "group",
+            target=self.target,
+            memory=self.memory,
+            on=self.on,
+        )
+        return Strategy(name, name, recipe)
+
+
+@dataclass(frozen=True)
+class AdaptRecord:
+    """Everything that was chosen in a call of `adapt`, to repeat it; in the order of its JSON.
+
+    lr, norm: by strategy. windows: (calibration, test) by subject. notes: what a reader of the
+    results should know.
+    """
+
+    dataset: str
+    synthetic: bool
+    fs: float
+    model: str
+    scenario: str
+    subjects: list[int]
+    strategies: list[str]
+    target: str
+    memory: int | str | None
+    on: str
+    epochs: int
+    lr: dict[str, float]
+    momentum: float
+    weight_decay: float
+    schedule: str
+    accumulate: int
+    seeds: list[int]
+    split: str
+    calibration: float
+    test_repetition: int | None
+    norm: dict[str, str]
+    holdout: float
+    best: str
+    patience: int
+    replay: int
+    pretrain_epochs: int
+    pretrain_every: int
+    windows: dict[str, list[int]]
+    notes: list[str]
+
+    def to_json(self) -> dict[str, Any]:
+        """The fields by name, as plain values."""
+        return asdict(self)
