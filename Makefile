@@ -26,6 +26,11 @@ ifneq ($(wildcard ../shared/data/.),)
 export BIOTRAIN_DATA ?= $(abspath ../shared/data)
 endif
 
+# Inputs that were once read wrong, likewise.
+ifneq ($(wildcard ../shared/cases/.),)
+export BIOTRAIN_CASES ?= $(abspath ../shared/cases)
+endif
+
 # In the style of .clang-format, but for what .clang-format-ignore names.
 C_FILES = $(shell find src -name '*.[ch]' | sort)
 
