@@ -17,19 +17,16 @@ class FakeRaw:
 
     def __init__(self) -> None:
         self.info = {"sfreq": 100.0}
-        self.annotations = types.SimpleNamespace(orig_time=None)
-        marks = [(1.0, 4.0, "left"), (6.0, 2.5, "right"), (9.5, 2.0, "left"), (0, 9, "BAD move")]
+        marks = [(1.0, 4.0, "left"), (6.0, 2.5, "right"), (9.5, 2.0, "left")]
+        marks.append((8.6, 0.3, "BAD move"))
         rows = [dict(zip(("onset", "duration", "description"), m, strict=True)) for m in marks]
         self.annotations = type("Marks", (list,), {"orig_time": None})(rows)
 
-    def get_channel_types(self, unique: bool) -> list[str]:
-        return ["stim", "eeg"]
+    def get_channel_types(self) -> list[str]:
+        return ["eeg", "eeg"]
 
-    def pick(self, kind: str) -> "FakeRaw":
-        assert kind == "eeg"
-        return self
-
-    def get_data(self) -> np.ndarray:
+    def get_data(self, picks: list[str]) -> np.ndarray:
+        assert picks == ["C3", "C4"]
         return np.stack([np.arange(1000.0), -np.arange(1000.0)]) * 1e-6
 
 

@@ -164,7 +164,7 @@ def test_mne_files_stay_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         (tmp_path / name).write_bytes(b"0")
     found = load_continuous(tmp_path)
     assert found is not None
-    assert [(p.subject, p.session) for p in found.parts] == [(1, 1), (2, 2)]
+    assert [(p.subject, p.session) for p in found.parts] == [(2, 1), (10, 2)]
     part = found.parts[0]
     np.testing.assert_allclose(part.x[0] * found.scale, np.arange(1000), atol=0.05)
     spans = zip(part.begin, part.end, part.label, strict=True)

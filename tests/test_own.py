@@ -59,11 +59,11 @@ def test_a_folder_of_edf(tmp_path: Path) -> None:
     assert rec.classes == ("right", "left")  # as in the file
     # 3.5 s are left of an event of 4 s: six windows of 1 s every 0.5 s; the third has no length.
     assert rec.y.tolist() == ([1] * 6 + [0] * 6 + [1]) * 3
-    order = [(1, 2), (1, 1), (2, 1)]  # anna's day10 lies before day2 by path, and comes later
+    order = [(1, 10), (1, 2), (2, 2)]  # anna's day10 lies before day2 by path, and comes later
     assert sorted({(int(a), int(b)) for a, b in zip(rec.subject, rec.session, strict=True)}) == [
-        (1, 1),
         (1, 2),
-        (2, 1),
+        (1, 10),
+        (2, 2),
     ]
     assert rec.time_s is not None
     for k, (subject, session) in zip((1, 0, 2), order, strict=True):
@@ -129,7 +129,7 @@ def test_bids(tmp_path: Path) -> None:
         mne_bids.write_raw_bids(raw, path, format="EDF", overwrite=True, verbose="error")
     by_name = load(f"bids:{tmp_path / 'bids'}?task=move&window=2&channels=C3,C4&events=769:left")
     assert (by_name.name, by_name.classes, by_name.channels) == ("bids", ("left",), ("C3", "C4"))
-    assert by_name.subject.tolist() == [1, 1, 1, 1, 2, 2]
+    assert by_name.subject.tolist() == [2, 2, 2, 2, 11, 11]
     assert by_name.session.tolist() == [1, 1, 2, 2, 1, 1]
     for k in range(3):
         x = signal(k)[[0, 2], 100:300]

@@ -12,8 +12,7 @@ import pytest
 from _recordings_mne import fake_mne
 
 from biotrain.errors import BioTrainError
-from biotrain.study.data import sources
-from biotrain.study.data.readers import mne_files
+from biotrain.study.data import join, sources
 from biotrain.study.data.recordings import RecordingError, Recordings, decimate, from_signal
 from biotrain.study.data.sources import load
 
@@ -251,7 +250,7 @@ def test_continuous_files_are_cut_at_their_annotations(
     rec = load(tmp_path, window_s=2.0)
     assert rec.classes == ("left", "right")
     assert rec.y.tolist() == [0, 0, 1] * 2  # two windows in 4 s, one in 2.5 s, none past the end
-    assert rec.subject.tolist() == [1, 1, 1, 2, 2, 2]
+    assert rec.subject.tolist() == [2, 2, 2, 10, 10, 10]  # sub-02 is number 2
     assert rec.time_s is not None
     assert rec.time_s.tolist() == [1.0, 3.0, 6.0] * 2
     np.testing.assert_allclose(rec.signal([1])[0, :, 0], [300, -300], atol=0.05)  # microvolts
@@ -298,13 +297,11 @@ def test_moabb_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
         def load_data(self) -> "Epochs":
             return self
 
-        def get_channel_types(self, unique: bool) -> list[str]:
-            return ["eeg"]
+        def get_channel_types(self) -> list[str]:
+            return ["eeg", "eeg"]
 
-        def pick(self, kind: str) -> "Epochs":
-            return self
-
-        def get_data(self, copy: bool) -> np.ndarray:
+        def get_data(self, picks: list[str]) -> np.ndarray:
+            assert picks == ["C3", "C4"]
             return signal
 
     class Known:
@@ -332,7 +329,7 @@ def test_moabb_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setitem(sys.modules, module.__name__, module)
     rec = load("moabb:Known")
     assert rec.classes == ("left_hand", "right_hand")
-    assert rec.subject.tolist() == [1] * 4 + [2] * 4
+    assert rec.subject.tolist() == [1] * 4 + [12] * 4
     assert rec.session.tolist() == [1, 2] * 4
     np.testing.assert_allclose(rec.signal(), signal * 1e6, atol=0.01)
     with pytest.raises(RecordingError, match="MOABB has no data set of that name"):
@@ -342,7 +339,7 @@ def test_moabb_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_labels_are_ranked_as_numbers() -> None:
-    assert mne_files.ranks(["10", "2", "2", "1"]) == [3, 2, 2, 1]
-    assert mne_files.ranks(["ses-10", "ses-9"]) == [2, 1]
-    assert mne_files.ranks(["1test", "0train", ""]) == [3, 2, 1]
+    assert join.ranks(["10", "2", "2", "1"]) == [3, 2, 2, 1]
+    assert join.ranks(["ses-10", "ses-9"]) == [2, 1]
+    assert join.ranks(["1test", "0train", ""]) == [3, 2, 1]
     assert sources.SYNTHETIC == ("synthetic-eeg", "synthetic-eog", "synthetic-emg")

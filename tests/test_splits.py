@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Splits: no window in both parts, none that overlaps the border, and clear refusals."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -212,3 +213,19 @@ def test_real_recordings(name: str, recordings_dir: Path) -> None:
         worst = next(s for s in rec.subjects if set(rec.y[rec.subject == s]) == set(rec.y))
         with pytest.raises(SplitError, match="chronological-per-class"):
             day1(rec, worst, "chronological")
+
+
+def test_runs_are_not_shared() -> None:
+    """Two runs of every class: the last one tests, and that is the default."""
+    rec = load("synthetic-eeg")
+    own = rec.take(np.flatnonzero(rec.subject <= 2))
+    run = np.where(np.asarray(own.order) < 60, 1, 2)
+    held = replace(own, run=run, time_s=np.zeros(len(own)) + np.asarray(own.order) % 60)
+    calibration, test = day1(held, 1, "run")
+    assert set(run[calibration]) == {1}
+    assert set(run[test]) == {2}
+    assert default_split(held) == "run"
+    one = replace(held, run=np.ones(len(own), int))
+    assert default_split(one) != "run"
+    with pytest.raises(SplitError, match="not two runs"):
+        day1(one, 1, "run")

@@ -7,8 +7,9 @@ from typing import Annotated, Any
 import typer
 
 from biotrain.cli.build import list_data
-from biotrain.cli.console import Busy, Out, table, writable
+from biotrain.cli.console import Busy, Out, table, writable, writable_figure
 from biotrain.cli.options import Json, options
+from biotrain.errors import BioTrainError
 
 app = typer.Typer(help="Recordings: list, info, convert.", no_args_is_help=True)
 
@@ -37,36 +38,88 @@ def _info(
     decimate: Annotated[
         float | None, typer.Option("--decimate", metavar="HZ", help="Resample to HZ.")
     ] = None,
+    window: Annotated[
+        float | None, typer.Option("--window", metavar="S", help="Seconds of a window.")
+    ] = None,
+    tmin: Annotated[
+        float | None,
+        typer.Option("--tmin", metavar="S", help="Seconds from an event to its first window."),
+    ] = None,
+    figure: Annotated[
+        Path | None,
+        typer.Option("--figure", metavar="FILE.png|svg", help="Draw some windows of every class."),
+    ] = None,
     to: Json = None,
 ) -> None:
-    """Subjects, sessions, classes and shape of recordings, and how they would be split."""
+    """People, sessions, events and windows of recordings; what was left out and assumed."""
     out = Out(to)
-    from biotrain.cli.model import recordings
+    if figure is not None:
+        writable_figure(figure)
+    from biotrain.study.data.join import recordings_of
+    from biotrain.study.data.recordings import decimate as decimated
+    from biotrain.study.data.sources import files_of, load
 
+    given = {k: v for k, v in (("window", window), ("tmin", tmin)) if v is not None}
     with Busy(f"reading {data}"):
-        rec, _ = recordings(data, decimate)
-    facts = _facts(rec)
-    shown = table(rec.name, "")
-    for key, value in facts.items():
-        if key not in ("name", "subjects"):
-            text = ", ".join(map(str, value)) if isinstance(value, list) else value
-            shown.add_row(key, f"{text:g}" if isinstance(text, float) else str(text))
-    people = table("subject", "sessions", "windows", *rec.classes, numbers=range(1, 40))
-    for one in facts["subjects"]:
-        people.add_row(
-            *(str(one[key]) for key in ("subject", "sessions", "windows")),
-            *(str(count) for count in one["of_class"]),
-        )
-    out.show(shown, "", people)
+        held = files_of(data, given)
+        rec = load(data) if held is None else recordings_of(held)
+        if decimate is not None:
+            rec = decimated(rec, decimate)
+    if held is None and given:
+        raise BioTrainError(f"{data}: its windows are cut already; --window and --tmin cannot act")
+    events = {} if held is None else held.lengths()
+    facts = {
+        **_facts(rec),
+        "events": {k: dict(zip(LENGTHS, v, strict=True)) for k, v in events.items()},
+    }
+    out.show(*_shown(rec, facts))
+    if figure is not None:
+        from biotrain.study.data.figure import figure as draw
+        from biotrain.study.results.plots import save
+
+        save(draw(rec), figure)
+        out.say(f"wrote {figure}")
     out.result(facts)
 
 
-def _facts(rec: Any) -> dict[str, Any]:
-    import numpy as np
+LENGTHS = ("count", "shortest_s", "longest_s")
+"""What `data info` says of the events of a class."""
 
+
+def _shown(rec: Any, facts: dict[str, Any]) -> list[Any]:
+    """The facts as tables and lines."""
+    shown = table(rec.name, "")
+    for key, value in facts.items():
+        if key not in ("name", "subjects", "events", "left_out", "notes"):
+            text = ", ".join(map(str, value)) if isinstance(value, list) else value
+            shown.add_row(key, f"{text:g}" if isinstance(text, float) else str(text))
+    for name, one in facts["events"].items():
+        low, high = one["shortest_s"], one["longest_s"]
+        length = (
+            "markers" if not high else f"{low:g} s" if low == high else f"{low:g} to {high:g} s"
+        )
+        shown.add_row(f"events of {name}", f"{one['count']}, {length}")
+    columns = ("subject", "sessions", "runs", "windows", *rec.classes, "rejected", "amplitude")
+    people = table(*columns, numbers=range(1, len(columns)))
+    for one in facts["subjects"]:
+        people.add_row(
+            *(str(one[key]) for key in ("subject_name", "sessions", "runs", "windows")),
+            *(str(count) for count in one["of_class"]),
+            str(one["rejected"]),
+            f"{one['amplitude']:.3g}",
+        )
+    lines = [f"left out: {one['windows']} {reason}" for reason, one in facts["left_out"].items()]
+    return [shown, "", people, *lines, *facts["notes"]]
+
+
+def _facts(rec: Any) -> dict[str, Any]:
     from biotrain.study.data.recordings import POSITIONS
     from biotrain.study.data.splits import default_split
 
+    left_out: dict[str, dict[str, int]] = {}
+    for one in rec.left_out:
+        found = left_out.setdefault(one.reason, {"windows": 0})
+        found["windows"] += one.count
     return {
         "name": rec.name,
         "synthetic": rec.synthetic,
@@ -81,17 +134,36 @@ def _facts(rec: Any) -> dict[str, Any]:
         "classes": list(rec.classes),
         "positions": [key for key in POSITIONS if getattr(rec, key) is not None],
         "split": default_split(rec),
-        "subjects": [
-            {
-                "subject": person,
-                "sessions": len(rec.sessions(person)),
-                "windows": int((rec.subject == person).sum()),
-                "of_class": np.bincount(
-                    rec.y[rec.subject == person], minlength=rec.n_classes
-                ).tolist(),
-            }
-            for person in rec.subjects
-        ],
+        "subjects": [_person(rec, person) for person in rec.subjects],
+        "left_out": left_out,
+        "notes": list(rec.notes),
+    }
+
+
+def _person(rec: Any, person: int) -> dict[str, Any]:
+    """A subject; `amplitude`: the median standard deviation of its windows, in the unit."""
+    import numpy as np
+
+    from biotrain.study.data.recordings import AMPLITUDE, REJECTED
+
+    own = np.flatnonzero(rec.subject == person)
+    some = own[:: max(1, len(own) // 200)]
+    places = np.stack(
+        [rec.session[own], np.zeros(len(own), int) if rec.run is None else rec.run[own]]
+    )
+    return {
+        "subject": person,
+        "subject_name": rec.name_of("subject", person),
+        "sessions": len(rec.sessions(person)),
+        "runs": len(np.unique(places, axis=1).T),
+        "windows": len(own),
+        "of_class": np.bincount(rec.y[own], minlength=rec.n_classes).tolist(),
+        "rejected": sum(
+            one.count
+            for one in rec.left_out
+            if one.subject == person and one.reason in (REJECTED, AMPLITUDE)
+        ),
+        "amplitude": float(np.median(rec.signal(some).std(axis=2))),
     }
 
 

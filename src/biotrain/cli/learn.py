@@ -36,7 +36,7 @@ def adapt_verb(
         str | None,
         typer.Option(
             "--split",
-            help="chronological, chronological-per-class or repetition; else what fits the data.",
+            help="run, repetition, chronological or chronological-per-class; else what fits.",
         ),
     ] = None,
     calibration: Annotated[
@@ -76,7 +76,7 @@ def adapt_verb(
         **learn.pretraining,
         **learn.recipe,
     )
-    subjects = rec.subjects if subject == "all" else integers("--subject", subject)
+    subjects = rec.subjects if subject == "all" else _people(rec, subject)
     asked = _Asked(model, subjects, names(learn.strategies or ""), settings)
     result = _adapt(rec, asked, folder, out)
     _show_result(out, result)
@@ -85,6 +85,14 @@ def adapt_verb(
         out.say(f"\nfigure {folder / 'accuracy.png'}, numbers {folder / 'results.json'}, "
                 f"C {folder / 'c'}")  # fmt: skip
     out.result(result.to_dict())
+
+
+def _people(rec: "Recordings", text: str) -> list[int]:
+    """Subjects by number, or by the names that they have in their files."""
+    named = [part.strip() for part in text.split(",")]
+    if all(part.lstrip("-").isdigit() for part in named):
+        return integers("--subject", text)
+    return [rec.number_of("subject", part) for part in named]
 
 
 @options

@@ -48,8 +48,8 @@ class FeedOptions:
         option("--markers", "LSL stream of markers: classes by name.", FEED, metavar="NAME"),
     ] = None
     board: Annotated[
-        int | None,
-        option("--board", "A board of BrainFlow; -1 is synthetic.", FEED, metavar="ID"),
+        str | None,
+        option("--board", "A board of BrainFlow: synthetic, cyton, ...", FEED, metavar="NAME"),
     ] = None
     port: Annotated[str | None, option("--port", "Serial port of the board.", FEED)] = None
     kind: Annotated[str, option("--kind", "Which channels of a board.", FEED)] = "eeg"

@@ -98,9 +98,13 @@ def _outside(given: FeedOptions, source: Source | None, classes: tuple[str, ...]
     step = given.scale
     if step is None and source is not None:
         step = source.continuous.scale
-    if step is None:
-        raise BioTrainError("an LSL stream or a board needs --scale: units per converter step")
+    named = given.board is not None and not given.board.lstrip("-").isdigit()
+    if step is None and not named:
+        raise BioTrainError(
+            "an LSL stream, or a board by its number, needs --scale: units per converter step"
+        )
     if given.lsl is not None:
+        assert step is not None
         return Lsl(given.lsl, step, classes, given.markers)
     assert given.board is not None
     more: dict[str, Any] = {} if given.port is None else {"serial_port": given.port}

@@ -5,18 +5,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
 from biotrain.errors import BioTrainError
+from biotrain.live.boards import BOARD_UV, DEVICES, STEP_UV, board_of, pkg_resources_there
+from biotrain.live.gaps import Stamps, counter_gaps
 from biotrain.study.data.continuous import Continuous
 
 Ints = npt.NDArray[np.int64]
 CHUNK_S = 0.05
 """Seconds of signal in a chunk."""
+MARKER_WAIT_S = 0.2
+"""How long samples wait for their markers, which come on another way through the network."""
 WAIT_S = 5.0
 """How long a stream may be silent before that is an error."""
 
@@ -31,6 +36,12 @@ class Chunk:
     where: str = ""
     gap: bool = False
     """Whether signal is missing before it."""
+    lost: int = 0
+    """How many samples are missing before it, where that is known."""
+    age_s: float = 0.0
+    """How long ago its last sample was taken when it was handed on."""
+    note: str = ""
+    """What a person should know of the feed."""
 
 
 class Feed(Protocol):
@@ -79,12 +90,30 @@ def steps_of(values: npt.NDArray[Any], scale: float) -> npt.NDArray[np.int32]:
     return np.clip(steps, bounds.min, bounds.max).astype(np.int32)
 
 
+def divided(chunk: Chunk, gaps: Sequence[tuple[int, int]]) -> Iterator[Chunk]:
+    """A chunk in the parts between its gaps."""
+    begins = [0, *(at for at, _ in gaps if at)]
+    lost = dict(gaps)
+    for k, begin in enumerate(begins):
+        here = slice(begin, begins[k + 1] if k + 1 < len(begins) else None)
+        missing = lost.get(begin, 0)
+        text = f"{missing} samples are lost" if missing else ""
+        note = "; ".join(filter(None, (chunk.note if k == 0 else "", text)))
+        gap = bool(missing) or (chunk.gap and k == 0)
+        x = chunk.x[:, here]
+        age_s = chunk.age_s
+        yield Chunk(x, chunk.labels[here], chunk.where, gap, missing, age_s, note)
+
+
 class Lsl:
     """A stream of the lab streaming layer (extra `lsl`), with labels from a stream of markers.
 
     stream : its name, or its type ("EEG", "EMG").
-    markers : name of a stream of texts; one that names a class (or its number) begins it, any other
-        ends it. A marker that arrives later than its samples counts from its arrival.
+    markers : name of a stream of texts or numbers; one that names a class (or its number) begins
+        it, any other ends it. A marker that arrives later than its samples counts from its arrival.
+
+    The clocks of the computers that send signal and markers are brought together by liblsl
+    (time correction); lost samples are found by the time stamps.
     """
 
     seconds: float | None = None
@@ -103,8 +132,9 @@ class Lsl:
             raise BioTrainError(
                 f"an LSL stream needs pylsl: pip install 'biotrain[lsl]' ({error})"
             ) from error
-        self._wait_s = wait_s
-        self._inlet = pylsl.StreamInlet(self._found(pylsl, stream), max_buflen=60)
+        self._wait_s, self._pylsl, self._stream = wait_s, pylsl, stream
+        self._flags = {"processing_flags": getattr(pylsl, "proc_clocksync", 1)}
+        self._inlet = self._opened(stream)
         info = self._inlet.info()
         self.name = f"LSL {info.name()}"
         self.fs = float(info.nominal_srate())
@@ -114,43 +144,89 @@ class Lsl:
             raise BioTrainError(f"the LSL stream '{stream}' has no regular rate")
         self._markers: Any = None
         if markers is not None:
-            self._markers = pylsl.StreamInlet(self._found(pylsl, markers))
-            self._markers.open_stream(timeout=wait_s)
-        self._inlet.open_stream(timeout=wait_s)
+            self._markers = self._opened(markers)
         self._label = -1
         self._ahead: list[tuple[float, int]] = []
+        self._unknown: dict[str, None] = {}
+        self._told: list[str] = []
+
+    def _opened(self, stream: str) -> Any:
+        info = self._found(self._pylsl, stream)
+        inlet = self._pylsl.StreamInlet(info, max_buflen=60, **self._flags)
+        inlet.open_stream(timeout=self._wait_s)
+        with suppress(RuntimeError, AttributeError):  # the first estimate takes a while
+            inlet.time_correction(timeout=self._wait_s)
+        return inlet
 
     def _found(self, pylsl: Any, name: str) -> Any:
         for prop in ("name", "type"):
             if there := pylsl.resolve_byprop(prop, name, timeout=self._wait_s / 2):
                 return there[0]
-        raise BioTrainError(f"no LSL stream is called '{name}', nor is any of that type")
+        every = getattr(pylsl, "resolve_streams", None)
+        there = every(self._wait_s / 2) if every else []
+        names = ", ".join(f"{one.name()} ({one.type()})" for one in there) or "none"
+        raise BioTrainError(
+            f"no LSL stream is called '{name}', nor is any of that type; there are: {names}"
+        )
 
     def chunks(self) -> Iterator[Chunk]:
         """The samples from now on, without an end; BioTrainError after `wait_s` of silence."""
         while len(self._inlet.pull_chunk(timeout=0.0)[1]):
             pass  # samples from before now, while the network was compiled
         last_sample_at = time.monotonic()
+        clock = Stamps(self.fs)
+        held, when = np.zeros((self.n_chans, 0)), np.zeros(0)
         while True:
-            self._ahead += self._changes()
-            samples, stamps = self._inlet.pull_chunk(timeout=CHUNK_S)
-            if not len(stamps):
-                if time.monotonic() - last_sample_at > self._wait_s:
-                    raise BioTrainError(f"{self.name}: no sample for {self._wait_s:g} s")
+            try:
+                samples, stamps = self._inlet.pull_chunk(timeout=CHUNK_S)
+            except RuntimeError:  # pylsl.LostError: the sender has gone; it may come back
+                self._inlet = self._opened(self._stream)
                 continue
-            last_sample_at = time.monotonic()
-            x = steps_of(np.asarray(samples).T, self.scale)
-            yield Chunk(x, self._labels(np.asarray(stamps)))
+            self._ahead += self._changes()
+            if len(stamps):
+                last_sample_at = time.monotonic()
+                held = np.concatenate([held, np.asarray(samples, np.float64).T], axis=1)
+                when = np.concatenate([when, np.asarray(stamps, np.float64)])
+            elif time.monotonic() - last_sample_at > self._wait_s:
+                raise BioTrainError(f"{self.name}: no sample for {self._wait_s:g} s")
+            if not len(when):
+                continue
+            now = self._pylsl.local_clock()
+            wait_s = 0.0 if self._markers is None else MARKER_WAIT_S
+            ready = int(np.searchsorted(when, now - wait_s, "right")) if wait_s else len(when)
+            if ready:
+                yield from self._chunks(held[:, :ready], when[:ready], now, clock)
+                held, when = held[:, ready:], when[ready:]
+
+    def _chunks(
+        self, x: npt.NDArray[np.float64], when: npt.NDArray[np.float64], now: float, clock: Stamps
+    ) -> Iterator[Chunk]:
+        """Samples and their stamps as chunks between gaps."""
+        note = "; ".join(self._told)
+        self._told.clear()
+        age_s = max(0.0, now - float(when[-1]))
+        steps = steps_of(x, self.scale)
+        chunk = Chunk(steps, self._labels(when), age_s=age_s, note=note)
+        yield from divided(chunk, clock.gaps(when))
 
     def _changes(self) -> list[tuple[float, int]]:
         """(time, label) of the markers that have arrived."""
         if self._markers is None:
             return []
-        texts, stamps = self._markers.pull_chunk(timeout=0.0)
-        return [
-            (float(at), label_of(str(text[0]), self.classes))
-            for text, at in zip(texts, stamps, strict=True)
-        ]
+        try:
+            texts, stamps = self._markers.pull_chunk(timeout=0.0)
+        except RuntimeError:  # the sender has gone
+            return []
+        out = []
+        for values, at in zip(texts, stamps, strict=True):
+            text = str(values[0])
+            label = label_of(text, self.classes)
+            if label < 0 and text not in self._unknown:
+                self._unknown[text] = None
+                named = ", ".join(self.classes)
+                self._told.append(f"marker '{text}' names no class ({named}): it ends one")
+            out.append((float(at), label))
+        return out
 
     def _labels(self, stamps: npt.NDArray[Any]) -> Ints:
         labels = np.full(len(stamps), self._label, np.int64)
@@ -161,24 +237,29 @@ class Lsl:
 
 
 def label_of(text: str, classes: Sequence[str]) -> int:
-    """The class that a marker names, by name or by number; -1: none."""
+    """The class that a marker names, by name or by number ("1", "1.0"); -1: none."""
     if text in classes:
         return classes.index(text)
-    return int(text) if text.isdigit() and int(text) < len(classes) else -1
+    try:
+        number = float(text)
+    except ValueError:
+        return -1
+    return int(number) if number.is_integer() and 0 <= number < len(classes) else -1
 
 
 class BrainFlow:
-    """A board of BrainFlow (extra `brainflow`); -1 is its synthetic one.
+    """A board of BrainFlow (extra `brainflow`), by its name ("synthetic", "cyton") or number.
 
-    Labels come from markers: k from 1 on begins class k - 1, any other ends it.
+    Labels come from markers: k from 1 on begins class k - 1, any other ends it. Lost packages are
+    found by the board's counter.
     """
 
     seconds: float | None = None
 
     def __init__(
         self,
-        board: int,
-        scale: float,
+        board: int | str,
+        scale: float | None,
         classes: int,
         *,
         kind: str = "eeg",
@@ -186,10 +267,11 @@ class BrainFlow:
         wait_s: float = WAIT_S,
         **parameters: str,
     ) -> None:
-        """`kind`: eeg, emg, eog or ecg channels, the first `channels` of them; `parameters`: of
-        BrainFlowInputParams, such as serial_port."""
+        """`scale`: units per converter step; None: the board's own. `kind`: eeg, emg, eog or ecg
+        channels, the first `channels` of them; `parameters`: of BrainFlowInputParams, such as
+        serial_port."""
         try:
-            from brainflow.board_shim import BoardShim, BrainFlowInputParams
+            from brainflow.board_shim import BoardIds, BoardShim, BrainFlowInputParams
             from brainflow.exit_codes import BrainFlowError
         except ImportError as error:
             raise BioTrainError(
@@ -200,25 +282,43 @@ class BrainFlow:
             if not hasattr(given, key):
                 raise BioTrainError(f"BrainFlow has no parameter '{key}'")
             setattr(given, key, value)
-        BoardShim.disable_board_logger()
+        name, number = board_of(board, {one.name: int(one.value) for one in BoardIds})
         try:
-            described = BoardShim.get_board_descr(board)
+            with pkg_resources_there():
+                BoardShim.disable_board_logger()
+                described = BoardShim.get_board_descr(number)
             if not described.get(f"{kind}_channels"):
-                raise BioTrainError(f"the board {board} of BrainFlow has no {kind} channels")
-            self._board = BoardShim(board, given)
+                kinds = ", ".join(
+                    key.removesuffix("_channels")
+                    for key in described
+                    if key in ("eeg_channels", "emg_channels", "eog_channels", "ecg_channels")
+                )
+                raise BioTrainError(
+                    f"the board {board} of BrainFlow has no {kind} channels; it has: {kinds}"
+                )
+            self._board = BoardShim(number, given)
             self._board.prepare_session()
             self._board.start_stream()
         except BrainFlowError as error:
-            raise BioTrainError(f"BrainFlow cannot start board {board}: {error}") from error
+            ports = ", ".join(str(p) for g in ("ttyUSB*", "ttyACM*") for p in DEVICES.glob(g))
+            raise BioTrainError(
+                f"BrainFlow cannot start board {board}: {error}; serial ports: {ports or 'none'}"
+            ) from error
         self._rows = list(described[f"{kind}_channels"])[:channels]
         self._marks = int(described["marker_channel"])
+        self._counter: int | None = described.get("package_num_channel")
+        self._stamps: int | None = described.get("timestamp_channel")
         self.name = f"BrainFlow {described['name']}"
         self.fs, self.n_chans = float(described["sampling_rate"]), len(self._rows)
-        self.scale, self.classes, self._label, self._wait_s = scale, classes, -1, wait_s
+        self.scale = BOARD_UV.get(name, STEP_UV) if scale is None else scale
+        self.classes, self._label, self._wait_s = classes, -1, wait_s
 
     def chunks(self) -> Iterator[Chunk]:
-        """The samples since the last chunk, until the loop ends; then the board is released."""
+        """The samples from now on, until the loop ends; then the board is released. Samples from
+        before, while the network was compiled, are left out."""
         last_sample_at = time.monotonic()
+        self._board.get_board_data()
+        last: float | None = None
         try:
             while True:
                 time.sleep(CHUNK_S)
@@ -229,7 +329,15 @@ class BrainFlow:
                     continue
                 last_sample_at = time.monotonic()
                 x = steps_of(data[self._rows], self.scale)
-                yield Chunk(x, self._labels(data[self._marks]))
+                age_s = 0.0
+                if self._stamps is not None:
+                    age_s = max(0.0, time.time() - float(data[self._stamps][-1]))
+                gaps: list[tuple[int, int]] = []
+                if self._counter is not None:
+                    gaps = counter_gaps(data[self._counter], last)
+                    last = float(data[self._counter][-1])
+                chunk = Chunk(x, self._labels(data[self._marks]), age_s=age_s)
+                yield from divided(chunk, gaps)
         finally:
             if self._board.is_prepared():
                 self._board.release_session()
@@ -266,16 +374,25 @@ class Cued:
         length = round(self.each_s * self.fs)
         quiet = round(self.REACTION_S * self.fs)
         order: list[int] = []
-        at = 0
+        at = 0  # samples of the cue that have passed
+        known = quiet  # from which of them on a label is known
         for chunk in self.feed.chunks():
-            labels = np.full(len(chunk.labels), -1, np.int64)
-            for i in range(len(labels)):
+            count = len(chunk.labels)
+            labels = np.full(count, -1, np.int64)
+            changed = False
+            for i in range(count):
+                if at == length and not changed:  # nobody sees two cues within one chunk
+                    at = 0
                 if at == 0:
                     order = order or [int(c) for c in self._rng.permutation(self.classes)]
                     self.cue = order.pop(0)
-                labels[i] = self.cue if at >= quiet else -1
-                at = (at + 1) % length
-            yield Chunk(chunk.x, labels, chunk.where, chunk.gap)
+                    changed = True
+                    # Samples that were taken before the cue was shown have no label.
+                    old = count - i + round(chunk.age_s * self.fs)
+                    known = quiet if old <= quiet else old + quiet
+                labels[i] = self.cue if known <= at < length else -1
+                at = min(at + 1, length)
+            yield replace(chunk, labels=labels)
 
 
 def paced(

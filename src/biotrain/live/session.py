@@ -203,6 +203,8 @@ class _Player:
         if self.device.off or (chunk.gap and session.t > 0 and settings.restarts):
             self._restart()
         session.where = chunk.where or session.where
+        if chunk.note:
+            self._note("feed", chunk.note)
         tells = settings.told_s is None or session.t < settings.told_s
         self._labels.add(chunk.labels)
         session.t += chunk.x.shape[1] / settings.fs

@@ -12,6 +12,9 @@ other, and a span is a stretch with one label:
 | `part_begin`, `part_subject`, `part_session` | integers [parts]; first sample, who, when |
 | `span_begin`, `span_end`, `span_label` | integers [spans]; first sample, one past it, class |
 | `span_repetition` | optional: integers [spans] |
+| `span_marker` | optional: whether a span is a cue without a length, ending where the next begins |
+| `bad_begin`, `bad_end` | optional: integers [k]; stretches that nobody should learn from |
+| `subject_names`, `session_names`, `notes` | optional, as there |
 | `name`, `synthetic` | optional, as there |
 """
 
@@ -24,7 +27,15 @@ from numpy.typing import NDArray
 
 from biotrain.frontend import FrontEnd, FrontSpec
 from biotrain.run.front_stream import windows_of
-from biotrain.study.data.recordings import Ints, RecordingError, Recordings
+from biotrain.study.data.recordings import (
+    AMPLITUDE,
+    REJECTED,
+    Ints,
+    LeftOut,
+    Names,
+    RecordingError,
+    Recordings,
+)
 
 REQUIRED = (
     *("signal", "scale", "fs", "channels", "classes", "unit"),
@@ -35,7 +46,11 @@ REQUIRED = (
 @dataclass(frozen=True, eq=False)
 class Part:
     """One run without a gap: `x` integers [channels, samples]; spans [k] from `begin` to before
-    `end`, in samples of it."""
+    `end`, in samples of it.
+
+    marker : bool [k], spans that are a cue without a length: their end is where the next begins.
+    bad : [m, 2], begin and end of stretches that nobody should learn from (BAD annotations).
+    """
 
     subject: int
     session: int
@@ -44,13 +59,26 @@ class Part:
     end: Ints
     label: Ints
     repetition: Ints | None = None
+    marker: NDArray[np.bool_] | None = None
+    bad: Ints | None = None
 
     def labels(self) -> Ints:
-        """The label of every sample; -1 where there is none."""
+        """The label of every sample; -1 where there is none, or where the signal is bad."""
         out = np.full(self.x.shape[1], -1, np.int64)
         for begin, end, label in zip(self.begin, self.end, self.label, strict=True):
             out[begin:end] = label
+        for begin, end in [] if self.bad is None else self.bad:
+            out[begin:end] = -1
         return out
+
+    def markers(self) -> NDArray[np.bool_]:
+        """Which spans are cues without a length [k]."""
+        none = np.zeros(len(self.begin), bool)
+        return none if self.marker is None else self.marker
+
+
+def _text(value: str | tuple[int, str]) -> str | tuple[str, ...]:
+    return value if isinstance(value, str) else tuple(map(str, value))
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +97,11 @@ class Continuous:
     unit: str
     name: str
     synthetic: bool = False
+    notes: tuple[str, ...] = ()
+    subject_names: Names = ()
+    session_names: Names = ()
+    reject: float | None = None
+    """Windows whose peak-to-peak amplitude exceeds it in any channel, in `unit`, are left out."""
 
     def __post_init__(self) -> None:
         if not self.parts:
@@ -140,8 +173,18 @@ class Continuous:
         repetitions = [part.repetition for part in self.parts if part.repetition is not None]
         if len(repetitions) == len(self.parts):
             arrays["span_repetition"] = np.concatenate(repetitions)
+        if any(part.marker is not None for part in self.parts):
+            arrays["span_marker"] = np.concatenate([part.markers() for part in self.parts])
+        bad = [part.bad + at for part, at in shifted if part.bad is not None and len(part.bad)]
+        if bad:
+            arrays["bad_begin"], arrays["bad_end"] = np.concatenate(bad).T
         for key in ("scale", "fs", "channels", "classes", "unit", "name", "synthetic"):
             arrays[key] = np.asarray(getattr(self, key))
+        for key in ("notes", "subject_names", "session_names"):
+            if getattr(self, key):
+                arrays[key] = np.asarray([_text(one) for one in getattr(self, key)])
+        if self.reject is not None:
+            arrays["reject"] = np.asarray(self.reject)
         try:
             with target.open("wb") as file:
                 np.savez_compressed(file, **arrays)
@@ -151,18 +194,49 @@ class Continuous:
 
 
 def window_spans(front: FrontEnd, part: Part, windows: int) -> NDArray[np.int64]:
-    """The span in which each of the first `windows` windows of a part lies whole; -1: in none."""
-    first = np.arange(windows, dtype=np.int64) * front.hop * front.decimate
-    last = first + (front.window - 1) * front.decimate
+    """The span in which each of the first `windows` windows of a part lies whole; -1: in none.
+
+    A cue without a length gives the first window that begins at it or after it.
+    """
+    first, last = _from_to(front, windows)
     out = np.full(windows, -1, np.int64)
-    for k, (begin, end) in enumerate(zip(part.begin, part.end, strict=True)):
-        out[(first >= begin) & (last < end)] = k
+    for k, (begin, end, marker) in enumerate(
+        zip(part.begin, part.end, part.markers(), strict=True)
+    ):
+        inside = np.flatnonzero((first >= begin) & (last < end))
+        out[inside[:1] if marker else inside] = k
+    return out
+
+
+def _from_to(front: FrontEnd, windows: int) -> tuple[Ints, Ints]:
+    """First and last sample of the first `windows` windows, at the converter's rate."""
+    first = np.arange(windows, dtype=np.int64) * front.hop * front.decimate
+    return first, first + (front.window - 1) * front.decimate
+
+
+def touches_bad(front: FrontEnd, part: Part, windows: int) -> NDArray[np.bool_]:
+    """Which of the first `windows` windows of a part touch a bad stretch."""
+    first, last = _from_to(front, windows)
+    out = np.zeros(windows, bool)
+    for begin, end in [] if part.bad is None else part.bad:
+        out |= (begin <= last) & (first < end)
+    return out
+
+
+def _too_large(rec: Continuous, front: FrontEnd, part: Part, windows: int) -> NDArray[np.bool_]:
+    """Which of the first `windows` windows exceed the amplitude limit, in the recorded signal."""
+    out = np.zeros(windows, bool)
+    if rec.reject is not None:
+        for k, (first, last) in enumerate(zip(*_from_to(front, windows), strict=True)):
+            x = part.x[:, first : last + 1].astype(np.int64)  # their difference may not fit in x
+            out[k] = np.ptp(x, axis=1).max() * rec.scale > rec.reject
     return out
 
 
 def through(rec: Continuous, spec: FrontSpec) -> Recordings:
     """The windows that the device's C makes of a recording, those that lie whole in a span.
 
+    Windows that touch a bad stretch or exceed the amplitude limit are left out and counted.
     Filters run over the whole of a part, from its first sample on, as on the body; a window is
     labelled by the time of its samples, without the delay of the filters.
 
@@ -175,10 +249,17 @@ def through(rec: Continuous, spec: FrontSpec) -> Recordings:
             '"window", or leave it to the network'
         )
     kept: list[tuple[Part, NDArray[Any], Ints, Ints]] = []
+    left_out: dict[tuple[int, str], int] = {}
     for part in rec.parts:
         windows = windows_of(front, part.x)
         span = window_spans(front, part, len(windows))
-        chosen = np.flatnonzero(span >= 0)
+        rejected = (span >= 0) & touches_bad(front, part, len(windows))
+        large = (span >= 0) & ~rejected & _too_large(rec, front, part, len(windows))
+        for reason, which in ((REJECTED, rejected), (AMPLITUDE, large)):
+            if which.any():
+                key = (part.subject, reason)
+                left_out[key] = left_out.get(key, 0) + int(which.sum())
+        chosen = np.flatnonzero((span >= 0) & ~rejected & ~large)
         if len(chosen):
             kept.append((part, windows[chosen], chosen, span[chosen]))
     if not kept:
@@ -204,6 +285,10 @@ def through(rec: Continuous, spec: FrontSpec) -> Recordings:
         repetition=repetition,
         time_s=np.concatenate([chosen * hop_s for _, _, chosen, _ in kept]),
         synthetic=rec.synthetic,
+        subject_names=rec.subject_names,
+        session_names=rec.session_names,
+        notes=rec.notes,
+        left_out=tuple(LeftOut(s, reason, n) for (s, reason), n in left_out.items()),
     )
 
 
@@ -272,4 +357,7 @@ def end_to_end(rec: Recordings, subject: int) -> Continuous:
         rec.unit,
         f"{rec.name}, windows put end to end",
         rec.synthetic,
+        rec.notes,
+        rec.subject_names,
+        rec.session_names,
     )

@@ -14,6 +14,9 @@ of a session stand in the order in which they were recorded:
 | `channels`, `classes`, `unit` | names, and the unit as text |
 | `order`, `repetition`, `run`, `time_s`, `segment` | optional: position inside the recording |
 | `name`, `synthetic` | optional: name of the set, and whether a program made it up |
+| `subject_names`, `session_names`, `run_names` | optional: number and name, as text [k, 2] |
+| `notes` | optional: what was assumed and left out where the windows were cut, as text |
+| `left_out` | optional: subject, number of windows and reason, as text [k, 3] |
 
 `time_s` is the start of the window, on a clock of its run (of its session where there is no `run`).
 """
@@ -32,15 +35,32 @@ from biotrain.errors import BioTrainError
 
 REQUIRED = ("x", "scale", "y", "subject", "session", "fs", "channels", "classes", "unit")
 POSITIONS = ("order", "repetition", "run", "time_s", "segment")
+NAMED = ("subject", "session", "run")
+"""Numbers behind which names may stand."""
+
+REJECTED = "touch a BAD or EDGE annotation"
+AMPLITUDE = "exceed the amplitude limit"
+"""Why windows are rejected, in the words of `LeftOut.reason`."""
 
 UNREADABLE = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error)
 """What numpy raises on a file that is cut short, corrupt or no archive at all."""
 
 Ints = NDArray[np.int64]
+Names = tuple[tuple[int, str], ...]
+"""Numbers and the names behind them; empty: the numbers are the names."""
 
 
 class RecordingError(BioTrainError):
     """A recording that is missing, unreadable or not in the layout."""
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """Windows (or events) of a subject that were left out when the windows were cut."""
+
+    subject: int
+    reason: str
+    count: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,6 +88,11 @@ class Recordings:
     time_s: NDArray[np.float64] | None = None
     segment: Ints | None = None
     synthetic: bool = False
+    subject_names: Names = ()
+    session_names: Names = ()
+    run_names: Names = ()
+    notes: tuple[str, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
 
     def __post_init__(self) -> None:
         def put(name: str, value: object) -> None:
@@ -98,6 +123,11 @@ class Recordings:
                 put(key, self._one_per_trial(key, np.asarray(value), len(x)))
         for key in ("channels", "classes"):
             put(key, tuple(str(n) for n in np.atleast_1d(np.asarray(getattr(self, key)))))
+        for key in NAMED:
+            pairs = getattr(self, f"{key}_names")
+            put(f"{key}_names", tuple((int(number), str(name)) for number, name in pairs))
+        put("notes", tuple(str(note) for note in self.notes))
+        put("left_out", tuple(_left_out(one) for one in self.left_out))
         put("unit", str(self.unit))
         put("synthetic", bool(self.synthetic))
         if len(self.channels) != x.shape[1]:
@@ -167,6 +197,24 @@ class Recordings:
             )
         return found
 
+    def name_of(self, key: str, number: int) -> str:
+        """How a `subject`, `session` or `run` is called; its number where it has no name."""
+        return dict(getattr(self, f"{key}_names")).get(number) or str(number)
+
+    def number_of(self, key: str, name: str) -> int:
+        """The number of a `subject`, `session` or `run` by its name, or by its number as text.
+
+        Raises RecordingError where there is none.
+        """
+        for number, known in getattr(self, f"{key}_names"):
+            if name == known:
+                return int(number)
+        there = np.unique(getattr(self, key))
+        if name.isdigit() and int(name) in there:
+            return int(name)
+        names = ", ".join(self.name_of(key, int(number)) for number in there)
+        raise self._error(f"no {key} {name}; there are {names}")
+
     def signal(self, idx: ArrayLike | slice = slice(None)) -> NDArray[np.float32]:
         """The windows `idx` in physical units: float32 [trials, channels, time]."""
         chosen = idx if isinstance(idx, slice) else np.asarray(idx)
@@ -219,7 +267,11 @@ class Recordings:
         arrays: dict[str, NDArray[Any]] = {}
         for field in fields(self):
             value = getattr(self, field.name)
-            if value is not None:
+            if field.name == "left_out":
+                value = [(str(one.subject), str(one.count), one.reason) for one in value]
+            elif field.name.endswith("_names"):
+                value = [(str(number), name) for number, name in value]
+            if value is not None and not (isinstance(value, list | tuple) and not value):
                 arrays[field.name] = np.asarray(value)
         try:
             with target.open("wb") as file:
@@ -227,6 +279,14 @@ class Recordings:
         except OSError as error:
             raise RecordingError(f"{target}: cannot be written: {error.strerror}") from error
         return target
+
+
+def _left_out(given: Any) -> LeftOut:
+    """A row of the layout, or what is one already."""
+    if isinstance(given, LeftOut):
+        return given
+    subject, count, reason = given
+    return LeftOut(int(subject), str(reason), int(count))
 
 
 def shared_samples(first: NDArray[Any], second: NDArray[Any]) -> int:

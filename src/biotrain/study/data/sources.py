@@ -1,53 +1,39 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What DATA names: a table of readers, and the two ways to load what they read.
+"""What DATA names, and the two ways to load it: cut into windows, or continuous.
 
-A new reader is one file in `readers/` and one line of a table below.
+Every source of signals becomes a set of files (biotrain.study.data.join), and every set both ways:
+so settings, rejection and front ends mean the same for a file, a TOML, a BIDS tree and MOABB. The
+table of file formats is biotrain.study.data.readers.table.
 """
 
 import os
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from biotrain.frontend import FrontSpec, describe
 from biotrain.study.data import synthetic, synthetic_raw
 from biotrain.study.data.continuous import Continuous, through
+from biotrain.study.data.join import FileSet, continuous_of, recordings_of
 from biotrain.study.data.readers import mne_files, moabb_sets, npz, own
+from biotrain.study.data.readers.table import READERS, reader_of, recordings_in
 from biotrain.study.data.recordings import RecordingError, Recordings, decimate
 
 SYNTHETIC = ("synthetic-eeg", "synthetic-eog", "synthetic-emg")
 FOLDER_VARIABLE = "BIOTRAIN_DATA"
 
-
-@dataclass(frozen=True)
-class Reader:
-    """How files of one kind are read."""
-
-    windows: Callable[[Path, float | None], Recordings]
-    """Labelled windows of a file (a folder of files); of so many seconds where it is continuous and
-    does not say."""
-    continuous: Callable[[Path], Continuous | None] | None = None
-    """The recording before it is cut; None where the file holds windows."""
-
-
-MNE = Reader(mne_files.read_windows, mne_files.read_continuous)
-READERS: dict[str, Reader] = {
-    ".npz": Reader(npz.read_windows, npz.read_continuous),
-    ".toml": Reader(own.read_toml),
-    **dict.fromkeys(mne_files.MNE_SUFFIXES, MNE),
-}
-"""By the end of a file's name."""
-
-SCHEMES: dict[str, Callable[[str], Recordings]] = {
-    "moabb:": moabb_sets.read_windows,
+SCHEMES: Mapping[str, Callable[[str, Mapping[str, Any]], FileSet]] = {
+    "moabb:": moabb_sets.read,
     "bids:": own.read_bids,
 }
 """By the beginning of what DATA says."""
 
 
-def load(source: str | Path, *, window_s: float | None = None) -> Recordings:
+def load(
+    source: str | Path, *, window_s: float | None = None, tmin_s: float | None = None
+) -> Recordings:
     """The recordings that `source` names.
 
     source:
@@ -56,62 +42,88 @@ def load(source: str | Path, *, window_s: float | None = None) -> Recordings:
         a `.npz` in the layout of biotrain.study.data.recordings;
         `moabb:<dataset>`: a set of MOABB, which downloads it (extra `moabb`);
         a `.toml` that describes files of one's own, see `readers/own.py` (extra `data`);
-        `bids:ROOT?task=...&window=...`: a BIDS tree (extra `data`);
-        a file that MNE reads, or a folder of them (extra `data`); subject, session and run come
-        from BIDS names (`sub-01_ses-02_run-1_eeg.edf`).
-    window_s: length of a window where MNE reads a continuous recording; by default the shortest
-        annotation.
+        `bids:ROOT`: a BIDS tree (extra `data`);
+        a file of a format in `readers/table.py`, or a folder of them (extra `data`); subject,
+        session and run come from BIDS names (`sub-01_ses-02_run-1_eeg.edf`).
+        All but synthetic sets and `.npz` take settings of the TOML behind a question mark:
+        `night.edf?window=30&kind=eeg&events=W:wake,R:rem`.
+    window_s: length of a window where a recording is continuous; by default the shortest event.
+    tmin_s: from the onset of an event to its first window.
 
     Raises:
         RecordingError: a file that is missing, unreadable or not in the layout, a package that is
             not installed.
     """
     text = str(source)
+    given = {k: v for k, v in (("window", window_s), ("tmin", tmin_s)) if v is not None}
     if text in SYNTHETIC:
         return synthetic.generate(text.removeprefix("synthetic-"))
-    for scheme, read in SCHEMES.items():
-        if text.startswith(scheme):
-            return read(text.removeprefix(scheme))
+    held = files_of(text, given)
+    if held is not None:
+        return recordings_of(held)
     path = Path(text)
     if _bare(text) and not path.exists():
         path = _named(text)
     if not path.exists():
         raise RecordingError(f"{path}: there is no such file")
-    reader = _reader(path)
-    if reader is None:
+    if not path.name.lower().endswith(".npz"):
         raise RecordingError(
             f"{path}: unknown kind of file; known are .npz, .toml "
-            f"(biotrain.study.data.readers.own) and, through MNE, "
-            f"{', '.join(mne_files.MNE_SUFFIXES)}"
+            f"(biotrain.study.data.readers.own), {', '.join(READERS)}"
         )
-    return reader.windows(path, window_s)
+    return npz.read_windows(path, window_s)
 
 
 def load_continuous(source: str | Path) -> Continuous | None:
     """The continuous recordings that `source` names; None where it names windows.
 
     `synthetic-eeg`, `-eog` and `-emg` are the same people as biotrain.study.load gives, but raw: a
-    24-bit converter, the electrodes' offsets, more of the mains and of drift. A file of MNE that is
-    continuous is one; MOABB's paradigms, epochs and `.npz` of windows are not.
+    24-bit converter, the electrodes' offsets, more of the mains and of drift. Continuous files are
+    continuous whatever names them: a path, a TOML, a BIDS tree; MOABB's paradigms, epochs and
+    `.npz` of windows are not.
     """
     text = str(source)
     if text in SYNTHETIC:
         return synthetic_raw.continuous(text.removeprefix("synthetic-"))
+    if text.startswith("moabb:") or _has_epochs(Path(text)):
+        return None
+    held = files_of(text, {})
+    if held is not None:
+        return continuous_of(held)
     path = Path(text)
     folder = os.environ.get(FOLDER_VARIABLE)
     if _bare(text) and not path.exists() and folder:
         path = Path(folder) / f"{text}.npz"
-    reader = _reader(path)
-    if reader is None or reader.continuous is None:
+    if not path.exists() or not path.name.lower().endswith(".npz"):
         return None
-    return reader.continuous(path) if reader is MNE or path.exists() else None
+    return npz.read_continuous(path)
+
+
+def files_of(text: str, given: Mapping[str, Any]) -> FileSet | None:
+    """The set of files that DATA names, with its events, before it is cut; None where DATA is
+    something else (windows, a synthetic set), or not there."""
+    name, _, options = text.partition("?")
+    if options and Path(text).exists():  # a file whose name has a question mark
+        name, options = text, ""
+    said = {**own.query(options, text), **given}
+    for scheme, read in SCHEMES.items():
+        if name.startswith(scheme):
+            return read(name.removeprefix(scheme), said)
+    path = Path(name)
+    if path.name.lower().endswith(".toml") and path.exists():
+        return own.read_toml(path, said)
+    if path.is_dir() or (path.exists() and reader_of(path) is not None):
+        return own.read_files(path, said)
+    if options:
+        raise RecordingError(f"{name}: takes no settings ({options}), or there is no such file")
+    return None
 
 
 def recordings(
     source: str | Path, hz: float | None = None, front: FrontSpec | None = None
 ) -> tuple[Recordings, str]:
     """The recordings that `source` names, decimated to `hz`, or through a front end; and one line
-    about the front end, "" without one.
+    about the front end and what was left out, "" where there is nothing to say.
 
     Windows that were cut (and filtered) upstream skip it: nobody can filter them causally now.
     """
@@ -119,7 +131,7 @@ def recordings(
         raise RecordingError("decimate in the front end, or without one; not both")
     if front is None:
         rec = load(source)
-        return (rec if hz is None else decimate(rec, hz)), ""
+        return (rec if hz is None else decimate(rec, hz)), told(rec)
     continuous = load_continuous(source)
     if continuous is None:
         rec = load(source)
@@ -130,15 +142,25 @@ def recordings(
     clipped = np.count_nonzero((rec.x == limits.min) | (rec.x == limits.max))
     beyond = f"; {clipped} values beyond 16 bits, which a larger unit holds" if clipped else ""
     text = f"{rec.name}: continuous, through the front end in C: {made}; {len(rec)} windows"
-    return rec, text + beyond
+    more = told(rec)
+    return rec, text + beyond + (f"; {more}" if more else "")
 
 
-def _reader(path: Path) -> Reader | None:
-    """The reader of a file, or of a folder of files that MNE reads; None where nobody knows it."""
-    if path.is_dir():
-        return MNE
-    name = path.name.lower()
-    return next((reader for end, reader in READERS.items() if name.endswith(end)), None)
+def told(rec: Recordings) -> str:
+    """What was left out and assumed when the windows were cut, on one line; "" for nothing."""
+    counts: dict[str, int] = {}
+    for one in rec.left_out:
+        counts[one.reason] = counts.get(one.reason, 0) + one.count
+    parts = [f"{count} {reason}" for reason, count in counts.items()]
+    left = [f"left out: {', '.join(parts)}"] if parts else []
+    texts = [*left, *rec.notes]
+    return f"{rec.name}: {'; '.join(texts)}" if texts else ""
+
+
+def _has_epochs(path: Path) -> bool:
+    """Whether a file, or one of a folder's, is called as MNE calls files of epochs."""
+    files = recordings_in(path) if path.is_dir() else [path]
+    return any(mne_files.is_epochs(file) for file in files)
 
 
 def _bare(text: str) -> bool:

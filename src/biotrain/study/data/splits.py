@@ -16,13 +16,15 @@ from biotrain.study.data.recordings import Recordings
 
 Indices = NDArray[np.int64]
 
-SPLITS = ("chronological", "chronological-per-class", "repetition")
+SPLITS = ("chronological", "chronological-per-class", "repetition", "run")
 """Ways to cut a session.
 
 chronological: the first 80 % in time against the last 20 %; every class must be in both.
 chronological-per-class: the same within each class, for sessions recorded class after class; slow
     drift between the classes then inflates the accuracy.
 repetition: the last repetition of every gesture tests.
+run: the last runs of the session test, about 20 % of them and at least one; what calibrates and
+    what tests then never come from one recording, whose slow changes both would share.
 """
 
 SIZES = (5, 10, 20, 40)
@@ -124,6 +126,8 @@ def within(
     idx, starts = idx[in_time], starts[in_time]
     if split == "repetition":
         tests = _last_repetition(rec, idx, test_repetition, where)
+    elif split == "run":
+        tests = _last_runs(rec, idx, calibration, where)
     elif split == "chronological":
         tests = np.arange(len(idx)) >= _border(len(idx), calibration)
     else:
@@ -237,6 +241,17 @@ def _last_repetition(
     return out
 
 
+def _last_runs(rec: Recordings, idx: Indices, calibration: float, where: str) -> NDArray[np.bool_]:
+    runs = np.unique(rec.run[idx]) if rec.run is not None else np.zeros(0, np.int64)
+    if rec.run is None or len(runs) < 2:
+        raise SplitError(
+            f"{where}: there are not two runs to cut between; use split chronological-per-class"
+        )
+    count = max(1, round((1 - calibration) * len(runs)))
+    out: NDArray[np.bool_] = np.isin(rec.run[idx], runs[-count:])
+    return out
+
+
 def _overlap(
     starts: NDArray[np.float64], others: NDArray[np.float64], duration_s: float
 ) -> NDArray[np.bool_]:
@@ -275,11 +290,13 @@ def _same_classes(
 def default_split(rec: Recordings) -> str:
     """The split that fits every subject's first session, found from the data themselves.
 
-    "repetition" where repetitions are marked and each holds every class; otherwise "chronological"
-    where that leaves every class in both parts; otherwise "chronological-per-class".
+    "run" where every first session has several runs and every class in both parts; "repetition"
+    where repetitions are marked and each holds every class; otherwise "chronological" where that
+    leaves every class in both parts; otherwise "chronological-per-class".
     """
-    candidates = ("repetition", "chronological") if rec.repetition is not None else SPLITS[:1]
-    for split in candidates:
+    candidates = [] if rec.run is None else ["run"]
+    candidates += [] if rec.repetition is None else ["repetition"]
+    for split in (*candidates, "chronological"):
         try:
             for subject in rec.subjects:
                 day1(rec, subject, split)

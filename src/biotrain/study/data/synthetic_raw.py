@@ -10,7 +10,8 @@ import numpy as np
 
 from biotrain.study.data.continuous import Continuous, Part
 from biotrain.study.data.recordings import RecordingError
-from biotrain.study.data.synthetic import DESIGNS, PEOPLE, Interference, order_of, stream
+from biotrain.study.data.synthetic import DESIGNS, order_of
+from biotrain.study.data.synthetic_people import PEOPLE, Interference, stream
 
 STEP_UV = 0.02235
 """4.5 V / 24 / 2^23: an ADS1299 (TI SBAS499) at its largest gain."""

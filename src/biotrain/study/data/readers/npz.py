@@ -52,8 +52,12 @@ def read_continuous(path: Path) -> Continuous | None:
     if signal.ndim != 2 or begins.ndim != 1 or (np.diff(begins) <= 0).any():
         raise RecordingError(f"{path}: signal is [channels, samples], part_begin ascends")
     ends = [*begins[1:], signal.shape[1]]
+    bad = None
+    if "bad_begin" in held and "bad_end" in held:
+        bad = np.stack([held["bad_begin"], held["bad_end"]], 1).astype(np.int64)
     parts = []
     for k, (begin, end) in enumerate(zip(begins, ends, strict=True)):
+        markers = held.get("span_marker")
         own = (held["span_begin"] >= begin) & (held["span_begin"] < end)
         repetition = held.get("span_repetition")
         parts.append(
@@ -65,6 +69,8 @@ def read_continuous(path: Path) -> Continuous | None:
                 held["span_end"][own].astype(np.int64) - begin,
                 held["span_label"][own].astype(np.int64),
                 None if repetition is None else repetition[own].astype(np.int64),
+                None if markers is None else markers[own].astype(bool),
+                None if bad is None else bad[(bad[:, 0] >= begin) & (bad[:, 0] < end)] - begin,
             )
         )
     return Continuous(
@@ -76,4 +82,13 @@ def read_continuous(path: Path) -> Continuous | None:
         str(held["unit"]),
         str(held["name"]) if "name" in held else path.stem,
         bool(held.get("synthetic", False)),
+        tuple(str(note) for note in held.get("notes", ())),
+        _names(held, "subject_names"),
+        _names(held, "session_names"),
+        float(held["reject"]) if "reject" in held else None,
     )
+
+
+def _names(held: dict[str, Any], key: str) -> tuple[tuple[int, str], ...]:
+    """Numbers and the names behind them."""
+    return tuple((int(number), str(name)) for number, name in held.get(key, ()))

@@ -1,45 +1,50 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Recordings of one's own: a folder of files that MNE reads, or a BIDS tree, and a TOML of some ten
-lines that says whose a file is, what its events mean and how windows are cut.
+"""Files of one's own: a TOML of some ten lines that says whose a file is, what its events mean and
+how windows are cut; a BIDS tree; or plain files with the same settings behind a question mark.
 
     folder = "recordings"                            # beside this file; or bids = "..."
     pattern = "{subject}/day{session}_{run}.edf"     # not with bids
     channels = ["C3", "Cz", "C4"]                    # else the first kind that the files have
     window = 2.0                                     # s
     hop = 1.0                                        # s; else window
-    start = 0.5                                      # s from an event to its first window
+    tmin = 0.5                                       # s from an event to its first window
 
     [events]                                         # description of the annotation = class
     769 = "left"
     770 = "right"
 
-Other keys: duration (s, of events that have none), scale (from MNE's volts to `unit`, 1e6), unit,
-name; with bids also task and datatype. A pattern may hold {subject}, {session}, {run},
-{repetition}, {class} (of a whole file) and * for anything.
+or, where labels come from elsewhere,
+
+    events = {source = "stim", map = {1 = "left", 2 = "right"}}
+
+`Own` lists every key, `docs/recordings.md` explains them.
 """
+
+from __future__ import annotations
 
 import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
-from biotrain.study.data.readers.mne_files import (
-    MNE_SUFFIXES,
-    Cut,
-    Place,
-    first_line,
-    from_raw,
-    joined,
-    read_raw,
-)
-from biotrain.study.data.recordings import RecordingError, Recordings
+from biotrain.study.data.join import FileSet, Titles, file_set
+from biotrain.study.data.raw import CutRequest, Events, Place, RawSignal, normal
+from biotrain.study.data.readers import sidecars
+from biotrain.study.data.readers.mne_files import MNE_SUFFIXES
+from biotrain.study.data.readers.table import IN_FOLDERS, is_beside, read_signal, recordings_in
+from biotrain.study.data.recordings import RecordingError
 
 PARTS = ("subject", "session", "run", "repetition", "class")
 """What a pattern may name."""
+
+NUMBERS = ("window", "hop", "start", "tmin", "duration", "scale", "reject_uv", "fs")
+TEXTS = ("folder", "pattern", "bids", "task", "datatype", "unit", "name", "kind", "bad_channels")
+BAD_CHANNELS = ("keep", "drop", "zero")
 
 
 @dataclass(frozen=True)
@@ -52,72 +57,113 @@ class Own:
     task: str = ""
     datatype: str = ""
     channels: tuple[str, ...] = ()
-    events: Mapping[str, str] = field(default_factory=dict)
+    kind: str = ""
+    events: Events = field(default_factory=Events)
     window: float | None = None
     hop: float | None = None
     start: float = 0.0
+    tmin: float | None = None
     duration: float = 0.0
+    reject_uv: float | None = None
+    bad_channels: str = "keep"
+    resample: bool = False
+    fs: float | None = None
     scale: float = 1e6
     unit: str = "uV (x*scale)"
     name: str = ""
 
     @property
-    def cut(self) -> Cut:
-        """For the readers."""
-        return Cut(
-            self.window,
-            self.start,
-            self.hop,
-            self.duration,
-            self.events,
-            self.channels,
-            self.scale,
+    def request(self) -> CutRequest:
+        """For the cutter."""
+        return CutRequest(
+            window_s=self.window,
+            tmin_s=self.start if self.tmin is None else self.tmin,
+            hop_s=self.hop,
+            duration_s=self.duration,
+            events=self.events,
+            channels=() if self.channels == ("common",) else self.channels,
+            kind=self.kind,
+            only_common=self.channels == ("common",),
+            resample=self.resample,
+            bad_channels=self.bad_channels,
+            reject_uv=self.reject_uv,
+            scale=self.scale,
+            fs=self.fs,
         )
 
+    def titles(self, where: str, name: str) -> Titles:
+        """For the set."""
+        classes = tuple(dict.fromkeys(self.events.classes.values()))
+        return Titles(where, self.name or name, self.unit, classes)
 
-def read_toml(path: Path, window_s: float | None = None) -> Recordings:
-    """The recordings that the TOML file `path` describes.
+
+def read_toml(path: Path, given: Mapping[str, Any]) -> FileSet:
+    """The files that the TOML file `path` describes; `given`: settings that take precedence.
 
     Raises RecordingError for a file that is no TOML, an unknown key, a folder or pattern that finds
     nothing, and what the readers raise.
     """
     try:
-        given = tomllib.loads(path.read_text(encoding="utf-8"))
+        said = tomllib.loads(path.read_text(encoding="utf-8-sig"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
         raise RecordingError(f"{path}: not TOML: {error}") from error
-    own = _own(given, str(path))
-    name = own.name or path.stem
+    own = settings({**said, **given}, str(path))
     if own.bids:
-        return _bids(path.parent / own.bids, own, name)
-    folder = path.parent / own.folder
+        return _bids(path.parent / own.bids, own, path.stem)
     if not own.pattern:
         raise RecordingError(f"{path}: it needs a pattern ('{{subject}}_{{run}}.edf'), or bids")
-    places = _places(folder, own.pattern, path)
-    parts = [from_raw(read_raw(file), file, place, own.cut) for file, place in places.items()]
-    return joined(path, parts, _clocked(list(places.values())), own.unit, name, _classes(own))
+    places = _places(path.parent / own.folder, own.pattern, path)
+    return _set(places, own, own.titles(str(path), path.stem))
 
 
-def read_bids(text: str) -> Recordings:
-    """`ROOT?task=motor&window=2&...`: the keys of the TOML; channels and events by commas
-    (channels=C3,C4; events=769:left,770:right)."""
-    root, _, options = text.partition("?")
-    given: dict[str, Any] = dict(parse_qsl(options, keep_blank_values=True))
-    where = f"bids:{text}"
+def read_bids(root: str, given: Mapping[str, Any]) -> FileSet:
+    """The recordings of a BIDS tree."""
+    own = settings({**given, "bids": root}, f"bids:{root}")
+    return _bids(Path(root), own, Path(root).name)
+
+
+def read_files(path: Path, given: Mapping[str, Any]) -> FileSet:
+    """A file, or a folder of files; subject, session and run come from BIDS names."""
+    own = settings(given, str(path))
+    files = [path]
+    if path.is_dir():
+        files = recordings_in(path)
+        if not files:
+            raise RecordingError(
+                f"{path}: it holds no file of MNE ({', '.join(MNE_SUFFIXES)}) or of another reader "
+                f"({', '.join(end for end in IN_FOLDERS if end not in MNE_SUFFIXES)})"
+            )
+    places = {one: Place(*(_entity(one, key) for key in ("sub", "ses", "run"))) for one in files}
+    held = _set(places, own, own.titles(str(path), path.name.split(".")[0]))
+    if len(files) > 1 and not any(place.subject for place in places.values()):
+        note = "no file name has sub-...: all files are taken as one person"
+        return FileSet(held.files, held.request, held.titles, (*held.notes, note))
+    return held
+
+
+def query(text: str, where: str) -> dict[str, Any]:
+    """`window=2&channels=C3,C4&events=769:left,770:right`: the keys of the TOML as text."""
+    given: dict[str, Any] = dict(parse_qsl(text, keep_blank_values=True))
     try:
-        for key in ("window", "hop", "start", "duration", "scale"):
+        for key in NUMBERS:
             if key in given:
                 given[key] = float(given[key])
         if "channels" in given:
             given["channels"] = given["channels"].split(",")
+        if "resample" in given:
+            given["resample"] = given["resample"].lower() in ("true", "yes", "1")
         if "events" in given:
             given["events"] = dict(part.split(":", 1) for part in given["events"].split(","))
     except ValueError as error:
         raise RecordingError(f"{where}: {error}") from error
-    own = _own({**given, "bids": root}, where)
-    return _bids(Path(root), own, own.name or Path(root).name)
+    more = {key: given.pop(key) for key in ("source", "column") if key in given}
+    if more:
+        given["events"] = {**more, "map": given.get("events", {})}
+    return given
 
 
-def _own(given: Mapping[str, Any], where: str) -> Own:
+def settings(given: Mapping[str, Any], where: str) -> Own:
+    """What is said, checked; RecordingError names a key or a value that cannot be."""
     known = [f.name for f in fields(Own)]
     for key in given:
         if key not in known:
@@ -125,35 +171,69 @@ def _own(given: Mapping[str, Any], where: str) -> Own:
             hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
             raise RecordingError(f"{where}: no setting is called {key} ({hint})")
     values = dict(given)
-    for key in ("window", "hop", "start", "duration", "scale"):
+    for key in NUMBERS:
         value = values.get(key, 0.0)
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise RecordingError(f"{where}: {key} is a number, not {value!r}")
         if key in values:
             values[key] = float(value)
-            if value < 0 or (value == 0 and key not in ("start", "duration")):
+            zero = key in ("start", "tmin", "duration")
+            if key != "tmin" and (value < 0 or (value == 0 and not zero)):
                 raise RecordingError(f"{where}: {key} lies above 0, not at {value:g}")
-    for key in ("folder", "pattern", "bids", "task", "datatype", "unit", "name"):
+    for key in TEXTS:
         if not isinstance(values.get(key, ""), str):
             raise RecordingError(f"{where}: {key} is text, not {values[key]!r}")
-    channels, events = values.get("channels", ()), values.get("events", {})
+    if values.get("bad_channels", "keep") not in BAD_CHANNELS:
+        raise RecordingError(f"{where}: bad_channels is one of {', '.join(BAD_CHANNELS)}")
+    if not isinstance(values.get("resample", False), bool):
+        raise RecordingError(f"{where}: resample is true or false, not {values['resample']!r}")
+    channels = values.get("channels", ())
+    if channels == "common":
+        channels = ("common",)
     if isinstance(channels, str) or not all(isinstance(c, str) for c in channels):
-        raise RecordingError(f"{where}: channels is a list of names, not {channels!r}")
-    if not isinstance(events, Mapping) or not all(isinstance(v, str) for v in events.values()):
-        raise RecordingError(f"{where}: [events] is a table of description = class, not {events!r}")
-    return Own(**(values | {"channels": tuple(channels), "events": dict(events)}))
+        raise RecordingError(f'{where}: channels is a list of names or "common", not {channels!r}')
+    return Own(
+        **(
+            values
+            | {"channels": tuple(channels), "events": _events(values.get("events", {}), where)}
+        )
+    )
 
 
-def _classes(own: Own) -> list[str]:
-    """In the order in which they stand in the TOML."""
-    return list(dict.fromkeys(own.events.values()))
+def _events(given: Any, where: str) -> Events:
+    """A table of description = class, or one of source, column and map."""
+    complaint = RecordingError(
+        f"{where}: [events] is a table of description = class, not {given!r}"
+    )
+    if not isinstance(given, Mapping):
+        raise complaint
+    classes, more = given, {}
+    if "map" in given or set(given) & {"source", "column"} == set(given) != set():
+        unknown = set(given) - {"source", "column", "map"}
+        classes, more = given.get("map", {}), {k: given.get(k, "") for k in ("source", "column")}
+        if unknown or not isinstance(classes, Mapping):
+            raise complaint
+    if not all(isinstance(v, str) for v in (*classes.values(), *more.values())):
+        raise complaint
+    named = {normal(str(key)): normal(value) for key, value in classes.items()}
+    return Events(more.get("source", ""), more.get("column", ""), named)
 
 
-def _clocked(places: list[Place]) -> list[Place]:
-    """Every file has a clock of its own, so every file is a run of its own."""
-    return [
-        Place(p.subject, p.session, str(k), p.repetition, p.label) for k, p in enumerate(places)
-    ]
+def _set(places: Mapping[Path, Place], own: Own, titles: Titles) -> FileSet:
+    request = own.request
+
+    def read(path: Path, place: Place) -> RawSignal:
+        named = {key: getattr(place, "label" if key == "class" else key) for key in PARTS}
+        return read_signal(path, request, named)
+
+    files = [(partial(read, path, place), place) for path, place in places.items()]
+    return file_set(files, request, titles)
+
+
+def _entity(path: Path, key: str) -> str:
+    """The value of a BIDS entity in a file name: sub-07_ses-2_eeg.edf -> "07" for "sub"."""
+    found = re.search(rf"(?:^|_){key}-([A-Za-z0-9]+)", path.name)
+    return found.group(1) if found else ""
 
 
 def _places(folder: Path, pattern: str, path: Path) -> dict[Path, Place]:
@@ -161,7 +241,7 @@ def _places(folder: Path, pattern: str, path: Path) -> dict[Path, Place]:
     if not folder.is_dir():
         raise RecordingError(f"{path}: there is no folder {folder}")
     expression, seen = "", set()
-    for text, part in re.findall(r"([^{}]+)|\{([^{}]*)\}", pattern):
+    for text, part in re.findall(r"([^{}]+)|\{([^{}]*)\}", normal(pattern)):
         if text:
             expression += re.escape(text).replace(r"\*", "[^/]*")
         elif part not in PARTS:
@@ -175,20 +255,22 @@ def _places(folder: Path, pattern: str, path: Path) -> dict[Path, Place]:
     if "subject" not in seen:
         raise RecordingError(f"{path}: the pattern does not say where the {{subject}} stands")
     found: dict[Path, Place] = {}
-    for file in sorted(p for p in folder.rglob("*") if p.is_file()):
-        match = re.fullmatch(expression, file.relative_to(folder).as_posix())
-        if match:
-            named = {key: match.groupdict().get(f"{key}_", "") for key in PARTS}
+    there = sorted(p for p in folder.rglob("*") if p.is_file())
+    for file in there:
+        match = re.fullmatch(expression, normal(file.relative_to(folder).as_posix()))
+        if match and not is_beside(file):
+            named = {key: match.groupdict().get(f"{key}_") or "" for key in PARTS}
             found[file] = Place(*(named[key] for key in PARTS))
     if not found:
-        some = sorted(p.relative_to(folder).as_posix() for p in folder.rglob("*") if p.is_file())
-        there = f"there are {', '.join(some[:3])}" if some else "it is empty"
-        raise RecordingError(f"{path}: no file in {folder} fits '{pattern}'; {there}")
+        some = [p.relative_to(folder).as_posix() for p in there]
+        seen_there = f"there are {', '.join(some[:3])}" if some else "it is empty"
+        raise RecordingError(f"{path}: no file in {folder} fits '{pattern}'; {seen_there}")
     return found
 
 
-def _bids(root: Path, own: Own, name: str) -> Recordings:
-    """A BIDS tree; subject and session are its entities, the class is an event's trial_type."""
+def _bids(root: Path, own: Own, name: str) -> FileSet:
+    """A BIDS tree; subject, session and run are its entities, the class is an event's trial_type
+    unless `events.column` names another column."""
     if not root.is_dir():
         raise RecordingError(f"{root}: there is no such folder")
     try:
@@ -202,14 +284,21 @@ def _bids(root: Path, own: Own, name: str) -> Recordings:
     if not found:
         what = " ".join(f"{k}={getattr(own, k)}" for k in ("task", "datatype") if getattr(own, k))
         raise RecordingError(f"{root}: no recording of BIDS {what} in it".replace("  ", " "))
+    found = [one for one in found if (one.split or "01").lstrip("0") in ("1", "")]
     found = sorted(found, key=lambda one: str(one.fpath))
-    places = [Place(one.subject or "", one.session or "") for one in found]
-    parts = []
-    for one, place in zip(found, places, strict=True):
-        file = Path(one.fpath)
-        try:
-            raw = mne_bids.read_raw_bids(one, verbose="error").load_data(verbose="error")
-        except Exception as error:  # MNE raises whatever its reader meets
-            raise RecordingError(f"{file}: mne-bids cannot read it: {first_line(error)}") from error
-        parts.append(from_raw(raw, file, place, own.cut))
-    return joined(root, parts, _clocked(places), own.unit, name, _classes(own))
+    request = own.request
+
+    def read(path: Path) -> RawSignal:
+        raw = read_signal(path, request, {})
+        raw = sidecars.with_bids(raw, sidecars.bids_table(path, root, "channels"))
+        events = sidecars.bids_table(path, root, "events")
+        if events is None or request.events.source not in ("", "file"):
+            return raw
+        marks = sidecars.read_events(events, request.events.column)
+        return sidecars.with_events(raw, marks, "events.tsv")
+
+    files = [
+        (partial(read, Path(one.fpath)), Place(one.subject or "", one.session or "", one.run or ""))
+        for one in found
+    ]
+    return file_set(files, request, own.titles(str(root), name))

@@ -1,0 +1,98 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every reader of the table, against everything that makes labels or amplitudes wrong.
+
+A new reader gets all of it by being in the table: it needs a function in tests/_formats.py that
+writes the made recording in its format.
+"""
+
+from __future__ import annotations
+
+import itertools
+from pathlib import Path
+
+import numpy as np
+import pytest
+from _formats import TONE_STD, UNWRITTEN, WRITERS, Example, possible
+
+from biotrain.frontend import read_front
+from biotrain.study import load
+from biotrain.study.data.readers.table import READERS
+from biotrain.study.data.recordings import Recordings
+from biotrain.study.data.sources import SCHEMES, load_continuous, recordings
+
+EXAMPLES = {
+    "plain": Example(),
+    "unit": Example(unit="mV"),
+    "rejected": Example(rejected=True),
+    "bad channel": Example(bad_channel=True),
+    "beyond": Example(beyond=True),
+    **{
+        " ".join(k for k, on in zip(("date", "gap", "first"), three, strict=True) if on): Example(
+            date=three[0], gap=three[1], first_s=15.0 if three[2] else 0.0
+        )
+        for three in itertools.product((False, True), repeat=3)
+        if any(three)
+    },
+}
+
+
+def test_every_reader_is_in_the_matrix() -> None:
+    assert {*WRITERS, *UNWRITTEN} == {*READERS, *SCHEMES, ".toml"}
+
+
+def matrix(*names: str) -> list[tuple[str, str]]:
+    """Every format with every example that it can hold."""
+    return [
+        (kind, name)
+        for kind in WRITERS
+        for name in (names or EXAMPLES)
+        if possible(kind, EXAMPLES[name])
+    ]
+
+
+def is_right(rec: Recordings) -> None:
+    """Windows of "tone" hold the tone, those of "rest" do not."""
+    spread = rec.signal()[:, 0].std(axis=1)
+    tone = rec.y == rec.classes.index("tone")
+    np.testing.assert_allclose(spread[tone], TONE_STD, atol=2.0)
+    assert (spread[~tone] < 2.0).all()
+
+
+@pytest.mark.parametrize(("kind", "name"), matrix())
+def test_windows(kind: str, name: str, tmp_path: Path) -> None:
+    example = EXAMPLES[name]
+    source = WRITERS[kind](tmp_path, example)
+    rec = load(source, window_s=2.0)
+    is_right(rec)
+    counts = {c: int((rec.y == k).sum()) for k, c in enumerate(rec.classes)}
+    assert counts == example.counts()
+    left_out = sum(one.count for one in rec.left_out)
+    told = " ".join(rec.notes)
+    if example.rejected:
+        assert left_out >= 1
+    if example.bad_channel:
+        assert "bad channels are kept" in told
+        assert "C4" in told
+        more = "&" if "?" in source else "?"
+        assert load(f"{source}{more}bad_channels=drop", window_s=2.0).channels == ("C3",)
+        silent = load(f"{source}{more}bad_channels=zero", window_s=2.0)
+        assert not silent.signal()[:, 1].any()
+    if example.gap:
+        assert "missing" in told
+
+
+@pytest.mark.parametrize(("kind", "name"), matrix("plain", "rejected", "date first", "gap"))
+def test_through_a_front_end(kind: str, name: str, tmp_path: Path) -> None:
+    """The same through the device's own windows: none mixes tone and rest."""
+    source = WRITERS[kind](tmp_path, EXAMPLES[name])
+    held = load_continuous(source)
+    assert held is not None
+    assert len(held.parts) == (2 if EXAMPLES[name].gap else 1)
+    spec = read_front({"window_s": 1.0, "hop_s": 0.25, "unit": 0.1, "reference": "none"})
+    rec, note = recordings(source, None, spec)
+    assert "through the front end in C" in note
+    is_right(rec)
+    assert set(rec.classes) == {"tone", "rest"}
+    assert len(set(rec.y.tolist())) == 2
+    if EXAMPLES[name].rejected:
+        assert np.ptp(rec.signal(), axis=2).max() < 500
