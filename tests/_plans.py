@@ -8,7 +8,8 @@ from typing import Protocol
 import pytest
 
 from biotrain.package import Package
-from biotrain.planner.fit import Planner, Schedule
+from biotrain.planner.plan import Schedule
+from biotrain.planner.schedules import Planner
 from biotrain.planner.search import Search
 
 ENOUGH = (1 << 30) + 1
@@ -24,7 +25,7 @@ class Compiles(Protocol):
 def smallest_plan(compiles: Compiles) -> Package:
     """What `compiles` returns, with the smallest plan that a descent finds, in a tenth of the time.
 
-    The plan is realised, placed, judged and emitted as any other; only the choice is not that of
+    The plan is realised, placed, validated and emitted as any other; only the choice is not that of
     `Planner.within`.
     """
 

@@ -29,7 +29,7 @@ import biotrain as bt
 import biotrain.package
 from biotrain.cli import main
 from biotrain.errors import BioTrainError, CheckpointError, DeviceError, DoesNotFitError
-from biotrain.graph.rewrite.precision import SMALLEST, Store, keep_half, parse_store
+from biotrain.graph.rewrite.precision import SMALLEST_BYTES, Store, keep_half, parse_store
 from biotrain.ir.graph import Graph, Node, Value, leaves
 from biotrain.ir.op import OPS, Builder, Sample
 from biotrain.ops.half import EPS, torch_dtype
@@ -189,7 +189,7 @@ def test_nothing_but_the_rounding_changes(index: int) -> None:
     stored = [n.inputs[0] for n in done.nodes if n.op == "to_fp16"]
     backward = {v.name for n in done.nodes[end:] for v in n.inputs}
     for v in stored:
-        assert v.nbytes >= SMALLEST, said(seed, network)
+        assert v.nbytes >= SMALLEST_BYTES, said(seed, network)
         assert v.name not in backward, said(seed, network)
 
 

@@ -14,7 +14,7 @@ import biotrain.ops  # noqa: F401 (fills the table of ops)
 from biotrain.errors import GraphError
 from biotrain.ir.graph import Graph, Node, Value
 from biotrain.planner.place import ALIGNMENT, Buffer, lifetimes, lower_bound, peak, place
-from biotrain.planner.validate import check
+from biotrain.planner.validate import replay
 
 
 @st.composite
@@ -83,19 +83,19 @@ def test_in_place_only_where_nothing_is_read_later() -> None:
     assert buffers["c"] is buffers["b"] or buffers["c"] is buffers["a"]
 
 
-def test_the_judge_accepts_a_good_placement_and_refuses_bad_ones() -> None:
+def test_the_validator_accepts_a_good_placement_and_refuses_bad_ones() -> None:
     graph = chain()
     placed = place(lifetimes(graph))
-    check(graph, placed)
+    replay(graph, placed)
     apart = [replace(b, offset=0) for b in placed]
     with pytest.raises(GraphError, match="overwrit"):
-        check(graph, apart)
+        replay(graph, apart)
     with pytest.raises(GraphError, match="not aligned"):
-        check(graph, [replace(b, offset=b.offset + 4) for b in placed])
+        replay(graph, [replace(b, offset=b.offset + 4) for b in placed])
 
 
 @pytest.mark.parametrize("shift", [16, 128, 256])
-def test_the_judge_sees_every_partial_overlap(shift: int) -> None:
+def test_the_validator_sees_every_partial_overlap(shift: int) -> None:
     graph = chain()
     placed = list(place(lifetimes(graph, inplace=False)))
     names = [b.value for b in placed]
@@ -103,4 +103,4 @@ def test_the_judge_sees_every_partial_overlap(shift: int) -> None:
     size = placed[a].size
     placed[b] = replace(placed[b], offset=placed[a].offset + size - shift)
     with pytest.raises(GraphError, match="overwrit"):
-        check(graph, placed)
+        replay(graph, placed)

@@ -9,7 +9,7 @@ import torch
 import biotrain as bt
 from biotrain.ir.graph import Loop, leaves
 from biotrain.package import Package
-from biotrain.planner.explain import makings
+from biotrain.planner.explain import computations
 from biotrain.reports.figures import COLOURS, plan_figure
 from biotrain.reports.published import REFERENCES, references
 from biotrain.reports.timeline import timeline
@@ -65,10 +65,10 @@ def test_timeline_of_loops(small: Package) -> None:
 
 
 def test_makings_find_what_is_computed_twice(small: Package, stored: Package) -> None:
-    assert all(before == 0 for _, before in makings(leaves(stored.graph.nodes)))
-    twice = [name for name, before in makings(leaves(small.graph.nodes)) if before]
+    assert all(before == 0 for _, before in computations(leaves(stored.graph.nodes)))
+    twice = [name for name, before in computations(leaves(small.graph.nodes)) if before]
     assert twice
-    words = next(c for c in small.plan.choices if c.startswith("made again, "))
+    words = next(c for c in small.plan.choices if c.startswith("recomputed, "))
     assert any(name in words for name in twice)
 
 

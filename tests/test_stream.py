@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Plans under a budget: they fit, the judge agrees, and every plan trains to the same bits.
+"""Plans under a budget: they fit, the validator agrees, and every plan trains to the same bits.
 
 Networks and budgets are new in every run, and a failure names its seed (see test_networks.py).
 """
@@ -28,19 +28,24 @@ from torch import nn
 import biotrain as bt
 from biotrain.errors import DoesNotFitError, GraphError
 from biotrain.graph.cost import node_ops
+from biotrain.graph.rewrite import keep_int16
 from biotrain.ir.graph import Graph, Loop, Node, Span, Step, Value, Window, leaves, verify
 from biotrain.ir.op import OPS
 from biotrain.package import Package
-from biotrain.planner.fit import Planner, Schedule
+from biotrain.planner.fused import Group
 from biotrain.planner.place import Buffer, lifetimes, lower_bound, peak, place
-from biotrain.planner.search import Score, Search, realise
+from biotrain.planner.plan import Schedule
+from biotrain.planner.realise import realise
+from biotrain.planner.schedules import Planner
+from biotrain.planner.score import Score
+from biotrain.planner.search import Search
 from biotrain.planner.stream import Stream
-from biotrain.planner.validate import check
+from biotrain.planner.validate import replay, validate
 from biotrain.run.host import HostDevice
 
 CASES = int(os.environ.get("BIOTRAIN_NETWORKS", "2"))
 MUTANTS = int(os.environ.get("BIOTRAIN_MUTANTS", "12"))
-"""Broken loops of each kind that the judge is shown."""
+"""Broken loops of each kind that the validator is shown."""
 CHANS, TIMES, CLASSES = 3, 300, 4
 MODES = ["separate", "momentum", "update"]
 
@@ -57,27 +62,27 @@ def schedule(search: Search, score: Score) -> tuple[Graph, tuple[Buffer, ...]]:
 
 
 def smallest(search: Search) -> Score:
-    """Little of everything is kept."""
-    return search.descend(search.nothing(), 0)
+    """Little is stored."""
+    return search.descend(search.all_streamed(), 0)
 
 
 @pytest.mark.parametrize("index", range(CASES))
 def test_schedules_of_drawn_networks(index: int) -> None:
-    """Judged, at or above the bound, counted rightly, and the same twice."""
+    """Validated, at or above the bound, counted rightly, and the same twice."""
     seed = a_seed(index)
     network = small(seed)
     again = said(seed, network)
     print(again)
     graph = train_graph(prepared(network), network.example)
     search = Search(Stream(graph))
-    top = search.score(search.everything(), 1 << 62)
+    top = search.score(search.all_stored(), 1 << 62)
     budget = int(top.peak * random.Random(seed).uniform(0.3, 1))
-    scores = [top, search.descend(search.everything(), budget), smallest(search)]
+    scores = [top, search.descend(search.all_stored(), budget), smallest(search)]
     for score in (*scores, search.store_rows(scores[1], budget)):
         planned, buffers = schedule(search, score)
         try:
             verify(planned)
-            check(planned, buffers)
+            validate(planned, buffers)
         except GraphError as error:
             raise AssertionError(again) from error
         assert peak(buffers) >= lower_bound(buffers), again
@@ -270,12 +275,12 @@ def test_an_input_of_a_cat_that_no_part_needs() -> None:
         Node("relu", (part,), (out,)),
     )
     search = Search(Stream(Graph(nodes, (x,), (out,))))
-    graph, buffers = schedule(search, search.score(search.nothing(), 0))
+    graph, buffers = schedule(search, search.score(search.all_streamed(), 0))
     (loop,) = graph.nodes
     assert isinstance(loop, Loop)
     assert [(w.value.name, w.nbytes) for w in loop.windows if not w.nbytes] == [("a", 0)]
     verify(graph)
-    check(graph, buffers)
+    validate(graph, buffers)
     reading = replace(loop.body[0], boxes=tuple(replace(b, r0=0) for b in loop.body[0].boxes))
     assert refused(graph, loop, with_step(loop, 0, reading))
 
@@ -288,12 +293,12 @@ def streamed() -> Graph:
     """A graph with loops over rows and over tiles of time."""
     net = mixed()
     search = Search(Stream(train_graph(net, torch.zeros(1, CHANS, TIMES))))
-    score, stream = search.score(search.nothing(), 0), search.stream
-    forms = list(score.forms)
-    for i, part in enumerate(score.passes[::2]):  # those that can, in place of their best form
-        cuts = [n for axis, n in stream._cuts(part) if axis == "rows"]
-        forms[2 * i] = (stream._form(part, "rows", cuts[0]) if cuts else None) or forms[2 * i]
-    graph = realise(search, replace(score, forms=tuple(forms)))
+    score, stream = search.score(search.all_streamed(), 0), search.stream
+    found = list(score.loops)
+    for i, group in enumerate(score.groups[::2]):  # those that can, in place of their best form
+        cuts = [n for axis, n in stream.tilings(group) if axis == "rows"]
+        found[2 * i] = (stream.fused(group, "rows", cuts[0]) if cuts else None) or found[2 * i]
+    graph = realise(search, replace(score, loops=tuple(found)))
     axes = dict.fromkeys(n.axis for n in graph.nodes if isinstance(n, Loop))
     assert sorted(axes) == ["rows", "time"]
     return graph
@@ -304,7 +309,7 @@ def refused(graph: Graph, old: Loop, new: Loop) -> bool:
     broken = graph.with_nodes(tuple(new if n is old else n for n in graph.nodes))
     try:
         verify(broken)
-        check(broken, place(lifetimes(broken), effort=0))
+        replay(broken, place(lifetimes(broken), effort=0))
     except GraphError:
         return True
     return False
@@ -322,8 +327,8 @@ def with_step(loop: Loop, i: int, step: Step) -> Loop:
     return replace(loop, body=(*loop.body[:i], step, *loop.body[i + 1 :]))
 
 
-def judged(node: Node) -> bool:
-    """Bytes are judged as one piece: parts of them are not told apart."""
+def told_apart(node: Node) -> bool:
+    """Elements of bytes are not told apart by the validator."""
     return all(v.dtype == "f32" for v in node.outputs)
 
 
@@ -341,7 +346,7 @@ def shrunk_windows(loop: Loop) -> Iterator[Loop]:
 def shifted_boxes(loop: Loop) -> Iterator[Loop]:
     """A box, alone or together with its window."""
     for i, step in enumerate(loop.body):
-        if not judged(step.node):
+        if not told_apart(step.node):
             continue
         k = next(k for k, b in enumerate(step.boxes) if not b.empty)
         b = step.boxes[k]
@@ -363,9 +368,9 @@ def dropped_steps(loop: Loop) -> Iterator[Loop]:
     """A step, altogether or in one iteration."""
     for i, step in enumerate(loop.body):
         yield replace(loop, body=(*loop.body[:i], *loop.body[i + 1 :]))
-        if judged(step.node):
+        if told_apart(step.node):
             for k in (0, len(step.boxes) - 1):
-                # A part that is made again from one iteration to the next is there anyway.
+                # A window that is recomputed from one iteration to the next is there anyway.
                 fresh = k == 0 or step.boxes[k] != step.boxes[k - 1]
                 if fresh and not step.boxes[k].empty and len(step.boxes) > 1:
                     yield with_step(loop, i, changed(step, k, Span(0, 0, 0, 0)))
@@ -381,7 +386,7 @@ def disordered(loop: Loop) -> Iterator[Loop]:
     """One step or one window runs backwards, or sums over time do; sums of rows may."""
     for i, step in enumerate(loop.body):
         free = loop.axis == "rows" and OPS[step.node.op].accumulates
-        if judged(step.node) and not free and len(dict.fromkeys(step.boxes)) > 1:
+        if told_apart(step.node) and not free and len(dict.fromkeys(step.boxes)) > 1:
             yield with_step(loop, i, Step(step.node, step.boxes[::-1]))
     for i, w in enumerate(loop.windows):
         if w.value.dtype == "f32" and len(dict.fromkeys(w.spans)) > 1:
@@ -411,7 +416,7 @@ def uneven_sums(loop: Loop) -> Iterator[Loop]:
     "breaks",
     [shrunk_windows, shifted_boxes, dropped_steps, swapped_steps, disordered, uneven_sums],
 )
-def test_the_judge_refuses_broken_loops(
+def test_the_validator_refuses_broken_loops(
     streamed: Graph, breaks: Callable[[Loop], Iterator[Loop]]
 ) -> None:
     assert not any(refused(streamed, loop, loop) for loop in loops(streamed))
@@ -421,6 +426,29 @@ def test_the_judge_refuses_broken_loops(
     random.Random(seed).shuffle(broken)
     for loop, new in broken[:MUTANTS]:
         assert refused(streamed, loop, new), f"BIOTRAIN_SEED={seed}\n{loop}\n\nbecame\n\n{new}"
+
+
+def test_the_planner_updates_a_parameter_behind_all_that_read_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where tensors are recomputed, that is later than where the gradient is complete; the
+    validator refuses a plan that updates there."""
+
+    def early(
+        self: Stream, groups: list[Group], where: dict[int, int], updates: list[int]
+    ) -> list[Group]:
+        behind: dict[int, list[Group]] = {}
+        for i in updates:
+            behind.setdefault(max(where[j] for j in self.sources(i)), []).append(Group((i,), ()))
+        return [g for p, group in enumerate(groups) for g in (group, *behind.get(p, ()))]
+
+    graph = train_graph(mixed(), torch.zeros(1, CHANS, TIMES), gradients="update")
+    search = Search(Stream(graph))
+    validate(*schedule(search, search.score(search.all_streamed(), 0)))
+    monkeypatch.setattr(Stream, "_with_updates", early)
+    search = Search(Stream(graph))
+    with pytest.raises(GraphError, match="is read after its update"):
+        validate(*schedule(search, search.score(search.all_streamed(), 0)))
 
 
 # The comparison of bits must be able to fail.
@@ -458,6 +486,24 @@ def test_a_wrong_kernel_or_schedule_changes_the_crc(monkeypatch: pytest.MonkeyPa
 
 
 # What is counted is what is executed.
+
+
+def test_the_price_of_fused_loops_is_that_of_their_nodes() -> None:
+    """Work that every call of a loop does on its own is counted whole: int16 inputs have some."""
+    net, example = mixed(), torch.zeros(1, CHANS, TIMES)
+    search = Search(Stream(keep_int16(train_graph(net, example), 0.1)))
+    top = search.score(search.all_stored(), 1 << 62)
+    scores = [top, smallest(search), *(search.descend(s.streaming, s.peak // 2) for s in (top,))]
+    shared = 0
+    for score in scores:
+        planned = realise(search, score)
+        assert node_ops(planned.nodes) == score.ops
+        for loop in loops(planned):
+            for step in loop.body:
+                rule, boxes = OPS[step.node.op], [b for b in step.boxes if not b.empty]
+                shared += sum(rule.shared_ops(step.node, box) for box in boxes)
+    assert shared > 0, "no fused loop has shared work: this tests nothing"
+
 
 _COUNTER = """
 __attribute__((weak)) long long bt_count;
@@ -526,7 +572,7 @@ def test_executed_multiply_adds_are_those_of_the_plan(monkeypatch: pytest.Monkey
     tight = bt.compile(net, example, memory=fixed + int(0.5 * free.plan.peak_bytes))
     counted = [conv_ops(p.graph) for p in (free, tight)]
     ran = [executed(p, monkeypatch) for p in (free, tight)]
-    assert counted[1] > 1.1 * counted[0], "something is made again"
+    assert counted[1] > 1.1 * counted[0], "something is recomputed"
     for want, have in zip(counted, ran, strict=True):
         assert 0.97 * want <= have <= want
     again = [counted[1] - counted[0], ran[1] - ran[0]]

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,22 +23,31 @@ from biotrain.graph.autodiff import differentiate, prune, with_loss, with_update
 from biotrain.graph.capture import Captured, capture
 from biotrain.graph.cost import training_cost
 from biotrain.graph.rewrite import DEFAULT, keep_half, keep_int16, rewrite_forward, rewrite_training
+from biotrain.graph.rewrite.batch_stats import with_joins
+from biotrain.graph.rewrite.fastconv import Price
 from biotrain.graph.rewrite.precision import in_words, parse_store
 from biotrain.graph.strategy import trainable
 from biotrain.ir.graph import Graph
 from biotrain.ir.op import rows_times
-from biotrain.ir.optimizer import SGD, Gradients, Optimizer, check_gradients
-from biotrain.planner.batch_norm import with_joins
-from biotrain.planner.fit import Beside, Fitted, fit
-from biotrain.planner.live_memory import LivePlan, live_plan, same
+from biotrain.ir.optimizer import SGD, Gradients, Optimizer
+from biotrain.planner.budget import Budget
+from biotrain.planner.fit import fit
+from biotrain.planner.live_memory import LivePlan, live_plan
+from biotrain.planner.plan import Fitted
+from biotrain.planner.request import (
+    CompileRequest,
+    InputType,
+    LiveNeeds,
+    Loss,
+    PlanRequest,
+    check_front,
+    check_input,
+)
 from biotrain.targets.target import Target, load_target, parse_bytes
 
 if TYPE_CHECKING:
     from biotrain.run.device import Device
     from biotrain.run.live_device import Flash, LiveDevice
-
-Loss = Literal["cross_entropy", "mse"]
-InputType = Literal["float", "int16"]
 
 
 @dataclass(frozen=True)
@@ -75,60 +84,16 @@ class Package(Build):
         return start(self, on, **options)
 
     def measured(self) -> Package:
-        """The same package that lives, its pieces cut by what the emulated core takes for them."""
+        """The same live package, its slices cut by the cycles that the emulated core takes."""
         from biotrain.run.measured import measured
 
         return measured(self)
 
     def live(self, on: str = "host", flash: Flash | None = None) -> LiveDevice:
-        """Start the life around the package (compiled with `live=`): on `host` or `emulator`."""
+        """Start the live firmware (compiled with `live=`): on `host` or in the `emulator`."""
         from biotrain.run.live_device import LiveDevice
 
         return LiveDevice(self, on, flash)
-
-
-def check_input(kind: str, scale: float | None) -> float | None:
-    """The float32 that one unit of an int16 input stands for; None for a float input."""
-    if kind not in ("float", "int16"):
-        raise BioTrainError(f"the input type is float or int16, not '{kind}'")
-    if kind == "float":
-        if scale is not None:
-            raise BioTrainError("an input scale belongs to the input type int16")
-        return None
-    if scale is None:
-        raise BioTrainError(
-            "an int16 input needs a scale: what one unit of the converter stands for"
-        )
-    limits = np.finfo(np.float32)
-    number = isinstance(scale, (int, float))
-    if not number or not limits.tiny <= scale <= float(limits.max) / 2**15:
-        raise BioTrainError(f"the input scale must be positive and a normal float32, not {scale}")
-    return float(np.float32(scale))
-
-
-def check_live(input_scale: float | None, loss: str, batch: int) -> None:
-    """What a device that lives can be made of."""
-    if input_scale is None:
-        raise BioTrainError(
-            "live keeps windows as the converter's integers: it needs input_type='int16' and an "
-            "input_scale"
-        )
-    if loss != "cross_entropy":
-        raise BioTrainError("live learns labelled windows: it needs loss='cross_entropy'")
-    if batch > 1:
-        raise BioTrainError("live learns window by window: it works with batch=1")
-
-
-def check_front(front: FrontEnd, shape: tuple[int, int], input_scale: float | None) -> None:
-    """Whether a front end makes the windows that a model takes."""
-    if (front.n_chans, front.window) != shape:
-        raise BioTrainError(
-            f"the front end makes windows of {front.n_chans} x {front.window}, the model takes "
-            f"{shape[0]} x {shape[1]}"
-        )
-    if input_scale is not None and (front.unit is None or not same(front.unit, input_scale)):
-        unit = "floats" if front.unit is None else f"steps of {front.unit:g}"
-        raise BioTrainError(f"the front end makes {unit}, the model takes steps of {input_scale:g}")
 
 
 def fused_on(target: Target) -> bool:
@@ -181,173 +146,116 @@ def compile_model(
     accumulate : samples whose mean gradient makes one step.
     loss : `cross_entropy` (integer label) or `mse` (vector).
     gradients : `separate` tensors; or, without a copy of them, added to the `momentum` of SGD, or
-        used for the `update` as soon as they are complete (`accumulate=1`). The last two exclude
-        `clip_norm` and cannot undo a group with a bad gradient (see docs/numerics.md).
+        used for the `update` once complete (`accumulate=1`); both exclude `clip_norm` and cannot
+        undo a group with a bad gradient (docs/numerics.md).
     fused : numeric mode; default: the target's.
-    input_type, input_scale : `int16` keeps the window in RAM as the converter's integers, which
+    input_type, input_scale : `int16` stores the window in RAM as the converter's integers, which
         stand for q `input_scale`; the weights have the bits that a float package gets from those.
-    store : `fp16` or `bf16` keeps activations for the backward pass in 16 bits (see
-        docs/memory.md); `fp16:GLOB` only those of the torch modules whose path matches.
-    batch : windows over which BatchNorm takes its statistics, as torch does with a batch of that
-        size; 1: every window has its own. They are one group of the optimizer.
+    store : `fp16` or `bf16` stores activations for the backward pass in 16 bits (docs/memory.md);
+        `fp16:GLOB` only those of the torch modules whose path matches.
+    batch : windows, one group of the optimizer, over which BatchNorm takes its statistics.
     deadline_ms, max_mj : bounds of the time and the energy of one sample (estimates).
-    live : the firmware records, stores windows and learns while it predicts (docs/on-device.md);
-        takes an int16 input and cross-entropy.
+    live : the firmware records, stores and learns while it predicts (docs/on-device.md).
     front : the C of the front end comes too, and its RAM counts (with `live`: `Live(front=)`).
-    adabn : the running statistics of BatchNorm can be taken anew on the device, from windows
-        without labels (`dev.adabn`, `bt_adabn`): they lie in RAM and in checkpoints, and the
-        strategy trains with them as they are.
+    adabn : the running statistics of BatchNorm can be re-estimated on the device, from windows
+        without labels (`dev.adabn`); the strategy trains with them as they are.
     frontier : also find the plans from the fastest to the smallest (`plan.frontier`); seconds.
-    rewrites : which rewrites of `biotrain.graph.rewrite.NAMES` run; all but `fastconv` and
-        `fft` by default.
+    rewrites : those of `biotrain.graph.rewrite.NAMES` that run; not `fastconv`, `fft` by default.
 
     Raises
     ------
     CaptureError, DoesNotFitError, BioTrainError
     """
-    if not isinstance(accumulate, int) or isinstance(accumulate, bool) or accumulate < 1:
-        raise BioTrainError(f"accumulate must be a whole number from 1, not {accumulate}")
-    if loss not in ("cross_entropy", "mse"):
-        raise BioTrainError(f"the loss is cross_entropy or mse, not '{loss}'")
-    if optimizer is not None and not isinstance(optimizer, Optimizer):
-        raise BioTrainError(f"the optimizer is a bt.SGD or a bt.Adam, not {optimizer!r}")
-    if not isinstance(strategy, str):
-        raise BioTrainError(f"the strategy is a name or a glob, not {strategy!r}")
-    check_gradients(gradients, optimizer or SGD(), accumulate)
-    scale = check_input(input_type, input_scale)
-    if not isinstance(batch, int) or isinstance(batch, bool) or batch < 1:
-        raise BioTrainError(f"batch must be a whole number from 1, not {batch}")
-    if batch > 1 and (accumulate > 1 or gradients != "separate"):
-        raise BioTrainError(
-            "a batch is one group: batch works with accumulate=1 and gradients='separate'"
-        )
-    if batch > 1 and scale is not None:
-        raise BioTrainError("batch takes a float input: input_type='int16' works with batch=1")
-    if live is not None:
-        check_live(scale, loss, batch)
-        if adabn:
-            raise BioTrainError("adabn works without live: a device that lives has no call for it")
-    if front is not None and live is not None:
-        raise BioTrainError("the front end of a device that lives is Live(front=...)")
-    chosen = load_target(target)
-    example = torch.as_tensor(example_input)
-    if not example.numel():
-        raise BioTrainError(f"the example input is empty: {list(example.shape)}")
-    captured = capture(model, example, batch, adabn)
-    if front is not None:
-        check_front(front, rows_times(captured.predict.inputs[0].shape), scale)
-    source = lower(
-        captured,
-        chosen,
+    board = load_target(target)
+    request = CompileRequest(
+        target=board,
+        fused=fused_on(board) if fused is None else fused,
         strategy=strategy,
-        memory=parse_bytes(memory),
-        optimizer=optimizer or SGD(),
+        budget=Budget(parse_bytes(memory), deadline_ms, max_mj),
+        optimizer=SGD() if optimizer is None else optimizer,
         accumulate=accumulate,
         loss=loss,
         gradients=gradients,
-        fused=fused_on(chosen) if fused is None else fused,
-        input_scale=scale,
+        input_scale=check_input(input_type, input_scale),
         store=store,
-        rewrites=rewrites,
+        rewrites=tuple(rewrites),
         title=title or f"{getattr(model, 'title', type(model).__name__)}, strategy {strategy}",
-        deadline_ms=deadline_ms,
-        max_mj=max_mj,
         frontier=frontier,
         batch=batch,
         live=live,
-        front_bytes=front.ram_bytes if front else 0,
+        front=front,
+        adabn=adabn,
     )
+    return compiled(model, torch.as_tensor(example_input), request)
+
+
+def compiled(
+    model: torch.nn.Module | str | Path, example: torch.Tensor, request: CompileRequest
+) -> Package:
+    """The package of a request: `bt.compile` with its settings in one object."""
+    if not example.numel():
+        raise BioTrainError(f"the example input is empty: {list(example.shape)}")
+    captured = capture(model, example, request.batch, request.adabn)
+    if request.front is not None:
+        shape = rows_times(captured.predict.inputs[0].shape)
+        check_front(request.front, shape, request.input_scale)
     module = model if isinstance(model, torch.nn.Module) else None
-    return Package(source, chosen, strategy, front, module)
+    source = lower(captured, request)
+    return Package(source, request.target, request.strategy, request.front, module)
 
 
-PLANS = 32
+MOST_PLANS = 32
 """Plans that this process remembers."""
 
-_fitted: dict[str, Fitted] = {}
+_plans: dict[PlanRequest, Fitted] = {}
 
 
-def lower(
-    captured: Captured,
-    target: Target,
-    *,
-    strategy: str,
-    memory: int | None,
-    optimizer: Optimizer,
-    accumulate: int,
-    loss: str,
-    gradients: Gradients,
-    fused: bool,
-    input_scale: float | None,
-    store: str,
-    rewrites: Sequence[str],
-    title: str,
-    frontier: bool,
-    deadline_ms: float | None,
-    max_mj: float | None,
-    batch: int,
-    live: Live | None = None,
-    front_bytes: int = 0,
-) -> Source:
-    """Differentiate, add the optimizer, and plan."""
-    half, logits = parse_store(store), captured.train.outputs[0]
-    if loss == "cross_entropy" and len(logits.shape) != 2:
+def planned(request: PlanRequest) -> Fitted:
+    """The plan of a request, remembered: a study compiles one network with hundreds of weights, of
+    which a plan knows nothing."""
+    found = _plans.pop(request, None) or fit(request)
+    _plans[request] = found
+    if len(_plans) > MOST_PLANS:
+        del _plans[next(iter(_plans))]
+    return found
+
+
+def lower(captured: Captured, request: CompileRequest) -> Source:
+    """Differentiate a captured model, add the optimizer, rewrite, and plan."""
+    half, logits = parse_store(request.store), captured.train.outputs[0]
+    if request.loss == "cross_entropy" and len(logits.shape) != 2:
         raise BioTrainError(
             f"cross-entropy needs logits [batch, classes]; the model returns {list(logits.shape)}"
         )
-    price = target.price if target.cycles_per_op else None
-    predict = prune(rewrite_forward(captured.predict, rewrites, price=price))
-    adabn = captured.adabn
-    if adabn is not None:  # nothing behind the last statistics
-        adabn = prune(
-            replace(with_joins(rewrite_forward(adabn, rewrites, price=price)), outputs=())
+    trained = trainable(request.strategy, captured.train, captured.torch_names)
+    if not trained:  # no gradient, so that none needs a place
+        request = replace(request, gradients="separate")
+    predict = _evaluation(captured.predict, request)
+    adabn = None if captured.adabn is None else _statistics(captured.adabn, request)
+    train = _training(captured.train, trained, request)
+    around = None if request.live is None else _around(request.live, train, trained, request)
+    fitted = planned(
+        PlanRequest(
+            train=train,
+            predict=predict,
+            target=request.target,
+            budget=request.budget,
+            accumulate=request.accumulate,
+            gradients=request.gradients,
+            base_ops=_direct_ops(captured.train, trained, request),
+            frontier=request.frontier,
+            batch=request.batch,
+            live=None if around is None else _live_needs(around),
+            front_bytes=request.front.ram_bytes if request.front else 0,
+            adabn=adabn,
         )
-    trained = trainable(strategy, captured.train, captured.torch_names)
-    gradients = gradients if trained else "separate"
-    forward = rewrite_forward(captured.train, rewrites, trained, price)
-    graph, value = with_loss(forward, loss)
-    graph = differentiate(graph, value, trained, shared=gradients == "momentum")
-    graph = rewrite_training(graph, rewrites)
-    if half:
-        graph = keep_half(graph, value, half)
-    graph = with_updates(graph, trained, optimizer, gradients)
-    if input_scale is not None:
-        graph, predict = keep_int16(graph, input_scale), keep_int16(predict, input_scale)
-        adabn = keep_int16(adabn, input_scale) if adabn else None
-    direct, value = with_loss(captured.train, loss)
-    direct = with_updates(differentiate(direct, value, trained), trained, optimizer)
-    around = (
-        _around(live, graph, trained, optimizer, gradients, input_scale, target)
-        if live is not None and input_scale is not None
-        else None
     )
-    asked: dict[str, Any] = {
-        "memory": memory,
-        "accumulate": accumulate,
-        "gradients": gradients,
-        "base_ops": training_cost(direct, target, accumulate).ops,
-        "frontier": frontier,
-        "deadline_ms": deadline_ms,
-        "max_mj": max_mj,
-        "batch": batch,
-        "live": None
-        if around is None
-        else Beside(around.ram_bytes, 2 * SLICE_BYTES, around.live.slice_cycles, around.alignment),
-        "front_bytes": front_bytes,
-        "adabn": adabn,
-    }
-    # A study compiles one network with hundreds of weights: a plan does not know them.
-    key = repr((graph, predict, target, asked))
-    fitted = _fitted.pop(key, None) or fit(graph, predict, target, **asked)
-    _fitted[key] = fitted
-    if len(_fitted) > PLANS:
-        del _fitted[next(iter(_fitted))]
     plan = fitted.plan
     if half:
-        kept = {v.name: v.nbytes for n in fitted.train.nodes for v in n.outputs}
+        stored = {v.name: v.nbytes for n in fitted.train.nodes for v in n.outputs}
         if fitted.batch:
-            kept = {o.value.name: o.nbytes for o in fitted.batch.outers}
-        plan = replace(plan, choices=(*plan.choices, in_words(fitted.train, half, kept)))
+            stored = {o.value.name: o.nbytes for o in fitted.batch.outers}
+        plan = replace(plan, choices=(*plan.choices, in_words(fitted.train, half, stored)))
     return Source(
         train=fitted.train,
         predict=fitted.predict,
@@ -359,45 +267,85 @@ def lower(
         tensors=captured.tensors,
         torch_names=captured.torch_names,
         trained=trained,
-        optimizer=optimizer,
-        accumulate=accumulate,
-        fused=fused,
-        title=title,
-        loss=loss,
-        gradients=gradients,
-        input_scale=input_scale,
-        store=store,
+        optimizer=request.optimizer,
+        accumulate=request.accumulate,
+        fused=request.fused,
+        title=request.title,
+        loss=request.loss,
+        gradients=request.gradients,
+        input_scale=request.input_scale,
+        store=request.store,
         live=around,
-        target=target,
+        target=request.target,
     )
 
 
+def _price(request: CompileRequest) -> Price | None:
+    """Cycles per operation of an op on the target; None where they are not known."""
+    return request.target.price if request.target.cycles_per_op else None
+
+
+def _evaluation(graph: Graph, request: CompileRequest) -> Graph:
+    """The graph of a prediction, rewritten."""
+    graph = prune(rewrite_forward(graph, request.rewrites, price=_price(request)))
+    return graph if request.input_scale is None else keep_int16(graph, request.input_scale)
+
+
+def _statistics(graph: Graph, request: CompileRequest) -> Graph:
+    """The graph that re-estimates BatchNorm's statistics: nothing behind the last of them."""
+    graph = with_joins(rewrite_forward(graph, request.rewrites, price=_price(request)))
+    graph = prune(replace(graph, outputs=()))
+    return graph if request.input_scale is None else keep_int16(graph, request.input_scale)
+
+
+def _training(graph: Graph, trained: tuple[str, ...], request: CompileRequest) -> Graph:
+    """The training step of one window: forward, backward and updates, rewritten."""
+    forward = rewrite_forward(graph, request.rewrites, trained, _price(request))
+    graph, loss = with_loss(forward, request.loss)
+    graph = differentiate(graph, loss, trained, shared=request.gradients == "momentum")
+    graph = rewrite_training(graph, request.rewrites)
+    half = parse_store(request.store)
+    if half:
+        graph = keep_half(graph, loss, half)
+    graph = with_updates(graph, trained, request.optimizer, request.gradients)
+    return graph if request.input_scale is None else keep_int16(graph, request.input_scale)
+
+
+def _direct_ops(graph: Graph, trained: tuple[str, ...], request: CompileRequest) -> int:
+    """Operations of a sample by the direct algorithms, everything stored: `base_ops`."""
+    graph, loss = with_loss(graph, request.loss)
+    graph = with_updates(differentiate(graph, loss, trained), trained, request.optimizer)
+    return training_cost(graph, request.target, request.accumulate).ops
+
+
+def _live_needs(around: LivePlan) -> LiveNeeds:
+    """What the planner must know of the firmware around a model."""
+    cycles = around.live.slice_cycles
+    return LiveNeeds(around.ram_bytes, 2 * SLICE_BYTES, cycles, around.alignment)
+
+
 def _around(
-    live: Live,
-    graph: Graph,
-    trained: Sequence[str],
-    optimizer: Optimizer,
-    gradients: Gradients,
-    input_scale: float,
-    target: Target,
+    live: Live, graph: Graph, trained: tuple[str, ...], request: CompileRequest
 ) -> LivePlan:
-    """The ring, the store and the slots of one model."""
+    """The ring, the sample store and the checkpoint slots of one model."""
     if not trained:
         raise BioTrainError("live learns: strategy 'none' leaves nothing that trains")
-    kept = {f"{prefix}_{name}" for prefix in ("g", *optimizer.slots) for name in trained}
-    running = sum(v.nbytes for v in graph.states if v.name not in kept)
+    assert request.input_scale is not None  # a live request has one
+    slots = request.optimizer.slots
+    states = {f"{prefix}_{name}" for prefix in ("g", *slots) for name in trained}
+    running = sum(v.nbytes for v in graph.states if v.name not in states)
     params = sum(v.nbytes for v in graph.params if v.name in trained)
-    inside = gradients == "momentum"
+    inside = request.gradients == "momentum"
     chans, times = rows_times(graph.inputs[0].shape)
     return live_plan(
         live,
         chans=chans,
         times=times,
         classes=graph.outputs[0].size,
-        input_scale=input_scale,
+        input_scale=request.input_scale,
         weight_bytes=params + running,
-        state_bytes=params * (1 + len(optimizer.slots)) + running + 20 + (8 if inside else 0),
-        segments=1 + len(optimizer.slots) + bool(running) + 1 + (2 if inside else 0),
-        pointer_bytes=8 if target.core == "host" else 4,
-        clock_hz=target.clock_hz,
+        state_bytes=params * (1 + len(slots)) + running + 20 + (8 if inside else 0),
+        segments=1 + len(slots) + bool(running) + 1 + (2 if inside else 0),
+        pointer_bytes=8 if request.target.core == "host" else 4,
+        clock_hz=request.target.clock_hz,
     )

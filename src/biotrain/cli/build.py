@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from biotrain.cli.model import Model
     from biotrain.frontend import FrontEnd
     from biotrain.package import Package
-    from biotrain.planner.fit import Point
+    from biotrain.planner.plan import Point
     from biotrain.reports.published import Reference
     from biotrain.run.front_cost import FrontCost
 

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from biotrain.cli.console import table
 from biotrain.package import Package
-from biotrain.planner.fit import Point
+from biotrain.planner.plan import Point
 from biotrain.reports.battery import BATTERY_MAH, BATTERY_VOLTS, WINDOWS, calibration
 from biotrain.reports.published import Reference
 from biotrain.reports.timeline import timeline

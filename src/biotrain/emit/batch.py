@@ -11,7 +11,7 @@ from biotrain.emit.source import CTYPE, Source
 from biotrain.ir.graph import ITEM_BYTES, Value
 from biotrain.ir.op import OPS
 from biotrain.planner.adabn import adabn_windows
-from biotrain.planner.batch_norm import BatchSchedule, Outer, Phase
+from biotrain.planner.batch_schedule import BatchSchedule, Outer, Phase
 from biotrain.planner.place import Buffer, aligned
 
 

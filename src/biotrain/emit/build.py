@@ -12,7 +12,7 @@ from biotrain.frontend import FrontEnd
 from biotrain.frontend import emit as emit_front
 from biotrain.graph.cost import Cost, training_cost
 from biotrain.ir.graph import Graph
-from biotrain.planner.fit import Plan
+from biotrain.planner.plan import Plan
 from biotrain.targets.target import Target
 
 

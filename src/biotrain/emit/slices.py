@@ -25,7 +25,7 @@ from biotrain.emit.schedule import (
 )
 from biotrain.ir.graph import Loop, Node, Step, Window
 from biotrain.ir.op import OPS, Call
-from biotrain.planner.slices import Cut, Piece, flat, piece_of
+from biotrain.planner.slices import Blocks, NodeSlices, flat, slices_of
 from biotrain.targets.target import Target
 
 SLICE_BYTES = 40
@@ -88,14 +88,14 @@ class Slices:
         """A node of the graph; `behind` runs in the same piece, where the node is not cut."""
         if not isinstance(node, Loop) and OPS[node.op].alias:
             return node_text(node, index, self.places, self.shapes)
-        piece = piece_of(node, self.limit, self.target)
+        piece = slices_of(node, self.limit, self.target)
         if isinstance(node, Loop):
             body = self._loop(node, index, piece)
-        elif piece.cut is None or piece.cut.whole:
+        elif piece.blocks is None or piece.blocks.whole:
             text = node_text(node, index, self.places, self.shapes)
             body = [*self._ask(piece.cycles, "    "), *("  " + line for line in text)]
         else:
-            body = self._blocks(node, index, piece.cut)
+            body = self._blocks(node, index, piece.blocks)
         return self._guarded([*body, *("  " + line for line in behind)])
 
     def _ask(self, cycles: int, indent: str) -> list[str]:
@@ -107,13 +107,13 @@ class Slices:
         self.count += 1
         return [f"  if (s->node == {at}) {{", *body, f"    s->node = {at + 1};", "  }"]
 
-    def _blocks(self, node: Node, index: int, cut: Cut) -> list[str]:
+    def _blocks(self, node: Node, index: int, cut: Blocks) -> list[str]:
         """A node in blocks of rows and times."""
         call = OPS[node.op].call(node)
         rows, times = call.box
         lines = [
-            *wrap(_comment(node, f"{index}: ", f"in {cut.blocks} blocks "), "    ", "     * "),
-            f"    for (; s->block < {cut.blocks}; s->block++) {{",
+            *wrap(_comment(node, f"{index}: ", f"in {cut.count} blocks "), "    ", "     * "),
+            f"    for (; s->block < {cut.count}; s->block++) {{",
             *self._ask(cut.cycles, "      "),
             "      const int b = (int)s->block;",
         ]
@@ -129,7 +129,7 @@ class Slices:
             lines += call_text(call, name, "bt_part(r0, r1, t0, t1)", arguments, "      ")
         return [*lines, "    }", "    s->block = 0;"]
 
-    def _flat(self, node: Node, call: Call, cut: Cut) -> list[str]:
+    def _flat(self, node: Node, call: Call, cut: Blocks) -> list[str]:
         """A call over a flat array, from its element `at` on."""
         count = node.outputs[0].size
         part = replace(call, geometry=(("count", f"bt_min({cut.times}, {count} - at)"),))
@@ -143,7 +143,7 @@ class Slices:
         )
         return [f"      const int at = {cut.times} * b;", *text]
 
-    def _loop(self, loop: Loop, index: int, piece: Piece) -> list[str]:
+    def _loop(self, loop: Loop, index: int, piece: NodeSlices) -> list[str]:
         names = ", ".join(v.name for v in loop.outputs)
         windows = {w.value.name: w for w in loop.windows}
         over = {"rows": "rows", "time": "tiles of time"}[loop.axis]
@@ -188,7 +188,7 @@ class Slices:
             lines += _step_text(step, self.places, self.shapes, windows)
         return lines
 
-    def _cut_step(self, loop: Loop, k: int, cut: Cut, cycles: int) -> list[str]:
+    def _cut_step(self, loop: Loop, k: int, cut: Blocks, cycles: int) -> list[str]:
         """A step of an iteration in blocks of rows."""
         step = loop.body[k]
         node, call = step.node, OPS[step.node.op].call(step.node)
@@ -210,8 +210,8 @@ class Slices:
             "}",
         ]
         return [
-            *wrap(_comment(node, "", f"in {cut.blocks} blocks "), "        ", "         * "),
-            f"        for (; s->block < {cut.blocks}; s->block++) {{",
+            *wrap(_comment(node, "", f"in {cut.count} blocks "), "        ", "         * "),
+            f"        for (; s->block < {cut.count}; s->block++) {{",
             *self._ask(cycles, "          "),
             *("          " + line for line in text),
             "        }",
@@ -228,7 +228,7 @@ def _words(line: str) -> list[str]:
     return "".join(c if c.isalnum() or c == "_" else " " for c in code).split()
 
 
-def _ranges(cut: Cut, rows: int, times: int) -> list[str]:
+def _ranges(cut: Blocks, rows: int, times: int) -> list[str]:
     """r0, r1, t0, t1 of block b."""
     if cut.across == 1:
         low = [f"const int r0 = {cut.rows} * b, t0 = 0;"]

@@ -12,9 +12,9 @@ import numpy.typing as npt
 
 from biotrain.ir.graph import Graph, Value
 from biotrain.ir.optimizer import Gradients, Optimizer
-from biotrain.planner.batch_norm import BatchSchedule
-from biotrain.planner.fit import Features, Plan
+from biotrain.planner.batch_schedule import BatchSchedule
 from biotrain.planner.live_memory import LivePlan
+from biotrain.planner.plan import Features, Plan
 from biotrain.targets.target import Target
 
 CTYPE = {"f32": "float", "u8": "uint8_t", "i16": "int16_t", "i32": "int32_t"}

@@ -115,12 +115,12 @@ def _into_state(b: Builder, grad: Value, state: Value, alone: bool) -> None:
 def prune(graph: Graph) -> Graph:
     """Drop the nodes that neither an output nor a state depends on."""
     alive: dict[str, None] = dict.fromkeys(v.name for v in graph.outputs)
-    kept: list[Node] = []
+    needed: list[Node] = []
     for node in reversed(graph.nodes):
         if any(o.kind in ("state", "param") or o.name in alive for o in node.outputs):
-            kept.append(node)
+            needed.append(node)
             alive.update(dict.fromkeys(v.name for v in node.inputs))
-    return graph.with_nodes(tuple(reversed(kept)))
+    return graph.with_nodes(tuple(reversed(needed)))
 
 
 def with_updates(
@@ -128,9 +128,9 @@ def with_updates(
 ) -> Graph:
     """Add the optimizer step: one node per parameter, and the states that it needs.
 
-    `separate` keeps the states `g_<param>`. `momentum` lets the backward pass add to the momentum
-    instead. `update` makes gradients temps and puts each update among the nodes, where its gradient
-    is complete and nobody reads the parameter any more.
+    `separate` leaves the states `g_<param>`. `momentum` lets the backward pass add to the momentum
+    instead. `update` makes gradients temps and appends the updates to the nodes; the planner moves
+    each to where its gradient is complete and no node reads the parameter any more.
     """
     adapt = {"separate": _separate, "momentum": _into_momentum, "update": _at_once}[gradients]
     result = adapt(graph, trainable, optimizer)
@@ -139,6 +139,7 @@ def with_updates(
 
 
 def _separate(graph: Graph, trainable: Sequence[str], optimizer: Optimizer) -> Graph:
+    """Gradients in states of their own, and an update of each parameter after the group."""
     b = Builder(taken=[v.name for v in graph.values()])
     by_name = {v.name: v for v in (*graph.params, *graph.states)}
     states: list[Value] = []
@@ -149,6 +150,7 @@ def _separate(graph: Graph, trainable: Sequence[str], optimizer: Optimizer) -> G
 
 
 def _into_momentum(graph: Graph, trainable: Sequence[str], optimizer: Optimizer) -> Graph:
+    """Gradients are added to the momentum, which `carry` prepares before the first of a group."""
     assert isinstance(optimizer, SGD)
     params = [p for name in trainable for p in graph.params if p.name == name]
     momenta = {
@@ -176,6 +178,7 @@ def _into_momentum(graph: Graph, trainable: Sequence[str], optimizer: Optimizer)
 
 
 def _at_once(graph: Graph, trainable: Sequence[str], optimizer: Optimizer) -> Graph:
+    """Gradients are temps, and an update of each parameter stands behind the backward pass."""
     owners = {gradient_name(name): name for name in trainable}
     b = Builder("d", [v.name for v in graph.values()])
     totals: dict[str, Value] = {}
@@ -196,25 +199,7 @@ def _at_once(graph: Graph, trainable: Sequence[str], optimizer: Optimizer) -> Gr
         if p.name not in totals:  # the loss does not depend on it; it may still decay
             totals[p.name] = b.one("affine", p, hint="none", scale=0.0, shift=0.0)
         states += _update(b, optimizer, p, totals[p.name], at_once=True)
-    return _settled(replace(graph, nodes=tuple(b.nodes), states=tuple(states)))
-
-
-def _settled(graph: Graph) -> Graph:
-    """Put each update among the nodes right behind all that it must wait for: its gradient, and
-    whoever still reads the parameter."""
-    updates = [i for i, n in enumerate(graph.nodes) if any(v.kind == "param" for v in n.outputs)]
-    if not updates:
-        return graph
-    others = [n for i, n in enumerate(graph.nodes) if i not in updates]
-    made = {v.name: i for i, n in enumerate(others) for v in n.outputs}
-    read = {v.name: i for i, n in enumerate(others) for v in n.inputs}
-    behind: dict[int, list[Node]] = {}
-    for node in (graph.nodes[i] for i in updates):
-        waits = [made.get(v.name, 0) for v in node.inputs if v.kind == "temp"]
-        waits += [read.get(v.name, 0) for v in node.outputs if v.kind == "param"]
-        behind.setdefault(max(waits), []).append(node)
-    nodes = tuple(n for i, node in enumerate(others) for n in (node, *behind.get(i, ())))
-    return graph.with_nodes(nodes)
+    return replace(graph, nodes=tuple(b.nodes), states=tuple(states))
 
 
 def _update(

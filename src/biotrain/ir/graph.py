@@ -35,7 +35,7 @@ class Value:
     shape: Shape
     dtype: DType = "f32"
     kind: Kind = "temp"
-    kept: int = 0
+    stored_rows: int = 0
     """Where it is not 0, only so many of the first rows are stored."""
 
     @property
@@ -46,7 +46,7 @@ class Value:
     @property
     def nbytes(self) -> int:
         """Bytes of the stored tensor."""
-        size = self.kept * self.shape[-1] if self.kept else self.size
+        size = self.stored_rows * self.shape[-1] if self.stored_rows else self.size
         return size * ITEM_BYTES[self.dtype]
 
     @property
@@ -116,7 +116,7 @@ class Span:
 
     @property
     def empty(self) -> bool:
-        """True where there is nothing in it."""
+        """Whether it has no element."""
         return self.r0 >= self.r1 or self.t0 >= self.t1
 
     @property
@@ -140,7 +140,10 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One node of a loop's body and, per iteration, the box that it covers; an empty one: none."""
+    """One node of a loop's body and, per iteration, the box that it covers.
+
+    Where the box is empty, the node does not run.
+    """
 
     node: Node
     boxes: tuple[Span, ...]
@@ -148,9 +151,9 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """A value that lives inside a loop, and which part of it is there in each iteration.
+    """A value that exists inside a loop only, and which span of it is there in each iteration.
 
-    Its buffer holds the largest part, row after row, `times` apart.
+    Its buffer holds the largest span, row after row, `times` apart.
     """
 
     value: Value
@@ -174,7 +177,7 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Loop(Node):
-    """A node whose body is a graph that runs once per iteration, on a part of each tensor.
+    """A node whose body is a graph that runs once per iteration, on a window of each tensor.
 
     `inputs` and `outputs` are the values that come from and go to the outside; `windows` are those
     that do not outlive an iteration. Sums (weight gradients, statistics) are outputs that are
@@ -199,10 +202,10 @@ class Loop(Node):
 
     def __str__(self) -> str:
         head = f"loop over {self.axis}, {self.count} iterations"
-        parts = {w.value.name: f"{w.rows}x{w.times}" for w in self.windows}
+        sizes = {w.value.name: f"{w.rows}x{w.times}" for w in self.windows}
         lines = [
             f"  {step.node}"
-            + "".join(f"  [{parts[v.name]}]" for v in step.node.outputs if v.name in parts)
+            + "".join(f"  [{sizes[v.name]}]" for v in step.node.outputs if v.name in sizes)
             for step in self.body
         ]
         return "\n".join([head, *lines])
@@ -262,8 +265,9 @@ class Graph:
 def verify(graph: Graph) -> None:
     """Check the structure of a graph; raise `GraphError` with the offending node.
 
-    Every name stands for one value, every value is defined before it is used, and a temp is
-    written exactly once.
+    Every name stands for one value, every value is defined before it is used, a temp is written
+    exactly once, and a parameter is not read once it is updated: gradients, and activations that
+    are recomputed for them, are those of one state of the model.
     """
     by_name: dict[str, Value] = {}
 
@@ -275,9 +279,12 @@ def verify(graph: Graph) -> None:
     for value in (*graph.inputs, *graph.params, *graph.states, *graph.consts):
         same(value, "graph")
     defined = dict.fromkeys(by_name)
+    updated: dict[str, None] = {}
     for node in (*graph.nodes, *graph.updates):
         for value in node.inputs:
             same(value, str(node))
+            if value.name in updated:
+                raise GraphError(f"{value} is read after its update: {node}")
             if value.name not in defined:
                 raise GraphError(f"{value} is used before it is defined: {node}")
         if isinstance(node, Loop):
@@ -292,18 +299,22 @@ def verify(graph: Graph) -> None:
             if value.kind in ("param", "state") and value.name not in defined:
                 raise GraphError(f"{value} is not declared in the graph: {node}")
             defined[value.name] = None
+            if value.kind == "param":
+                if isinstance(node, Loop):
+                    raise GraphError(f"{value} is updated inside a loop: {node}")
+                updated[value.name] = None
     for value in graph.outputs:
         if value.name not in defined:
             raise GraphError(f"output {value} is never written")
 
 
 def _verify_body(loop: Loop) -> None:
-    """A body reads what comes in or was made before, and makes what goes out."""
+    """Check that a body reads only inputs and what it computes before, and computes all outputs."""
     made = dict.fromkeys(v.name for v in loop.inputs)
     local = dict.fromkeys(w.value.name for w in loop.windows)
     outside = dict.fromkeys(v.name for v in loop.outputs)
     written = {w.value.name: None for w in loop.windows if all(s.empty for s in w.spans)}
-    made.update(written)  # nothing of these is read
+    made.update(written)  # no element of these is read
     for step in loop.body:
         if len(step.boxes) != loop.count:
             raise GraphError(f"{step.node} does not say what it does in each iteration")

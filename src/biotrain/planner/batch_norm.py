@@ -5,143 +5,42 @@ Batch norm needs sums over the whole batch twice: the moments of its input befor
 can go on, and the two sums of its gradient before the backward pass can. Everything between two
 such sums is a *phase*: a loop over the samples, each of which is fetched again from where the
 samples are stored. The sums are carried from sample to sample. What a later phase needs of a
-sample is either stored for every sample of the batch or made again in that phase; which of the two
+sample is either stored for every sample of the batch or recomputed in that phase; which of the two
 is chosen by the operations that it saves per byte. Within a phase the sample is planned like any
-other graph (rewrite/stream.py), in the memory that is left.
+other graph (`stream.py`), in the memory that is left.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
-from biotrain.errors import BioTrainError
+from biotrain.graph.rewrite.batch_stats import JOINS, OVER_BATCH, with_joins
 from biotrain.ir.graph import Graph, Node, Value
-from biotrain.ir.op import OPS, Builder
-from biotrain.planner.place import Buffer, aligned, lifetimes, lower_bound, peak, place, positions
-from biotrain.planner.search import Search, realise
+from biotrain.ir.op import OPS
+from biotrain.planner.batch_schedule import BatchSchedule, Outer, Phase
+from biotrain.planner.place import Buffer, aligned, lifetimes, place, positions
+from biotrain.planner.realise import realise
+from biotrain.planner.score import UNBOUNDED, Score
+from biotrain.planner.search import Search
 from biotrain.planner.stream import Stream
-from biotrain.planner.validate import check
+from biotrain.planner.validate import replay
 
-OVER_BATCH = {
-    "group_stats": "batch_stats",
-    "group_sums": "batch_sums",
-    "running_update": "batch_update",
-}
-JOINS = ("join_moments", "join_sums")
-
-ALWAYS = 1024
+SMALL_BYTES = 1024
 """Tensors of at most so many bytes are stored for every sample when a later phase needs them."""
 
-Choice = tuple[str, ...]
-"""Names of the larger tensors that are stored for every sample."""
+MOST_FITTING = 3
+"""Choices that fit the budget, from the one with the most stored down, that are compared."""
 
-
-def with_joins(graph: Graph) -> Graph:
-    """The training graph of one sample, its batch norms with statistics over the batch."""
-    marked = [n for n in graph.nodes if n.op == "group_stats" and n.get("batch", False)]
-    if not marked:
-        raise BioTrainError(
-            "a batch larger than one changes nothing here: the model has no BatchNorm that takes "
-            "statistics of its own (prepare it with norm='batch'); use accumulate"
-        )
-    stats = dict.fromkeys(n.outputs[0].name for n in marked)
-    moments = dict.fromkeys(n.inputs[0].name for n in marked)
-    makers = {v.name: n for n in graph.nodes for v in n.outputs}
-    means: dict[str, None] = {}
-    for node in graph.nodes:
-        if any(v.name in stats for v in node.inputs):
-            means.update(
-                dict.fromkeys(
-                    v.name
-                    for v in node.inputs
-                    if v.name in makers and makers[v.name].op == "group_sums"
-                )
-            )
-    b = Builder(taken=[v.name for v in graph.values()])
-    joined: dict[str, Value] = {}
-    for node in graph.nodes:
-        source = node.inputs[0] if node.inputs else node.outputs[0]
-        wanted = (
-            (node.op == "group_stats" and node.outputs[0].name in stats)
-            or (node.op == "group_sums" and node.outputs[0].name in means)
-            or (node.op == "running_update" and source.name in moments)
-        )
-        if not wanted:
-            mixes = any(v.name in means for v in node.inputs)
-            if mixes and node.op in ("mix_dw", "mix_db"):
-                node = replace(node, attrs=tuple(sorted((*node.attrs, ("batch", True)))))
-            b.nodes.append(node)
-            continue
-        b.origin = node.origin
-        if source.name not in joined:
-            kind = "join_sums" if node.op == "group_sums" else "join_moments"
-            times = {} if kind == "join_sums" else {"times": node.int("times")}
-            joined[source.name] = b.one(kind, source, hint=f"all_{source.name}", **times)
-        b.nodes.append(
-            replace(node, op=OVER_BATCH[node.op], inputs=(joined[source.name], *node.inputs[1:]))
-        )
-    return graph.with_nodes(tuple(b.nodes))
-
-
-@dataclass(frozen=True, slots=True)
-class Outer:
-    """A value that outlives a phase: carried sums and statistics, or one tensor per sample."""
-
-    value: Value
-    copies: int
-    first: int
-    """Phase that makes it."""
-    last: int
-    """Phase that reads it last."""
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of all copies."""
-        return self.copies * (aligned(self.value.nbytes) if self.copies > 1 else self.value.nbytes)
-
-
-@dataclass(frozen=True, slots=True)
-class Phase:
-    """One loop over the samples of the batch."""
-
-    before: tuple[Node, ...]
-    """Nodes over the whole batch, which run once before the loop."""
-    graph: Graph
-    buffers: tuple[Buffer, ...]
-    outers: tuple[Outer, ...]
-    """What it reads or makes that outlives it."""
-    first: int
-    """Its first moment."""
-
-
-@dataclass(frozen=True, slots=True)
-class BatchSchedule:
-    """The training step of a batch, planned."""
-
-    size: int
-    phases: tuple[Phase, ...]
-    after: tuple[Node, ...]
-    """Nodes that run once at the end: running statistics."""
-    outers: tuple[Outer, ...]
-    buffers: tuple[Buffer, ...]
-    ops: int
-    """Executed multiplies and adds of the whole batch, without the update."""
-
-    @property
-    def peak(self) -> int:
-        """Bytes of the arena."""
-        return peak(self.buffers)
-
-    @property
-    def bound(self) -> int:
-        """No placement needs less."""
-        return lower_bound(self.buffers)
+StoredNames = tuple[str, ...]
+"""A choice: names of the tensors that are stored for every sample."""
 
 
 class Batch:
-    """The choices of one training graph (or one that has its joins) and a batch of `size`
-    samples."""
+    """The schedules of one graph and a batch of `size` samples.
+
+    `graph` is that of one sample, or one that has its joins already.
+    """
 
     def __init__(self, graph: Graph, size: int) -> None:
         joined = any(n.op in JOINS for n in graph.nodes)
@@ -166,12 +65,12 @@ class Batch:
                 self._level.update(dict.fromkeys((v.name for v in node.outputs), at))
         late = [at for at, n in zip(self.phase, self.nodes, strict=True) if n.op != "batch_update"]
         self.count = max(late) + 1
-        self._searches: dict[tuple[int, Choice], Search] = {}
+        self._searches: dict[tuple[int, StoredNames], Search] = {}
 
     def _over_batch(self, i: int) -> bool:
         return self.nodes[i].op in OVER_BATCH.values()
 
-    def closure(self, q: int, kept: Choice) -> list[int]:
+    def closure(self, q: int, stored: StoredNames) -> list[int]:
         """The nodes that phase q runs, by number."""
         outputs = dict.fromkeys(v.name for v in self.graph.outputs)
         waiting: list[int] = []
@@ -179,7 +78,7 @@ class Batch:
             if self.phase[i] != q or self._over_batch(i):
                 continue
             effect = node.op in JOINS or any(
-                v.kind != "temp" or v.name in outputs or v.name in kept for v in node.outputs
+                v.kind != "temp" or v.name in outputs or v.name in stored for v in node.outputs
             )
             if effect:
                 waiting.append(i)
@@ -189,31 +88,31 @@ class Batch:
                 i = self.maker.get(v.name, -1)
                 if i < 0 or v.kind != "temp" or v.name in self._level:
                     continue
-                if (v.name in kept and self.phase[i] < q) or i in found:
+                if (v.name in stored and self.phase[i] < q) or i in found:
                     continue
                 found[i] = None
                 waiting.append(i)
         return sorted(found)
 
-    def ops(self, kept: Choice) -> int:
-        """Operations of the batch where nothing is made again within a phase."""
+    def ops(self, stored: StoredNames) -> int:
+        """Operations of the batch where nothing is recomputed within a phase."""
         return self.size * sum(
             OPS[self.nodes[i].op].ops(self.nodes[i])
             for q in range(self.count)
-            for i in self.closure(q, kept)
+            for i in self.closure(q, stored)
             if not OPS[self.nodes[i].op].alias
         )
 
-    def small(self) -> Choice:
-        """What is always stored."""
-        return tuple(v.name for v in self._crossing(()) if v.nbytes <= ALWAYS)
+    def small(self) -> StoredNames:
+        """The small tensors that more than one phase needs."""
+        return tuple(v.name for v in self._crossing(()) if v.nbytes <= SMALL_BYTES)
 
-    def _crossing(self, kept: Choice) -> list[Value]:
-        """Tensors of a sample that are made in more than one phase."""
+    def _crossing(self, stored: StoredNames) -> list[Value]:
+        """Tensors of a sample that are computed in more than one phase."""
         seen: dict[str, int] = {}
         values: dict[str, Value] = {}
         for q in range(self.count):
-            for i in self.closure(q, kept):
+            for i in self.closure(q, stored):
                 if OPS[self.nodes[i].op].alias:
                     continue
                 for v in self.nodes[i].outputs:
@@ -222,24 +121,29 @@ class Batch:
                         values[v.name] = v
         return [values[name] for name, times in seen.items() if times > 1]
 
-    def choices(self) -> list[Choice]:
-        """From nothing stored beside the small to all that saves operations, best first added."""
-        kept = self.small()
+    def choices(self) -> list[StoredNames]:
+        """Choices from the small tensors alone to all that saves operations.
+
+        The tensor that saves most operations per byte is added first.
+        """
+        stored = self.small()
         while True:  # what is small and needed again once something is stored
             more = [
-                v.name for v in self._crossing(kept) if v.nbytes <= ALWAYS and v.name not in kept
+                v.name
+                for v in self._crossing(stored)
+                if v.nbytes <= SMALL_BYTES and v.name not in stored
             ]
             if not more:
                 break
-            kept = (*kept, *more)
-        found = [kept]
-        ops = self.ops(kept)
+            stored = (*stored, *more)
+        found = [stored]
+        ops = self.ops(stored)
         while True:
             best: tuple[float, int, str] | None = None
-            for v in self._crossing(kept):
-                if v.name in kept:
+            for v in self._crossing(stored):
+                if v.name in stored:
                     continue
-                with_mates = self._mates(v, kept)
+                with_mates = self._mates(v, stored)
                 now = self.ops(with_mates)
                 size = sum(
                     o.nbytes
@@ -251,19 +155,21 @@ class Batch:
                     best = ((ops - now) / size, now, v.name)
             if best is None:
                 return found
-            value = next(v for v in self._crossing(kept) if v.name == best[2])
-            kept, ops = self._mates(value, kept), best[1]
-            found.append(kept)
+            value = next(v for v in self._crossing(stored) if v.name == best[2])
+            stored, ops = self._mates(value, stored), best[1]
+            found.append(stored)
 
-    def _mates(self, value: Value, kept: Choice) -> Choice:
-        """`kept` and a tensor, with the other results of its node."""
+    def _mates(self, value: Value, stored: StoredNames) -> StoredNames:
+        """`stored` and a tensor, with the other results of its node."""
         node = self.nodes[self.maker[value.name]]
-        return (*kept, *(v.name for v in node.outputs if v.kind == "temp" and v.name not in kept))
+        return (
+            *stored,
+            *(v.name for v in node.outputs if v.kind == "temp" and v.name not in stored),
+        )
 
-    # ---- phases as graphs
-
-    def _outers(self, kept: Choice) -> list[Outer]:
-        closures = [self.closure(q, kept) for q in range(self.count)]
+    def _outers(self, stored: StoredNames) -> list[Outer]:
+        """The tensors that outlive a phase, with the phases that compute and last read them."""
+        closures = [self.closure(q, stored) for q in range(self.count)]
         last: dict[str, int] = {}
         for q, closure in enumerate(closures):
             for i in closure:
@@ -283,12 +189,12 @@ class Batch:
                     continue
                 if v.name in self._level:
                     found.append(Outer(v, 1, self.phase[i], last[v.name]))
-                elif v.name in kept and last[v.name] > self.phase[i]:
+                elif v.name in stored and last[v.name] > self.phase[i]:
                     found.append(Outer(v, self.size, self.phase[i], last[v.name]))
         return found
 
-    def phase_graph(self, q: int, kept: Choice, outers: Sequence[Outer]) -> Graph:
-        """Phase q for one sample: what comes from outside is a constant, sums are states."""
+    def phase_graph(self, q: int, stored: StoredNames, outers: Sequence[Outer]) -> Graph:
+        """Phase q for one sample: what comes from other phases is a constant, sums are states."""
         outside = {o.value.name: o for o in outers}
         renamed: dict[str, Value] = {}
         nodes: list[Node] = []
@@ -301,7 +207,7 @@ class Batch:
                 return replace(v, kind="const")
             return v
 
-        closure = self.closure(q, kept)
+        closure = self.closure(q, stored)
         for i in closure:
             node = self.nodes[i]
             ins = tuple(read(v) for v in node.inputs)
@@ -324,34 +230,26 @@ class Batch:
             states=self.graph.states,
         )
 
-    def search(self, q: int, kept: Choice, outers: Sequence[Outer]) -> Search:
+    def search(self, q: int, stored: StoredNames, outers: Sequence[Outer]) -> Search:
         """The search in phase q."""
-        key = (q, kept)
+        key = (q, stored)
         if key not in self._searches:
-            self._searches[key] = Search(Stream(self.phase_graph(q, kept, outers)))
+            self._searches[key] = Search(Stream(self.phase_graph(q, stored, outers)))
         return self._searches[key]
 
-    # ---- schedules
+    def schedule(self, stored: StoredNames, budget: int | None) -> BatchSchedule:
+        """The schedule of a choice: every phase as fast as the rest of the budget lets it.
 
-    def schedule(self, kept: Choice, budget: int | None) -> BatchSchedule:
-        """The schedule of a choice: every phase as fast as the rest of the budget lets it."""
-        outers = self._outers(kept)
+        `budget`: bytes of the arena; None: whatever it takes.
+        """
+        outers = self._outers(stored)
         phases: list[Phase] = []
         at = 0
         buffers: list[Buffer] = []
         total = 0
         for q in range(self.count):
-            search = self.search(q, kept, outers)
-            if budget is None:
-                score = search.relax(search.score(search.everything(), 1 << 62), 1 << 62)
-            else:
-                taken = sum(
-                    aligned(o.nbytes) - (aligned(o.value.nbytes) if o.first == q else 0)
-                    for o in outers
-                    if o.first <= q <= o.last
-                )
-                room = max(budget - taken, 0)
-                score = search.best(room, [search.everything(), search.nothing()])
+            search = self.search(q, stored, outers)
+            score = _best_in_phase(search, q, outers, budget)
             graph = realise(search, score)
             total += self.size * score.ops
             concern = tuple(o for o in outers if o.first <= q <= o.last)
@@ -399,6 +297,7 @@ class Batch:
         end: int,
         ops: int,
     ) -> BatchSchedule:
+        """Place the buffers of all phases in one arena, and validate each phase."""
         starts = [p.first for p in phases] + [end]
         shared: dict[str, list[str]] = {}
         for b in buffers:
@@ -425,10 +324,10 @@ class Batch:
         after = tuple(n for n in self.nodes if n.op == "batch_update")
         schedule = BatchSchedule(self.size, tuple(done), after, tuple(outers), placed, ops)
         for q, phase in enumerate(schedule.phases):
-            _judge(q, phase)
+            _replay_phase(q, phase)
         return schedule
 
-    def fit(self, budget: int | None, tries: int = 3) -> BatchSchedule:
+    def fit(self, budget: int | None, tries: int = MOST_FITTING) -> BatchSchedule:
         """The schedule with the fewest operations whose arena stays within the budget.
 
         Where none does, the smallest that was found.
@@ -439,16 +338,16 @@ class Batch:
         best: BatchSchedule | None = None
         smallest: BatchSchedule | None = None
         found = 0
-        for kept in reversed(choices):
-            stored = self._outers(kept)
+        for stored in reversed(choices):
+            outers = self._outers(stored)
             least = max(
-                sum(o.nbytes for o in stored if o.first <= q <= o.last) for q in range(self.count)
+                sum(o.nbytes for o in outers if o.first <= q <= o.last) for q in range(self.count)
             )
             if least > budget:
                 continue
-            made = self.schedule(kept, budget)
+            made = self.schedule(stored, budget)
             if made.peak > budget:
-                made = self.schedule(kept, budget - (made.peak - budget))
+                made = self.schedule(stored, budget - (made.peak - budget))
             if smallest is None or made.peak < smallest.peak:
                 smallest = made
             if made.peak <= budget:
@@ -460,11 +359,24 @@ class Batch:
         return best or smallest or self.schedule(choices[0], budget)
 
 
-def _judge(q: int, phase: Phase) -> None:
+def _best_in_phase(search: Search, q: int, outers: Sequence[Outer], budget: int | None) -> Score:
+    """The best choice for phase q beside the tensors that outlive it; `budget` in bytes."""
+    if budget is None:
+        return search.relax(search.score(search.all_stored(), UNBOUNDED), UNBOUNDED)
+    taken = sum(
+        aligned(o.nbytes) - (aligned(o.value.nbytes) if o.first == q else 0)
+        for o in outers
+        if o.first <= q <= o.last
+    )
+    left = max(budget - taken, 0)
+    return search.best(left, [search.all_stored(), search.all_streamed()])
+
+
+def _replay_phase(q: int, phase: Phase) -> None:
     """Replay a phase for one sample; what outlives it must be there before and after."""
     held = [o for o in phase.outers if o.first < q or (o.first == q and o.copies == 1)]
     inputs = (*phase.graph.inputs, *(replace(o.value, kind="input") for o in held))
     alive = [o.value for o in phase.outers if o.last > q or o.first == q]
     made = dict.fromkeys(v.name for n in phase.graph.nodes for v in n.outputs)
     outputs = [v for v in alive if v.name in made or any(o.value == v for o in held)]
-    check(replace(phase.graph, inputs=inputs, outputs=tuple(outputs)), phase.buffers)
+    replay(replace(phase.graph, inputs=inputs, outputs=tuple(outputs)), phase.buffers)

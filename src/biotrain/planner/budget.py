@@ -1,64 +1,88 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Bounds on the time and energy of a sample, and what is said where a plan does not fit."""
+"""The budget of a plan (RAM, time and energy of a sample), and the messages where none fits it."""
 
 from __future__ import annotations
 
-from typing import TypeAlias
+from dataclasses import dataclass
 
 from biotrain.errors import BioTrainError
 from biotrain.graph.cost import Cost
 from biotrain.planner.place import Buffer
 from biotrain.targets.target import Target
 
-Limits: TypeAlias = list[tuple[str, float]]
-"""Fields of `Cost` by the names of the plan (`ms_per_sample`, `mj_per_sample`) and their bounds."""
 
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """Upper bounds that a plan must stay within; None: not bounded."""
 
-def keeps(cost: Cost, limits: Limits) -> bool:
-    """Whether a cost stays within the limits."""
-    values = {"ms_per_sample": cost.ms, "mj_per_sample": cost.mj}
-    return all(values[name] <= limit for name, limit in limits)
+    ram_bytes: int | None = None
+    """The whole static RAM of the firmware, in bytes; None: the target's memory."""
+    deadline_ms: float | None = None
+    """Estimated time of one training sample, in milliseconds."""
+    max_mj: float | None = None
+    """Estimated energy of one training sample, in millijoules."""
 
+    @property
+    def bounds_work(self) -> bool:
+        """Whether the time or the energy of a sample is bounded."""
+        return self.deadline_ms is not None or self.max_mj is not None
 
-def can_be_bounded(limits: Limits, target: Target) -> None:
-    """Raise where the target does not say what a bound is to be compared with."""
-    for name, _ in limits:
+    def ram_on(self, target: Target) -> int | None:
+        """The RAM in bytes that a plan may use on a target; None where nothing bounds it."""
+        return self.ram_bytes if self.ram_bytes is not None else target.memory("ram").bytes or None
+
+    def keeps(self, cost: Cost) -> bool:
+        """Whether the time and the energy of a sample stay within the bounds."""
+        in_time = self.deadline_ms is None or cost.ms <= self.deadline_ms
+        return in_time and (self.max_mj is None or cost.mj <= self.max_mj)
+
+    def check(self, target: Target) -> None:
+        """Raise `BioTrainError` where the target lacks the figures that a bound needs.
+
+        A deadline needs cycles per operation and a clock, an energy the power as well.
+        """
         timed = target.cycles_per_op and target.clock_hz
-        if not timed or (name == "mj_per_sample" and not target.mw_per_mhz):
-            what = "clock" if not timed else "power"
-            raise BioTrainError(
-                f"target {target.name} has no {what}, so that {name[:2].replace('mj', 'mJ')} per "
-                "sample are not known: name a board (biotrain list targets)"
-            )
+        for unit, bound in (("ms", self.deadline_ms), ("mJ", self.max_mj)):
+            if bound is not None and (not timed or (unit == "mJ" and not target.mw_per_mhz)):
+                what = "clock" if not timed else "power"
+                raise BioTrainError(
+                    f"target {target.name} has no {what}, so that {unit} per sample are not known: "
+                    "name a board (biotrain list targets)"
+                )
+
+    def work_in_words(self) -> str:
+        """The bounds of time and energy: `20 ms and 1.5 mJ`."""
+        bounds = (("ms", self.deadline_ms), ("mJ", self.max_mj))
+        return " and ".join(f"{bound:g} {unit}" for unit, bound in bounds if bound is not None)
 
 
-def asked(limits: Limits) -> str:
-    """The limits in words."""
-    return " and ".join(f"{limit:g} {name[:2].replace('mj', 'mJ')}" for name, limit in limits)
-
-
-def too_slow(cost: Cost, limits: Limits, target: Target, ram: int, memory: int | None) -> str:
-    """What is said where the fastest plan is too slow."""
-    within = f" in {memory:,} B" if memory is not None else ""
+def too_slow(cost: Cost, budget: Budget, target: Target, ram_bytes: int) -> str:
+    """The message where the fastest plan misses the deadline or takes too much energy."""
+    within = f" in {budget.ram_bytes:,} B" if budget.ram_bytes is not None else ""
     energy = f" and {cost.mj:,.2f} mJ" if target.mw_per_mhz else ""
     return (
         f"does not fit: the fastest plan{within} takes {cost.ms:,.1f} ms{energy} for a sample on "
-        f"{target.name} (estimate) with {ram:,} B of RAM; {asked(limits)} are allowed"
+        f"{target.name} (estimate) with {ram_bytes:,} B of RAM; {budget.work_in_words()} are "
+        "allowed"
     )
 
 
 def too_large(
-    ram: int,
-    budget: int,
+    needed_bytes: int,
+    ram_bytes: int,
     target: Target,
     buffers: tuple[Buffer, ...],
-    limits: Limits | None = None,
+    budget: Budget | None = None,
 ) -> str:
-    """What is said where the smallest plan is too large."""
+    """The message where the smallest plan needs more than the `ram_bytes` that are there.
+
+    `budget`: the bounds of time and energy that this plan keeps, to be named too.
+    """
     largest = sorted(buffers, key=lambda b: -b.size)[:3]
     names = ", ".join(f"{b.value} {b.size:,} B" for b in largest)
-    within = f" that keeps {asked(limits)}" if limits else ""
+    bounded = budget is not None and budget.bounds_work
+    within = f" that keeps {budget.work_in_words()}" if budget is not None and bounded else ""
     return (
-        f"does not fit: {budget:,} B of RAM are there (target {target.name}), the smallest plan"
-        f"{within} needs {ram:,} B; its largest buffers: {names}"
+        f"does not fit: {ram_bytes:,} B of RAM are there (target {target.name}), the smallest plan"
+        f"{within} needs {needed_bytes:,} B; its largest buffers: {names}"
     )

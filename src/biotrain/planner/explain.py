@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a plan decided, in words: one line each, against the same package with all stored."""
+"""The decisions of a plan in words: one line each, against the plan that stores everything."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from biotrain.ir.graph import Graph, Loop, Node, Value, leaves
 from biotrain.ir.op import OPS
 from biotrain.planner.place import Buffer, lifetimes, lower_bound, peak
 
-NAMED = 5
-"""Loops, and tensors made again, that are named one by one."""
+MOST_NAMED = 5
+"""Fused loops, and recomputed tensors, that are named one by one."""
 
 
 def in_words(
@@ -29,11 +29,11 @@ def in_words(
             f"arena {peak(buffers):,} B instead of {stored_peak:,} B with everything stored, "
             f"operations {more:+.1%}"
         )
-    return (head, *_loops(loops), *_made_again(chosen, stored), *_in_place(chosen, buffers))
+    return (head, *_loops(loops), *_recomputed(chosen, stored), *_in_place(chosen, buffers))
 
 
 def _loops(loops: Sequence[Loop]) -> list[str]:
-    """The loops whose windows save most, and the others together."""
+    """The fused loops whose windows save most one by one, and the others together."""
 
     def saved(at: int) -> int:
         return sum(w.value.nbytes - w.nbytes for w in loops[at].windows)
@@ -44,25 +44,25 @@ def _loops(loops: Sequence[Loop]) -> list[str]:
         return f"windows {_kb(here)} instead of {_kb(whole)}"
 
     order = sorted(range(len(loops)), key=lambda at: (-saved(at), at))
-    named = sorted(order[: NAMED if len(order) > NAMED + 1 else NAMED + 1])
+    named = sorted(order[: MOST_NAMED if len(order) > MOST_NAMED + 1 else MOST_NAMED + 1])
     lines = []
     for loop in (loops[at] for at in named):
         names = [step.node.outputs[0].name for step in loop.body]
         span = names[0] if len(names) == 1 else f"{names[0]}..{names[-1]}"
-        over, parts = ("row", "rows") if loop.axis == "rows" else ("time", "tiles")
-        what = parts if loop.windows else f"{parts}, no windows"
+        over, tiles = ("rows", "rows") if loop.axis == "rows" else ("time", "tiles")
+        what = tiles if loop.windows else f"{tiles}, no windows"
         tail = f": {sizes([loop])}" if loop.windows else ""
-        lines.append(f"{over} fusion {span} ({loop.count} {what}){tail}")
+        lines.append(f"fused loop over {over}, {span} ({loop.count} {what}){tail}")
     rest = [loops[at] for at in sorted(order[len(named) :])]
     if rest:
-        lines.append(f"{len(rest)} smaller fusions: {sizes(rest)}")
+        lines.append(f"{len(rest)} smaller fused loops: {sizes(rest)}")
     return lines
 
 
-def makings(nodes: Iterable[Node]) -> list[tuple[str, int]]:
-    """Per node: the tensor that it makes, and how often that was made before.
+def computations(nodes: Iterable[Node]) -> list[tuple[str, int]]:
+    """Per node: the tensor that it computes, and how often that was computed before.
 
-    A node that computes the same from the same as one before it makes that one's tensor again.
+    A node that does the same to the same inputs as one before it recomputes that one's tensor.
     """
     same: dict[str, str] = {}
     first: dict[tuple[object, ...], tuple[Value, ...]] = {}
@@ -79,8 +79,8 @@ def makings(nodes: Iterable[Node]) -> list[tuple[str, int]]:
     return found
 
 
-def _made_again(chosen: Graph, stored: Graph) -> list[str]:
-    """Tensors that are computed more than once, and the operations that this adds."""
+def _recomputed(chosen: Graph, stored: Graph) -> list[str]:
+    """Recomputed tensors, and the operations that this adds."""
     before, now = _work(stored), _work(chosen)
     more = [
         (ops - before[name], name, ops / max(before[name], 1) - 1)
@@ -90,7 +90,7 @@ def _made_again(chosen: Graph, stored: Graph) -> list[str]:
     if not more:
         return []
     more.sort(key=lambda m: (-m[0], m[1]))
-    named = more[: NAMED if len(more) > NAMED + 1 else NAMED + 1]
+    named = more[: MOST_NAMED if len(more) > MOST_NAMED + 1 else MOST_NAMED + 1]
     parts = []
     for ops, name, times in named:
         often = "once" if abs(times - 1) < 0.005 else f"{times:.2g} times"
@@ -98,13 +98,13 @@ def _made_again(chosen: Graph, stored: Graph) -> list[str]:
     if len(more) > len(named):
         rest = sum(m[0] for m in more[len(named) :])
         parts.append(f"{len(more) - len(named)} others (+{_short(rest)})")
-    return [f"made again, operations: {', '.join(parts)}"]
+    return [f"recomputed, operations: {', '.join(parts)}"]
 
 
 def _work(graph: Graph) -> dict[str, int]:
-    """Per tensor: the operations of all nodes that make it, or parts of it."""
+    """Per tensor: the operations of all nodes that compute it, or windows of it."""
     found: dict[str, int] = {}
-    made = iter(makings(leaves(graph.nodes)))
+    made = iter(computations(leaves(graph.nodes)))
     for node in graph.nodes:
         parts: list[Node] = [node]
         if isinstance(node, Loop):
@@ -116,7 +116,7 @@ def _work(graph: Graph) -> dict[str, int]:
 
 
 def _in_place(chosen: Graph, buffers: Sequence[Buffer]) -> list[str]:
-    """What overwrites what, and the bytes that it saves."""
+    """Tensors that overwrite one another, and the bytes that this saves."""
     views = dict.fromkeys(
         v.name for n in leaves(chosen.nodes) if OPS[n.op].alias for v in n.outputs
     )
@@ -129,7 +129,7 @@ def _in_place(chosen: Graph, buffers: Sequence[Buffer]) -> list[str]:
     pairs.sort(key=lambda p: -p[0])
     more = f", {len(pairs) - 3} more" if len(pairs) > 3 else ""
     saved = lower_bound(lifetimes(chosen, inplace=False)) - lower_bound(buffers)
-    saves = f": {saved:,} B less at the fullest moment" if saved > 0 else ""
+    saves = f": {saved:,} B less at the peak" if saved > 0 else ""
     return [f"in place: {', '.join(text for _, text in pairs[:3])}{more}{saves}"]
 
 

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A pass as a loop: nodes and their boxes become the body, the rest its inputs and outputs."""
+"""A fused loop as a node of the graph: its nodes and their boxes become the body of a `Loop`.
+
+What the body reads or writes outside are the inputs and outputs of the loop; the rest are windows.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from dataclasses import dataclass, replace
 from biotrain.ir.graph import Loop, Node, Span, Step, Value, Window
 
 Box = tuple[int, int, int, int]
-"""A span as a plain tuple: the search makes millions of them."""
+"""A span as a plain tuple `(r0, r1, t0, t1)`: the search makes millions of them."""
 
 NOTHING: Box = (0, 0, 0, 0)
 
@@ -20,43 +23,45 @@ def hull(a: Box, b: Box) -> Box:
 
 
 @dataclass(frozen=True)
-class Part:
+class Iterations:
     """The iterations of one loop: which nodes run, on which boxes."""
 
     order: Sequence[int]
-    sinks: Mapping[int, None]
+    """Nodes by number, in order of execution."""
+    stored: Mapping[int, None]
+    """Those whose results are stored."""
     boxes: Mapping[int, tuple[Box, ...]]
     axis: str
     mark: str
-    """Behind the names of what lives in the loop only."""
-    stored: Value | None = None
-    """A tensor of which some rows are kept: this loop reads or writes those."""
+    """What is appended to the names of tensors that exist in this loop only."""
+    first_rows: Value | None = None
+    """A streamed tensor of which the first rows are stored: this loop reads or writes those."""
     continued: bool = False
-    """Another loop before this one has begun the same results."""
+    """Whether another loop before this one has begun the same results."""
 
 
-def make_loop(nodes: Sequence[Node], part: Part, root: Callable[[Value], Value]) -> Loop:
-    """The loop of some iterations of a pass."""
-    order = [i for i in part.order if any(b is not NOTHING for b in part.boxes[i])]
+def make_loop(nodes: Sequence[Node], run: Iterations, root: Callable[[Value], Value]) -> Loop:
+    """The loop node of some iterations."""
+    order = [i for i in run.order if any(b is not NOTHING for b in run.boxes[i])]
     made = {v.name: i for i in order for v in nodes[i].outputs if v.kind == "temp"}
     unread = dict.fromkeys(
         v.name
-        for i in part.order
-        if i not in part.sinks
+        for i in run.order
+        if i not in run.stored
         for v in nodes[i].outputs
         if v.name not in made
     )
-    """What no iteration needs a part of, though a node that runs names it (an input of a cat)."""
+    """Tensors that a node names but of which no iteration reads anything (an input of a cat)."""
 
     def here(value: Value) -> Value:
         base = root(value)
-        if part.stored is not None and base.name == part.stored.name:
-            return replace(part.stored, shape=value.shape)
+        if run.first_rows is not None and base.name == run.first_rows.name:
+            return replace(run.first_rows, shape=value.shape)
         if base.name in unread:
-            return replace(value, name=base.name + part.mark)
+            return replace(value, name=base.name + run.mark)
         if base.name not in made:
             return value
-        name = base.name if made[base.name] in part.sinks else base.name + part.mark
+        name = base.name if made[base.name] in run.stored else base.name + run.mark
         return replace(value, name=name)
 
     body: list[Step] = []
@@ -64,18 +69,18 @@ def make_loop(nodes: Sequence[Node], part: Part, root: Callable[[Value], Value])
     inputs: dict[str, Value] = {}
     outputs: dict[str, Value] = {}
     for i in order:
-        boxes = tuple(Span(*b) for b in part.boxes[i])
+        boxes = tuple(Span(*b) for b in run.boxes[i])
         ins = tuple(map(here, nodes[i].inputs))
         outs = tuple(map(here, nodes[i].outputs))
         for old, new in zip(nodes[i].inputs, ins, strict=True):
-            stored = part.stored is not None and new.name == part.stored.name
+            stored = run.first_rows is not None and new.name == run.first_rows.name
             if root(old).name in unread and not stored:
                 empty = Window(new, (Span(0, 0, 0, 0),) * len(boxes))
                 windows += [] if empty in windows else [empty]
             elif root(old).name not in made:
                 inputs[new.name] = new
         for v in outs:
-            if i in part.sinks or v == part.stored:
+            if i in run.stored or v == run.first_rows:
                 outputs[v.name] = v
             else:
                 windows.append(Window(v, boxes))
@@ -87,8 +92,8 @@ def make_loop(nodes: Sequence[Node], part: Part, root: Callable[[Value], Value])
         "loop",
         tuple(inputs.values()),
         tuple(outputs.values()),
-        (("continued", True),) if part.continued else (),
-        axis="time" if part.axis == "time" else "rows",
+        (("continued", True),) if run.continued else (),
+        axis="time" if run.axis == "time" else "rows",
         body=tuple(body),
         windows=tuple(windows),
     )
@@ -96,14 +101,14 @@ def make_loop(nodes: Sequence[Node], part: Part, root: Callable[[Value], Value])
 
 def window_peak(
     nodes: Sequence[Node],
-    part: Part,
+    run: Iterations,
     sources: Callable[[int], tuple[int, ...]],
     item_bytes: Sequence[Sequence[int]],
     aligned: Callable[[int], int],
 ) -> int:
-    """Most bytes of windows that are alive at one moment of the body."""
-    order = part.order
-    inner = [i for i in order if i not in part.sinks and not _is(nodes[i], part.stored)]
+    """Most bytes of windows that are in use at one step of the body."""
+    order = run.order
+    inner = [i for i in order if i not in run.stored and not _is(nodes[i], run.first_rows)]
     position = {i: at for at, i in enumerate(order)}
     last = {i: position[i] for i in inner}
     for i in order:
@@ -112,14 +117,14 @@ def window_peak(
                 last[j] = position[i]
     change = [0] * (len(order) + 1)
     for i in inner:
-        rows = max(b[1] - b[0] for b in part.boxes[i])
-        times = max(b[3] - b[2] for b in part.boxes[i])
+        rows = max(b[1] - b[0] for b in run.boxes[i])
+        times = max(b[3] - b[2] for b in run.boxes[i])
         size = sum(aligned(n * rows * times) for n in item_bytes[i])
         change[position[i]] += size
         change[last[i] + 1] -= size
     most = now = 0
-    for step in change:
-        now += step
+    for more in change:
+        now += more
         most = max(most, now)
     return most
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Pieces: a schedule cut into runs of work after each of which it may pause.
+"""Slices: a schedule divided into runs of work after each of which a call may pause.
 
-A piece is a node, an iteration of a loop, or, where one of these takes longer than the limit, a
-block of its rows or times, or a step of the iteration. Every border is one at which the result has
-the bits of the whole: kernels take boxes, and leaves lie at absolute places (design 3).
+A slice is a node, an iteration of a loop, or, where one of these takes longer than the limit, a
+block of its rows or times, or some steps of the iteration. Every border is one at which the result
+has the bits of the whole: kernels take boxes, and leaves lie at absolute places (design 3).
 """
 
 from __future__ import annotations
@@ -17,44 +17,46 @@ from biotrain.ir.op import OPS
 from biotrain.targets.target import Target
 
 CALL_CYCLES = 64
-"""Of a kernel call, whatever it does (an estimate)."""
+"""Cycles of a kernel call beyond its operations (an estimate)."""
 SAMPLE_CYCLES = 8
-"""To move and check one sample of a window (an estimate)."""
+"""Cycles to move and check one sample of a window (an estimate)."""
 
 
 @dataclass(frozen=True, slots=True)
-class Cut:
-    """How one call is cut: blocks of so many rows and times, the last ones shorter."""
+class Blocks:
+    """The blocks of one call: so many rows and times each, the last ones fewer."""
 
     rows: int
     times: int
     across: int
-    """Blocks along time, for each block of rows."""
-    blocks: int
+    """Number of blocks along time, for each block of rows."""
+    count: int
+    """Number of blocks, along rows and time."""
     cycles: int
-    """Of the longest block."""
+    """Estimated cycles of the longest block."""
 
     @property
     def whole(self) -> bool:
-        """Whether nothing is cut."""
-        return self.blocks == 1
+        """Whether the call is not divided."""
+        return self.count == 1
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
-    """One node of the list, as it may be paused."""
+class NodeSlices:
+    """One node of a schedule, divided into slices."""
 
     cycles: int
-    """Of the longest run between two borders."""
-    cut: Cut | None = None
-    """Of a plain node."""
-    steps: tuple[tuple[tuple[int, ...], Cut | None, int], ...] = ()
-    """Of an iteration that is cut: steps that run together, the cut of a single one, cycles."""
+    """Estimated cycles of the longest slice."""
+    blocks: Blocks | None = None
+    """The blocks of a plain node; None for a loop and for a view."""
+    steps: tuple[tuple[tuple[int, ...], Blocks | None, int], ...] = ()
+    """Where an iteration of a loop is divided: steps that run together, the blocks of a single one,
+    cycles."""
 
 
 @dataclass(frozen=True, slots=True)
 class Longest:
-    """The longest run between two borders."""
+    """The longest slice of a schedule: its cycles, and the tensor that it computes."""
 
     cycles: int
     name: str
@@ -83,14 +85,15 @@ def flat(node: Node) -> bool:
     return call.struct == "bt_flat" and not node.get("at_once", False)
 
 
-def cut_call(node: Node, boxes: Sequence[Span], limit: int, target: Target) -> Cut:
-    """The fewest blocks of the boxes (one per iteration) that stay within the limit, if it goes."""
+def blocks_of(node: Node, boxes: Sequence[Span], limit: int, target: Target) -> Blocks:
+    """The fewest blocks of the boxes (one per iteration) that stay within `limit` cycles, or the
+    smallest there are."""
     filled = [b for b in boxes if not b.empty]
     rows = max(b.r1 - b.r0 for b in filled)
     times = max(b.t1 - b.t0 for b in filled)
     longest = max(box_cycles(node, b, target) for b in filled)
     if not limit or longest <= limit:
-        return Cut(rows, times, 1, 1, longest)
+        return Blocks(rows, times, 1, 1, longest)
     rule = OPS[node.op]
     step = rule.row_step(node)
     heights = [rows]
@@ -123,25 +126,26 @@ def cut_call(node: Node, boxes: Sequence[Span], limit: int, target: Target) -> C
                 length = n
                 break
     across = -(-times // length)
-    return Cut(height, length, across, -(-rows // height) * across, cycles(height, length))
+    return Blocks(height, length, across, -(-rows // height) * across, cycles(height, length))
 
 
 def _step_cycles(step: Step, i: int, target: Target) -> int:
+    """Estimated cycles of a step in iteration i."""
     return box_cycles(step.node, step.boxes[i], target)
 
 
-def piece_of(node: Node, limit: int, target: Target) -> Piece:
-    """A node of a planned graph, cut."""
+def slices_of(node: Node, limit: int, target: Target) -> NodeSlices:
+    """The slices of a node of a planned graph, of at most `limit` cycles where that is possible."""
     if not isinstance(node, Loop):
         if OPS[node.op].alias:
-            return Piece(0)
+            return NodeSlices(0)
         rows, times = OPS[node.op].call(node).box
-        cut = cut_call(node, [Span(0, rows, 0, times)], limit, target)
-        return Piece(cut.cycles, cut)
+        blocks = blocks_of(node, [Span(0, rows, 0, times)], limit, target)
+        return NodeSlices(blocks.cycles, blocks)
     totals = [sum(_step_cycles(s, i, target) for s in node.body) for i in range(node.count)]
     if not limit or max(totals) <= limit:
-        return Piece(max(totals))
-    chunks: list[tuple[tuple[int, ...], Cut | None, int]] = []
+        return NodeSlices(max(totals))
+    chunks: list[tuple[tuple[int, ...], Blocks | None, int]] = []
     run: list[int] = []
     for k, step in enumerate(node.body):
         together = [*run, k]
@@ -154,28 +158,29 @@ def piece_of(node: Node, limit: int, target: Target) -> Piece:
         if run:
             chunks.append(_chunk(node, run, target))
         run = [k]
-        cut = cut_call(step.node, step.boxes, limit, target)
-        if not cut.whole:
-            chunks.append(((k,), cut, cut.cycles))
+        blocks = blocks_of(step.node, step.boxes, limit, target)
+        if not blocks.whole:
+            chunks.append(((k,), blocks, blocks.cycles))
             run = []
     if run:
         chunks.append(_chunk(node, run, target))
-    return Piece(max(c for _, _, c in chunks), steps=tuple(chunks))
+    return NodeSlices(max(c for _, _, c in chunks), steps=tuple(chunks))
 
 
 def _chunk(
     loop: Loop, run: Sequence[int], target: Target
-) -> tuple[tuple[int, ...], Cut | None, int]:
+) -> tuple[tuple[int, ...], Blocks | None, int]:
+    """Steps of an iteration that run together, and the most cycles that they take in one."""
     each = (sum(_step_cycles(loop.body[j], i, target) for j in run) for i in range(loop.count))
     return tuple(run), None, max(each)
 
 
 def longest(graphs: Sequence[Graph], limit: int, target: Target) -> Longest:
-    """The longest piece of the nodes and of the updates of some graphs."""
+    """The longest slice of the nodes and of the updates of some graphs."""
     found: list[Longest] = []
     for graph in graphs:
         found.append(Longest(SAMPLE_CYCLES * graph.inputs[0].size, "the check of a window"))
         for node in (*graph.nodes, *graph.updates):
             names = ", ".join(v.name for v in node.outputs)
-            found.append(Longest(piece_of(node, limit, target).cycles, names))
+            found.append(Longest(slices_of(node, limit, target).cycles, names))
     return max(found, key=lambda p: p.cycles)

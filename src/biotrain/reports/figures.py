@@ -17,8 +17,8 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
 from biotrain.emit.build import Build
-from biotrain.planner.fit import Plan, Point
 from biotrain.planner.place import Buffer
+from biotrain.planner.plan import Plan, Point
 from biotrain.reports.published import Reference
 from biotrain.reports.timeline import Role, Timeline, timeline
 

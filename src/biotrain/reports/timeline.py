@@ -8,7 +8,7 @@ from typing import Literal
 
 from biotrain.emit.build import Build
 from biotrain.ir.graph import Graph, Loop, Node, leaves
-from biotrain.planner.explain import makings
+from biotrain.planner.explain import computations
 from biotrain.planner.place import Buffer, positions
 
 Role = Literal["input", "activation", "made again", "statistics", "gradient"]
@@ -121,7 +121,7 @@ def _roles(
     roles: dict[str, tuple[int, Role]] = {}
     for mark in dict.fromkeys(("", *marks)):
         roles.update((mark + name, (0, "input")) for name in inputs)
-    made = iter(makings(n for n in nodes if n is not None))
+    made = iter(computations(n for n in nodes if n is not None))
     for at, (node, mark) in enumerate(zip(nodes, marks, strict=True)):
         if node is None:
             continue

@@ -15,7 +15,7 @@ from biotrain.emit.slices import SLICE_BYTES
 from biotrain.errors import BioTrainError
 from biotrain.ir.graph import Graph, Loop, Node
 from biotrain.ir.op import OPS
-from biotrain.planner.slices import CALL_CYCLES, longest, piece_of
+from biotrain.planner.slices import CALL_CYCLES, longest, slices_of
 from biotrain.run.live_device import LiveDevice
 from biotrain.targets.target import Target
 
@@ -133,7 +133,7 @@ def _scaled(target: Target, found: Sequence[Measured], limit: int) -> Target:
     for piece in found:
         if piece.cycles < SHORT:
             continue
-        planned = piece_of(piece.node, limit, target).cycles
+        planned = slices_of(piece.node, limit, target).cycles
         ratio = (piece.cycles - AROUND) / max(planned - CALL_CYCLES, 1)
         body = piece.node.body if isinstance(piece.node, Loop) else ()
         for op in [s.node.op for s in body] or [piece.node.op]:

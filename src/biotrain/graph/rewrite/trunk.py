@@ -2,7 +2,7 @@
 """The frozen trunk: what a training step computes from the window alone.
 
 No trained parameter changes it, so that it needs to run only once for every window. What the other
-nodes read of it are the features of the window; `cut` divides the step there.
+nodes read of it are the features of the window; `divide` divides the step there.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from biotrain.ir.op import OPS
 
 
 @dataclass(frozen=True, slots=True)
-class Cut:
+class TrunkAndHead:
     """A training step in two graphs."""
 
     trunk: Graph
@@ -24,10 +24,10 @@ class Cut:
     """The other nodes and the updates; the features are its first inputs."""
 
 
-def cut(graph: Graph) -> Cut | None:
+def divide(graph: Graph) -> TrunkAndHead | None:
     """Divide a training graph; None where nothing is frozen, or where the rest needs the window.
 
-    A view is no work: where the rest reads one, it makes it itself. A graph that trains all of its
+    A view is no work: where the head reads one, it has it too. A graph that trains all of its
     parameters, or none, is not divided.
     """
     nodes = (*graph.nodes, *graph.updates)
@@ -38,14 +38,14 @@ def cut(graph: Graph) -> Cut | None:
     x = graph.inputs[0]
     frozen = _frozen(graph, changing)
     needed = dict.fromkeys(v.name for v in graph.outputs)
-    for node, kept in zip(graph.nodes, frozen, strict=True):
-        needed.update(dict.fromkeys(v.name for v in node.inputs if not kept))
+    for node, held in zip(graph.nodes, frozen, strict=True):
+        needed.update(dict.fromkeys(v.name for v in node.inputs if not held))
     views: list[Node] = []
-    for node, kept in zip(reversed(graph.nodes), reversed(frozen), strict=True):
-        if kept and OPS[node.op].alias and node.outputs[0].name in needed:
+    for node, held in zip(reversed(graph.nodes), reversed(frozen), strict=True):
+        if held and OPS[node.op].alias and node.outputs[0].name in needed:
             views.append(node)
             needed[node.inputs[0].name] = None
-    stems = [n for n, kept in zip(graph.nodes, frozen, strict=True) if kept and n not in views]
+    stems = [n for n, held in zip(graph.nodes, frozen, strict=True) if held and n not in views]
     features = tuple(v for n in stems for v in n.outputs if v.name in needed)
     if not features or x.name in needed or any(v.dtype != "f32" for v in features):
         return None
@@ -57,11 +57,11 @@ def cut(graph: Graph) -> Cut | None:
 
     rest = tuple(
         replace(n, inputs=renamed(n.inputs))
-        for n, kept in zip(graph.nodes, frozen, strict=True)
-        if not kept or n in views
+        for n, held in zip(graph.nodes, frozen, strict=True)
+        if not held or n in views
     )
-    trunk = tuple(n for n, kept in zip(graph.nodes, frozen, strict=True) if kept)
-    made = Cut(
+    trunk = tuple(n for n, held in zip(graph.nodes, frozen, strict=True) if held)
+    made = TrunkAndHead(
         trunk=prune(
             replace(graph, nodes=trunk, inputs=(x,), outputs=features, states=still, updates=())
         ),
@@ -80,7 +80,7 @@ def cut(graph: Graph) -> Cut | None:
 def _frozen(graph: Graph, changing: dict[str, Value]) -> list[bool]:
     """Per node: whether all that it reads is the window, or what training leaves as it is.
 
-    A node that reads nothing (room to work in) goes with those that read it.
+    A node that reads nothing (scratch) goes with those that read it.
     """
     held = (graph.inputs[0], *graph.params, *graph.states, *graph.consts)
     fixed = dict.fromkeys(v.name for v in held)
@@ -93,5 +93,5 @@ def _frozen(graph: Graph, changing: dict[str, Value]) -> list[bool]:
     for i, node in enumerate(graph.nodes):
         if not node.inputs:
             readers = zip(graph.nodes, tuple(found), strict=True)
-            found[i] = all(kept for n, kept in readers if node.outputs[0] in n.inputs)
+            found[i] = all(held for n, held in readers if node.outputs[0] in n.inputs)
     return found
