@@ -475,9 +475,8 @@ def test_a_wrong_kernel_or_schedule_changes_the_crc(monkeypatch: pytest.MonkeyPa
     files = dict(pkg.files)
     join = "((total) += (leaf))"
     assert join in files["bt_kernel.h"]
-    files["bt_kernel.h"] = files["bt_kernel.h"].replace(
-        join, "((total) += (leaf) * (1.0f + 0x1p-22f))"
-    )
+    wrong = "((total) += (leaf) * (1.0f + 0x1p-22f))"
+    files["bt_kernel.h"] = files["bt_kernel.h"].replace(join, wrong)
     monkeypatch.setitem(pkg.__dict__, "files", files)
     assert outcome(pkg) != good
 
