@@ -200,7 +200,7 @@ def test_a_study_takes_it_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     made = expand(make_spec({"data": [data], "strategies": ["none"]}))
     assert made.cells[0].fold.source.load().n_times == 200
     assert "through the front end in C" in made.notes[0]
-    assert made.sets["synthetic-emg"]["front"] == made.notes[0]
+    assert made.sets["synthetic-emg"].front == made.notes[0]
     command = ["adapt", "--data", str(raw), "--front", str(front), "--strategies", "none"]
     assert main([*command, "--subject", "1", "--pretrain-epochs", "0"]) == 0
     assert capsys.readouterr().out.startswith("synthetic-emg: continuous, through the front end")
