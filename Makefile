@@ -31,34 +31,45 @@ ifneq ($(wildcard ../shared/cases/.),)
 export BIOTRAIN_CASES ?= $(abspath ../shared/cases)
 endif
 
-# Formatted by .clang-format, but for what .clang-format-ignore names.
+# In the style of .clang-format, but for what .clang-format-ignore names.
 C_FILES = $(shell find src -name '*.[ch]' | sort)
 
 PYTEST_ARGS ?=
+MUTANTS_ARGS ?=
 WORKERS ?= auto
+PYTEST = $(PY) -m pytest -n $(WORKERS) --dist loadgroup
 DEMO_OUT ?= build/demo
 DEMO_ARGS ?=
 MATRIX_ARGS ?=
 # Programs that `make bench` leaves out: proofs and a search, of minutes to hours.
 APART := benchmarks/matrix.py benchmarks/day.py benchmarks/recipes.py benchmarks/norms.py
 
-.PHONY: help demo test quick full lint static format bench matrix clean
+.PHONY: help demo test ci full exhaustive mutants lint static format bench matrix clean
 
 help:  ## list the targets
-	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):.*## */  make \1\t/' | expand -t 16
+	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):.*## */  make \1\t/' | expand -t 19
 
 demo: $(VENV)/.installed  ## set up, then adapt a network to a new person in generated C (synthetic recordings)
 	$(VENV)/bin/biotrain demo --out $(DEMO_OUT) $(DEMO_ARGS)
 	@echo "Results: $(abspath $(DEMO_OUT))"
 
-test: static  ## set up, then lint, types, import order and the tests
-	$(PY) -m pytest -n $(WORKERS) --dist loadgroup -m "not full" $(PYTEST_ARGS)
+test: static  ## set up, then lint, types, import order and a sample of every kind of test (8 minutes on two cores)
+	$(PYTEST) -m "not ci and not full and not exhaustive" $(PYTEST_ARGS)
 
-quick: $(VENV)/.installed-test  ## the tests without the slow ones
-	$(PY) -m pytest -n $(WORKERS) --dist loadgroup -m "not slow and not full" $(PYTEST_ARGS)
+ci: $(VENV)/.installed-test  ## the larger sample, which .ci/run runs after `make test`
+	$(PYTEST) -m ci $(PYTEST_ARGS)
 
-full: $(VENV)/.installed-test  ## every test: also the products of which `make test` runs a sample
-	$(PY) -m pytest -n $(WORKERS) --dist loadgroup $(PYTEST_ARGS)
+full: $(VENV)/.installed-test  ## `make test`, `make ci`, and the whole products of which they run samples
+	$(PYTEST) -m "not exhaustive" $(PYTEST_ARGS)
+
+# The searches draw networks, loops and budgets; these numbers are what docs/testing.md promises.
+exhaustive: $(VENV)/.installed-test  ## long fuzzers, every power cut, searches over many drawn networks (hours)
+	$(PYTEST) -m exhaustive $(PYTEST_ARGS)
+	BIOTRAIN_NETWORKS=60 BIOTRAIN_FRONTIERS=40 BIOTRAIN_MUTANTS=200 BIOTRAIN_POINTS=8 \
+		$(PYTEST) tests/test_networks.py tests/test_stream.py $(PYTEST_ARGS)
+
+mutants: $(VENV)/.installed-test  ## 60 small wrong changes to the compiler: how many do the tests notice?
+	$(PY) tests/mutants.py $(MUTANTS_ARGS)
 
 static: $(VENV)/.installed-test
 	$(PY) -m ruff check

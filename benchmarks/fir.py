@@ -23,7 +23,7 @@ from biotrain.emit import RUNTIME, kernel_sources
 from biotrain.ir.graph import Value
 from biotrain.ir.op import OPS, Builder
 from biotrain.ops import SOURCES
-from biotrain.ops.fft import ROOM, step
+from biotrain.ops.fft import SCRATCH_TRANSFORMS, step
 from biotrain.package import fused_on
 from biotrain.run.compiler import NUMERICS, STRICT, shared_library
 from biotrain.targets.target import load_target
@@ -61,7 +61,7 @@ class Shape:
                 f"{g}, {box}, bt_read(a, {t}), bt_read(b, {t}), to",
             )
             if name == "fft":
-                lines += [f"static float room[{ROOM * SIZE}];"]
+                lines += [f"static float room[{SCRATCH_TRANSFORMS * SIZE}];"]
                 g = f"(bt_fft){{1, 1, {t}, {t}, {k}, {p}, {SIZE}, {block}}}"
                 calls = (
                     f"{g}, {box}, bt_read(a, {t}), b, NULL, room, bt_write(to, {t})",
@@ -89,7 +89,11 @@ class Shape:
             b = Builder()
             op = name.rstrip("23")
             more = {"fir": {"levels": 2 + (name == "fir3")}, "fft": {"size": SIZE}}.get(op, {})
-            room = (Value("room", (ROOM * SIZE,), kind="input"),) if name == "fft" else ()
+            room = (
+                (Value("room", (SCRATCH_TRANSFORMS * SIZE,), kind="input"),)
+                if name == "fft"
+                else ()
+            )
             b.one(op, x, w, *room, **attrs, **more)
             b.one(f"{op}_dx", x, w, *room, x_shape=x.shape, **attrs, **more)
             b.one(f"{op}_dw", x, x, *room, w_shape=w.shape, **attrs, **more)

@@ -6,11 +6,13 @@ from __future__ import annotations
 import ctypes
 import hashlib
 import importlib.util
+import os
 import platform
 import shutil
 import subprocess
 import sys
 import tempfile
+import uuid
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -23,7 +25,9 @@ RUNTIME = Path(__file__).resolve().parents[1] / "src" / "biotrain" / "rt"
 WARNINGS = ("all", "extra", "pedantic", "conversion", "double-promotion", "shadow", "error")
 STRICT = ["-std=c99", "-fno-math-errno", *(f"-W{warning}" for warning in WARNINGS)]
 
-_folder = tempfile.TemporaryDirectory(prefix="biotrain-tests-")
+_own = tempfile.TemporaryDirectory(prefix="biotrain-tests-")
+BUILDS = Path(os.environ.get("BIOTRAIN_TEST_BUILDS", _own.name))
+"""Shared by the workers of a run (conftest.py); a program that is no test has its own."""
 
 
 class CompileError(Exception):
@@ -89,20 +93,24 @@ def shared_library(
     if not isinstance(sources, str):
         texts += [path.read_text() for path in sources]
     key = hashlib.sha256("\0".join([*command, *texts]).encode()).hexdigest()[:24]
-    library = Path(_folder.name) / f"{key}.so"
+    library = BUILDS / f"{key}.so"
     if not library.exists():
+        unfinished = library.with_suffix(
+            f".{uuid.uuid4().hex}.so"
+        )  # another worker may build it too
         if isinstance(sources, str):
-            source = library.with_suffix(".c")
+            source = unfinished.with_suffix(".c")
             source.write_text(sources)
             sources = [source]
         done = subprocess.run(
-            [*command, *map(str, sources), "-o", str(library)],
+            [*command, *map(str, sources), "-o", str(unfinished)],
             capture_output=True,
             text=True,
             check=False,
         )
         if done.returncode != 0:
             raise CompileError(done.stderr)
+        unfinished.replace(library)
     return ctypes.CDLL(str(library))
 
 

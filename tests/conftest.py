@@ -5,6 +5,7 @@ import json
 import os
 import random
 import resource
+import tempfile
 from collections.abc import Iterator, Sequence
 from math import gcd
 from pathlib import Path
@@ -12,6 +13,12 @@ from pathlib import Path
 # Read when the libraries load, so set before they do; pytest-xdist already uses every core.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
+
+# Where _cc.py keeps what it builds: one folder for all workers, which inherit the name from the
+# process that starts them and removes it.
+if "BIOTRAIN_TEST_BUILDS" not in os.environ:
+    _builds = tempfile.TemporaryDirectory(prefix="biotrain-tests-")
+    os.environ["BIOTRAIN_TEST_BUILDS"] = _builds.name
 
 import hypothesis
 import numpy as np

@@ -254,6 +254,7 @@ def test_what_cannot_be_estimated() -> None:
         package(input_type="int16", input_scale=0.1, live=Live())
 
 
+@pytest.mark.ci
 @pytest.mark.xdist_group("emulator")
 def test_the_bits_of_the_host_in_an_emulator() -> None:
     for needed in ("unicorn", "elftools", "ziglang"):

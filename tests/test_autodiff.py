@@ -9,6 +9,8 @@ import torch
 from torch import nn
 
 import biotrain as bt
+from biotrain.errors import GraphError
+from biotrain.ir.graph import Graph, Loop, Node, Span, Step, Value, verify
 from biotrain.package import Package
 
 pytestmark = pytest.mark.usefixtures("quick_build")
@@ -128,3 +130,35 @@ def test_an_offset_of_1000_standard_deviations_does_not_hurt() -> None:
     assert (plain.argmax(1) == y).mean() > 0.9
     assert (plain.argmax(1) == offset.argmax(1)).mean() > 0.98
     assert np.abs(plain - offset).max() < 0.05 * np.abs(plain).max()
+
+
+W = Value("w", (1, 64), kind="param")
+X, G = (Value(name, (1, 64), kind="input") for name in ("x", "g"))
+UPDATE = Node("sgd", (W, G), (W,))
+
+
+def reader(name: str) -> Node:
+    return Node("mul", (X, W), (Value(name, (1, 64)),))
+
+
+def with_nodes(nodes: tuple[Node, ...], updates: tuple[Node, ...] = ()) -> Graph:
+    return Graph(nodes, (X, G), (), params=(W,), updates=updates)
+
+
+def looped(node: Node) -> Loop:
+    """A loop of one iteration over the node."""
+    step = Step(node, (Span(0, 1, 0, 64),))
+    return Loop("loop", node.inputs, node.outputs, body=(step,))
+
+
+def test_a_parameter_is_not_read_after_its_update() -> None:
+    """The rule of `ir.verify`, for nodes, loops, and updates that stand behind the nodes."""
+    verify(with_nodes((reader("a"), looped(reader("b")), UPDATE)))
+    verify(with_nodes((reader("a"),), (UPDATE,)))
+    for late in (reader("b"), looped(reader("b")), UPDATE):
+        with pytest.raises(GraphError, match="%w is read after its update"):
+            verify(with_nodes((reader("a"), UPDATE, late)))
+        with pytest.raises(GraphError, match="%w is read after its update"):
+            verify(with_nodes((reader("a"),), (UPDATE, late)))
+    with pytest.raises(GraphError, match="%w is updated inside a loop"):
+        verify(with_nodes((looped(UPDATE),)))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from biotrain.run import compiler
 from biotrain.run.compiler import cache_folder, shared_library
 
 FILES = {
@@ -73,3 +74,36 @@ def test_off_keeps_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     )
     assert cache_folder() != Path(done.stdout.split()[0])
     assert not Path(done.stdout.split()[0]).exists()
+
+
+def test_a_library_that_this_process_has_is_found_without_a_search(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A device that is opened again neither looks for included headers nor starts threads."""
+    first = shared_library(FILES, FLAGS)
+    with monkeypatch.context() as patch:
+        patch.setattr(compiler, "_shared_library", None)
+        assert shared_library(dict(reversed(FILES.items())), list(FLAGS)) == first
+        for files, flags in (
+            ({**FILES, "number.h": "#define NUMBER 9\n"}, FLAGS),
+            (FILES, (*FLAGS, "-DX")),
+        ):
+            with pytest.raises(TypeError):
+                shared_library(files, flags)
+    assert number(shared_library({**FILES, "number.h": "#define NUMBER 9\n"}, FLAGS)) == 9
+
+
+def test_a_library_that_was_deleted_is_built_again(cache: Path) -> None:
+    first = shared_library(FILES, FLAGS)
+    first.unlink()
+    assert shared_library(FILES, FLAGS) == first
+    assert number(first) == 7
+
+
+def test_every_cache_folder_has_libraries_of_its_own(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = shared_library(FILES, FLAGS)
+    monkeypatch.setenv("BIOTRAIN_CACHE", str(tmp_path / "other"))
+    other = shared_library(FILES, FLAGS)
+    assert (first.parent, other.parent) == (cache, tmp_path / "other")

@@ -386,6 +386,7 @@ def test_profile_of_a_kernel_apart(native: bool) -> None:
     assert sum(row.cycles for row in rows.values()) == pytest.approx(found.total, abs=len(rows))
 
 
+@pytest.mark.ci
 def test_package_in_the_emulator() -> None:
     """A training sample of a network: its layers are found, its kernels have a price."""
     need_emulator()

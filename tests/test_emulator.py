@@ -79,6 +79,7 @@ def device(request: pytest.FixtureRequest) -> Iterator[SessionDevice]:
 # ------------------------------------------------------------ a package
 
 
+@pytest.mark.sample(test=1)
 @pytest.mark.xdist_group("emulator")
 def test_it_does_what_the_host_does(device: SessionDevice) -> None:
     """Training, a rest, gradients by hand, logits, tensors, checkpoints: every bit."""
@@ -163,6 +164,7 @@ def test_a_checkpoint_goes_from_one_place_to_the_other(device: SessionDevice) ->
     assert device.crc32() == host.crc32()
 
 
+@pytest.mark.ci
 def test_windows_of_a_batch_lie_where_each_pass_wants_them() -> None:
     """They are asked for in several passes, and each pass has a layout of its own."""
     needs("emulator")

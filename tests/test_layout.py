@@ -172,7 +172,7 @@ def written(folder: Path, pkg: bt.Package) -> dict[str, tuple[str, tuple[Struct,
     front = pkg.live_context.member("front").kind
     assert isinstance(front, Struct)
     return {
-        "layout.h": ("model.c", tuple(context(pkg.source).nested())),
+        "model_layout.h": ("model.c", tuple(context(pkg.source).nested())),
         "live_layout.h": ("live.c", tuple(s for s in pkg.live_context.nested() if s is not front)),
         "front.h": ("front_alone.c", (front,)),
         "session_layout.h": ("session.c", (mailbox.session(outputs, size),)),

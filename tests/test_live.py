@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A device that records, predicts, learns and survives, against what plain calls give."""
+"""The live firmware: records, predicts, calibrates, survives power cuts; against plain calls."""
 
 import shutil
 import subprocess
@@ -556,7 +556,7 @@ def test_the_plan_counts_what_lives() -> None:
 
 
 @pytest.mark.ci
-def test_measured_pieces_are_cut_by_what_the_core_takes() -> None:
+def test_measured_slices_are_cut_by_what_the_core_takes() -> None:
     for needed in ("unicorn", "elftools", "ziglang"):
         pytest.importorskip(needed)
     pkg = package(slice_cycles=6000)

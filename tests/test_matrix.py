@@ -66,7 +66,7 @@ def needs(place: matrix.Place, case: matrix.Case) -> None:
         pytest.skip("the host has no fused multiply-add to compare with")
 
 
-@pytest.mark.sample(test=6, ci=14)
+@pytest.mark.sample(test=4, ci=16)
 @pytest.mark.parametrize(
     ("model", "place"),
     [

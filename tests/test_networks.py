@@ -26,7 +26,7 @@ from biotrain.graph.capture import capture
 from biotrain.graph.rewrite import NAMES, rewrite_forward, rewrite_training
 from biotrain.graph.strategy import trainable
 from biotrain.ir.graph import Graph
-from biotrain.ir.optimizer import SGD
+from biotrain.ir.optimizer import SGD, Gradients
 from biotrain.planner.place import lifetimes, lower_bound, peak, place
 from biotrain.planner.realise import realise
 from biotrain.planner.search import Search
@@ -58,14 +58,19 @@ def prepared(network: Network) -> nn.Module:
     return bt.prepare(network.net, norm="group", example_input=network.example).train()
 
 
-def train_graph(net: nn.Module, x: torch.Tensor, names: Sequence[str] = NAMES) -> Graph:
+def train_graph(
+    net: nn.Module,
+    x: torch.Tensor,
+    names: Sequence[str] = NAMES,
+    gradients: Gradients = "separate",
+) -> Graph:
     """The graph that the planner gets: captured, differentiated, rewritten, with updates."""
     captured = capture(net, x)
     trained = trainable("full", captured.train, captured.torch_names)
     forward = rewrite_forward(captured.train, names, trained)
     graph, loss = with_loss(forward, "cross_entropy")
     graph = rewrite_training(differentiate(graph, loss, trained), names)
-    return with_updates(graph, trained, SGD())
+    return with_updates(graph, trained, SGD(), gradients)
 
 
 def beyond(report: VerifyReport) -> list[TensorError]:
@@ -107,7 +112,7 @@ def test_its_c_trains_as_torch_does(index: int) -> None:
 @pytest.mark.sample(test=2)
 @pytest.mark.parametrize("index", range(NETWORKS))
 def test_its_memory_is_placed(index: int) -> None:
-    """At or above the bound, and the judge agrees."""
+    """At or above the bound, and the validator agrees."""
     seed = a_seed(index)
     network = draw(seed)
     graph = train_graph(prepared(network), network.example)

@@ -110,7 +110,7 @@ def test_tiles_and_in_place_keep_every_bit(case: Case, plain: Callable[[str], Re
     check_variants(case, plain(OPS[case.op].source)[case.name])
 
 
-@pytest.mark.sample(test=4)
+@pytest.mark.sample(test=2)
 @pytest.mark.parametrize("stem", EACH_STEM)
 def test_sanitizers_find_nothing_and_bits_stay(
     stem: str, folder: Path, plain: Callable[[str], Results]

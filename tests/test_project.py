@@ -190,6 +190,7 @@ def test_header_goes_into_cpp(tmp_path: Path) -> None:
     run("g++", "-std=c++17", "-Wall", "-Wextra", "-Werror", "-c", "sketch.cpp", cwd=folder)
 
 
+@pytest.mark.ci
 def test_the_same_bytes_under_any_hash_seed() -> None:
     program = (
         "import sys; sys.path[:0] = {path!r}\n"
@@ -220,7 +221,7 @@ BUILT = [*(("nrf52840", variant) for variant in VARIANTS), ("rv32imfc", "momentu
 """Targets and variants whose folders are built."""
 
 
-@pytest.mark.sample(test=3)
+@pytest.mark.sample(test=2)
 @pytest.mark.parametrize(("target", "variant"), BUILT)
 def test_makefile_with_gcc(variant: str, target: str, tmp_path: Path) -> None:
     need("make", GCC[target])
@@ -249,7 +250,7 @@ def sampled(*values: str) -> Any:
     return pytest.param(*values, marks=marks)
 
 
-@pytest.mark.ci
+@pytest.mark.sample(test=0, ci=4)
 @pytest.mark.parametrize(("target", "variant"), [sampled(*case) for case in BUILT])
 def test_makefile_with_zig(variant: str, target: str, tmp_path: Path) -> None:
     need("make", "ziglang")
@@ -443,6 +444,7 @@ def test_compile_writes_a_folder_that_runs(tmp_path: Path) -> None:
         assert json.loads(again)["crc32"] == first["crc32"]
 
 
+@pytest.mark.ci
 def test_compile_makes_firmware_that_lives(tmp_path: Path) -> None:
     shape = ("--chans", "4", "--times", "128", "--classes", "3", "--sfreq", "64")
     live = ("--live", "--hop", "32", "--slice-cycles", "20000", "--target", "nrf52840")

@@ -270,7 +270,7 @@ def test_float_arithmetic_has_the_bits_of_the_host(build: Build, rng: np.random.
         firmware.machine.run()
 
 
-@pytest.mark.sample(test=0, ci=2)
+@pytest.mark.ci
 @pytest.mark.parametrize("fault", FAULTS)
 def test_a_fault_is_told_with_its_place(build: Build, fault: str) -> None:
     elf = build(work(fault), "zig")
@@ -297,7 +297,7 @@ def test_memory_is_where_the_caller_says(build: Build) -> None:
         rtl.RtlMachine(elf, 0, 0, [(0, 16)])
 
 
-@pytest.mark.sample(test=0, ci=6)
+@pytest.mark.ci
 @pytest.mark.parametrize("compiler", ["zig", "gcc"])
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_cycles_are_predicted(

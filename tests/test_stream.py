@@ -28,9 +28,11 @@ from torch import nn
 import biotrain as bt
 from biotrain.errors import DoesNotFitError, GraphError
 from biotrain.graph.cost import node_ops
+from biotrain.graph.rewrite import keep_int16
 from biotrain.ir.graph import Graph, Loop, Node, Span, Step, Value, Window, leaves, verify
 from biotrain.ir.op import OPS
 from biotrain.package import Package
+from biotrain.planner.fused import Group
 from biotrain.planner.place import Buffer, lifetimes, lower_bound, peak, place
 from biotrain.planner.plan import Schedule
 from biotrain.planner.realise import realise
@@ -427,6 +429,29 @@ def test_the_validator_refuses_broken_loops(
         assert refused(streamed, loop, new), f"BIOTRAIN_SEED={seed}\n{loop}\n\nbecame\n\n{new}"
 
 
+def test_the_planner_updates_a_parameter_behind_all_that_read_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Where tensors are recomputed, that is later than where the gradient is complete; the
+    validator refuses a plan that updates there."""
+
+    def early(
+        self: Stream, groups: list[Group], where: dict[int, int], updates: list[int]
+    ) -> list[Group]:
+        behind: dict[int, list[Group]] = {}
+        for i in updates:
+            behind.setdefault(max(where[j] for j in self.sources(i)), []).append(Group((i,), ()))
+        return [g for p, group in enumerate(groups) for g in (group, *behind.get(p, ()))]
+
+    graph = train_graph(mixed(), torch.zeros(1, CHANS, TIMES), gradients="update")
+    search = Search(Stream(graph))
+    validate(*schedule(search, search.score(search.all_streamed(), 0)))
+    monkeypatch.setattr(Stream, "_with_updates", early)
+    search = Search(Stream(graph))
+    with pytest.raises(GraphError, match="is read after its update"):
+        validate(*schedule(search, search.score(search.all_streamed(), 0)))
+
+
 # The comparison of bits must be able to fail.
 
 
@@ -458,6 +483,24 @@ def test_a_wrong_kernel_or_schedule_changes_the_crc(monkeypatch: pytest.MonkeyPa
 
 
 # What is counted is what is executed.
+
+
+def test_the_price_of_fused_loops_is_that_of_their_nodes() -> None:
+    """Work that every call of a loop does on its own is counted whole: int16 inputs have some."""
+    net, example = mixed(), torch.zeros(1, CHANS, TIMES)
+    search = Search(Stream(keep_int16(train_graph(net, example), 0.1)))
+    top = search.score(search.all_stored(), 1 << 62)
+    scores = [top, smallest(search), *(search.descend(s.streaming, s.peak // 2) for s in (top,))]
+    shared = 0
+    for score in scores:
+        planned = realise(search, score)
+        assert node_ops(planned.nodes) == score.ops
+        for loop in loops(planned):
+            for step in loop.body:
+                rule, boxes = OPS[step.node.op], [b for b in step.boxes if not b.empty]
+                shared += sum(rule.shared_ops(step.node, box) for box in boxes)
+    assert shared > 0, "no fused loop has shared work: this tests nothing"
+
 
 _COUNTER = """
 __attribute__((weak)) long long bt_count;

@@ -207,6 +207,7 @@ def test_killed_at_random_moments_it_goes_on(
     assert canonical(read_rows(folder)) == canonical(undisturbed.rows)
 
 
+@pytest.mark.ci
 def test_a_dask_cluster_gives_the_same(undisturbed: Outcome, spec: Spec, tmp_path: Path) -> None:
     distributed = pytest.importorskip("distributed", reason="Dask is not installed (extra cluster)")
     with distributed.LocalCluster(

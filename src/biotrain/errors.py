@@ -19,7 +19,7 @@ class GraphError(BioTrainError):
 
 
 class DoesNotFitError(BioTrainError):
-    """The plan needs more memory than the budget or the target offers."""
+    """No plan stays within the budget (RAM, deadline, energy) or the memory of the target."""
 
 
 class CompilerError(BioTrainError):

@@ -147,34 +147,30 @@ def compile_model(
     accumulate : samples whose mean gradient makes one step.
     loss : `cross_entropy` (integer label) or `mse` (vector).
     gradients : `separate` tensors; or, without a copy of them, added to the `momentum` of SGD, or
-        used for the `update` as soon as they are complete (`accumulate=1`). The last two exclude
-        `clip_norm` and cannot undo a group with a bad gradient (see docs/numerics.md).
+        used for the `update` once complete (`accumulate=1`); both exclude `clip_norm` and cannot
+        undo a group with a bad gradient (docs/numerics.md).
     fused : numeric mode; default: the target's.
     input_type, input_scale : `int16` stores the window in RAM as the converter's integers, which
         stand for q `input_scale`; the weights have the bits that a float package gets from those.
-    store : `fp16` or `bf16` stores activations for the backward pass in 16 bits (see
-        docs/memory.md); `fp16:GLOB` only those of the torch modules whose path matches.
-    batch : windows over which BatchNorm takes its statistics, as torch does with a batch of that
-        size; 1: every window has its own. They are one group of the optimizer.
+    store : `fp16` or `bf16` stores activations for the backward pass in 16 bits (docs/memory.md);
+        `fp16:GLOB` only those of the torch modules whose path matches.
+    batch : windows, one group of the optimizer, over which BatchNorm takes its statistics.
     deadline_ms, max_mj : bounds of the time and the energy of one sample (estimates).
-    live : the firmware records, stores windows and learns while it predicts (docs/on-device.md);
-        takes an int16 input and cross-entropy.
+    live : the firmware records, stores and learns while it predicts (docs/on-device.md).
     front : the C of the front end comes too, and its RAM counts (with `live`: `Live(front=)`).
     adabn : the running statistics of BatchNorm can be re-estimated on the device, from windows
-        without labels (`dev.adabn`, `bt_adabn`): they lie in RAM and in checkpoints, and the
-        strategy trains with them as they are.
+        without labels (`dev.adabn`); the strategy trains with them as they are.
     frontier : also find the plans from the fastest to the smallest (`plan.frontier`); seconds.
-    rewrites : which rewrites of `biotrain.graph.rewrite.NAMES` run; all but `fastconv` and
-        `fft` by default.
+    rewrites : those of `biotrain.graph.rewrite.NAMES` that run; not `fastconv`, `fft` by default.
 
     Raises
     ------
     CaptureError, DoesNotFitError, BioTrainError
     """
-    chosen = load_target(target)
+    board = load_target(target)
     request = CompileRequest(
-        target=chosen,
-        fused=fused_on(chosen) if fused is None else fused,
+        target=board,
+        fused=fused_on(board) if fused is None else fused,
         strategy=strategy,
         budget=Budget(parse_bytes(memory), deadline_ms, max_mj),
         optimizer=SGD() if optimizer is None else optimizer,
@@ -191,14 +187,22 @@ def compile_model(
         front=front,
         adabn=adabn,
     )
-    example = torch.as_tensor(example_input)
+    return compiled(model, torch.as_tensor(example_input), request)
+
+
+def compiled(
+    model: torch.nn.Module | str | Path, example: torch.Tensor, request: CompileRequest
+) -> Package:
+    """The package of a request: `bt.compile` with its settings in one object."""
     if not example.numel():
         raise BioTrainError(f"the example input is empty: {list(example.shape)}")
-    captured = capture(model, example, batch, adabn)
-    if front is not None:
-        check_front(front, rows_times(captured.predict.inputs[0].shape), request.input_scale)
+    captured = capture(model, example, request.batch, request.adabn)
+    if request.front is not None:
+        shape = rows_times(captured.predict.inputs[0].shape)
+        check_front(request.front, shape, request.input_scale)
     module = model if isinstance(model, torch.nn.Module) else None
-    return Package(lower(captured, request), chosen, strategy, front, module)
+    source = lower(captured, request)
+    return Package(source, request.target, request.strategy, request.front, module)
 
 
 MOST_PLANS = 32

@@ -36,10 +36,11 @@ from biotrain.run.device import Device
 Array = npt.NDArray[Any]
 EPS = float(np.finfo(np.float32).eps)
 FLOOR = 16 * EPS
-"""A bar below this would ask more than float32 can give."""
+"""The lowest bar: a lower one would ask more than float32 can give."""
 FACTOR = 4.0
+"""The bar of a tensor, in multiples of torch's float32 error."""
 HALF_FLOOR = 4.0
-"""Roundings of a 16-bit format that no bar is below."""
+"""The lowest bar of a package that stores 16 bits, in roundings of that format."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +49,12 @@ class TensorError:
 
     name: str
     max_rel_error: float
-    """Of the generated C."""
+    """Error of the generated C."""
     torch_fp32_error: float
     torch_stored_error: float | None = None
-    """Of torch with the same tensors rounded to 16 bits, where the package stores them so."""
+    """Error of torch with the same tensors rounded to 16 bits, where the package stores them so."""
     floor: float = FLOOR
-    """What no bar is below."""
+    """The lowest bar."""
 
     @property
     def bar(self) -> float:
@@ -75,10 +76,10 @@ class VerifyReport:
     seeds: int
     tensors: tuple[TensorError, ...]
     crc32: int
-    """Of the weights that the C holds after the steps of the first seed."""
+    """CRC-32 of the weights that the C holds after the steps of the first seed."""
     kinks: int
     """Activations of the reference within 16 eps of a kink (ReLU at 0, ties in max pooling) that no
-    other draw avoided: where one falls on the other side, an error above the bar is not its."""
+    other draw avoided: on the other side of it, an error above the bar says nothing."""
     store: str = "float32"
     """In which format the package stores activations for the backward pass."""
 
@@ -89,7 +90,7 @@ class VerifyReport:
 
     @property
     def worst(self) -> TensorError | None:
-        """The tensor that comes closest to its bar, or passes it."""
+        """The tensor that comes closest to its bar, or exceeds it most."""
         return max(self.tensors, key=lambda t: t.max_rel_error / t.bar, default=None)
 
     def to_json(self) -> dict[str, Any]:

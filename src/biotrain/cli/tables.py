@@ -219,7 +219,7 @@ def frontier_notes(pkg: Package, known: Sequence[Reference] = ()) -> str:
     lines = [
         "RAM against work, the fastest plan first",
         f"  to direct: {pkg.plan.base_ops:,} operations, direct algorithms with everything stored",
-        "  gap: bytes of the arena above its lower bound, the most alive in one schedule step",
+        "  gap: bytes of the arena above bound, the most that is alive in one schedule step",
     ]
     sources: dict[str, list[str]] = {}
     for one in known:

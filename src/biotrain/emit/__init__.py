@@ -64,7 +64,7 @@ def emit(source: Source) -> dict[str, str]:
     for stem in stems:
         files[stem] = (SOURCES / stem).read_text(encoding="utf-8")
     files["model.h"] = header(source)
-    files["layout.h"] = layout_header(source)
+    files["model_layout.h"] = layout_header(source)
     files["model.c"] = model(source, stems)
     files["model_weights.c"] = _weights(source)
     return {**live_files(source), **files}

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`bt_model`, the context of a package, as one table: printed into model.h, asserted in layout.h,
-and read by whoever runs the package."""
+"""`bt_model`, the context of a package, as one table: printed into model.h, asserted in
+model_layout.h, and read by whoever runs the package."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def tensor_layout(source: Source) -> dict[str, tuple[int, int]]:
 
 
 def layout_header(source: Source) -> str:
-    """`layout.h`: what model.c asserts of its structs."""
+    """`model_layout.h`: what model.c asserts of its structs."""
     lines = [
         "/* SPDX-License-Identifier: Apache-2.0 */",
         f"/* {source.title}: where the members of the context lie, asserted member by member. */",

@@ -58,12 +58,28 @@ def live_layout(source: Source, plan: LivePlan) -> str:
     return "\n".join([*lines, "", "#endif", ""])
 
 
+FRAME_CYCLES, CHANNEL_CYCLES = 60, 40
+"""Estimated cycles of taking a frame out of the ring, and of the guards of each channel in it."""
+SECTION_CYCLES = 24
+"""Estimated cycles of a multiply-add of a front end's 64-bit sections (docs/on-device.md: 23 on a
+Cortex-M4F)."""
+COPY_CYCLES = 12
+"""Estimated cycles of copying one sample of a window."""
+READ_CYCLES, WRITE_CYCLES = 8000, 2000
+"""Estimated cycles of reading 256 bytes of a stored window and of writing 64 bytes of a checkpoint,
+CRC-32 included, without what the flash takes."""
+
+
 def _frame_cycles(plan: LivePlan) -> int:
-    """Estimate of what a frame costs: copies and guards, and the front end's 64-bit sections
-    (docs/on-device.md: 23 cycles for a multiply-add on Cortex-M4F)."""
+    """Estimated cycles of taking one frame: copies, guards, and the front end."""
     front = plan.live.front
-    each = 24 * front.ops_per_second / front.fs_in if front else 0.0
-    return round(40 * plan.chans + each) + 60
+    filtering = SECTION_CYCLES * front.ops_per_second / front.fs_in if front else 0.0
+    return round(CHANNEL_CYCLES * plan.chans + filtering) + FRAME_CYCLES
+
+
+def _window_cycles(plan: LivePlan) -> int:
+    """Estimated cycles of copying a window into the arena."""
+    return COPY_CYCLES * plan.chans * plan.times
 
 
 def live_header(source: Source, plan: LivePlan) -> str:
@@ -124,9 +140,9 @@ def live_header(source: Source, plan: LivePlan) -> str:
         "/* Estimated cycles of the core; what flash takes comes on top. */",
         f"#define BT_LIVE_LONGEST {source.plan.longest_slice_cycles}u /* of a slice of training */",
         f"#define BT_LIVE_FRAME_CYCLES {_frame_cycles(plan)}u /* of taking a frame */",
-        f"#define BT_LIVE_WINDOW_CYCLES {12 * plan.chans * plan.times}u /* of copying a window */",
-        "#define BT_LIVE_READ_CYCLES 8000u /* of reading 256 bytes of a stored window */",
-        "#define BT_LIVE_WRITE_CYCLES 2000u /* of writing 64 bytes of a checkpoint */",
+        f"#define BT_LIVE_WINDOW_CYCLES {_window_cycles(plan)}u /* of copying a window */",
+        f"#define BT_LIVE_READ_CYCLES {READ_CYCLES}u /* of reading 256 bytes of a stored window */",
+        f"#define BT_LIVE_WRITE_CYCLES {WRITE_CYCLES}u /* of writing 64 bytes of a checkpoint */",
         "",
         '#include "bt_live.h"',
         "",

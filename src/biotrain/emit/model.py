@@ -28,7 +28,7 @@ def model(source: Source, stems: Sequence[str]) -> str:
         '#include "bt_checkpoint.h"',
         '#include "bt_kernel.h"',
         '#include "bt_string.h"',
-        '#include "layout.h"',
+        '#include "model_layout.h"',
         *[f'#include "{s}"' for s in stems],
         "",
     ]

@@ -51,8 +51,8 @@ class Captured:
     torch_names: Mapping[str, str]
     """Value name -> name in the module's state dict."""
     adabn: Graph | None = None
-    """What takes the running statistics of every batch norm anew from a batch of windows; None
-    where that was not asked for."""
+    """The graph that re-estimates the running statistics of every batch norm from a batch of
+    windows; None where that was not asked for."""
 
 
 def export(
@@ -125,7 +125,7 @@ def capture(
     example : float tensor [batch, n_chans, n_times]; only its first sample is used.
     batch : windows that share the statistics of a batch norm.
     adabn : running statistics of batch norms are states, whatever mode these are in, and there is
-        the graph that takes them anew.
+        the graph that re-estimates them.
 
     Raises
     ------

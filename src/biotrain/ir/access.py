@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which part of each tensor a call reads: what `Op.rows` and `Op.window` say, for a whole node."""
+"""Which span of each tensor a call reads: what `Op.rows` and `Op.window` say, for a whole node."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def call_of(node: Node, cache: dict[Node, Call]) -> Call:
 
 
 def whole(value: Value) -> Span:
-    """The span of a tensor."""
+    """The span of all rows and times of a tensor."""
     rows, times = rows_times(value.shape)
     return Span(0, rows, 0, times)
 

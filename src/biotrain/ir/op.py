@@ -7,8 +7,8 @@ read `docs/add-an-op.md`.
 **How a kernel sees a tensor.** As rows of samples: the last axis is time, all axes before it are
 rows. A kernel gets a geometry struct of constants, a *box* (rows and times of the iteration space
 that this call covers) and its operands; activations arrive as views that may be windows of a
-larger tensor (see `rt/bt_kernel.h`). A box is absolute, so that a call that covers a part gives
-the bits that a call over the whole would give.
+larger tensor (see `rt/bt_kernel.h`). A box is absolute, so that a call over a tile
+gives the bits that a call over the whole tensor would give.
 """
 
 from __future__ import annotations
@@ -178,8 +178,9 @@ class Op:
         return 2 * macs if macs else sum(v.size for v in node.outputs)
 
     def shared_ops(self, node: Node, box: Span) -> int:
-        """The part of `ops` that is not in proportion to the box of a call: what it spends once for
-        all rows, whatever their number, or on whole blocks.
+        """The share of `ops` that is not in proportion to the box of a call.
+
+        That is work which a call does once for all rows, whatever their number, or on whole blocks.
         """
         return 0
 
@@ -192,7 +193,7 @@ class Op:
         return None
 
     def tiles(self, node: Node) -> bool:
-        """True where the call may be cut along time."""
+        """Whether the call may be tiled along time."""
         return True
 
     def rows(self, node: Node, index: int, r0: int, r1: int) -> tuple[int, int] | None:
@@ -203,7 +204,7 @@ class Op:
         return None
 
     def row_step(self, node: Node) -> int:
-        """Rows that a box must not part: it is cut at multiples of this. 0: it cannot be cut."""
+        """Rows that a box must not divide: tiles are multiples of it. 0: rows cannot be tiled."""
         return 1
 
     def reference(self, attrs: Mapping[str, Attr], *inputs: torch.Tensor) -> Any:
@@ -273,8 +274,8 @@ class Builder:
         self.batch = 1
         """Windows that share the statistics of a batch norm."""
         self.adabn = False
-        """True while the graph is built that takes the statistics of batch norms anew: otherwise
-        that of evaluation, their running statistics become those of the windows."""
+        """True while the graph is built that re-estimates the statistics of batch norms: it is that
+        of evaluation, but for the running statistics, which become those of the windows."""
 
     def name(self, hint: str) -> str:
         """A C identifier that is still free."""

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What batch norm needs where a batch comes sample by sample (see `biotrain/batch.py`).
+"""Ops of batch norm over a batch that comes sample by sample (`graph/rewrite/batch_stats.py`).
 
 `join_moments` and `join_sums` carry row statistics from sample to sample. The others are those of
 `norm.py` and `batch_norm.py`, over all samples of the batch: their number is the run-time value `n`

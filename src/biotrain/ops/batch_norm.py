@@ -29,14 +29,8 @@ from biotrain.ir.op import (
     x_in,
     x_out,
 )
-from biotrain.ops.norm import (
-    Small,
-    affine_of,
-    affine_tensors,
-    channels_as_rows,
-    norm_geometry,
-    normalise,
-)
+from biotrain.ops.norm import Small, norm_geometry
+from biotrain.ops.norm_layers import affine_of, affine_tensors, channels_as_rows, normalise
 
 
 @register("bt_batch_norm.h")

@@ -42,11 +42,11 @@ BT_KERNEL void bt_conv_tile_row(bt_conv_sum m, int kind, int count, int first, c
 BT_KERNEL void bt_conv_tile(bt_conv_sum m, int kind, int count, int n, int adds)
 {
   const int apart = m.gap > 1 ? 1 : m.step;
-  const int at = apart < 0 ? n - (count - 1) * apart : n, first = m.first + at * m.gap;
+  const int back = apart < 0 ? (1 - count) * apart : 0, first = m.first + (n + back) * m.gap;
   const float start = m.b ? *m.b : 0.0f;
-  const float *const x = kind == BT_TILE_EDGE ? m.x - m.first : m.x + at * m.gap;
+  const float *const x = kind == BT_TILE_EDGE ? m.x - m.first : m.x + n * m.gap + back * m.gap;
   const ptrdiff_t y_gap = apart * m.y_gap;
-  float *y = m.y + at * m.y_gap;
+  float *y = m.y + n * m.y_gap + back * m.y_gap;
   float s[12];
   BT_UNROLLED(j, 12)
     if (j < count)

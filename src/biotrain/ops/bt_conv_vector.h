@@ -175,15 +175,14 @@ BT_VECTOR_KERNEL void bt_vec_block_of(const bt_conv_sum *m, int at, int n, const
     BT_VECTOR_UNROLL for (int j = 0; j < vecs; j++)
       s[o * vecs + j] = bt_vec_of(m->b ? m->b[o] : 0.0f);
   const int flat = m->taps == 1 && m->first + at >= 0 && m->first + at + n <= m->times;
-  BT_CONV_EACH_ROW(*m, i, h) {
-    const float *w = m->w + i * m->w_term + h * m->w_row;
-    const float *x = m->x + i * m->x_term + h * m->x_row + at;
-    if (flat) /* one tap, which all lanes have */
-      bt_vec_inside(m, s, outs, lanes, vecs, 0, 0, all, 0, 1, w, x);
-    else
-      bt_vec_row(m, s, outs, lanes, vecs, 1, n, all, many ? edges : NULL, m->first + at, m->taps, w,
-                 x);
-  }
+  if (flat) /* one tap, which all lanes have */
+    BT_CONV_EACH_ROW(*m, i, h)
+      bt_vec_inside(m, s, outs, lanes, vecs, 0, 0, all, 0, 1, m->w + i * m->w_term + h * m->w_row,
+                    m->x + i * m->x_term + h * m->x_row + at);
+  else
+    BT_CONV_EACH_ROW(*m, i, h)
+      bt_vec_row(m, s, outs, lanes, vecs, 1, n, all, many ? edges : NULL, m->first + at, m->taps,
+                 m->w + i * m->w_term + h * m->w_row, m->x + i * m->x_term + h * m->x_row + at);
   BT_VECTOR_UNROLL for (int o = 0; o < outs; o++)
     BT_VECTOR_UNROLL for (int j = 0; j < vecs; j++)
       bt_vec_to_masked(m->y + o * m->y_out + at + BT_VECTOR * j, s[o * vecs + j], all[j]);

@@ -51,6 +51,7 @@ def _kernel(shape: Shape) -> tuple[int, int, int, int]:
 
 
 def _geometry(x: Shape, w: Shape, y: Shape, attrs: Mapping[str, Attr]) -> dict[str, int]:
+    """The kernels' struct of a convolution of x with w to y."""
     channels, rows, times = _image(x)
     out_channels, _, kernel_rows, taps = _kernel(w)
     _, out_rows, out_times = _image(y)
@@ -128,7 +129,7 @@ def _rows_of_y(g: Mapping[str, int], r0: int, r1: int) -> tuple[int, int]:
 
 
 class _Conv(Op):
-    """What the three passes share."""
+    """What a convolution and its two gradients share."""
 
     def _geometry(self, node: Node) -> dict[str, int]:
         return _geometry(*self._shapes(node), dict(node.attrs))

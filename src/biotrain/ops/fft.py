@@ -2,7 +2,7 @@
 """Depthwise convolutions of long taps along time by Fourier transforms of blocks (overlap-save).
 
 `fft`, `fft_dx` and `fft_dw` take the place of `conv`, `conv_dx` and `conv_dw`: the same shapes and
-attributes, `size` (samples of a transform), and one operand more, the room to work in, which
+attributes, `size` (samples of a transform), and one operand more, the scratch memory, which
 `fft_room` stands for in the memory plan. The rounding is another than that of the direct
 convolution: it is a choice of the package.
 """
@@ -34,16 +34,16 @@ from biotrain.ops.fir import depthwise, fits
 SIZES = (128, 256, 512)
 """Samples of a transform, of half as many complex values (`bt_fft_transform.h`)."""
 
-UNIT = 32
-"""A block has a multiple of so many outputs."""
+BLOCK_UNIT = 32
+"""The outputs of a block are a multiple of so many."""
 
-ROOM = 3
-"""Transforms that fit in the room of a call."""
+SCRATCH_TRANSFORMS = 3
+"""Transforms that the scratch memory of a call holds."""
 
 
 def step(size: int, taps: int) -> int:
     """Outputs of a block; 0 or less where there are too many taps for the size."""
-    return (size - taps + 1) // UNIT * UNIT
+    return (size - taps + 1) // BLOCK_UNIT * BLOCK_UNIT
 
 
 def transform_ops(values: int) -> int:
@@ -53,26 +53,29 @@ def transform_ops(values: int) -> int:
 
 
 def taps_ops(size: int) -> int:
-    """Of `bt_fft_ready`: the taps in frequencies."""
+    """Multiplies and adds of `bt_fft_ready`, which transforms the taps of one channel."""
     return transform_ops(size // 2) + 14 * (size // 4 - 1) + 4
 
 
 def filter_ops(size: int) -> int:
-    """Of a block of outputs but for those of `bt_fft_put`: there, `bt_fft_filter`, and back."""
+    """Multiplies and adds of one block of outputs: two transforms and `bt_fft_filter`, but not
+    `bt_fft_put`."""
     return 2 * transform_ops(size // 2) + 36 * (size // 4 - 1) + 12
 
 
 def weight_ops(size: int) -> int:
-    """Of a block of the weight gradient: two transforms and `bt_fft_add`."""
+    """Multiplies and adds of one block of the weight gradient: two transforms and `bt_fft_add`."""
     return 2 * transform_ops(size // 2) + 46 * (size // 4 - 1) + 16
 
 
 def total_ops(size: int, taps: int) -> int:
-    """Of a row of weights when all blocks are added up (`bt_fft_total`)."""
+    """Multiplies and adds of `bt_fft_total`, which turns the sum of all blocks into one row of
+    weights."""
     return transform_ops(size // 2) + 8 * (size // 4 - 1) + 4 + taps
 
 
 def _check(attrs: Mapping[str, Attr], x: Shape, w: Shape) -> None:
+    """Raise `GraphError` where a convolution cannot be done by transforms of that size."""
     if not fits(attrs, x, w):
         raise GraphError(f"fft is depthwise along time, of stride and dilation 1: not x {x}, w {w}")
     size = attrs["size"]
@@ -88,12 +91,13 @@ def _span(node: Node, taps: int, shift: int, t0: int, t1: int) -> tuple[int, int
 
 
 def _blocks(node: Node, taps: int, t0: int, t1: int) -> int:
+    """Number of blocks that the outputs [t0, t1) touch."""
     block = step(node.int("size"), taps)
     return -(-t1 // block) - t0 // block
 
 
 class _Fft(_Conv):
-    """What the three passes share."""
+    """What a convolution by transforms and its two gradients share."""
 
     def _fft_call(self, node: Node, function: str, *operands: Operand, box: Shape) -> Call:
         x, w, y = self._shapes(node)
@@ -124,14 +128,14 @@ class _Fft(_Conv):
 
 @register("bt_fft.h")
 class FftRoom(Op):
-    """Room to work in: a tensor that the next op overwrites, and nobody reads."""
+    """Scratch memory: a tensor that the next op overwrites, and that nobody reads."""
 
     name = "fft_room"
 
     def infer(self, shapes: Sequence[Shape], attrs: Mapping[str, Attr]) -> tuple[Shape, ...]:
         size = attrs["size"]
         assert isinstance(size, int)
-        return ((ROOM * size,),)
+        return ((SCRATCH_TRANSFORMS * size,),)
 
     def ops(self, node: Node) -> int:
         return 0
@@ -141,12 +145,18 @@ class FftRoom(Op):
 
     def call(self, node: Node) -> Call:
         size = node.int("size")
-        return Call("bt_fft_room", "bt_fft_size", (("size", size),), (p_out(),), (1, ROOM * size))
+        return Call(
+            "bt_fft_room",
+            "bt_fft_size",
+            (("size", size),),
+            (p_out(),),
+            (1, SCRATCH_TRANSFORMS * size),
+        )
 
 
 @register("bt_fft.h")
 class Fft(_Fft, Conv):
-    """y = conv(x, w, room[, b]), depthwise."""
+    """y = conv(x, w, scratch[, b]), depthwise."""
 
     name = "fft"
     captures: ClassVar[tuple[str, ...]] = ()  # type: ignore[assignment]
@@ -164,13 +174,13 @@ class Fft(_Fft, Conv):
         attrs = dict(node.attrs)
         dx = dw = db = None
         if wanted[1]:
-            room = b.one("fft_room", hint="room", size=node.int("size"))
-            dw = b.one("fft_dw", x, dy, room, hint=f"d_{w.name}", w_shape=w.shape, **attrs)
+            scratch = b.one("fft_room", hint="room", size=node.int("size"))
+            dw = b.one("fft_dw", x, dy, scratch, hint=f"d_{w.name}", w_shape=w.shape, **attrs)
         if len(wanted) > 3 and wanted[3]:
             db = b.one("conv_db", dy, hint=f"d_{node.inputs[3].name}")
         if wanted[0]:
-            room = b.one("fft_room", hint="room", size=node.int("size"))
-            dx = b.one("fft_dx", dy, w, room, hint=f"d_{x.name}", x_shape=x.shape, **attrs)
+            scratch = b.one("fft_room", hint="room", size=node.int("size"))
+            dx = b.one("fft_dx", dy, w, scratch, hint=f"d_{x.name}", x_shape=x.shape, **attrs)
         return (dx, dw, None, db)[: len(wanted)]
 
     def _box_ops(self, node: Node, box: Span) -> int:
@@ -196,7 +206,7 @@ class Fft(_Fft, Conv):
     def samples(self) -> tuple[Sample, ...]:
         def case(size: int, *shape: Any, bias: bool = False, **more: Any) -> Sample:
             attrs, x, w = depthwise(*shape, **more)
-            shapes = (x, w, (ROOM * size,), *([(w[0],)] if bias else []))
+            shapes = (x, w, (SCRATCH_TRANSFORMS * size,), *([(w[0],)] if bias else []))
             return Sample(shapes, {**attrs, "size": size}, grad=(0, 1, 3) if bias else (0, 1))
 
         return (
@@ -216,7 +226,7 @@ class Fft(_Fft, Conv):
 
 @register("bt_fft.h")
 class FftDx(_Fft, ConvDx):
-    """Gradient of the input: the taps backwards. Operands: dy, w, room."""
+    """Gradient of the input: the taps backwards. Operands: dy, w, scratch."""
 
     name = "fft_dx"
 
@@ -245,7 +255,7 @@ class FftDx(_Fft, ConvDx):
 
 @register("bt_fft.h")
 class FftDw(_Fft, ConvDw):
-    """Gradient of the weight, added to the output. Operands: x, dy, room.
+    """Gradient of the weight, added to the output. Operands: x, dy, scratch.
 
     The products of all blocks are added up before the one way back: no box parts the times.
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tensors kept in 16 bits and read back (put into a graph by `rewrite.precision`).
+"""Tensors stored in 16 bits and read back (put into a graph by `rewrite.precision`).
 
 Both formats round to nearest even. fp16 has 11 significant bits up to 65504; what is larger becomes
 infinity. bf16 has 8 and the range of float32. In the graph such a tensor has the type `i16`: what

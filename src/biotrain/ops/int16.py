@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ops that read an input kept as the converter's int16 (made by `rewrite.int16`).
+"""Ops that read an input stored as the converter's int16 (made by `rewrite.int16`).
 
 The value of a sample q is q `scale`, one float32 multiply. `from_int16` makes floats of it, in
-parts where the plan streams it; the others convert a run of samples at a time on the stack, which
+tiles where the plan streams it; the others convert a run of samples at a time on the stack, which
 serves a loop over rows that read every row of the input. All have the bits of the float ops.
 """
 
@@ -18,11 +18,11 @@ from biotrain.ir.op import LEAF, Builder, Call, Op, float_literal, register, row
 from biotrain.ops.conv import Conv, ConvDw
 from biotrain.ops.one_pass import CentredDw
 
-SAMPLES = 256
+CHUNK_SAMPLES = 256
 """Samples of a row that are converted at a time (`BT_INT16_SAMPLES`)."""
 
-BLOCK = 64
-"""Weights whose gradients one pass over a leaf keeps on the stack (`BT_CONV_SUMS`)."""
+BLOCK_WEIGHTS = 64
+"""Weights whose gradients one run over a leaf holds on the stack (`BT_CONV_SUMS`)."""
 
 
 @register("bt_int16.h")
@@ -76,7 +76,7 @@ class ConvInt16(_ConvRows, Conv):
     def shared_ops(self, node: Node, box: Span) -> int:
         stride, dilation = node.ints("stride")[1], node.ints("dilation")[1]
         reach = (node.inputs[1].shape[-1] - 1) * dilation
-        n, length = box.t1 - box.t0, (SAMPLES - reach - 1) // stride + 1
+        n, length = box.t1 - box.t0, (CHUNK_SAMPLES - reach - 1) // stride + 1
         chunks = -(-n // length)
         return self.converted(node, box) * ((n - chunks) * stride + chunks * (reach + 1))
 
@@ -99,7 +99,7 @@ class ConvDwInt16(_ConvRows, ConvDw):
 
     def shared_ops(self, node: Node, box: Span) -> int:
         dilation, taps = node.ints("dilation")[1], node.outputs[0].shape[-1]
-        block = min(BLOCK, (SAMPLES - LEAF) // dilation + 1, taps)
+        block = min(BLOCK_WEIGHTS, (CHUNK_SAMPLES - LEAF) // dilation + 1, taps)
         n, leaves = box.t1 - box.t0, -(-box.t1 // LEAF) - box.t0 // LEAF
         blocks = -(-taps // block)
         return self.converted(node, box) * blocks * (n + leaves * (block - 1) * dilation)
@@ -130,9 +130,9 @@ def reads_int16(node: Node) -> str | None:
         return "centred_dw_int16"
     if node.op == "conv":  # as far as the kernel reaches, in one run
         reach = (node.inputs[1].shape[-1] - 1) * node.ints("dilation")[1]
-        return "conv_int16" if reach <= SAMPLES // 2 else None
+        return "conv_int16" if reach <= CHUNK_SAMPLES // 2 else None
     if node.op == "conv_dw":
-        fits = node.ints("stride")[1] == 1 and node.ints("dilation")[1] <= SAMPLES // 2
+        fits = node.ints("stride")[1] == 1 and node.ints("dilation")[1] <= CHUNK_SAMPLES // 2
         fits = fits and not node.get("by_input", False)
         return "conv_dw_int16" if fits else None
     return None

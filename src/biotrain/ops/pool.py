@@ -13,7 +13,6 @@ from biotrain.ir.op import (
     NULL,
     Builder,
     Call,
-    Composite,
     Op,
     Operand,
     Sample,
@@ -30,13 +29,14 @@ from biotrain.ir.op import (
 Pair = tuple[int, int]
 
 
-def _pair(attrs: Mapping[str, Attr], key: str, default: Pair | None = None) -> Pair:
+def pair(attrs: Mapping[str, Attr], key: str, default: Pair | None = None) -> Pair:
+    """The attribute `key`, or `default`, as (rows, times)."""
     value = attrs.get(key, default)
     assert isinstance(value, tuple) and len(value) == 2, (key, value)
     return value[0], value[1]
 
 
-def _image(shape: Shape) -> Pair:
+def image(shape: Shape) -> Pair:
     """(rows of one channel, times)."""
     return (1, shape[-1]) if len(shape) == 3 else (shape[-2], shape[-1])
 
@@ -67,16 +67,17 @@ def _as_torch(b: Builder, name: str, args: Mapping[str, Any], attrs: Mapping[str
 
 
 def _out_shape(x: Shape, attrs: Mapping[str, Attr]) -> Shape:
+    """The shape of the result; raises `GraphError` where the windows do not fit x."""
     if len(x) not in (3, 4) or x[0] != 1:
         raise GraphError(f"pooling takes x (1, C, [H,] T), not {x}")
     out = []
-    for i, n in enumerate(_image(x)):
-        kernel, stride, padding = (_pair(attrs, k)[i] for k in ("kernel", "stride", "padding"))
-        dilation = _pair(attrs, "dilation", (1, 1))[i]
+    for i, n in enumerate(image(x)):
+        kernel, stride, padding = (pair(attrs, k)[i] for k in ("kernel", "stride", "padding"))
+        dilation = pair(attrs, "dilation", (1, 1))[i]
         reach = (kernel - 1) * dilation + 1
         windows = (n + 2 * padding - reach) // stride + 1
         if windows < 1:
-            raise GraphError(f"pooling {_pair(attrs, 'kernel')} does not fit into {x[2:]}")
+            raise GraphError(f"pooling {pair(attrs, 'kernel')} does not fit into {x[2:]}")
         if 2 * padding > kernel:
             raise GraphError(f"pooling pads {padding}, more than half of its kernel {kernel}")
         taps = (
@@ -90,12 +91,13 @@ def _out_shape(x: Shape, attrs: Mapping[str, Attr]) -> Shape:
 
 
 def _geometry(x: Shape, y: Shape, attrs: Mapping[str, Attr]) -> tuple[tuple[str, int], ...]:
-    kernel, stride, padding = (_pair(attrs, k) for k in ("kernel", "stride", "padding"))
-    dilation = _pair(attrs, "dilation", (1, 1))
+    """The kernel's struct for pooling x to y."""
+    kernel, stride, padding = (pair(attrs, k) for k in ("kernel", "stride", "padding"))
+    dilation = pair(attrs, "dilation", (1, 1))
     return (
-        ("rows", _image(x)[0]),
+        ("rows", image(x)[0]),
         ("times", x[-1]),
-        ("out_rows", _image(y)[0]),
+        ("out_rows", image(y)[0]),
         ("out_times", y[-1]),
         ("kernel_rows", kernel[0]),
         ("kernel", kernel[1]),
@@ -109,7 +111,7 @@ def _geometry(x: Shape, y: Shape, attrs: Mapping[str, Attr]) -> tuple[tuple[str,
 
 
 class _Pool(Op):
-    """A pass over windows: `forward` from x to y, else from dy to dx."""
+    """An op over the windows of a pooling: `forward` from x to y, else from dy to dx."""
 
     function: str
     forward = True
@@ -133,8 +135,8 @@ class _Pool(Op):
 
     def window(self, node: Node, index: int, t0: int, t1: int) -> tuple[int, int] | None:
         attrs = dict(node.attrs)
-        kernel, stride, padding = (_pair(attrs, k)[1] for k in ("kernel", "stride", "padding"))
-        reach = (kernel - 1) * _pair(attrs, "dilation", (1, 1))[1] + 1
+        kernel, stride, padding = (pair(attrs, k)[1] for k in ("kernel", "stride", "padding"))
+        reach = (kernel - 1) * pair(attrs, "dilation", (1, 1))[1] + 1
         if self.forward:
             return t0 * stride - padding, (t1 - 1) * stride - padding + reach
         return -((reach - 1 - t0 - padding) // stride), (t1 - 1 + padding) // stride + 1
@@ -142,7 +144,7 @@ class _Pool(Op):
     def rows(self, node: Node, index: int, r0: int, r1: int) -> tuple[int, int] | None:
         """All rows of the channels: pooling over rows is done within a channel."""
         x, y = node.inputs[index].shape, node.outputs[0].shape
-        source, box = _image(x)[0], _image(y)[0]
+        source, box = image(x)[0], image(y)[0]
         return r0 // box * source, -(-r1 // box) * source
 
     def ops(self, node: Node) -> int:
@@ -176,13 +178,13 @@ class AvgPool(_Pool):
         if args.get("divisor_override"):
             raise CaptureError("average pooling with a divisor_override is not supported")
         attrs = _arguments(args)
-        clipped = any(_pair(attrs, "padding")) and not args.get("count_include_pad", True)
+        clipped = any(pair(attrs, "padding")) and not args.get("count_include_pad", True)
         return _as_torch(b, "avg_pool_uneven" if clipped else "avg_pool", args, attrs)
 
     def reference(self, attrs: Mapping[str, Attr], *inputs: Any) -> Any:
         import torch.nn.functional as F
 
-        kernel, stride, padding = (_pair(attrs, k) for k in ("kernel", "stride", "padding"))
+        kernel, stride, padding = (pair(attrs, k) for k in ("kernel", "stride", "padding"))
         if inputs[0].dim() == 3:
             return F.avg_pool1d(inputs[0], kernel[1], stride[1], padding[1])
         return F.avg_pool2d(inputs[0], kernel, stride, padding)
@@ -222,7 +224,7 @@ class _Uneven(_Pool):
     def infer(self, shapes: Sequence[Shape], attrs: Mapping[str, Attr]) -> tuple[Shape, ...]:
         if not self.forward or "out" not in attrs:
             return super().infer(shapes, attrs)
-        x, out = shapes[0], _pair(attrs, "out")
+        x, out = shapes[0], pair(attrs, "out")
         if len(x) not in (3, 4) or x[0] != 1 or min(out) < 1 or (len(x) == 3 and out[0] != 1):
             raise GraphError(f"adaptive pooling to {out} takes x (1, C, [H,] T), not {x}")
         return ((*x[:2], *out[4 - len(x) :]),)
@@ -255,11 +257,11 @@ class AvgPoolUneven(_Uneven):
 
         (x,) = inputs
         if "out" in attrs:
-            out = _pair(attrs, "out")
+            out = pair(attrs, "out")
             if x.dim() == 3:
                 return F.adaptive_avg_pool1d(x, out[1])
             return F.adaptive_avg_pool2d(x, out)
-        kernel, stride, padding = (_pair(attrs, k) for k in ("kernel", "stride", "padding"))
+        kernel, stride, padding = (pair(attrs, k) for k in ("kernel", "stride", "padding"))
         if x.dim() == 3:
             one = (kernel[1], stride[1], padding[1])
             return F.avg_pool1d(x, *one, count_include_pad=False)
@@ -276,7 +278,7 @@ class AvgPoolUneven(_Uneven):
 
 @register("bt_pool.h")
 class AvgPoolUnevenDx(_Uneven):
-    """Gradient of that mean: each window hands dy / size to its samples."""
+    """Gradient of `avg_pool_uneven`: each window hands dy / size to its samples."""
 
     name = "avg_pool_uneven_dx"
     function = "bt_avg_pool_uneven_dx"
@@ -305,7 +307,7 @@ class MaxPool(_Pool):
         return (y, y) if attrs["index"] else (y,)
 
     def dtypes(self, attrs: Mapping[str, Attr]) -> tuple[DType, ...] | None:
-        index: DType = "u8" if prod(_pair(attrs, "kernel")) <= 256 else "i32"
+        index: DType = "u8" if prod(pair(attrs, "kernel")) <= 256 else "i32"
         return ("f32", index) if attrs["index"] else None
 
     def operands(self, node: Node) -> tuple[Operand, ...]:
@@ -317,8 +319,8 @@ class MaxPool(_Pool):
     def reference(self, attrs: Mapping[str, Attr], *inputs: Any) -> Any:
         import torch.nn.functional as F
 
-        kernel, stride, padding = (_pair(attrs, k) for k in ("kernel", "stride", "padding"))
-        dilation = _pair(attrs, "dilation")
+        kernel, stride, padding = (pair(attrs, k) for k in ("kernel", "stride", "padding"))
+        dilation = pair(attrs, "dilation")
         if inputs[0].dim() == 3:
             return F.max_pool1d(inputs[0], kernel[1], stride[1], padding[1], dilation[1])
         return F.max_pool2d(inputs[0], kernel, stride, padding, dilation)
@@ -361,97 +363,3 @@ class MaxPoolDx(_Pool):
         small = node.inputs[0].dtype == "u8"
         maps = (p_in(0), NULL) if small else (NULL, p_in(0))
         return *maps, x_in(1), x_out()
-
-
-class _Adaptive(Composite):
-    """Pooling to a given size: equal windows where the sizes divide, else `uneven`."""
-
-    even: str
-
-    def _out(self, x: Shape, attrs: Mapping[str, Attr]) -> tuple[Pair, bool]:
-        out = _pair(attrs, "out")
-        return out, all(n % m == 0 for n, m in zip(_image(x), out, strict=True))
-
-    def infer(self, shapes: Sequence[Shape], attrs: Mapping[str, Attr]) -> tuple[Shape, ...]:
-        return AvgPoolUneven().infer(shapes, attrs)
-
-    def _even(self, b: Builder, x: Value, out: Pair, **attrs: Attr) -> Value:
-        rows, times = _image(x.shape)
-        size = (rows // out[0], times // out[1])
-        hint = b.stem(self.name)
-        return b.one(self.even, x, hint=hint, kernel=size, stride=size, padding=(0, 0), **attrs)
-
-    @staticmethod
-    def wanted(args: Mapping[str, Any]) -> Pair:
-        """(rows, times) of a captured adaptive pooling."""
-        x, value = args_input(args).shape, args["output_size"]
-        values = list(value) if isinstance(value, (list, tuple)) else [value]
-        if len(x) != len(values) + 2:
-            raise CaptureError(f"adaptive pooling takes x (1, C, [H,] T), not {x}")
-        out = [n if m is None else int(m) for n, m in zip(x[2:], values, strict=True)]
-        rows, times = [1] * (2 - len(out)) + out
-        return rows, times
-
-
-@register("bt_pool.h")
-class AdaptiveAvgPool(_Adaptive):
-    """torch.nn.functional.adaptive_avg_pool1d/2d(x, out); `out` is (rows, times)."""
-
-    name = "adaptive_avg_pool"
-    even = "avg_pool"
-    captures = ("adaptive_avg_pool1d", "adaptive_avg_pool2d")
-
-    def capture(self, b: Builder, args: Mapping[str, Any]) -> Value:
-        return b.apply(self.name, args_input(args), out=self.wanted(args))
-
-    def lower(self, b: Builder, inputs: Sequence[Value], attrs: Mapping[str, Attr]) -> Value:
-        out, even = self._out(inputs[0].shape, attrs)
-        if even:
-            return self._even(b, inputs[0], out)
-        return b.one("avg_pool_uneven", inputs[0], out=out)
-
-    def reference(self, attrs: Mapping[str, Attr], *inputs: Any) -> Any:
-        return AvgPoolUneven().reference(attrs, *inputs)
-
-    def samples(self) -> tuple[Sample, ...]:
-        return (
-            Sample(((1, 3, 2, 700),), {"out": (1, 1)}),
-            Sample(((1, 4, 131),), {"out": (1, 7)}),
-            Sample(((1, 2, 3, 700),), {"out": (2, 4)}),
-            Sample(((1, 2, 5),), {"out": (1, 8)}),
-        )
-
-
-@register("bt_pool.h")
-class AdaptiveMaxPool(_Adaptive):
-    """torch.nn.functional.adaptive_max_pool1d/2d(x, out), where the sizes divide."""
-
-    name = "adaptive_max_pool"
-    even = "max_pool"
-    captures = ("adaptive_max_pool1d", "adaptive_max_pool2d")
-
-    def capture(self, b: Builder, args: Mapping[str, Any]) -> Any:
-        x, out = args_input(args), self.wanted(args)
-        return b.apply(self.name, x, out=out, index=not b.predict), None
-
-    def lower(self, b: Builder, inputs: Sequence[Value], attrs: Mapping[str, Attr]) -> Value:
-        out, even = self._out(inputs[0].shape, attrs)
-        if not even:
-            raise GraphError(
-                f"adaptive max pooling to {out} must divide {inputs[0].shape[2:]} evenly"
-            )
-        return self._even(b, inputs[0], out, dilation=(1, 1), index=attrs["index"])
-
-    def reference(self, attrs: Mapping[str, Attr], *inputs: Any) -> Any:
-        import torch.nn.functional as F
-
-        out = _pair(attrs, "out")
-        if inputs[0].dim() == 3:
-            return F.adaptive_max_pool1d(inputs[0], out[1])
-        return F.adaptive_max_pool2d(inputs[0], out)
-
-    def samples(self) -> tuple[Sample, ...]:
-        return (
-            Sample(((1, 3, 2, 30),), {"out": (1, 5), "index": True}),
-            Sample(((1, 3, 33),), {"out": (1, 1), "index": True}),
-        )

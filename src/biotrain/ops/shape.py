@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ops that only move elements: reshape, permute, slice, pad, cat."""
+"""Ops that only move elements: reshape, permute, slice. `pad.py` and `cat.py` have the others."""
 
 from __future__ import annotations
 
@@ -9,36 +9,35 @@ from itertools import accumulate
 from math import inf, isfinite, prod
 from typing import Any
 
-from biotrain.errors import CaptureError, GraphError
+from biotrain.errors import GraphError
 from biotrain.ir.graph import Attr, Node, Shape, Value
 from biotrain.ir.op import Builder, Call, Op, Sample, args_input, register, rows_times, x_in, x_out
 
 AXES = 5
 """Axes of a tensor that the kernels move: four that make the rows, and time."""
 
-FAN_IN = 4
-"""Tensors that one call joins; more are joined in a tree."""
 
-
-def _ints(attrs: Mapping[str, Attr], key: str) -> tuple[int, ...]:
+def ints(attrs: Mapping[str, Attr], key: str) -> tuple[int, ...]:
+    """The attribute `key` as a tuple of integers."""
     value = attrs[key]
     assert isinstance(value, tuple), (key, value)
     return value
 
 
-def _axis(axis: int, rank: int) -> int:
+def axis_index(axis: int, rank: int) -> int:
     """A torch axis, which may count from the end, as an index."""
     if not -rank <= axis < rank:
         raise GraphError(f"a tensor of {rank} axes has no axis {axis}")
     return axis % rank
 
 
-def _front(values: Sequence[int], fill: int) -> tuple[int, ...]:
-    """`values` per axis, with missing axes in front."""
+def on_axes(values: Sequence[int], fill: int) -> tuple[int, ...]:
+    """`values` for all `AXES` axes, with `fill` for the missing ones in front."""
     return (*[fill] * (AXES - len(values)), *values)
 
 
-def _few_axes(name: str, shape: Shape) -> None:
+def check_axes(name: str, shape: Shape) -> None:
+    """Raise `GraphError` for a tensor of more axes than the kernels move."""
     if not 1 <= len(shape) <= AXES:
         raise GraphError(f"{name} takes tensors of 1 to {AXES} axes, not {shape}")
 
@@ -54,8 +53,8 @@ def float_text(value: float) -> str:
     return f"bt_from_bits({struct.unpack('<I', packed)[0]:#010x}u)"
 
 
-class _Move(Op):
-    """No arithmetic."""
+class Move(Op):
+    """An op that moves elements and executes no arithmetic."""
 
     def ops(self, node: Node) -> int:
         return 0
@@ -72,7 +71,7 @@ def reshaped(b: Builder, x: Value, shape: Shape) -> Value:
 
 
 @register("bt_shape.h")
-class Reshape(_Move):
+class Reshape(Move):
     """The same elements under another shape; costs nothing."""
 
     name = "reshape"
@@ -94,7 +93,7 @@ class Reshape(_Move):
         return reshaped(b, args_input(args), args["_output_shape"])
 
     def infer(self, shapes: Sequence[Shape], attrs: Mapping[str, Attr]) -> tuple[Shape, ...]:
-        shape = _ints(attrs, "shape")
+        shape = ints(attrs, "shape")
         if prod(shape) != prod(shapes[0]):
             raise GraphError(f"reshape: {shapes[0]} has not the elements of {shape}")
         return (shape,)
@@ -123,7 +122,7 @@ def _crossed(shape: Shape) -> tuple[list[int], list[int]]:
 def _strided(node: Node, row: int, time: int, rows: Sequence[int], times: Sequence[int]) -> Call:
     """Copy what lies `rows` and `times` apart in the input, per axis of the output."""
     shape = node.outputs[0].shape
-    n, r, t = _front(shape, 1), _front(rows, 0), _front(times, 0)
+    n, r, t = on_axes(shape, 1), on_axes(rows, 0), on_axes(times, 0)
     geometry = {"n1": n[1], "n2": n[2], "n3": n[3], "row": row, "time": time}
     geometry |= {f"r{i}": r[i] for i in range(4)} | {f"t{i}": t[i] for i in range(4)}
     geometry |= {"row_step": r[4], "time_step": t[4]}
@@ -133,7 +132,7 @@ def _strided(node: Node, row: int, time: int, rows: Sequence[int], times: Sequen
 
 
 @register("bt_shape.h")
-class Permute(_Move):
+class Permute(Move):
     """Axis i of the output is axis `dims[i]` of the input."""
 
     name = "permute"
@@ -144,10 +143,10 @@ class Permute(_Move):
         rank = len(x.shape)
         dims = list(range(rank))
         if "dims" in args:
-            dims = [_axis(d, rank) for d in args["dims"]]
+            dims = [axis_index(d, rank) for d in args["dims"]]
         elif "source" in args:
             pairs = [
-                [_axis(d, rank) for d in (v if isinstance(v, (list, tuple)) else [v])]
+                [axis_index(d, rank) for d in (v if isinstance(v, (list, tuple)) else [v])]
                 for v in (args["source"], args["destination"])
             ]
             dims = [d for d in dims if d not in pairs[0]]
@@ -155,7 +154,7 @@ class Permute(_Move):
                 dims.insert(target, source)
         elif rank > 1:
             first, second = [v for k, v in args.items() if k[:-1] in ("dim", "axis")] or (-2, -1)
-            i, j = _axis(first, rank), _axis(second, rank)
+            i, j = axis_index(first, rank), axis_index(second, rank)
             dims[i], dims[j] = dims[j], dims[i]
         long = [d for d in dims if x.shape[d] > 1]
         if long == sorted(long):  # only axes of one element move
@@ -163,8 +162,8 @@ class Permute(_Move):
         return b.one("permute", x, dims=tuple(dims))
 
     def infer(self, shapes: Sequence[Shape], attrs: Mapping[str, Attr]) -> tuple[Shape, ...]:
-        x, dims = shapes[0], _ints(attrs, "dims")
-        _few_axes("permute", x)
+        x, dims = shapes[0], ints(attrs, "dims")
+        check_axes("permute", x)
         if sorted(dims) != list(range(len(x))):
             raise GraphError(f"permute: {dims} is no order of the axes of {x}")
         return (tuple(x[d] for d in dims),)
@@ -203,7 +202,7 @@ class Permute(_Move):
 
 
 @register("bt_shape.h")
-class Slice(_Move):
+class Slice(Move):
     """`sizes` elements along each axis, from `starts` on, `steps` apart."""
 
     name = "slice"
@@ -211,7 +210,7 @@ class Slice(_Move):
 
     def capture(self, b: Builder, args: Mapping[str, Any]) -> Any:
         x = args_input(args)
-        axis = _axis(args["dim"], len(x.shape))
+        axis = axis_index(args["dim"], len(x.shape))
         n = x.shape[axis]
 
         def part(start: int, size: int, step: int = 1) -> Value:
@@ -228,7 +227,9 @@ class Slice(_Move):
             return tuple(part(a, m) for a, m in zip(accumulate((0, *sizes)), sizes, strict=False))
 
         def one(index: int) -> Value:
-            return reshaped(b, part(_axis(index, n), 1), (*x.shape[:axis], *x.shape[axis + 1 :]))
+            return reshaped(
+                b, part(axis_index(index, n), 1), (*x.shape[:axis], *x.shape[axis + 1 :])
+            )
 
         if "step" in args:
             start, stop = (
@@ -249,8 +250,8 @@ class Slice(_Move):
 
     def infer(self, shapes: Sequence[Shape], attrs: Mapping[str, Attr]) -> tuple[Shape, ...]:
         x = shapes[0]
-        _few_axes("slice", x)
-        starts, sizes, steps = (_ints(attrs, k) for k in ("starts", "sizes", "steps"))
+        check_axes("slice", x)
+        starts, sizes, steps = (ints(attrs, k) for k in ("starts", "sizes", "steps"))
         for n, start, size, step in zip(x, starts, sizes, steps, strict=True):
             if start < 0 or size < 1 or step < 1 or start + (size - 1) * step >= n:
                 raise GraphError(f"slice: {size} elements from {start} by {step} are not in {x}")
@@ -293,7 +294,7 @@ class Slice(_Move):
         return _strided(node, row, starts[-1], *scaled)
 
     def reference(self, attrs: Mapping[str, Attr], *inputs: Any) -> Any:
-        starts, sizes, steps = (_ints(attrs, k) for k in ("starts", "sizes", "steps"))
+        starts, sizes, steps = (ints(attrs, k) for k in ("starts", "sizes", "steps"))
         return inputs[0][
             tuple(
                 slice(a, a + n * s - s + 1, s) for a, n, s in zip(starts, sizes, steps, strict=True)
@@ -309,187 +310,4 @@ class Slice(_Move):
             case((1, 5, 131), (0, 1, 2), (1, 2, 43), (1, 2, 3)),
             case((2, 3, 4, 5, 6), (1, 0, 1, 2, 0), (1, 2, 2, 1, 6), (1, 2, 2, 1, 1)),
             case((9,), (4,), (3,), (2,)),
-        )
-
-
-def _placed(node: Node, before: Sequence[int], steps: Sequence[int], value: float) -> Call:
-    """Put the input into an output that holds `value` elsewhere."""
-    x, y = node.inputs[0].shape, node.outputs[0].shape
-    n, m, a, s = _front(y, 1), _front(x, 1), _front(before, 0), _front(steps, 1)
-    geometry = {"n1": n[1], "n2": n[2], "n3": n[3]}
-    geometry |= {f"m{i}": m[i] for i in range(4)} | {"times": m[4]}
-    geometry |= {f"before{i}": a[i] for i in range(4)} | {"before": a[4]}
-    geometry |= {f"step{i}": s[i] for i in range(4)} | {"step": s[4]}
-    extra = (float_text(value),)
-    operands = (x_in(0), x_out())
-    return Call("bt_place", "bt_placed", tuple(geometry.items()), operands, rows_times(y), extra)
-
-
-@register("bt_shape.h")
-class SliceDx(_Move):
-    """Gradient of a slice: zeros, with dy where it was taken from."""
-
-    name = "slice_dx"
-
-    def infer(self, shapes: Sequence[Shape], attrs: Mapping[str, Attr]) -> tuple[Shape, ...]:
-        return (_ints(attrs, "x_shape"),)
-
-    def window(self, node: Node, index: int, t0: int, t1: int) -> tuple[int, int] | None:
-        start, step = node.ints("starts")[-1], node.ints("steps")[-1]
-        return -((start - t0) // step), (t1 - 1 - start) // step + 1
-
-    def call(self, node: Node) -> Call:
-        return _placed(node, node.ints("starts"), node.ints("steps"), 0.0)
-
-
-@register("bt_shape.h")
-class Pad(_Move):
-    """`value` around x: `pads` holds (before, after) of every axis; a negative one crops."""
-
-    name = "pad"
-    captures = ("pad", "constant_pad_nd")
-
-    def capture(self, b: Builder, args: Mapping[str, Any]) -> Value:
-        mode = args.get("mode", "constant")
-        if mode != "constant":
-            raise CaptureError(f"padding of mode '{mode}' is not supported: only 'constant' is")
-        x, given = args_input(args), [int(p) for p in args["pad"]]
-        sides = [(given[i], given[i + 1]) for i in range(0, len(given), 2)][::-1]
-        sides = [(0, 0)] * (len(x.shape) - len(sides)) + sides
-        if not any(map(any, sides)):
-            return x
-        value = float(args["value"] or 0.0)
-        return b.one("pad", x, pads=tuple(p for side in sides for p in side), value=value)
-
-    def infer(self, shapes: Sequence[Shape], attrs: Mapping[str, Attr]) -> tuple[Shape, ...]:
-        x, pads = shapes[0], _ints(attrs, "pads")
-        _few_axes("pad", x)
-        if len(pads) != 2 * len(x):
-            raise GraphError(f"pad takes two numbers per axis of {x}, not {pads}")
-        y = tuple(n + a + z for n, a, z in zip(x, pads[::2], pads[1::2], strict=True))
-        if min(y) < 1:
-            raise GraphError(f"pad: nothing is left of {x} by {pads}")
-        return (y,)
-
-    def vjp(
-        self, b: Builder, node: Node, grads: Sequence[Value | None], wanted: Sequence[bool]
-    ) -> Sequence[Value | None]:
-        (dy,) = grads
-        assert dy is not None
-        pads = tuple(-p for p in node.ints("pads"))
-        return (b.one("pad", dy, hint=f"d_{node.inputs[0].name}", pads=pads, value=0.0),)
-
-    def window(self, node: Node, index: int, t0: int, t1: int) -> tuple[int, int] | None:
-        before = node.ints("pads")[-2]
-        return t0 - before, t1 - before
-
-    def rows(self, node: Node, index: int, r0: int, r1: int) -> tuple[int, int] | None:
-        return None if any(node.ints("pads")[:-2]) else (r0, r1)
-
-    def call(self, node: Node) -> Call:
-        pads = node.ints("pads")
-        return _placed(node, pads[::2], (1,) * (len(pads) // 2), node.float("value"))
-
-    def reference(self, attrs: Mapping[str, Attr], *inputs: Any) -> Any:
-        import torch.nn.functional as F
-
-        pads = _ints(attrs, "pads")
-        pairs = [(pads[i], pads[i + 1]) for i in range(0, len(pads), 2)][::-1]
-        return F.pad(inputs[0], [p for pair in pairs for p in pair], value=attrs["value"])  # type: ignore[arg-type]
-
-    def samples(self) -> tuple[Sample, ...]:
-        return (
-            Sample(((1, 3, 131),), {"pads": (0, 0, 0, 0, 5, 9), "value": 0.0}),
-            Sample(((1, 3, 4, 20),), {"pads": (0, 0, 1, 0, -1, 2, -3, 4), "value": -1.5}),
-            Sample(((2, 3, 2, 3, 7),), {"pads": (1, 0, -1, 1, 0, 0, 2, -1, -2, -2), "value": 2.0}),
-            Sample(((4,),), {"pads": (200, 1), "value": 0.1}),
-        )
-
-
-@register("bt_shape.h")
-class Cat(_Move):
-    """Two to four tensors, one after the other along `axis`."""
-
-    name = "cat"
-    captures = ("cat", "concat", "concatenate", "stack")
-
-    def capture(self, b: Builder, args: Mapping[str, Any]) -> Value:
-        tensors: list[Value] = list(args["tensors"])
-        stacked = tuple(args["_output_shape"])
-        axis = _axis(args["dim"], len(stacked))
-        if len(stacked) > len(tensors[0].shape):
-            shape = (*stacked[:axis], 1, *stacked[axis + 1 :])
-            tensors = [reshaped(b, x, shape) for x in tensors]
-        while len(tensors) > 1:
-            groups = [tensors[i : i + FAN_IN] for i in range(0, len(tensors), FAN_IN)]
-            tensors = [b.one("cat", *g, axis=axis) if len(g) > 1 else g[0] for g in groups]
-        return tensors[0]
-
-    def infer(self, shapes: Sequence[Shape], attrs: Mapping[str, Attr]) -> tuple[Shape, ...]:
-        axis = attrs["axis"]
-        assert isinstance(axis, int)
-        first = shapes[0]
-        if not 2 <= len(shapes) <= FAN_IN or not 0 <= axis < len(first):
-            raise GraphError(f"cat joins 2 to {FAN_IN} tensors, not {list(shapes)} along {axis}")
-        if any((*s[:axis], *s[axis + 1 :]) != (*first[:axis], *first[axis + 1 :]) for s in shapes):
-            raise GraphError(f"cat: {list(shapes)} differ beside axis {axis}")
-        return ((*first[:axis], sum(s[axis] for s in shapes), *first[axis + 1 :]),)
-
-    def _starts(self, node: Node) -> tuple[int, list[int]]:
-        """The axis, and where along it each input begins."""
-        axis = node.int("axis")
-        return axis, list(accumulate((0, *(v.shape[axis] for v in node.inputs))))[:-1]
-
-    def vjp(
-        self, b: Builder, node: Node, grads: Sequence[Value | None], wanted: Sequence[bool]
-    ) -> Sequence[Value | None]:
-        (dy,) = grads
-        assert dy is not None
-        axis, begins = self._starts(node)
-        result: list[Value | None] = []
-        for x, begin, asked in zip(node.inputs, begins, wanted, strict=True):
-            starts = tuple(begin if i == axis else 0 for i in range(len(x.shape)))
-            steps, hint = (1,) * len(x.shape), f"d_{x.name}"
-            result.append(
-                b.one("slice", dy, hint=hint, starts=starts, sizes=x.shape, steps=steps)
-                if asked
-                else None
-            )
-        return result
-
-    def window(self, node: Node, index: int, t0: int, t1: int) -> tuple[int, int] | None:
-        axis, begins = self._starts(node)
-        shift = begins[index] if axis == len(node.outputs[0].shape) - 1 else 0
-        return t0 - shift, t1 - shift
-
-    def rows(self, node: Node, index: int, r0: int, r1: int) -> tuple[int, int] | None:
-        y, (axis, begins) = node.outputs[0].shape, self._starts(node)
-        if axis == len(y) - 1:
-            return r0, r1
-        if prod(y[:axis]) > 1:
-            return None
-        inner, size = prod(y[axis + 1 : -1]), node.inputs[index].shape[axis]
-        begin = begins[index] * inner
-        return max(r0 - begin, 0), min(r1 - begin, size * inner)
-
-    def call(self, node: Node) -> Call:
-        y, axis = node.outputs[0].shape, node.int("axis")
-        sizes = [v.shape[axis] for v in node.inputs]
-        inner = 0 if axis == len(y) - 1 else prod(y[axis + 1 : -1])
-        n = [*sizes, *[0] * (FAN_IN - len(sizes))]
-        geometry = (("inner", inner), *((f"n{i}", n[i]) for i in range(FAN_IN)))
-        operands = (*(x_in(i) for i in range(len(sizes))), x_out())
-        return Call(f"bt_join{len(sizes)}", "bt_joined", geometry, operands, rows_times(y))
-
-    def reference(self, attrs: Mapping[str, Attr], *inputs: Any) -> Any:
-        import torch
-
-        return torch.cat(inputs, attrs["axis"])  # type: ignore[arg-type]
-
-    def samples(self) -> tuple[Sample, ...]:
-        return (
-            Sample(((1, 3, 131), (1, 3, 7)), {"axis": 2}),
-            Sample(((1, 3, 20), (1, 1, 20), (1, 4, 20)), {"axis": 1}),
-            Sample(((2, 1, 3, 5), (2, 2, 3, 5), (2, 1, 3, 5), (2, 3, 3, 5)), {"axis": 1}),
-            Sample(((1, 7), (1, 2), (1, 11)), {"axis": 1}),
         )

@@ -12,7 +12,7 @@ from biotrain.ir.graph import Graph, Loop, Node, Value, leaves
 from biotrain.ir.op import OPS
 from biotrain.planner.place import Buffer, lifetimes, lower_bound, peak
 
-NAMED = 5
+MOST_NAMED = 5
 """Fused loops, and recomputed tensors, that are named one by one."""
 
 
@@ -44,7 +44,7 @@ def _loops(loops: Sequence[Loop]) -> list[str]:
         return f"windows {_kb(here)} instead of {_kb(whole)}"
 
     order = sorted(range(len(loops)), key=lambda at: (-saved(at), at))
-    named = sorted(order[: NAMED if len(order) > NAMED + 1 else NAMED + 1])
+    named = sorted(order[: MOST_NAMED if len(order) > MOST_NAMED + 1 else MOST_NAMED + 1])
     lines = []
     for loop in (loops[at] for at in named):
         names = [step.node.outputs[0].name for step in loop.body]
@@ -90,7 +90,7 @@ def _recomputed(chosen: Graph, stored: Graph) -> list[str]:
     if not more:
         return []
     more.sort(key=lambda m: (-m[0], m[1]))
-    named = more[: NAMED if len(more) > NAMED + 1 else NAMED + 1]
+    named = more[: MOST_NAMED if len(more) > MOST_NAMED + 1 else MOST_NAMED + 1]
     parts = []
     for ops, name, times in named:
         often = "once" if abs(times - 1) < 0.005 else f"{times:.2g} times"

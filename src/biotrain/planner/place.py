@@ -58,32 +58,37 @@ class _Groups:
     """Values that share their bytes."""
 
     def __init__(self) -> None:
-        self.birth: dict[str, int] = {}
+        self.first: dict[str, int] = {}
         self.last: dict[str, int] = {}
         self.bytes: dict[str, int] = {}
         self.members: dict[str, list[str]] = {}
 
     def add(self, name: str, nbytes: int, first: int, last: int) -> None:
-        self.birth[name], self.last[name], self.bytes[name] = first, last, nbytes
+        """Note a value of `nbytes` bytes, in use from schedule step `first` to `last`."""
+        self.first[name], self.last[name], self.bytes[name] = first, last, nbytes
         self.members[name] = [name]
 
     def join(self, a: str, b: str) -> None:
+        """Let the values that share the bytes of a, and of b, share all of them."""
         merged = self.members[a] + self.members[b]
         for name in merged:
             self.members[name] = merged
 
-    def dies(self, name: str) -> int:
-        """When the last of the values that share its bytes is read last."""
+    def last_use(self, name: str) -> int:
+        """The schedule step at which the last of the values that share its bytes is read."""
         return max(self.last[n] for n in self.members[name])
 
-    def may_join(self, a: str, b: str, born: int, dies: int, others: Sequence[str]) -> bool:
-        """Whether b, born at `born`, may take over the bytes of a, which dies at `dies`."""
-        if a not in self.birth or b not in self.birth or self.members[a] is self.members[b]:
+    def may_join(self, a: str, b: str, first: int, last: int, others: Sequence[str]) -> bool:
+        """Whether b, written at step `first`, may take over the bytes of a, read last at `last`.
+
+        `others`: values that are read at the same time and must not lie in these bytes.
+        """
+        if a not in self.first or b not in self.first or self.members[a] is self.members[b]:
             return False
-        eldest = min(self.members[b], key=lambda n: self.birth[n])
-        if b != eldest or self.birth[b] != born or self.bytes[a] != self.bytes[b]:
+        earliest = min(self.members[b], key=lambda n: self.first[n])
+        if b != earliest or self.first[b] != first or self.bytes[a] != self.bytes[b]:
             return False
-        return self.dies(a) == dies and not any(o in self.members[a] for o in others)
+        return self.last_use(a) == last and not any(o in self.members[a] for o in others)
 
 
 def lifetimes(graph: Graph, inplace: bool = True) -> tuple[Buffer, ...]:
@@ -102,19 +107,19 @@ def lifetimes(graph: Graph, inplace: bool = True) -> tuple[Buffer, ...]:
             groups.add(v.name, v.nbytes, 0, 0)
     for node, (first, last) in zip(graph.nodes, spans, strict=True):
         for v in (*node.inputs, *node.outputs):
-            if v.kind == "temp" and v.name not in groups.birth:
+            if v.kind == "temp" and v.name not in groups.first:
                 groups.add(v.name, v.nbytes, first, last)
-            if v.name in groups.birth:
+            if v.name in groups.first:
                 groups.last[v.name] = last
         if isinstance(node, Loop):
             _add_windows(groups, node, first)
     end = spans[-1][1] + 1 if spans else 0
     for v in graph.outputs:
-        if v.name in groups.birth:
+        if v.name in groups.first:
             groups.last[v.name] = end
     for node in graph.nodes:
         view = not isinstance(node, Loop) and OPS[node.op].alias
-        if view and node.inputs[0].name in groups.birth:
+        if view and node.inputs[0].name in groups.first:
             groups.join(node.inputs[0].name, node.outputs[0].name)
     for node, (first, last) in zip(graph.nodes, spans, strict=True) if inplace else ():
         if isinstance(node, Loop):
@@ -128,12 +133,12 @@ def lifetimes(graph: Graph, inplace: bool = True) -> tuple[Buffer, ...]:
                     groups.join(a, b)
     seen: dict[int, None] = {}
     buffers: list[Buffer] = []
-    for name in groups.birth:
+    for name in groups.first:
         members = groups.members[name]
         if id(members) in seen:
             continue
         seen[id(members)] = None
-        start, final = min(groups.birth[n] for n in members), groups.dies(name)
+        start, final = min(groups.first[n] for n in members), groups.last_use(name)
         size = max(aligned(groups.bytes[n]) for n in members)
         buffers.append(Buffer(members[0], tuple(members), "ram", 0, size, start, final))
     return tuple(buffers)
@@ -144,7 +149,7 @@ def _add_windows(groups: _Groups, loop: Loop, first: int) -> None:
     for i, step in enumerate(loop.body):
         for v in (*step.node.inputs, *step.node.outputs):
             if v.name in local:
-                if v.name not in groups.birth:
+                if v.name not in groups.first:
                     groups.add(v.name, local[v.name].nbytes, first + i, first + i)
                 groups.last[v.name] = first + i
 
@@ -243,14 +248,14 @@ def _first_fit(buffers: Sequence[Buffer], order: Sequence[int], limit: int) -> l
     return offsets
 
 
-EXACT = 7
-"""Up to this many buffers every order is tried, which is optimal."""
+MOST_EXACT = 7
+"""Buffers up to which every order of first fit is tried, which is optimal."""
 
 
 def place(buffers: Sequence[Buffer], effort: int = 400) -> tuple[Buffer, ...]:
     """Give every buffer an offset; the arena is as small as the search finds it.
 
-    First fit along several orders, then along every order (up to `EXACT` buffers) or along
+    First fit along several orders, then along every order (up to `MOST_EXACT` buffers) or along
     `effort` seeded exchanges in the best order. Some order is optimal: that of the offsets of an
     optimal placement. Deterministic.
     """
@@ -278,7 +283,7 @@ def place(buffers: Sequence[Buffer], effort: int = 400) -> tuple[Buffer, ...]:
 
     for order in orders[1:]:
         attempt(order)
-    if n <= EXACT and size > bound:
+    if n <= MOST_EXACT and size > bound:
         best, size = _exact(buffers, best, size, bound)
     elif size > bound:
         rng = np.random.Generator(np.random.PCG64(n))

@@ -8,12 +8,13 @@
  *
  *     H = (b2 d^2 + b1 d + b0) / (d^2 + a1 d + a0)
  *
- * and computed transposed, with b0 and a0 divided, and what passes between the two states multiplied,
- * by 2^-link (about the square root of a0), so that both states have the size of the signal.
+ * and computed transposed, with b0 and a0 divided, and what one state hands to the other
+ * multiplied, by 2^-link (about the square root of a0), so that both states have the size of the
+ * signal.
  *
  * Signals and states are integers with a binary point that the compiler of the front end chooses:
- * at its choice no signal or state exceeds 2^60 and no product 2^62, whatever 32-bit samples come in
- * (bound: sum of the absolute impulse response), so nothing here can overflow.
+ * at its choice no signal or state exceeds 2^60 and no product 2^62, whatever 32-bit samples come
+ * in (bound: sum of the absolute impulse response), so nothing here can overflow.
  */
 #ifndef BT_BIQUAD_H
 #define BT_BIQUAD_H
@@ -23,7 +24,7 @@
 #include "bt_math.h"
 
 #if (-5 >> 1) != -3
-#error "the front end needs arithmetic right shifts of negative numbers (every common compiler has them)"
+#error "the front end needs arithmetic right shifts of negative numbers, as compilers have them"
 #endif
 
 /* The number m 2^-(32 + shift); m has 31 bits unless it is 0. */

@@ -8,8 +8,8 @@
 
 #define BT_STORE_LAG 8u /* erasures that a block may lag behind before it is moved */
 
-/* Does the block carry a header of this store, and was no erasure of it begun? How often it was erased,
- * or the most of any block. */
+/* Does the block carry a header of this store, and was no erasure of it begun? How often it was
+ * erased, or the most of any block. */
 static inline bool bt_store_formatted(const bt_store *s, uint32_t block, uint32_t *erasures)
 {
     uint8_t raw[BT_STORE_HEADER_BYTES];
@@ -104,12 +104,13 @@ static inline bt_status bt_store_move(bt_store *s, uint32_t block)
     return bt_store_format(s, block);
 }
 
-/* Opens an empty block. Another is emptied into it where it is the last one, and where one lags behind
- * in wear (once: `levelled`). */
+/* Opens an empty block. Another is emptied into it where it is the last one, and where one lags
+ * behind in wear (once: `levelled`). */
 static inline bt_status bt_store_open(bt_store *s, bool *levelled)
 {
     uint32_t erasures, lowest;
-    /* The block with the fewest windows has none; only damage leaves no such block, and costs it. */
+    /* The block with the fewest windows has none; only damage leaves no such block, and costs
+     * it. */
     const uint32_t block = bt_store_least(s, BT_STORE_NONE, false);
     if (bt_store_live_in(s, block) > 0u || !bt_store_formatted(s, block, &erasures) ||
         !bt_store_empty(s, block)) {

@@ -3,9 +3,10 @@
  * NOR flash as the store and the checkpoint slots see it: three calls that the firmware supplies.
  *
  * What is asked of the flash: erasing sets all bits of a page; programming only clears bits; a unit
- * is programmed at most once between two erasures (so flash with error correction will do), its data
- * in RAM on a word boundary, and never across an address that 64 divides. A power cut may leave the
- * unit or the page that it hits with any content. A unit that cannot be read is a false from `read`.
+ * is programmed at most once between two erasures (so flash with error correction will do), its
+ * data in RAM on a word boundary, and never across an address that 64 divides. A power cut may
+ * leave the unit or the page that it hits with any content. A unit that cannot be read is a false
+ * from `read`.
  */
 #ifndef BT_FLASH_H
 #define BT_FLASH_H

@@ -15,8 +15,8 @@
  * Per channel: first sample subtracted, anti-alias sections, decimation, the other sections; then
  * the average of the channels subtracted, and physical units. The first sample (an electrode's
  * offset may be a thousand times the signal) is subtracted in integers: then rest is zero, and a
- * filter that starts at rest starts as scipy's does from sosfilt_zi times the first sample. Where no
- * section stops constants it is added again at the end.
+ * filter that starts at rest starts as scipy's does from sosfilt_zi times the first sample. Where
+ * no section stops constants it is added again at the end.
  */
 #ifndef BT_FRONT_H
 #define BT_FRONT_H
@@ -129,8 +129,8 @@ BT_KERNEL void bt_front_finish(bt_front *f, const int64_t y[BT_FRONT_CHANS],
     (void)f;
 }
 
-/* One sample of every channel, int32_t (converters of 24 bits too); 1: it is kept, and frame is what
- * becomes of it. */
+/* One sample of every channel, int32_t (converters of 24 bits too); 1: it is kept, and frame is
+ * what becomes of it. */
 static inline int bt_front_frame(bt_front *f, const int32_t sample[BT_FRONT_CHANS],
                                  bt_front_sample frame[BT_FRONT_CHANS])
 {

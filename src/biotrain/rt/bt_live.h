@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * The live firmware: records, predicts, calibrates itself, and survives power cuts. Include "live.h",
- * which BioTrain emits with the numbers of the package (channels, hop, flash layout, sizes); it
- * includes this. The code is in live.c, live_learn.c and live_sessions.c. Nothing is global: the
- * caller places one bt_live, and the model is inside it.
+ * The live firmware: records, predicts, calibrates itself, and survives power cuts. Include
+ * "live.h", which BioTrain emits with the numbers of the package (channels, hop, flash layout,
+ * sizes); it includes this. The code is in live.c, live_learn.c and live_sessions.c. Nothing is
+ * global: the caller places one bt_live, and the model is inside it.
  *
  *     static bt_live live;
  *     bt_live_start(&live, &flash);                  mounts the store, loads the last good session
@@ -22,8 +22,8 @@
  * A hop makes a window: it is predicted first, and then stored where one label holds for all of it.
  * The time that is left goes to the calibration (bt_live_calibrate, or drift where that is on): it
  * trains on the stored windows in slices, epoch by epoch; after each it predicts the held-back
- * windows and writes a checkpoint. Weights that do better on the held-back windows than those before
- * are kept; if no epoch's do, the weights before are restored.
+ * windows and writes a checkpoint. Weights that do better on the held-back windows than those
+ * before are kept; if no epoch's do, the weights before are restored.
  *
  * Flash, in pages from BT_LIVE_FIRST_PAGE on: the store, two slots of sessions (weights that are
  * good), two slots of work (a calibration under way: weights, optimizer, epoch). After a power cut
@@ -193,8 +193,8 @@ typedef struct bt_live {
 } bt_live;
 
 /* Mounts the store, loads the weights of the last good session, or the factory's, and resumes a
- * calibration that a power cut has ended. BT_OK, or the status of the store: then nothing is stored.
- * The driver is copied; its context must stay. */
+ * calibration that a power cut has ended. BT_OK, or the status of the store: then nothing is
+ * stored. The driver is copied; its context must stay. */
 bt_status bt_live_start(bt_live *l, const bt_flash *flash);
 /* One sample of every channel. From an interrupt, or from wherever samples come. */
 void bt_live_push(bt_live *l, const bt_raw frame[BT_LIVE_CHANS], int32_t label);

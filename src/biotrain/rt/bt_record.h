@@ -89,7 +89,8 @@ static inline uint32_t bt_store_live_in(const bt_store *s, uint32_t block)
 
 /* ---- records ---- */
 
-static inline bool bt_store_read_head(const bt_store *s, uint32_t slot, bt_store_head *h, uint32_t *crc)
+static inline bool bt_store_read_head(const bt_store *s, uint32_t slot, bt_store_head *h,
+                                      uint32_t *crc)
 {
     uint8_t raw[BT_STORE_HEAD_BYTES];
     if (!s->flash->read(s->flash->context, bt_store_slot_at(s, slot), raw, sizeof raw))

@@ -11,7 +11,8 @@
 
 #include <stdint.h>
 
-/* Every bit of the result depends on every bit of x (multiplications by odd numbers, xor-shifts). */
+/* Every bit of the result depends on every bit of x (multiplications by odd numbers,
+ * xor-shifts). */
 static inline uint32_t bt_mixed(uint32_t x)
 {
     x = (x ^ x >> 16) * 0x9e3779b1u; /* 2^32 / golden ratio */

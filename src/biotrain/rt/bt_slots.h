@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /*
- * Two checkpoint slots in flash: save to the older, load the newest, go back, return to the factory.
+ * Two checkpoint slots in flash: save to the older, load the newest, go back, return to the
+ * factory.
  *
  * A slot is a run of whole pages: a checkpoint (bt_checkpoint.h) from its first byte on, and in its
  * last unit a mark that is made when the checkpoint is withdrawn. A power cut at any byte of a save
@@ -199,7 +200,8 @@ static inline bt_status bt_slots_more(bt_slots_save_state *w)
         bt_store_u32(header + 16, (uint32_t)payload);
         w->header = 1;
         w->crc = bt_crc32(0, header, sizeof header);
-        return bt_flash_write(&w->writer, header, sizeof header) ? BT_MORE : BT_ERR_CHECKPOINT_WRITE;
+        return bt_flash_write(&w->writer, header, sizeof header) ? BT_MORE
+                                                                 : BT_ERR_CHECKPOINT_WRITE;
     }
     if (w->checked == 0) {
         const bt_status status = bt_slots_payload(w);
@@ -226,8 +228,8 @@ static inline bt_status bt_slots_more(bt_slots_save_state *w)
 }
 
 /* Reads the newest valid checkpoint into the state: BT_OK, or BT_ERR_CHECKPOINT_FOREIGN where there
- * is none (the state stays as it was). BT_ERR_CHECKPOINT_CORRUPT: flash read twice was not the same;
- * only then the state is lost, and bt_init makes a new one. */
+ * is none (the state stays as it was). BT_ERR_CHECKPOINT_CORRUPT: flash read twice was not the
+ * same; only then the state is lost, and bt_init makes a new one. */
 static inline bt_status bt_slots_load(const bt_slots *s)
 {
     uint32_t sequence;
@@ -260,8 +262,8 @@ static inline bt_status bt_slots_withdraw(const bt_slots *s, bt_slot slot)
     return done ? BT_OK : BT_ERR_CHECKPOINT_WRITE;
 }
 
-/* Withdraws the newest checkpoint, so that the one before it is the newest (load it then): BT_OK, or
- * BT_ERR_CHECKPOINT_FOREIGN where there is none before it (nothing is withdrawn). */
+/* Withdraws the newest checkpoint, so that the one before it is the newest (load it then): BT_OK,
+ * or BT_ERR_CHECKPOINT_FOREIGN where there is none before it (nothing is withdrawn). */
 static inline bt_status bt_slots_back(const bt_slots *s)
 {
     uint32_t a, b;

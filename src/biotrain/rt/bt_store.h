@@ -2,26 +2,26 @@
 /*
  * The sample store: labelled windows of the converter's integers, in flash, for several epochs.
  *
- * The region is cut into blocks of whole pages, each with `per_block` slots for one window; the block
- * size is that at which most windows fit. One block is filled at a time.
+ * The region is cut into blocks of whole pages, each with `per_block` slots for one window; the
+ * block size is that at which most windows fit. One block is filled at a time.
  *
  *   block   header (magic, window size, erasures, CRC-32), a unit for the mark "erasing", the slots
  *   slot    head | samples | CRC-32 of both, in the last word | a unit for the mark "dropped"
  *   head    magic with kind, label, number (age), serial (order of writing), what it takes the
  *           place of (slot, serial)
  *
- * A window counts from the moment its last word is written. When the store is full it takes the place
- * of the oldest window among those of the most frequent classes, itself counted: its head names that
- * window, so both happen at once, and a mark then says it for good.
+ * A window counts from the moment its last word is written. When the store is full it takes the
+ * place of the oldest window among those of the most frequent classes, itself counted: its head
+ * names that window, so both happen at once, and a mark then says it for good.
  *
- * Erasing: where the last empty block is opened, the windows of the block with the fewest are copied
- * into it and that block is erased, so there is always an empty block. Empty blocks are taken by the
- * fewest erasures; a block that lags BT_STORE_LAG erasures behind is moved, so wear is spread even if
- * some windows stay for good.
+ * Erasing: where the last empty block is opened, the windows of the block with the fewest are
+ * copied into it and that block is erased, so there is always an empty block. Empty blocks are
+ * taken by the fewest erasures; a block that lags BT_STORE_LAG erasures behind is moved, so wear is
+ * spread even if some windows stay for good.
  *
- * Power cuts: mounting ignores what has no valid CRC (torn records), finishes a replacement that lacks
- * its mark, and undoes an interrupted move: the copies go while the originals count, that is until the
- * mark "erasing".
+ * Power cuts: mounting ignores what has no valid CRC (torn records), finishes a replacement that
+ * lacks its mark, and undoes an interrupted move: the copies go while the originals count, that is
+ * until the mark "erasing".
  */
 #ifndef BT_STORE_H
 #define BT_STORE_H
@@ -45,8 +45,9 @@ static inline uint32_t bt_store_layout(bt_store *s, uint32_t pages, uint32_t blo
         s->per_block = BT_STORE_SLOTS / s->blocks;
     if (s->per_block == 0u || s->blocks < 2u)
         return s->capacity = 0;
-    /* One block stays empty. Dropped windows leave gaps; slots to spare let them gather before a block
-     * is moved: with a sixteenth and half a block, up to 4 windows are written for one that comes. */
+    /* One block stays empty. Dropped windows leave gaps; slots to spare let them gather before a
+     * block is moved: with a sixteenth and half a block, up to 4 windows are written for one that
+     * comes. */
     const uint32_t slots = s->blocks * s->per_block;
     const uint32_t spare = s->per_block > 1u ? slots / 16u + s->per_block / 2u : 0u;
     return s->capacity = slots - s->per_block - spare;
@@ -95,8 +96,8 @@ static inline bool bt_store_settle(bt_store *s, bt_status *status)
             *status = bt_store_drop(s, h.old_slot);
             return true;
         }
-        /* Twice the same window: the copies go, unless flash refused the erasure of the originals and
-         * their block was used since. */
+        /* Twice the same window: the copies go, unless flash refused the erasure of the originals
+         * and their block was used since. */
         const uint32_t copies = slot / s->per_block, originals = h.old_slot / s->per_block;
         bool complete = false;
         for (uint32_t i = 0; i < s->per_block; i++) {
@@ -118,8 +119,9 @@ static inline bool bt_store_settle(bt_store *s, bt_status *status)
 
 /*
  * Opens the store in `pages` pages of flash from first_page on, for windows of so many int16 and
- * labels 0 .. classes-1. Flash that holds anything else is an empty store, and is erased block by block
- * as it is filled. BT_OK, BT_ERR_STORE_SPACE, BT_ERR_LABEL (too many classes), BT_ERR_STORE_FLASH.
+ * labels 0 .. classes-1. Flash that holds anything else is an empty store, and is erased block by
+ * block as it is filled. BT_OK, BT_ERR_STORE_SPACE, BT_ERR_LABEL (too many classes),
+ * BT_ERR_STORE_FLASH.
  */
 static inline bt_status bt_store_mount(bt_store *s, const bt_flash *flash, uint32_t first_page,
                                        uint32_t pages, uint32_t samples, uint32_t classes)
@@ -166,7 +168,8 @@ static inline bt_status bt_store_mount(bt_store *s, const bt_flash *flash, uint3
  * (calling again tries the next slot). */
 static inline bt_status bt_store_append(bt_store *s, const int16_t *x, int32_t label)
 {
-    bt_store_head h = {BT_STORE_NEW, (uint32_t)label, 0, 0, BT_STORE_NONE, BT_STORE_NONE}, old = {0};
+    bt_store_head h = {BT_STORE_NEW, (uint32_t)label, 0, 0, BT_STORE_NONE, BT_STORE_NONE};
+    bt_store_head old = {0};
     if (label < 0 || (uint32_t)label >= s->classes)
         return BT_ERR_LABEL;
     bt_status status = bt_store_room(s);
@@ -197,7 +200,8 @@ static inline uint32_t bt_store_find(const bt_store *s, uint32_t index)
 }
 
 /* Label of window `index`, and its age: how many windows came after it. */
-static inline bt_status bt_store_label(const bt_store *s, uint32_t index, int32_t *label, uint32_t *age)
+static inline bt_status bt_store_label(const bt_store *s, uint32_t index, int32_t *label,
+                                       uint32_t *age)
 {
     bt_store_head h;
     uint32_t crc;
@@ -249,7 +253,8 @@ static inline bt_status bt_store_read_more(const bt_store *s, uint32_t slot, int
             return BT_ERR_STORE_CORRUPT;
         *label = (int32_t)h.label;
     }
-    const uint32_t left = 2u * s->samples - r->done, n = left < BT_STORE_READ_BYTES ? left : BT_STORE_READ_BYTES;
+    const uint32_t left = 2u * s->samples - r->done;
+    const uint32_t n = left < BT_STORE_READ_BYTES ? left : BT_STORE_READ_BYTES;
     uint8_t *const to = (uint8_t *)x + r->done;
     if (!s->flash->read(s->flash->context,
                         bt_store_slot_at(s, slot) + BT_STORE_HEAD_BYTES + r->done, to, n))

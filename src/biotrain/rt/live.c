@@ -5,8 +5,8 @@
 
 #include "bt_kernel.h"
 #include "bt_live_parts.h"
-#include "live_layout.h"
 #include "bt_string.h"
+#include "live_layout.h"
 
 #define BT_LIVE_GAP 0x80u    /* flag of a frame in the ring: frames were lost before it */
 #define BT_LIVE_AVERAGED 32u /* predictions that the running confidence averages over */

@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* NOR flash in memory, for trials on this machine and in an emulator; not part of a package. It keeps
- * the rules of bt_flash.h and counts breaches of them, and power goes at the step that is asked for: a
- * programmed byte is a step, an erased page four. What the cut hits is left half done. */
+/* NOR flash in memory, for trials on this machine and in an emulator; not part of a package. It
+ * keeps the rules of bt_flash.h and counts breaches of them, and power goes at the step that is
+ * asked for: a programmed byte is a step, an erased page four. What the cut hits is left half
+ * done. */
 #ifndef SIM_FLASH_H
 #define SIM_FLASH_H
 

@@ -26,7 +26,7 @@ FREESTANDING = ("-ffunction-sections", "-fdata-sections")
 LINKED = ("-Wl,--gc-sections", "-Wl,-e,Reset_Handler", "-Wl,-T,link.ld")
 """zig ignores ENTRY of the script, hence `-e`."""
 ZIG = ("-fno-sanitize=all", "-fno-unwind-tables", "-fno-asynchronous-unwind-tables")
-UNBOUNDED = 16 << 20
+UNBOUNDED_BYTES = 16 << 20
 """Bytes of a memory that a target without a board does not state."""
 
 
@@ -49,7 +49,7 @@ def memories(target: Target) -> tuple[Memory, Memory]:
     found = []
     for name in ("flash", "ram"):
         memory = target.memory(name)
-        found.append(Memory(name, memory.bytes or UNBOUNDED, memory.origin))
+        found.append(Memory(name, memory.bytes or UNBOUNDED_BYTES, memory.origin))
     return found[0], found[1]
 
 

@@ -25,7 +25,7 @@ SLICE_S = 0.002
 WRITING_TASKS = ("good", "work")
 """`bt_live_task`: a checkpoint is being written."""
 PRICED_EVERY_CALLS = 2_000
-"""Calls of work after which the cycles per instruction are worked out anew."""
+"""Calls of work after which the cycles per instruction are computed again."""
 FIRST_CYCLES_PER_INSTRUCTION = 1.25
 """Cycles per instruction until then (an estimate)."""
 
@@ -103,7 +103,7 @@ class ClockedDevice(LiveDevice):
             if due > self.pushed:
                 here = slice(self.pushed - first, due - first)
                 self._hand_over(x[here], y[here])
-                self._place.do("push")
+                self._runner.do("push")
                 self._tick()
                 self.pushed = due
                 self.deepest = max(self.deepest, self.waiting)
@@ -163,7 +163,7 @@ class ClockedDevice(LiveDevice):
         """The time that the newest command took."""
         now = self.machine.instructions
         executed, self._instructions = now - self._instructions, now
-        wear = np.frombuffer(self._place.read(self._arrays[2], self._given.wear.nbytes), np.uint32)
+        wear = np.frombuffer(self._runner.read(self._arrays[2], self._given.wear.nbytes), np.uint32)
         erased = int(wear.sum()) - int(self._given.wear.sum())
         words = max(0, self.steps - 4 * erased) / 4
         flash = 1e-3 * self.flash_time.erase_ms * erased + 1e-6 * self.flash_time.word_us * words

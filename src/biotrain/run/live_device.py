@@ -22,7 +22,7 @@ from biotrain.planner.live_layout import COUNTERS, EVENT, MODE, RECORD, SETTINGS
 from biotrain.run.device import Array
 from biotrain.run.live_box import event as event_struct
 from biotrain.run.live_flash import Flash, blank_flash
-from biotrain.run.live_place import EmulatorPlace, HostPlace, Place
+from biotrain.run.live_runner import EmulatorRunner, HostRunner, Runner
 from biotrain.run.status import status_name, status_text
 
 if TYPE_CHECKING:
@@ -77,34 +77,34 @@ class LiveDevice:
         if not given.fits(wanted):
             raise BioTrainError("the flash has another size than the package wants")
         self._given = given
-        self._place: Place = (
-            HostPlace(package) if on == "host" else EmulatorPlace(package, len(given.memory))
+        self._runner: Runner = (
+            HostRunner(package) if on == "host" else EmulatorRunner(package, len(given.memory))
         )
         self._narrow = plan.live.converter_bits <= 16
         event = event_struct(package.source.train.outputs[0].size)
-        self._event_type = event.dtype(self._place.pointer)
+        self._event_type = event.dtype(self._runner.pointer)
         self._layout = tensor_layout(package.source)
         self._power_up()
-        self.status = self._place.do("start")
+        self.status = self._runner.do("start")
         """The status that `bt_live_start` returned."""
 
     def _power_up(self) -> None:
         """Give the mailbox its buffers and the simulated flash its contents."""
-        place, given = self._place, self._given
-        self._frames = place.take(MOST_FRAMES * self.plan.frame_bytes)
-        self._labels = place.take(MOST_FRAMES * 4)
-        self._events = place.take(MOST_EVENTS * self._event_type.itemsize)
-        self._arrays = [place.take(a.nbytes) for a in given.arrays]
+        runner, given = self._runner, self._given
+        self._frames = runner.take(MOST_FRAMES * self.plan.frame_bytes)
+        self._labels = runner.take(MOST_FRAMES * 4)
+        self._events = runner.take(MOST_EVENTS * self._event_type.itemsize)
+        self._arrays = [runner.take(a.nbytes) for a in given.arrays]
         for address, array in zip(self._arrays, given.arrays, strict=True):
-            place.write(address, array.tobytes())
+            runner.write(address, array.tobytes())
         buffers = (self._frames, self._labels, self._events, *self._arrays)
         members = ("frames", "labels", "events", "flash.memory", "flash.programmed", "flash.wear")
         for member, address in zip(members, buffers, strict=True):
-            place.put(member, address)
-        place.put("flash.page_bytes", given.page_bytes)
-        place.put("flash.pages", given.pages)
-        place.put("flash.unit_bytes", given.unit_bytes)
-        place.put("flash.noise", NOISE_SEED)
+            runner.put(member, address)
+        runner.put("flash.page_bytes", given.page_bytes)
+        runner.put("flash.pages", given.pages)
+        runner.put("flash.unit_bytes", given.unit_bytes)
+        runner.put("flash.noise", NOISE_SEED)
 
     # ------------------------------------------------------------ signals and work
 
@@ -116,13 +116,13 @@ class LiveDevice:
         x, y = self._signals(frames, labels)
         for at in range(0, len(x), MOST_FRAMES):
             self._hand_over(x[at : at + MOST_FRAMES], y[at : at + MOST_FRAMES])
-            self._place.do("push")
+            self._runner.do("push")
         return len(x)
 
     def step(self, max_cycles: int = FOREVER) -> Event:
         """One call of `bt_live_work`."""
-        self._place.put("cycles", min(max_cycles, FOREVER))
-        self._place.do("work")
+        self._runner.put("cycles", min(max_cycles, FOREVER))
+        self._runner.do("work")
         return self._read_events(1)[0]
 
     def work(self, max_cycles: int = FOREVER, calls: int = 1_000_000) -> list[Event]:
@@ -155,49 +155,49 @@ class LiveDevice:
         at = 0
         while at < len(x) and not self.off:
             self._hand_over(x[at : at + MOST_FRAMES], y[at : at + MOST_FRAMES])
-            self._place.put("cycles", min(cycles_per_frame, FOREVER))
-            count = self._place.do("play")
+            self._runner.put("cycles", min(cycles_per_frame, FOREVER))
+            count = self._runner.do("play")
             yield [replace(e, frame=at + e.frame) for e in self._read_events(count)]
-            at += int(self._place.get("done"))
+            at += int(self._runner.get("done"))
 
     def calibrate(self) -> None:
         """Begin a calibration with what is stored; `work` or `play` do it."""
-        self._check(self._place.do("calibrate"))
+        self._check(self._runner.do("calibrate"))
 
     def cancel(self) -> None:
         """End a calibration; the weights before it are restored."""
-        self._check(self._place.do("cancel"))
+        self._check(self._runner.do("cancel"))
 
     def back(self) -> None:
         """Restore the session before the newest."""
-        self._check(self._place.do("back"))
+        self._check(self._runner.do("back"))
 
     def factory(self) -> None:
         """Restore the factory's weights."""
-        self._check(self._place.do("factory"))
+        self._check(self._runner.do("factory"))
 
     def forget(self) -> None:
         """Forget the stored windows."""
-        self._check(self._place.do("forget"))
+        self._check(self._runner.do("forget"))
 
     def set(self, **settings: float) -> None:
         """Change settings (`SETTINGS`), until the next start."""
         for name, value in settings.items():
             if name not in SETTINGS:
                 raise BioTrainError(f"no setting is called '{name}': {', '.join(SETTINGS)}")
-            self._place.put(f"live.{name}", value)
+            self._runner.put(f"live.{name}", value)
 
     # ------------------------------------------------------------ what it holds
 
     @property
     def mode(self) -> str:
         """record, calibrate or use: a `bt_live_mode`."""
-        return MODE.names[self._place.get("live.mode")]
+        return MODE.names[self._runner.get("live.mode")]
 
     @property
     def task(self) -> str:
         """What a calibration works on: a `bt_live_task`."""
-        return TASK.names[self._place.get("live.task")]
+        return TASK.names[self._runner.get("live.task")]
 
     @property
     def busy(self) -> bool:
@@ -207,19 +207,19 @@ class LiveDevice:
     @property
     def counters(self) -> dict[str, int]:
         """`bt_live_counters`, since the start."""
-        found = self._place.get("live.counters")
+        found = self._runner.get("live.counters")
         return {member.name: int(found[member.name]) for member in COUNTERS.members}
 
     @property
     def record(self) -> dict[str, float]:
         """What the newest checkpoint says of its calibration, or that under way."""
-        found = self._place.get("live.record")
+        found = self._runner.get("live.record")
         return {member.name: found[member.name].item() for member in RECORD.members}
 
     @property
     def state(self) -> dict[str, Any]:
         """The rest: accuracies on the held-back windows, the store, the ring."""
-        get = self._place.get
+        get = self._runner.get
         return {
             "mode": self.mode,
             "status": status_name(int(get("live.status"))),
@@ -237,26 +237,26 @@ class LiveDevice:
     @property
     def waiting(self) -> int:
         """Frames in the ring."""
-        pushed, taken = (int(self._place.get(f"live.{name}")) for name in ("pushed", "taken"))
+        pushed, taken = (int(self._runner.get(f"live.{name}")) for name in ("pushed", "taken"))
         return (pushed - taken) % (1 << 32)
 
     def slice(self, name: str) -> dict[str, int]:
         """Where a call in slices is: `bt_slice` of the context by its name there."""
         model = self.package.context
-        kind = model.member(name).kind.dtype(self._place.pointer)
-        at = self._place.address("live.model") + model.offset(name, self._place.pointer)
-        found = np.frombuffer(self._place.read(at, kind.itemsize), kind)[0]
+        kind = model.member(name).kind.dtype(self._runner.pointer)
+        at = self._runner.address("live.model") + model.offset(name, self._runner.pointer)
+        found = np.frombuffer(self._runner.read(at, kind.itemsize), kind)[0]
         return {field: found[field].item() for field in kind.names or ()}
 
     def crc32(self) -> int:
         """CRC-32 of the trained parameters and running statistics."""
-        return self._place.do("crc32")
+        return self._runner.do("crc32")
 
     def read(self, name: str) -> Array:
         """A tensor of the context by value name."""
         offset, size = self._layout[name]
-        address = self._place.address("live.model") + offset
-        return np.frombuffer(self._place.read(address, size), "<f4").copy()
+        address = self._runner.address("live.model") + offset
+        return np.frombuffer(self._runner.read(address, size), "<f4").copy()
 
     def parameters(self) -> dict[str, Array]:
         """Trained parameters and running statistics by torch name, in torch's shapes."""
@@ -272,7 +272,7 @@ class LiveDevice:
     def flash(self) -> Flash:
         """A copy of what the flash holds now."""
         memory, programmed, wear = (
-            np.frombuffer(self._place.read(address, array.nbytes), array.dtype).copy()
+            np.frombuffer(self._runner.read(address, array.nbytes), array.dtype).copy()
             for address, array in zip(self._arrays, self._given.arrays, strict=True)
         )
         return replace(self._given, memory=memory, programmed=programmed, wear=wear)
@@ -280,26 +280,26 @@ class LiveDevice:
     @property
     def steps(self) -> int:
         """Programmed bytes, and four for each erased page, since the start."""
-        return int(self._place.get("flash.steps"))
+        return int(self._runner.get("flash.steps"))
 
     @property
     def breaches(self) -> int:
         """Calls that broke a rule of the flash."""
-        return int(self._place.get("flash.breaches"))
+        return int(self._runner.get("flash.breaches"))
 
     @property
     def off(self) -> bool:
         """Whether power has gone: only `restart` is left."""
-        return bool(self._place.get("flash.off"))
+        return bool(self._runner.get("flash.off"))
 
     def cut(self, at: int, noise: int = 0) -> None:
         """Power goes at the `at`-th step (see `steps`) from now on; `noise` varies what it
         leaves."""
         if at < 1:
             raise BioTrainError(f"power is cut at a step from 1, not {at}")
-        self._place.put("flash.cut_at", self.steps + at)
+        self._runner.put("flash.cut_at", self.steps + at)
         seed = (NOISE_SEED ^ noise * 2654435761) & 0xFFFFFFFF  # 2^32 / golden ratio
-        self._place.put("flash.noise", seed or 1)
+        self._runner.put("flash.noise", seed or 1)
 
     def restart(self, on: str | None = None) -> LiveDevice:
         """The next start: the same flash, another RAM."""
@@ -308,19 +308,19 @@ class LiveDevice:
     @property
     def machine(self) -> EmulatorMachine:
         """The emulator's machine, for cycles and profiles."""
-        if not isinstance(self._place, EmulatorPlace):
+        if not isinstance(self._runner, EmulatorRunner):
             raise BioTrainError("this device runs on the host, where nobody counts its cycles")
-        return self._place.machine
+        return self._runner.machine
 
     def cycles(self) -> int:
         """Cycles of the emulated core since `machine.histogram.reset()`, estimated."""
         from biotrain.run.cycles import cycles
 
-        place = self._place
-        assert isinstance(place, EmulatorPlace)
+        runner = self._runner
+        assert isinstance(runner, EmulatorRunner)
         counted = self.machine.histogram
         core = self.package.target.core
-        return cycles(core, place.elf.path, counted.blocks(), counted.taken()).total
+        return cycles(core, runner.elf.path, counted.blocks(), counted.taken()).total
 
     # ------------------------------------------------------------ the mailbox
 
@@ -341,14 +341,14 @@ class LiveDevice:
         return np.ascontiguousarray(x.T, kind), np.ascontiguousarray(y)
 
     def _hand_over(self, frames: npt.NDArray[Any], labels: npt.NDArray[np.int32]) -> None:
-        self._place.write(self._frames, frames.tobytes())
-        self._place.write(self._labels, labels.tobytes())
-        self._place.put("count", len(frames))
-        self._place.put("most", MOST_EVENTS)
+        self._runner.write(self._frames, frames.tobytes())
+        self._runner.write(self._labels, labels.tobytes())
+        self._runner.put("count", len(frames))
+        self._runner.put("most", MOST_EVENTS)
 
     def _read_events(self, count: int) -> list[Event]:
         """The events that the newest command has left."""
-        data = self._place.read(self._events, count * self._event_type.itemsize)
+        data = self._runner.read(self._events, count * self._event_type.itemsize)
         return [_event(found) for found in np.frombuffer(data, self._event_type)]
 
     def _check(self, status: int) -> None:

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Depthwise convolutions of long taps become fast FIR or FFT. These round otherwise: the package
-says so."""
+"""Depthwise convolutions of many taps become fast FIR or FFT. Algebraic: rounding changes.
+
+The package says so.
+"""
 
 from __future__ import annotations
 
@@ -16,31 +18,36 @@ FAST: dict[str, str] = {"conv": "fir", "conv_dx": "fir_dx", "conv_dw": "fir_dw"}
 """An op and the one that does the same with fewer multiplies."""
 
 FFT: dict[str, str] = {"conv": "fft", "conv_dx": "fft_dx", "conv_dw": "fft_dw"}
-"""The same by transforms, which need room to work in."""
+"""The same by transforms, which need scratch memory."""
 
-TAPS, SAVING = 64, 0.7
-"""A convolution of at least so many taps may become fast FIR: with fewer, what the additions and
-the moving of samples take eats the gain. Without cycles, at most this part of its operations is
-left."""
+MIN_TAPS = 64
+"""A convolution of at least so many taps may become fast FIR: with fewer, the additions and the
+moving of samples take as long as what is saved (`benchmarks/fir.py`)."""
 
-LEVELS = (2,)
-"""Levels to choose from. A third level has fewer operations still, but its sums are so short that
-it takes longer than two (`benchmarks/fir.py`)."""
+MOST_OPS_SHARE = 0.7
+"""Where the target's cycles are not known, a convolution is replaced if at most this share of its
+operations is left."""
 
-CYCLES = 0.7
-"""On a target whose cycles are known, a convolution is replaced where at most this part of the
-estimate is left: the price of direct ones is that of all their shapes, and long depthwise ones are
-faster than that (`benchmarks/kernels_small.py`)."""
+MOST_CYCLES_SHARE = 0.7
+"""Where they are known, it is replaced if at most this share of the estimate is left: the price of
+direct ones is that of all their shapes, and long depthwise ones are faster than that
+(`benchmarks/kernels_small.py`)."""
+
+FIR_LEVELS = (2,)
+"""Levels of fast FIR to choose from. A third level has fewer operations still, but its sums are so
+short that it takes longer than two (`benchmarks/fir.py`)."""
 
 Price = Callable[[str], float]
 """Cycles per operation of an op."""
 
 
-def fastconv(graph: Graph, levels: tuple[int, ...] = LEVELS, price: Price | None = None) -> Graph:
+def fastconv(
+    graph: Graph, levels: tuple[int, ...] = FIR_LEVELS, price: Price | None = None
+) -> Graph:
     """Replace every depthwise convolution along time, and its gradients, where it saves enough.
 
-    With the prices of a target, the variant with the fewest estimated cycles of all passes is
-    taken. Without, operations are all worth the same; transforms, whose operations fill vectors
+    With the prices of a target, the variant with the fewest estimated cycles, forward and backward,
+    is taken. Without, operations are all worth the same; transforms, whose operations fill vectors
     badly, are left out.
     """
     return _replaced(graph, lambda node: faster(node, levels, price))
@@ -48,24 +55,24 @@ def fastconv(graph: Graph, levels: tuple[int, ...] = LEVELS, price: Price | None
 
 def fft(graph: Graph) -> Graph:
     """Replace every such convolution by transforms where these save enough operations."""
-    return _replaced(graph, lambda node: _least(node, by_fft(node), SAVING))
+    return _replaced(graph, lambda node: _least(node, by_fft(node), MOST_OPS_SHARE))
 
 
 def faster(node: Node, levels: tuple[int, ...], price: Price | None = None) -> Node:
     """The node, or the one that takes its place."""
     if price is None:
-        return _least(node, by_fir(node, levels), SAVING)
-    return _least(node, [*by_fir(node, levels), *by_fft(node)], CYCLES, price)
+        return _least(node, by_fir(node, levels), MOST_OPS_SHARE)
+    return _least(node, [*by_fir(node, levels), *by_fft(node)], MOST_CYCLES_SHARE, price)
 
 
 def by_fir(node: Node, levels: Sequence[int]) -> list[Node]:
     """The node as fast FIR, with each number of levels."""
     taps = _taps(node)
-    return [_like(node, FAST, levels=n) for n in levels] if taps >= TAPS else []
+    return [_like(node, FAST, levels=n) for n in levels] if taps >= MIN_TAPS else []
 
 
 def by_fft(node: Node) -> list[Node]:
-    """The node as transforms of each size; their room is still missing."""
+    """The node as transforms of each size; their scratch operand is still missing."""
     taps = _taps(node)
     return [_like(node, FFT, size=n) for n in SIZES if taps and step(n, taps) > 0]
 
@@ -84,7 +91,7 @@ def cycles(node: Node, price: Price | None = None) -> float:
 
 
 def _least(node: Node, others: Sequence[Node], most: float, price: Price | None = None) -> Node:
-    """The variant with the fewest cycles where at most this part of those of the node is left."""
+    """The variant with the fewest cycles, where at most the share `most` of the node's is left."""
     best = min(others, key=lambda n: cycles(n, price), default=node)
     return best if cycles(best, price) <= most * cycles(node, price) else node
 
@@ -108,8 +115,8 @@ def _replaced(graph: Graph, chosen: Callable[[Node], Node]) -> Graph:
         best = chosen(node)
         if best.op in FFT.values() and best is not node:
             b.origin = node.origin
-            room = b.one("fft_room", hint="room", size=best.int("size"))
+            scratch = b.one("fft_room", hint="room", size=best.int("size"))
             nodes.append(b.nodes[-1])
-            best = replace(best, inputs=(*best.inputs[:2], room, *best.inputs[2:]))
+            best = replace(best, inputs=(*best.inputs[:2], scratch, *best.inputs[2:]))
         nodes.append(best)
     return graph.with_nodes(tuple(nodes))

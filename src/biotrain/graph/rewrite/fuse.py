@@ -15,18 +15,18 @@ def fuse(graph: Graph) -> Graph:
     """Fuse every pair of `PAIRS` whose middle tensor nobody else reads.
 
     The fused node stands where the second stood; it reads what the first read, then what the
-    second read beside the middle tensor, and has the attributes of both.
+    second read apart from the middle tensor, and has the attributes of both.
     """
     readers: dict[str, int] = {}
     for node in graph.nodes:
         for value in node.inputs:
             readers[value.name] = readers.get(value.name, 0) + 1
-    kept = [v.name for v in graph.outputs]
+    outputs = [v.name for v in graph.outputs]
     makers: dict[str, Node] = {}
     nodes: list[Node] = []
     for node in graph.nodes:
         middle = _middle(node, makers)
-        if middle and readers[middle.name] == 1 and middle.name not in kept:
+        if middle and readers[middle.name] == 1 and middle.name not in outputs:
             first = makers[middle.name]
             nodes.remove(first)
             others = tuple(v for v in node.inputs if v != middle)

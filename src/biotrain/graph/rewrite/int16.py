@@ -5,8 +5,8 @@
     y = f(x)        ->  x = from_int16(q); y = f(x)              elsewhere
 
 The value of a sample is by definition q times the scale in float32, which makes a package with a
-float input that is fed these values the same to the bit. What `from_int16` makes is stored or made
-again in parts, as the plan has it.
+float input that is fed these values the same to the bit. What `from_int16` makes is stored, or
+recomputed in tiles, as the plan has it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ def keep_int16(graph: Graph, scale: float) -> Graph:
     floats = b.value(f"{x.name}_float", x.shape)
     nodes = [Node("from_int16", (q,), (floats,), (("scale", scale),))]
     integers: dict[str, Value] = {x.name: q}
-    """What x and its views are called as integers."""
+    """The integer tensors of x and of its views, by the name of the float one."""
 
     for node in graph.nodes:
         source = integers.get(node.inputs[0].name) if node.inputs else None

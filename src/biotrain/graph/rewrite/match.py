@@ -14,7 +14,7 @@ class Matcher:
     def __init__(self, graph: Graph) -> None:
         self._makers: dict[str, Node] = {}
         self._readers: dict[str, list[Node]] = {}
-        self._kept = dict.fromkeys(v.name for v in graph.outputs)
+        self._outputs = dict.fromkeys(v.name for v in graph.outputs)
         for node in graph.nodes:
             for value in node.inputs:
                 self._readers.setdefault(value.name, []).append(node)
@@ -33,7 +33,7 @@ class Matcher:
     def only_reader(self, value: Value, op: str) -> Node | None:
         """The one node that reads a temp, if it is an `op` and the value is no output."""
         readers = self.readers(value)
-        alone = value.kind == "temp" and len(readers) == 1 and value.name not in self._kept
+        alone = value.kind == "temp" and len(readers) == 1 and value.name not in self._outputs
         return readers[0] if alone and readers[0].op == op else None
 
 

@@ -40,12 +40,12 @@ class _Match:
 
     @property
     def old(self) -> tuple[Node, ...]:
-        """What is replaced."""
+        """The nodes that are replaced."""
         return (*((self.sums,) if self.sums else ()), self.dx, *self.gradients)
 
 
 def one_pass(graph: Graph) -> Graph:
-    """Rewrite a differentiated graph."""
+    """Rewrite a differentiated graph where that takes no more operations."""
     match = Matcher(graph)
     pairs: dict[str, Value] = {}
     for node in graph.nodes:
@@ -63,7 +63,7 @@ def one_pass(graph: Graph) -> Graph:
 
 
 def _find(match: Matcher, dx: Node) -> _Match | None:
-    """What belongs to the gradient of a norm's input, if all of it can be replaced."""
+    """The nodes of the gradient of a norm's input, if all of them can be replaced."""
     if dx.op not in ("norm_dx", "norm_relu_pool_dx") or dx.get("each", False):
         return None
     y, stats, means, d = dx.inputs[:4]
@@ -85,7 +85,7 @@ def _find(match: Matcher, dx: Node) -> _Match | None:
 
 
 def _rewrite(b: Builder, m: _Match, pairs: dict[str, Value]) -> dict[Node, list[Node]]:
-    """What stands in place of some nodes; makes the pair moments of x where there are none."""
+    """The new nodes by the old ones; they include the pair moments of x where there are none."""
     changed: dict[Node, list[Node]] = {node: [] for node in m.old}
 
     def at(node: Node) -> None:

@@ -18,8 +18,8 @@ from biotrain.graph.rewrite.match import Matcher, reached
 from biotrain.ir.graph import Graph, Node
 from biotrain.ir.op import Builder
 
-MOST = 255
-"""Samples of a window that its count (u8) can tell."""
+MOST_SAMPLES = 255
+"""Samples of a window of the pooling at most: its count is a u8."""
 
 
 def pooled_sums(graph: Graph, trained: Sequence[str]) -> Graph:
@@ -56,7 +56,7 @@ def _chain(match: Matcher, pool: Node) -> tuple[Node, Node] | None:
     """The norm and the ReLU before a pooling, if the three may become one."""
     if pool.op != "avg_pool" or pool.ints("kernel") != pool.ints("stride"):
         return None
-    if any(pool.ints("padding")) or prod(pool.ints("kernel")) > MOST:
+    if any(pool.ints("padding")) or prod(pool.ints("kernel")) > MOST_SAMPLES:
         return None
     relu = match.maker(pool.inputs[0], "relu")
     norm = relu and match.maker(relu.inputs[0], "norm_apply")

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Activations that the backward pass reads are kept in 16 bits. Algebraic: off unless asked for.
+"""Activations that the backward pass reads are stored in 16 bits. Algebraic: off by default.
 
     y = f(x); ... d = g_dx(y, dy)
     ->  y = f(x); h = to_fp16(y); ... d = g_dx(from_fp16(h), dy)
 
 The forward pass goes on with the exact y, but for a node that must wait for a sum over y (a norm of
-y, which needs its statistics): that one too reads what is kept, so that y itself need not be, and
+y, which needs its statistics): that one too reads h, so that y itself need not be stored, and
 forward and backward agree on which side of a kink an element lies. Each reader converts for itself;
-as any other tensor, h is stored or made again, as the plan has it.
+as any other tensor, h is stored or recomputed, as the plan has it.
 
 By default those tensors are chosen that lie behind a norm: the scale and the offset of the others
 are those of the recording, which 16 bits may not hold.
@@ -25,7 +25,7 @@ from biotrain.ir.graph import Graph, Node, Value, leaves, verify
 from biotrain.ir.op import OPS, Builder, rows_times
 from biotrain.ops.half import EPS
 
-SMALLEST = 1024
+SMALLEST_BYTES = 1024
 """Tensors of fewer bytes stay as they are."""
 
 NORMS = ("norm_apply", "norm_relu_pool")
@@ -60,20 +60,20 @@ def keep_half(graph: Graph, loss: Value, store: Store) -> Graph:
     views = _views(graph)
     b = Builder("h", [v.name for v in graph.values()])
     halves: dict[str, Value] = {}
-    """What is kept of a tensor, by its name."""
-    kept_readers: dict[int, dict[str, None]] = {}
-    """Per node, which tensors it reads as they are kept."""
+    """The 16-bit copy of a tensor, by the tensor's name."""
+    half_readers: dict[int, dict[str, None]] = {}
+    """Per node, the tensors of which it reads the 16-bit copy."""
     for value in _candidates(graph, end, store):
         readers = _readers(graph, value, end, views)
         if readers and all(_may_read(graph.nodes[j], value, views) for j in readers):
             halves[value.name] = b.value(f"{value.name}_{store.half}", value.shape, "i16")
             for j in readers:
-                kept_readers.setdefault(j, {})[value.name] = None
+                half_readers.setdefault(j, {})[value.name] = None
     nodes: list[Node] = []
     b.nodes = nodes
     for i, node in enumerate(graph.nodes):
         b.origin = node.origin
-        inputs = _restored(b, node, kept_readers.get(i, {}), halves, views, store.half)
+        inputs = _restored(b, node, half_readers.get(i, {}), halves, views, store.half)
         nodes.append(replace(node, inputs=inputs))
         for value in node.outputs:
             if value.name in halves:
@@ -91,14 +91,14 @@ def _restored(
     views: Mapping[str, Node],
     half: str,
 ) -> tuple[Value, ...]:
-    """What a node reads: floats made again of the tensors `wanted`, or views of these."""
+    """The inputs of a node: floats converted back from the tensors `wanted`, or views of these."""
     made: dict[str, Value] = {}
 
-    def again(value: Value) -> Value:
+    def restored(value: Value) -> Value:
         if value.name not in made:
             view, hint = views.get(value.name), f"{value.name}_again"
             if view:
-                source = again(view.inputs[0])
+                source = restored(view.inputs[0])
                 result = b.value(hint, value.shape)
                 b.nodes.append(replace(view, inputs=(source,), outputs=(result,)))
             else:
@@ -106,7 +106,7 @@ def _restored(
             made[value.name] = result
         return made[value.name]
 
-    return tuple(again(v) if _root(v, views).name in wanted else v for v in node.inputs)
+    return tuple(restored(v) if _root(v, views).name in wanted else v for v in node.inputs)
 
 
 def _views(graph: Graph) -> dict[str, Node]:
@@ -115,15 +115,16 @@ def _views(graph: Graph) -> dict[str, Node]:
 
 
 def _root(value: Value, views: Mapping[str, Node]) -> Value:
+    """The value that `value` is a view of."""
     while value.name in views:
         value = views[value.name].inputs[0]
     return value
 
 
 def _candidates(graph: Graph, end: int, store: Store) -> list[Value]:
-    """Tensors of the forward pass that may be kept in 16 bits."""
+    """Tensors of the forward pass that may be stored in 16 bits."""
     raw = {graph.inputs[0].name: None}
-    """What has the scale of the recording."""
+    """Tensors that have the scale of the recording."""
     found = []
     for node in graph.nodes[:end]:
         raws = any(v.name in raw for v in node.inputs) and node.op not in NORMS
@@ -133,13 +134,13 @@ def _candidates(graph: Graph, end: int, store: Store) -> list[Value]:
             found += [
                 v
                 for v in node.outputs
-                if v.kind == "temp" and v.dtype == "f32" and v.nbytes >= SMALLEST
+                if v.kind == "temp" and v.dtype == "f32" and v.nbytes >= SMALLEST_BYTES
             ]
     return found
 
 
 def _readers(graph: Graph, value: Value, end: int, views: Mapping[str, Node]) -> list[int]:
-    """Nodes that are to read what is kept: those of the backward pass, and those before it that
+    """Nodes that are to read the copy: those of the backward pass, and those before it that
     wait for a sum over the tensor; nothing where the backward pass does not read it."""
     found, backward = [], False
     reached = {value.name: None}
@@ -162,7 +163,7 @@ def _readers(graph: Graph, value: Value, end: int, views: Mapping[str, Node]) ->
 
 
 def _may_read(node: Node, value: Value, views: Mapping[str, Node]) -> bool:
-    """Whether a part of the tensor at a time is enough for the node."""
+    """Whether a window of the tensor at a time is enough for the node."""
     call = OPS[node.op].call(node)
     return all(
         by_view(node, call, v) and rows_times(v.shape) == rows_times(value.shape)
@@ -172,20 +173,20 @@ def _may_read(node: Node, value: Value, views: Mapping[str, Node]) -> bool:
 
 
 def modules_of(graph: Graph) -> tuple[str, ...]:
-    """Paths of the torch modules whose results are kept in 16 bits."""
+    """Paths of the torch modules whose results are stored in 16 bits."""
     halves = (n for n in leaves(graph.nodes) if n.op.startswith("to_") and n.op[3:] in EPS)
     return tuple(dict.fromkeys(n.origin for n in halves))
 
 
-def in_words(graph: Graph, store: Store, kept: Mapping[str, int]) -> str:
-    """What a planned graph stores in 16 bits; `kept` are the bytes of what it stores at all."""
+def in_words(graph: Graph, store: Store, stored_bytes: Mapping[str, int]) -> str:
+    """What a planned graph stores in 16 bits; `stored_bytes`: bytes of all that it stores."""
     made = {n.outputs[0].name: n for n in leaves(graph.nodes) if n.op == f"to_{store.half}"}
-    stored: Sequence[Node] = [n for name, n in made.items() if name in kept]
+    stored: Sequence[Node] = [n for name, n in made.items() if name in stored_bytes]
     if not made:
         return f"stored as {store.half}: nothing; no large tensor behind a norm is read backwards"
     if not stored:
-        return f"stored as {store.half}: nothing in this plan; what is made again is rounded alike"
-    size = sum(kept[n.outputs[0].name] for n in stored)
+        return f"stored as {store.half}: nothing in this plan; what is recomputed is rounded alike"
+    size = sum(stored_bytes[n.outputs[0].name] for n in stored)
     names = ", ".join(n.inputs[0].name for n in stored[:5])
     more = f" and {len(stored) - 5} more" if len(stored) > 5 else ""
     return (

@@ -32,7 +32,7 @@ def live_files(build: Build) -> dict[str, str]:
     return files
 
 
-class Place(ABC):
+class Runner(ABC):
     """Memory that the C works in, and a way to run a command of the mailbox."""
 
     on: str
@@ -88,7 +88,7 @@ class Place(ABC):
         return self._found[path]
 
 
-class HostPlace(Place):
+class HostRunner(Runner):
     """A shared library in this process."""
 
     on, pointer = "host", 8
@@ -116,7 +116,7 @@ class HostPlace(Place):
         self._c.bt_live_do(ctypes.c_void_p(self.box))
 
 
-class EmulatorPlace(Place):
+class EmulatorRunner(Runner):
     """Firmware of the target in unicorn, with memory beside its own."""
 
     on, pointer = "emulator", 4
