@@ -13,7 +13,8 @@ from scipy.io import savemat
 
 from biotrain.frontend import read_front
 from biotrain.study import RecordingError, Recordings, load
-from biotrain.study.data.raw import kind_of, microvolts
+from biotrain.study.data.raw import CutRequest, kind_of, microvolts
+from biotrain.study.data.readers import table
 from biotrain.study.data.sources import load_continuous, recordings
 
 MARKS = [(2.0, 4.0, "left"), (8.0, 4.0, "right"), (14.0, 4.0, "left"), (20.0, 4.0, "right")]
@@ -90,6 +91,43 @@ def test_a_file_in_another_unit_is_named(tmp_path: Path) -> None:
     told = notes(load(tmp_path))
     assert "sub-3_eeg.edf has an amplitude of" in told
     assert "another unit?" in told
+
+
+def test_channels_of_two_rates(tmp_path: Path) -> None:
+    """An ECG of four times the rate costs the EEG nothing; both together take the lower one."""
+    edfio = pytest.importorskip("edfio", reason="the extra `data` is not installed")
+    rng = np.random.default_rng(0)
+    slow = np.sin(2 * np.pi * 5 * np.arange(128 * 20) / 128)
+    fast = np.sin(2 * np.pi * 5 * np.arange(512 * 20) / 512)
+    signals = [
+        edfio.EdfSignal(100 * slow + rng.standard_normal(128 * 20), 128, label="EEG C3",
+                        physical_dimension="uV"),
+        edfio.EdfSignal(0.1 * fast, 512, label="ECG", physical_dimension="mV"),
+    ]  # fmt: skip
+    marks = [edfio.EdfAnnotation(2.0, 4.0, "a"), edfio.EdfAnnotation(8.0, 4.0, "b")]
+    path = tmp_path / "sub-1_eeg.edf"
+    edfio.Edf(signals, annotations=marks).write(path)
+    rec = load(path)
+    assert (rec.fs, rec.channels) == (128.0, ("EEG C3",))
+    assert load(f"{path}?kind=ecg").fs == 512.0
+    both = load(f"{path}?channels=EEG C3,ECG")
+    assert both.fs == 128.0
+    assert "channels of 128, 512 Hz are resampled to 128 Hz" in notes(both)
+    x = both.signal()[0, :, 64:-64]
+    np.testing.assert_allclose(x[1], x[0], atol=6)  # both are 100 uV, in phase
+
+
+@pytest.mark.parametrize("kind", [".edf", ".bdf"])
+def test_the_bytes_say_what_mne_says(kind: str, tmp_path: Path) -> None:
+    mne = pytest.importorskip("mne", reason="the extra `data` is not installed")
+    path = Path(WRITERS[kind](tmp_path, Example(unit="mV", date=True)))
+    found = mne.io.read_raw(path, verbose="error")
+    raw = table.READERS[kind](path, CutRequest())
+    np.testing.assert_allclose(raw.x, found.get_data() * 1e6, rtol=1e-6, atol=1e-6)
+    marks = [(m.onset_s, m.duration_s, m.text) for m in raw.marks]
+    assert marks == [
+        (float(a["onset"]), float(a["duration"]), str(a["description"])) for a in found.annotations
+    ]
 
 
 # ---------------------------------------------------------------- windows

@@ -63,7 +63,9 @@ def load_source(given: FeedOptions, spec: "FrontSpec | None", out: Out) -> Sourc
     subject = rec.subjects[-1] if given.subject is None else given.subject
     rec.sessions(subject)  # says which subjects there are
     if raw is not None and spec is not None:
-        return Source(rec, subject, raw, raw.front(spec))
+        front = raw.front(spec)
+        cue = (front.window + front.hop) * front.decimate  # one window fits in wherever it begins
+        return Source(rec, subject, raw.with_cues_of(cue), front)
     joined = end_to_end(rec, subject)
     out.say(f"{joined.name}: windows joined end to end, as if they had not been cut")
     return Source(rec, subject, joined, None)

@@ -18,7 +18,9 @@ other, and a span is a stretch with one label:
 | `name`, `synthetic` | optional, as there |
 """
 
-from dataclasses import dataclass
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -152,6 +154,10 @@ class Continuous:
             raise RecordingError(f"{self.name}: no subject {subject}{more}; there are {there}")
         return found
 
+    def with_cues_of(self, samples: int) -> Continuous:
+        """The same where a cue without a length lasts for at most so many samples."""
+        return replace(self, parts=tuple(_cued(part, samples) for part in self.parts))
+
     def front(self, spec: FrontSpec) -> FrontEnd:
         """The front end of that description for this recording."""
         return spec.front(fs_in=self.fs, n_chans=self.n_chans, scale=self.scale)
@@ -191,6 +197,11 @@ class Continuous:
         except OSError as error:
             raise RecordingError(f"{target}: cannot be written: {error.strerror}") from error
         return target
+
+
+def _cued(part: Part, samples: int) -> Part:
+    end = np.where(part.markers(), np.minimum(part.end, part.begin + samples), part.end)
+    return replace(part, end=end)
 
 
 def window_spans(front: FrontEnd, part: Part, windows: int) -> NDArray[np.int64]:
@@ -316,7 +327,7 @@ def end_to_end(rec: Recordings, subject: int) -> Continuous:
         starts = rec.starts(idx)
         by_time = np.argsort(starts, kind="stable")
         idx, starts = idx[by_time], starts[by_time]
-        pieces: list[NDArray[Any]] = []
+        fresh_parts: list[NDArray[Any]] = []
         spans: list[tuple[int, int, int, int]] = []
         at = 0
         for k, trial in enumerate(idx):
@@ -327,21 +338,21 @@ def end_to_end(rec: Recordings, subject: int) -> Continuous:
                 rec.x[trial][:, :overlap], rec.x[idx[k - 1]][:, fresh:]
             ):
                 fresh = rec.n_times
-            piece = rec.x[trial][:, rec.n_times - fresh :]
+            fresh_part = rec.x[trial][:, rec.n_times - fresh :]
             repetition = 0 if rec.repetition is None else int(rec.repetition[trial])
             label = int(rec.y[trial])
             if spans and spans[-1][2:] == (label, repetition) and fresh < rec.n_times:
                 spans[-1] = (spans[-1][0], at + fresh, label, repetition)
             else:
                 spans.append((at, at + fresh, label, repetition))
-            pieces.append(piece)
+            fresh_parts.append(fresh_part)
             at += fresh
         begin, end, labels, repetitions = (np.array(v, np.int64) for v in zip(*spans, strict=True))
         parts.append(
             Part(
                 subject,
                 session,
-                np.concatenate(pieces, axis=1),
+                np.concatenate(fresh_parts, axis=1),
                 begin,
                 end,
                 labels,
