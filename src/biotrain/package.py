@@ -39,6 +39,7 @@ from biotrain.planner.request import (
     InputType,
     LiveNeeds,
     Loss,
+    Optimize,
     PlanRequest,
     check_front,
     check_input,
@@ -132,6 +133,8 @@ def compile_model(
     live: Live | None = None,
     front: FrontEnd | None = None,
     adabn: bool = False,
+    optimize: Optimize = "speed",
+    prefix: str = "",
 ) -> Package:
     """Compile a model into C that trains it.
 
@@ -163,6 +166,10 @@ def compile_model(
     adabn : the running statistics of BatchNorm can be re-estimated on the device, from windows
         without labels (`dev.adabn`, `bt_adabn`): they lie in RAM and in checkpoints, and the
         strategy trains with them as they are.
+    optimize : `speed`, or `size`: convolutions and all else in little code on a microcontroller,
+        with the same bits in more cycles.
+    prefix : of the public names and of the files `model.*` in place of `bt_`, such as `emg_`: two
+        models in one firmware have two prefixes.
     frontier : also find the plans from the fastest to the smallest (`plan.frontier`); seconds.
     rewrites : which rewrites of `biotrain.graph.rewrite.NAMES` run; all but `fastconv` and
         `fft` by default.
@@ -190,6 +197,8 @@ def compile_model(
         live=live,
         front=front,
         adabn=adabn,
+        optimize=optimize,
+        prefix=prefix,
     )
     example = torch.as_tensor(example_input)
     if not example.numel():
@@ -274,6 +283,8 @@ def lower(captured: Captured, request: CompileRequest) -> Source:
         store=request.store,
         live=around,
         target=request.target,
+        optimize=request.optimize,
+        prefix=request.prefix,
     )
 
 

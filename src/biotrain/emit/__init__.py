@@ -16,6 +16,8 @@ from biotrain.emit.context import layout_header
 from biotrain.emit.header import header
 from biotrain.emit.live import LIVE_SOURCES, live_files
 from biotrain.emit.model import model, window_offset
+from biotrain.emit.prefix import renamed
+from biotrain.emit.routines import SMALL_SOURCE
 from biotrain.emit.schedule import Places, Shapes, call_text, literal, node_text
 from biotrain.emit.source import (
     Source,
@@ -67,7 +69,7 @@ def emit(source: Source) -> dict[str, str]:
     files["layout.h"] = layout_header(source)
     files["model.c"] = model(source, stems)
     files["model_weights.c"] = _weights(source)
-    return {**live_files(source), **files}
+    return renamed({**live_files(source), **files}, source)
 
 
 def _stems(source: Source) -> list[str]:
@@ -76,7 +78,11 @@ def _stems(source: Source) -> list[str]:
         for phase in schedule.phases if schedule else ():
             nodes += [*phase.before, *phase.graph.nodes]
         nodes += schedule.after if schedule else ()
-    return kernel_sources([OPS[n.op].source for n in leaves(nodes) if not OPS[n.op].alias])
+    found = [OPS[n.op] for n in leaves(nodes) if not OPS[n.op].alias]
+    stems = [op.source for op in found]
+    if source.optimize == "size" and any("bt_conv" in stem for stem in stems):
+        stems.append(SMALL_SOURCE)
+    return kernel_sources(stems)
 
 
 def kernel_sources(stems: Iterable[str]) -> list[str]:
