@@ -8,7 +8,7 @@ initial values. Everything is deterministic text; weights are hex floats and los
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from textwrap import fill
 
@@ -16,7 +16,7 @@ from biotrain.emit.context import layout_header
 from biotrain.emit.header import header
 from biotrain.emit.live import LIVE_SOURCES, live_files
 from biotrain.emit.model import model, window_offset
-from biotrain.emit.prefix import renamed
+from biotrain.emit.prefix import prefixed, public_names, renamed, with_prefix
 from biotrain.emit.routines import SMALL_SOURCE
 from biotrain.emit.schedule import Places, Shapes, call_text, literal, node_text
 from biotrain.emit.source import (
@@ -49,13 +49,28 @@ __all__ = [
     "call_text",
     "emit",
     "fingerprint",
+    "in_words_of",
     "kernel_sources",
     "literal",
     "node_text",
+    "prefixed",
     "running_values",
     "trained_values",
     "window_offset",
 ]
+
+
+def in_words_of(source: Source, files: Mapping[str, str]) -> dict[str, str]:
+    """Files around the C (mailbox, firmware, build systems) with the names of the model."""
+    if not source.prefix:
+        return dict(files)
+    own = {
+        "model.h": header(source),
+        "layout.h": layout_header(source),
+        "model_weights.c": _weights(source),
+    }
+    names = public_names(own)
+    return {name: with_prefix(text, names, source) for name, text in files.items()}
 
 
 def emit(source: Source) -> dict[str, str]:

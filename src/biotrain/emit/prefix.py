@@ -54,20 +54,6 @@ def with_prefix(text: str, names: list[str], source: Source) -> str:
         return text
     words = re.compile(rf"\b(?:{'|'.join(names)})\b")
     text = words.sub(lambda found: prefixed(found[0], source), text)
-    files = re.compile(rf"(?<![\w.])(?:{'|'.join(map(re.escape, FILES))})(?!\w)")
+    objects = [name.replace(".c", ".o") for name in FILES if name.endswith(".c")]
+    files = re.compile(rf"(?<!\w)(?:{'|'.join(map(re.escape, [*FILES, *objects]))})(?!\w)")
     return files.sub(lambda found: prefixed(found[0], source), text)
-
-
-def alias_header(files: Mapping[str, str], names: list[str], source: Source) -> str:
-    """`model.h` for code that calls the model by the names without a prefix (mailbox, host)."""
-    lines = ["/* SPDX-License-Identifier: Apache-2.0 */", f'#include "{source.prefix}model.h"', ""]
-    for name in names:
-        if name.startswith("BT_") and prefixed(name, source) not in files:
-            lines += [
-                f"#ifdef {prefixed(name, source)}",
-                f"#define {name} {prefixed(name, source)}",
-                "#endif",
-            ]
-        else:
-            lines.append(f"#define {name} {prefixed(name, source)}")
-    return "\n".join([*lines, ""])

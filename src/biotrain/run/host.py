@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from biotrain.emit import RUNTIME
+from biotrain.emit import RUNTIME, Source, in_words_of, prefixed
 from biotrain.emit.build import Build
 from biotrain.emit.context import tensor_layout
 from biotrain.errors import BioTrainError, CheckpointError, DeviceError
@@ -36,11 +36,26 @@ def library_files(package: Build) -> dict[str, str]:
         *included,
         "typedef int bt_vectors; /* C99 wants something here */",
     ]
+    host = {"host.c": (RUNTIME / "host.c").read_text(encoding="utf-8")}
     return {
         **package.files,
-        "host.c": (RUNTIME / "host.c").read_text(encoding="utf-8"),
+        **in_words_of(package.source, host),
         "vectors.c": "\n".join([*lines, ""]),
     }
+
+
+class _Symbols:
+    """The functions of a library by their names in C, without the package's prefix."""
+
+    def __init__(self, library: ctypes.CDLL, source: Source) -> None:
+        self._library, self._source = library, source
+
+    def __getitem__(self, name: str) -> Any:
+        own = name if name.startswith("bt_host_") else prefixed(name, self._source)
+        return getattr(self._library, own)
+
+    def __getattr__(self, name: str) -> Any:
+        return self[name]
 
 
 class HostDevice(Device):
@@ -57,7 +72,7 @@ class HostDevice(Device):
     ) -> None:
         super().__init__(package)
         self.library = build(package, flags, compiler)
-        self._c = ctypes.CDLL(str(self.library))
+        self._c = _Symbols(ctypes.CDLL(str(self.library)), package.source)
         self._c.bt_host_bytes.restype = ctypes.c_size_t
         self._c.bt_save_bytes.restype = ctypes.c_size_t
         self._c.bt_weights_crc32.restype = ctypes.c_uint32
