@@ -17,8 +17,7 @@ from biotrain.run.project import project_files
 
 WINDOWS = 3
 """As many as `main` below trains on."""
-MAIN = (
-    """
+MAIN = """
 #include "emg_model.h"
 #include "eeg_model.h"
 
@@ -56,8 +55,6 @@ int main(void)
   return 0;
 }
 """
-    % WINDOWS
-)
 
 
 def package(name: str, shape: tuple[int, int, int], prefix: str, target: str) -> bt.Package:

@@ -25,6 +25,7 @@ from biotrain.emit.source import (
     running_values,
     trained_values,
 )
+from biotrain.emit.trim import trimmed
 from biotrain.ir.graph import leaves
 from biotrain.ir.op import OPS, float_literal
 from biotrain.ops import SOURCES
@@ -83,6 +84,10 @@ def emit(source: Source) -> dict[str, str]:
     files["model.h"] = header(source)
     files["layout.h"] = layout_header(source)
     files["model.c"] = model(source, stems)
+    if source.target is not None and source.target.core != "host":
+        kernels = trimmed({stem: files.pop(stem) for stem in stems}, files["model.c"])
+        files["model.c"] = model(source, list(kernels))
+        files |= kernels
     files["model_weights.c"] = _weights(source)
     return renamed({**live_files(source), **files}, source)
 

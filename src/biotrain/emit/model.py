@@ -13,7 +13,6 @@ from biotrain.emit.sliced import SLICES, predict_functions, step_functions, trai
 from biotrain.emit.source import Source, running_values, trained_values
 from biotrain.emit.state import state_functions, tensor_tables
 from biotrain.emit.step import corrections, new_group, rate
-from biotrain.graph.cost import node_ops
 from biotrain.ir.graph import Graph
 from biotrain.ir.op import OPS, Call, float_literal
 
@@ -57,7 +56,7 @@ def _routines(source: Source) -> Routines | None:
     board = source.target is not None and source.target.core != "host"
     if not board and source.optimize == "speed":
         return None
-    return Routines(source.optimize, node_ops(source.train.nodes))
+    return Routines(source.optimize)
 
 
 def _functions(source: Source, shapes: Shapes) -> list[str]:

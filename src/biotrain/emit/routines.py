@@ -7,8 +7,7 @@ scarce, so calls share it in two ways:
 - *alike*: calls with the same constants, such as a layer in `bt_predict` and in training, become
   calls of one function, which has the constants inside and takes pointers. It costs no time.
 - *general*: calls of one kernel become calls of one function that takes geometry and box at run
-  time. With `optimize="speed"` only cheap nodes of kernels whose geometry bounds loops and nothing
-  else; with `"size"` all of them.
+  time. Only with `optimize="size"`: even in cheap nodes it costs a tenth of the cycles.
 """
 
 from __future__ import annotations
@@ -21,8 +20,6 @@ from biotrain.ir.op import Call
 from biotrain.ops import SOURCES
 from biotrain.planner.request import Optimize
 
-CHEAP_SHARE = 1 / 128
-"""Share of a sample's operations below which a node may take its geometry at run time."""
 SPECIALISED = ("bt_conv", "bt_linear", "bt_fir", "bt_fft")
 """Beginnings of the kernels whose body depends on constants: at run time they are long and slow."""
 SMALL = {
@@ -70,16 +67,15 @@ def signatures() -> dict[str, tuple[tuple[str, str], ...]]:
 class Routines:
     """The shared functions of one file. It is printed twice, first to count what is alike."""
 
-    def __init__(self, optimize: Optimize, total_ops: int) -> None:
-        """`total_ops`: operations of one sample."""
-        self._optimize, self._total = optimize, total_ops
+    def __init__(self, optimize: Optimize) -> None:
+        self._optimize = optimize
         self._seen: dict[str, int] = {}
         self._names: dict[str, str] = {}
         self._definitions: list[str] = []
         self.counting = True
 
     def call(
-        self, call: Call, geometry: str, box: str, arguments: Sequence[str], ops: int
+        self, call: Call, geometry: str, box: str, arguments: Sequence[str]
     ) -> tuple[str, list[str]]:
         """The function to call for a node, and its arguments."""
         function = call.function
@@ -90,14 +86,14 @@ class Routines:
         signature = signatures().get(function)
         if signature is None or len(signature) != len(items):
             return call.function, items
-        if small or self._general(function, ops):
+        if small or self._general(function):
             return self._at_run_time(function, signature, items)
         return self._alike(function, signature, items)
 
-    def _general(self, function: str, ops: int) -> bool:
+    def _general(self, function: str) -> bool:
         if function.startswith(SPECIALISED):
             return False
-        return self._optimize == "size" or ops < self._total * CHEAP_SHARE
+        return self._optimize == "size"
 
     def _at_run_time(
         self, function: str, signature: Sequence[tuple[str, str]], items: list[str]

@@ -9,7 +9,6 @@ from textwrap import fill
 
 from biotrain.emit.routines import Routines
 from biotrain.emit.source import CTYPE, Source
-from biotrain.graph.cost import step_ops
 from biotrain.ir.graph import Loop, Node, Span, Step, Value, Window
 from biotrain.ir.op import OPS, Call, Operand, rows_times
 from biotrain.planner.place import Buffer
@@ -158,13 +157,12 @@ def shared_text(
     geometry: str,
     box: str,
     arguments: Sequence[str],
-    ops: int,
     indent: str = "  ",
 ) -> list[str]:
-    """The call of a node of so many operations, or of a function that several nodes share."""
+    """The call of a node, or of a function that several nodes share."""
     if shapes.routines is None:
         return call_text(call, geometry, box, arguments, indent)
-    name, items = shapes.routines.call(call, geometry, box, arguments, ops)
+    name, items = shapes.routines.call(call, geometry, box, arguments)
     return items_text(name, items, indent)
 
 
@@ -252,7 +250,7 @@ def node_text(node: Node, index: int, places: Places, shapes: Shapes) -> list[st
     rows, times = call.box
     box = f"bt_all({rows}, {times})"
     name = shapes.name(call, places.hint(node))
-    text = shared_text(shapes, call, name, box, arguments, rule.ops(node))
+    text = shared_text(shapes, call, name, box, arguments)
     return [*lines, *_cleared(node), *text]
 
 
@@ -287,7 +285,7 @@ def _step_text(
     lines = wrap(_comment(node, "", "tile of "), "  ", "   * ")
     arguments = [view(o, node, places, windows) for o in call.operands]
     name, box = shapes.name(call, places.hint(node)), _box(step.boxes, places)
-    text = shared_text(shapes, call, name, box, arguments, step_ops(step))
+    text = shared_text(shapes, call, name, box, arguments)
     active = [not b.empty for b in step.boxes]
     if all(active):
         return [*lines, *text]

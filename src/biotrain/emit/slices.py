@@ -25,7 +25,6 @@ from biotrain.emit.schedule import (
     view,
     wrap,
 )
-from biotrain.graph.cost import step_ops
 from biotrain.ir.graph import Loop, Node, Step, Window
 from biotrain.ir.op import OPS, Call
 from biotrain.planner.slices import Blocks, NodeSlices, flat, slices_of
@@ -114,8 +113,8 @@ class Slices:
             lines += _ranges(cut, rows, times)
             arguments = [view(o, node, self.places) for o in call.operands]
             name = self.shapes.name(call, self.places.hint(node))
-            box, ops = "bt_part(r0, r1, t0, t1)", OPS[node.op].ops(node)
-            lines += shared_text(self.shapes, call, name, box, arguments, ops, "      ")
+            box = "bt_part(r0, r1, t0, t1)"
+            lines += shared_text(self.shapes, call, name, box, arguments, "      ")
         return [*lines, "    }", "    s->block = 0;"]
 
     def _flat(self, node: Node, call: Call, cut: Blocks) -> list[str]:
@@ -193,7 +192,7 @@ class Slices:
             f"box.r0 += {cut.rows} * (int)s->block;",
             f"box.r1 = bt_min(box.r1, box.r0 + {cut.rows});",
             f"if ({active}) {{",
-            *shared_text(self.shapes, call, name, "box", arguments, step_ops(step), "  "),
+            *shared_text(self.shapes, call, name, "box", arguments, "  "),
             "}",
         ]
         return [

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from biotrain.emit import RUNTIME, Source, in_words_of, prefixed
+from biotrain.emit import RUNTIME, Source, in_words_of, kernel_sources, prefixed
 from biotrain.emit.build import Build
 from biotrain.emit.context import tensor_layout
 from biotrain.errors import BioTrainError, CheckpointError, DeviceError
+from biotrain.ops import SOURCES
 from biotrain.run.compiler import NUMERICS, find_compiler, shared_library
 from biotrain.run.device import Array, Device
 
@@ -28,7 +29,9 @@ VECTORS = ("bt_conv_vector.h", "bt_norm.h", "bt_pair_moments.h")
 
 def library_files(package: Build) -> dict[str, str]:
     """The package, the host's loops, and the vector code, which is compiled once for all models."""
-    included = [f'#include "{name}"' for name in VECTORS if name in package.files]
+    whole = kernel_sources(name for name in package.files if (SOURCES / name).is_file())
+    kernels = {name: (SOURCES / name).read_text(encoding="utf-8") for name in whole}
+    included = [f'#include "{name}"' for name in VECTORS if name in kernels]
     lines = [
         f"#define BT_FUSED {int(package.fused)}",
         "#undef BT_VECTOR_HERE",
@@ -39,6 +42,7 @@ def library_files(package: Build) -> dict[str, str]:
     host = {"host.c": (RUNTIME / "host.c").read_text(encoding="utf-8")}
     return {
         **package.files,
+        **kernels,  # a board's are trimmed; whole ones are compiled once for all models
         **in_words_of(package.source, host),
         "vectors.c": "\n".join([*lines, ""]),
     }
