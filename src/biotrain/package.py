@@ -39,6 +39,7 @@ from biotrain.planner.request import (
     InputType,
     LiveNeeds,
     Loss,
+    Optimize,
     PlanRequest,
     check_front,
     check_input,
@@ -132,6 +133,8 @@ def compile_model(
     live: Live | None = None,
     front: FrontEnd | None = None,
     adabn: bool = False,
+    optimize: Optimize = "speed",
+    prefix: str = "",
 ) -> Package:
     """Compile a model into C that trains it.
 
@@ -160,6 +163,8 @@ def compile_model(
     front : the C of the front end comes too, and its RAM counts (with `live`: `Live(front=)`).
     adabn : the running statistics of BatchNorm can be re-estimated on the device, from windows
         without labels (`dev.adabn`); the strategy trains with them as they are.
+    optimize : `speed`, or `size`: less code on a microcontroller, the same bits in more cycles.
+    prefix : of the public names and of the files `model.*` in place of `bt_`, such as `emg_`.
     frontier : also find the plans from the fastest to the smallest (`plan.frontier`); seconds.
     rewrites : those of `biotrain.graph.rewrite.NAMES` that run; not `fastconv`, `fft` by default.
 
@@ -186,6 +191,8 @@ def compile_model(
         live=live,
         front=front,
         adabn=adabn,
+        optimize=optimize,
+        prefix=prefix,
     )
     return compiled(model, torch.as_tensor(example_input), request)
 
@@ -278,6 +285,8 @@ def lower(captured: Captured, request: CompileRequest) -> Source:
         store=request.store,
         live=around,
         target=request.target,
+        optimize=request.optimize,
+        prefix=request.prefix,
     )
 
 

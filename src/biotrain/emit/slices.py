@@ -21,6 +21,7 @@ from biotrain.emit.schedule import (
     call_text,
     loop_title,
     node_text,
+    shared_text,
     view,
     wrap,
 )
@@ -112,7 +113,8 @@ class Slices:
             lines += _ranges(cut, rows, times)
             arguments = [view(o, node, self.places) for o in call.operands]
             name = self.shapes.name(call, self.places.hint(node))
-            lines += call_text(call, name, "bt_part(r0, r1, t0, t1)", arguments, "      ")
+            box = "bt_part(r0, r1, t0, t1)"
+            lines += shared_text(self.shapes, call, name, box, arguments, "      ")
         return [*lines, "    }", "    s->block = 0;"]
 
     def _flat(self, node: Node, call: Call, cut: Blocks) -> list[str]:
@@ -190,7 +192,7 @@ class Slices:
             f"box.r0 += {cut.rows} * (int)s->block;",
             f"box.r1 = bt_min(box.r1, box.r0 + {cut.rows});",
             f"if ({active}) {{",
-            *call_text(call, name, "box", arguments, "  "),
+            *shared_text(self.shapes, call, name, "box", arguments, "  "),
             "}",
         ]
         return [
