@@ -82,6 +82,7 @@ JUDGES: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
         ("", ("test_device.py", "test_emit.py", "test_gradients.py", "test_stream.py")),
     ),
     "kernels": (
+        ("int16", ("test_int16.py", "test_conv_small.py")),
         (
             "bt_conv",
             (
@@ -93,7 +94,6 @@ JUDGES: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
         ),
         ("bt_fft", ("test_fft.py", "test_ops.py -k bt_fft")),
         ("bt_fir", ("test_fir.py", "test_ops.py -k bt_fir")),
-        ("int16", ("test_int16.py",)),
         ("bt_half", ("test_half.py",)),
         ("bt_one_pass", ("test_moments.py",)),
         ("bt_pair", ("test_moments.py",)),
