@@ -16,6 +16,7 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 
+from biotrain.emit.text import wrap
 from biotrain.ir.op import Call
 from biotrain.ops import SOURCES
 from biotrain.planner.request import Optimize
@@ -157,8 +158,6 @@ class Routines:
         return name
 
     def _define(self, name: str, parameters: Sequence[str], body: str) -> None:
-        from biotrain.emit.schedule import wrap
-
         head = f"BT_SHARED void {name}({', '.join(parameters) or 'void'})"
         glued = body.replace("{.", "{\x00.").replace("\x00.", ".")
         self._definitions += [*wrap(head, "", "    "), "{", *wrap(glued, "  ", "      "), "}", ""]

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from textwrap import fill
 
 from biotrain.emit.routines import Routines
 from biotrain.emit.source import CTYPE, Source
+from biotrain.emit.text import wrap
 from biotrain.ir.graph import Loop, Node, Span, Step, Value, Window
 from biotrain.ir.op import OPS, Call, Operand, rows_times
 from biotrain.planner.place import Buffer
@@ -169,20 +169,6 @@ def shared_text(
 def literal(call: Call) -> str:
     """The geometry as a compound literal."""
     return f"({call.struct}){{{', '.join(f'.{k} = {v}' for k, v in call.geometry)}}}"
-
-
-def wrap(text: str, first: str, rest: str) -> list[str]:
-    """Break C text at 100 columns, between items and never inside one."""
-    glued = text.replace(" = ", "\x00=\x00").replace(" */", "\x00*/")
-    lines = fill(
-        glued,
-        width=100,
-        initial_indent=first,
-        subsequent_indent=rest,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
-    return lines.replace("\x00", " ").split("\n")
 
 
 def view(operand: Operand, node: Node, places: Places, windows: Mapping[str, Window] = {}) -> str:
