@@ -8,11 +8,12 @@ from dataclasses import replace
 
 from biotrain.emit.batch import adabn_function, refuse_function, train_batch_function
 from biotrain.emit.routines import Routines
-from biotrain.emit.schedule import Places, Shapes, call_text, node_text, wrap
+from biotrain.emit.schedule import Places, Shapes, call_text, node_text
 from biotrain.emit.sliced import SLICES, predict_functions, step_functions, train_functions
 from biotrain.emit.source import Source, running_values, trained_values
 from biotrain.emit.state import state_functions, tensor_tables
 from biotrain.emit.step import corrections, new_group, rate
+from biotrain.emit.text import wrap
 from biotrain.ir.graph import Graph
 from biotrain.ir.op import OPS, Call, float_literal
 

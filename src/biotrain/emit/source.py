@@ -56,7 +56,7 @@ class Source:
     optimize: Optimize = "speed"
     """What the code is for: fewest cycles, or few bytes."""
     prefix: str = ""
-    """Of the public names and of the files `model.*`, in place of `bt_`."""
+    """What public names and the files `model.*` begin with, in place of `bt_`."""
     target: Target | None = None
     """For the cycles of the slices between which a live package pauses."""
 

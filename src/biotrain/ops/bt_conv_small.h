@@ -17,9 +17,9 @@ typedef struct bt_small_terms {
 } bt_small_terms;
 
 /* Eight sums and one term; x is of the first sum, the others' follow it upwards. */
-#define BT_SMALL_TERM(wk, x0, x1, x2, x3, x4, x5, x6, x7)                                          \
-  s0 = bt_fma(wk, x0, s0), s1 = bt_fma(wk, x1, s1), s2 = bt_fma(wk, x2, s2);                       \
-  s3 = bt_fma(wk, x3, s3), s4 = bt_fma(wk, x4, s4), s5 = bt_fma(wk, x5, s5);                       \
+#define BT_SMALL_TERM(wk, x0, x1, x2, x3, x4, x5, x6, x7) \
+  s0 = bt_fma(wk, x0, s0), s1 = bt_fma(wk, x1, s1), s2 = bt_fma(wk, x2, s2); \
+  s3 = bt_fma(wk, x3, s3), s4 = bt_fma(wk, x4, s4), s5 = bt_fma(wk, x5, s5); \
   s6 = bt_fma(wk, x6, s6), s7 = bt_fma(wk, x7, s7)
 
 /* Eight neighbouring sums, every term of which is there. Four terms at a time share their loads where

@@ -68,7 +68,7 @@ class CompileRequest:
     """Whether the statistics of BatchNorm can be re-estimated on the device."""
     optimize: Optimize = "speed"
     prefix: str = ""
-    """Of the public names and of the files `model.*`, in place of `bt_`."""
+    """What public names and the files `model.*` begin with, in place of `bt_`."""
 
     def __post_init__(self) -> None:
         if not _whole(self.accumulate):

@@ -63,8 +63,8 @@ static void bt_start(void)
 
 typedef void (*bt_vector)(void);
 
-#define BT_EIGHT                                                                                   \
-  bt_interrupt, bt_interrupt, bt_interrupt, bt_interrupt, bt_interrupt, bt_interrupt,              \
+#define BT_EIGHT \
+  bt_interrupt, bt_interrupt, bt_interrupt, bt_interrupt, bt_interrupt, bt_interrupt, \
       bt_interrupt, bt_interrupt
 
 /* The stack, the core's exceptions, and 64 interrupts. */
