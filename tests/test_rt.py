@@ -257,7 +257,7 @@ int stream(bt_checkpoint_sink k, const bt_segment *s, size_t n, uint32_t f, uint
 """
 
 STATUS = re.findall(
-    r"^    (BT_\w+)(?: = 0)?,? ", (RUNTIME / "bt_status.h").read_text(), re.MULTILINE
+    r"^  (BT_\w+)(?: = 0)?,? ", (RUNTIME / "bt_status.h").read_text(), re.MULTILINE
 )
 OK, SHORT, FOREIGN, CORRUPT, WRITE = (
     STATUS.index(f"BT_{name}")

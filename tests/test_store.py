@@ -20,7 +20,7 @@ SANITIZE = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 UBSAN = ("-O2", "-fsanitize=undefined", "-fno-sanitize-recover=all")
 
 STATUS = re.findall(
-    r"^    (BT_(?:OK|MORE|ERR_\w+))", (RUNTIME / "bt_status.h").read_text(), re.MULTILINE
+    r"^  (BT_(?:OK|MORE|ERR_\w+))", (RUNTIME / "bt_status.h").read_text(), re.MULTILINE
 )
 OK, LABEL, SPACE, FLASH, INDEX, CORRUPT = (
     STATUS.index(f"BT_{name}")

@@ -29,37 +29,37 @@
 
 /* The number m 2^-(32 + shift); m has 31 bits unless it is 0. */
 typedef struct bt_coefficient {
-    int32_t m;
-    int32_t shift;
+  int32_t m;
+  int32_t shift;
 } bt_coefficient;
 
 typedef struct bt_biquad {
-    bt_coefficient b2, b1, b0, a1, a0;
-    int32_t link;
+  bt_coefficient b2, b1, b0, a1, a0;
+  int32_t link;
 } bt_biquad;
 
 /* x / 2^shift to the nearest. */
 BT_KERNEL int64_t bt_rounded(int64_t x, int32_t shift)
 {
-    return (x + (((int64_t)1 << shift) >> 1)) >> shift;
+  return (x + (((int64_t)1 << shift) >> 1)) >> shift;
 }
 
 /* c x for |x| <= 2^60 and |c x| <= 2^62: the 96-bit product by halves of x. Coefficients are
  * constants, so the shifts are too. */
 BT_KERNEL int64_t bt_scaled(int64_t x, bt_coefficient c)
 {
-    const int64_t low = ((int64_t)(x & 0xffffffff) * c.m) >> 32;
-    const int64_t product = (int64_t)(int32_t)(x >> 32) * c.m + low;
-    return c.shift < 0 ? product * ((int64_t)1 << -c.shift) : bt_rounded(product, c.shift);
+  const int64_t low = ((int64_t)(x & 0xffffffff) * c.m) >> 32;
+  const int64_t product = (int64_t)(int32_t)(x >> 32) * c.m + low;
+  return c.shift < 0 ? product * ((int64_t)1 << -c.shift) : bt_rounded(product, c.shift);
 }
 
 /* One sample u through a section; w: its two states, 0 at rest. */
 BT_KERNEL int64_t bt_biquad_step(const bt_biquad *c, int64_t w[2], int64_t u)
 {
-    const int64_t y = bt_scaled(u, c->b2) + w[0];
-    w[0] += bt_scaled(u, c->b1) - bt_scaled(y, c->a1) + bt_rounded(w[1], c->link);
-    w[1] += bt_scaled(u, c->b0) - bt_scaled(y, c->a0);
-    return y;
+  const int64_t y = bt_scaled(u, c->b2) + w[0];
+  w[0] += bt_scaled(u, c->b1) - bt_scaled(y, c->a1) + bt_rounded(w[1], c->link);
+  w[1] += bt_scaled(u, c->b0) - bt_scaled(y, c->a0);
+  return y;
 }
 
 #endif

@@ -11,7 +11,7 @@
 #define BT_HAS_SIZE(type, of_4, of_8) \
   typedef char type##_has_its_size[sizeof(type) == BT_WITH_POINTERS(of_4, of_8) ? 1 : -1]
 #define BT_HAS_MEMBER(type, member, of_4, of_8) \
-  typedef char type##_has_##member##_there[ \
-      offsetof(type, member) == BT_WITH_POINTERS(of_4, of_8) ? 1 : -1]
+  typedef char \
+      type##_has_##member##_there[offsetof(type, member) == BT_WITH_POINTERS(of_4, of_8) ? 1 : -1]
 
 #endif

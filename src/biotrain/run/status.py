@@ -12,7 +12,7 @@ from biotrain.emit import RUNTIME
 @lru_cache
 def _statuses() -> tuple[tuple[str, str], ...]:
     header = (RUNTIME / "bt_status.h").read_text(encoding="utf-8")
-    names = re.findall(r"^    (BT_(?:OK|MORE|ERR_\w+))", header, re.MULTILINE)
+    names = re.findall(r"^  (BT_(?:OK|MORE|ERR_\w+))", header, re.MULTILINE)
     texts = dict(re.findall(r'case (BT_\w+): return "([^"]+)"', header))
     return tuple((name, texts[name]) for name in names)
 
