@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """What every test gets: one thread, fixed seeds, and the recordings where there are any."""
 
+import atexit
 import json
 import os
 import random
 import resource
+import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from math import gcd
 from pathlib import Path
 
 # Read when the libraries load, so set before they do; pytest-xdist already uses every core.
@@ -17,13 +18,14 @@ os.environ.setdefault("MPLBACKEND", "Agg")
 # Where _cc.py keeps what it builds: one folder for all workers, which inherit the name from the
 # process that starts them and removes it.
 if "BIOTRAIN_TEST_BUILDS" not in os.environ:
-    _builds = tempfile.TemporaryDirectory(prefix="biotrain-tests-")
-    os.environ["BIOTRAIN_TEST_BUILDS"] = _builds.name
+    os.environ["BIOTRAIN_TEST_BUILDS"] = tempfile.mkdtemp(prefix="biotrain-tests-")
+    atexit.register(shutil.rmtree, os.environ["BIOTRAIN_TEST_BUILDS"], ignore_errors=True)
 
 import hypothesis
 import numpy as np
 import pytest
 import torch
+from _sample import spread
 
 torch.set_num_threads(1)
 
@@ -39,16 +41,6 @@ def pytest_runtest_setup() -> None:
     """
     random.seed(0)
     torch.manual_seed(0)
-
-
-def spread(size: int, count: int) -> list[int]:
-    """`count` of the places [0, size), mixed: all values of stacked parameters come early.
-
-    The step is near the golden section of the size and has no divisor in common with it, so that
-    no place comes twice and neighbours lie far apart.
-    """
-    step = next(s for s in range(max(1, round(0.618 * size)), 2 * size + 2) if gcd(s, size) == 1)
-    return [i * step % size for i in range(min(count, size))]
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -19,6 +19,7 @@ from biotrain.frontend import read_front
 from biotrain.frontend.live import Live
 from biotrain.live import PacedDevice, Played
 from biotrain.models import standardized
+from biotrain.run.front_stream import windows_of
 from biotrain.run.live_clock import ClockedDevice, FlashTime
 from biotrain.run.live_device import LiveDevice
 from biotrain.study.data.continuous import Part
@@ -113,7 +114,7 @@ def test_the_device_sees_what_the_lab_sees(made) -> None:
     host = LiveDevice(made.package).play(part.x[:, :1600], part.labels()[:1600])
     want = np.array([e.logits for e in host if e.name == "predicted"], np.float32)
     np.testing.assert_array_equal(got, want[: len(got)])
-    windows = FRONT.front(200.0, 8, STEP_UV).run(part.x[:, :1600])[: len(got)]
+    windows = windows_of(FRONT.front(200.0, 8, STEP_UV), part.x[:, :1600])[: len(got)]
     reference = deepcopy(made.package.module).eval().double()
     with torch.no_grad():
         exact = reference(torch.from_numpy(windows * 0.5)).numpy()

@@ -315,7 +315,7 @@ def test_no_tensor_of_gradients_is_left(name: str) -> None:
     assert plans["momentum"].trained_params == separate.trained_params
 
 
-@pytest.mark.sample(test=1)
+@pytest.mark.ci
 @pytest.mark.parametrize("gradients", ["momentum", "update"])
 def test_the_smallest_plan_has_the_bits_of_the_fastest(gradients: str) -> None:
     """What is made again must be made before the update of its weights."""

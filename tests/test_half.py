@@ -287,7 +287,7 @@ OPTIONS: dict[str, dict[str, object]] = {
 }
 
 
-@pytest.mark.sample(test=1)
+@pytest.mark.sample(test=0)
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 def test_every_option_has_one_crc(options: dict[str, object]) -> None:
     q, y = integers()
@@ -405,6 +405,7 @@ def test_the_kernels_stand_alone(tmp_path: Path) -> None:
     subprocess.run([*find_compiler(), *flags], cwd=tmp_path, check=True)
 
 
+@pytest.mark.ci
 def test_a_checkpoint_belongs_to_its_storage() -> None:
     device = package("mibminet", None, store="fp16").run("host")
     state = device.save_state()

@@ -392,6 +392,7 @@ def test_verify(scale: float) -> None:
     assert report.ok, report.worst
 
 
+@pytest.mark.ci
 def test_command_line(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     shape = ["--chans", "4", "--times", "261", "--classes", "3", "--sfreq", "64"]
     options = ["--input-type", "int16", "--input-scale", "0.001"]

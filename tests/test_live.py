@@ -513,8 +513,10 @@ def test_damaged_flash_leaves_good_weights(count: int, tmp_path: Path) -> None:
     assert done.stdout == f"{count} images\n"
 
 
-@pytest.mark.ci
-@pytest.mark.parametrize("seconds", [5, pytest.param(60, marks=pytest.mark.exhaustive)])
+@pytest.mark.parametrize(
+    "seconds",
+    [pytest.param(5, marks=pytest.mark.ci), pytest.param(60, marks=pytest.mark.exhaustive)],
+)
 def test_fuzzed_flash_leaves_good_weights(seconds: int, tmp_path: Path) -> None:
     command = damaged(tmp_path, "-DFUZZ", "-fsanitize=fuzzer,address,undefined")
     command += [f"-max_total_time={seconds}", "-max_len=96", "-seed=1"]

@@ -331,7 +331,7 @@ def test_predictions_use_moments_too() -> None:
 # ---- accuracy
 
 
-@pytest.mark.sample(test=10)
+@pytest.mark.sample(test=5)
 @pytest.mark.parametrize("rewrites", [*((r,) for r in ALGEBRAIC), NAMES], ids=lambda r: r[-1])
 @pytest.mark.parametrize("name", NETWORKS)
 def test_gradients_equal_torch(name: str, rewrites: tuple[str, ...]) -> None:
@@ -421,6 +421,7 @@ def graph_case(name: str) -> tuple[Case, list[np.ndarray]]:
     return case, arrays
 
 
+@pytest.mark.ci
 def test_cuts_and_compilers_keep_every_bit(tmp_path: Path) -> None:
     made = {name: graph_case(name) for name in ("spatial_bias", "pointwise_group", "rows")}
     cases = [case for case, _ in made.values()]

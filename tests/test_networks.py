@@ -93,7 +93,7 @@ def verified(pkg: bt.Package, seed: int) -> VerifyReport:
     return bt.verify(pkg, steps=2, seeds=5, seed=seed + 1, flags=FLAGS)
 
 
-@pytest.mark.sample(test=2)
+@pytest.mark.sample(test=1)
 @pytest.mark.parametrize("index", range(NETWORKS))
 def test_its_c_trains_as_torch_does(index: int) -> None:
     seed = a_seed(index)

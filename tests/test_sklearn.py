@@ -36,6 +36,7 @@ def checked() -> DeviceClassifier:
 # (pandas, array_api): nothing is excluded here.
 
 
+@pytest.mark.sample(test=15)
 @pytest.mark.parametrize(
     ("estimator", "check"),
     [

@@ -66,6 +66,7 @@ def smallest(search: Search) -> Score:
     return search.descend(search.all_streamed(), 0)
 
 
+@pytest.mark.sample(test=1)
 @pytest.mark.parametrize("index", range(CASES))
 def test_schedules_of_drawn_networks(index: int) -> None:
     """Validated, at or above the bound, counted rightly, and the same twice."""
@@ -93,6 +94,7 @@ def test_schedules_of_drawn_networks(index: int) -> None:
     assert schedule(anew, smallest(anew)) == schedule(search, scores[2]), again
 
 
+@pytest.mark.sample(test=1)
 @pytest.mark.parametrize("index", range(CASES))
 def test_budgets_are_kept(index: int) -> None:
     """A plan fits, or the smallest RAM that would do is named, and that is enough."""
@@ -118,6 +120,7 @@ def test_budgets_are_kept(index: int) -> None:
     assert plan.ops >= free.ops, again
 
 
+@pytest.mark.sample(test=1)
 @pytest.mark.parametrize("index", range(CASES))
 def test_drawn_networks_train_to_the_same_bits(index: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """With everything stored, and with little of it, in C."""
@@ -215,7 +218,7 @@ def outcome(pkg: Package) -> tuple[int, bytes]:
     return device.crc32(), device.predict(x[:4]).tobytes()
 
 
-@pytest.mark.sample(test=2)
+@pytest.mark.sample(test=1)
 @pytest.mark.parametrize("gradients", MODES)
 @pytest.mark.parametrize("name", NETS)
 def test_all_plans_train_to_the_same_bits(name: str, gradients: str) -> None:
@@ -475,9 +478,8 @@ def test_a_wrong_kernel_or_schedule_changes_the_crc(monkeypatch: pytest.MonkeyPa
     files = dict(pkg.files)
     join = "((total) += (leaf))"
     assert join in files["bt_kernel.h"]
-    files["bt_kernel.h"] = files["bt_kernel.h"].replace(
-        join, "((total) += (leaf) * (1.0f + 0x1p-22f))"
-    )
+    wrong = "((total) += (leaf) * (1.0f + 0x1p-22f))"
+    files["bt_kernel.h"] = files["bt_kernel.h"].replace(join, wrong)
     monkeypatch.setitem(pkg.__dict__, "files", files)
     assert outcome(pkg) != good
 
@@ -588,7 +590,7 @@ def test_the_frontier_of_a_package() -> None:
     assert [p["ram_bytes"] for p in data["frontier"]] == [p.ram_bytes for p in points]
 
 
-@pytest.mark.sample(test=1)
+@pytest.mark.ci
 @pytest.mark.parametrize("name", ["eegnet", "epidenet"])
 def test_points_of_the_frontier_are_verified(name: str) -> None:
     """The smallest and one drawn at random; BIOTRAIN_POINTS=99 takes them all."""

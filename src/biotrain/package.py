@@ -39,6 +39,7 @@ from biotrain.planner.request import (
     InputType,
     LiveNeeds,
     Loss,
+    Optimize,
     PlanRequest,
     check_front,
     check_input,
@@ -132,40 +133,38 @@ def compile_model(
     live: Live | None = None,
     front: FrontEnd | None = None,
     adabn: bool = False,
+    optimize: Optimize = "speed",
+    prefix: str = "",
 ) -> Package:
     """Compile a model into C that trains it.
 
     Parameters
     ----------
-    model : a torch module whose forward takes `[batch, n_chans, n_times]` (see `bt.prepare`), or
-        a `.pt2` file.
+    model : a torch module (see `bt.prepare`) that takes `[batch, n_chans, n_times]`, or a `.pt2`.
     example_input : `[batch, n_chans, n_times]`; the first sample's shape is what the C takes.
-    target : name of a target (`biotrain list targets`).
+    target : a target or the name of one (`biotrain list targets`).
     strategy : `none`, `last`, `bias`, `norm`, `full`, or a glob of parameter names.
     memory : the whole static RAM to stay within (`"256KiB"`, bytes); default: the target's.
     optimizer : `bt.SGD(...)` or `bt.Adam(...)`.
     accumulate : samples whose mean gradient makes one step.
     loss : `cross_entropy` (integer label) or `mse` (vector).
-    gradients : `separate` tensors; or, without a copy of them, added to the `momentum` of SGD, or
-        used for the `update` once complete (`accumulate=1`); both exclude `clip_norm` and cannot
-        undo a group with a bad gradient (docs/numerics.md).
+    gradients : `separate` tensors; or, without a copy, added to the `momentum` of SGD or used for
+        the `update` once complete (`accumulate=1`), without `clip_norm` (docs/numerics.md).
     fused : numeric mode; default: the target's.
     input_type, input_scale : `int16` stores the window in RAM as the converter's integers, which
         stand for q `input_scale`; the weights have the bits that a float package gets from those.
-    store : `fp16` or `bf16` stores activations for the backward pass in 16 bits (docs/memory.md);
-        `fp16:GLOB` only those of the torch modules whose path matches.
+    store : `fp16` or `bf16` for activations of the backward pass; `fp16:GLOB` of those modules.
     batch : windows, one group of the optimizer, over which BatchNorm takes its statistics.
     deadline_ms, max_mj : bounds of the time and the energy of one sample (estimates).
     live : the firmware records, stores and learns while it predicts (docs/on-device.md).
     front : the C of the front end comes too, and its RAM counts (with `live`: `Live(front=)`).
-    adabn : the running statistics of BatchNorm can be re-estimated on the device, from windows
-        without labels (`dev.adabn`); the strategy trains with them as they are.
+    adabn : BatchNorm's running statistics can be re-estimated without labels (`dev.adabn`).
+    optimize : `speed`, or `size`: less code on a microcontroller, the same bits in more cycles.
+    prefix : what public names and `model.*` begin with in place of `bt_`, such as `emg_`.
     frontier : also find the plans from the fastest to the smallest (`plan.frontier`); seconds.
     rewrites : those of `biotrain.graph.rewrite.NAMES` that run; not `fastconv`, `fft` by default.
 
-    Raises
-    ------
-    CaptureError, DoesNotFitError, BioTrainError
+    It raises CaptureError, DoesNotFitError or BioTrainError.
     """
     board = load_target(target)
     request = CompileRequest(
@@ -186,6 +185,8 @@ def compile_model(
         live=live,
         front=front,
         adabn=adabn,
+        optimize=optimize,
+        prefix=prefix,
     )
     return compiled(model, torch.as_tensor(example_input), request)
 
@@ -278,6 +279,8 @@ def lower(captured: Captured, request: CompileRequest) -> Source:
         store=request.store,
         live=around,
         target=request.target,
+        optimize=request.optimize,
+        prefix=request.prefix,
     )
 
 

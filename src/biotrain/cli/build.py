@@ -352,7 +352,7 @@ def _show(out: Out, pkg: "Package", what: str) -> None:
     if what == "graph":
         out.text(str(pkg.graph))
     elif what == "c":
-        out.text(pkg.files["model.c"])
+        out.text(pkg.schedule)
     else:
         from biotrain.cli.tables import plan_tables
 

@@ -187,6 +187,19 @@ class TrainOptions:
         option("--input-scale", "What one unit of an int16 input stands for.", TRAINING),
     ] = None
 
+    optimize: Annotated[
+        Literal["speed", "size"],
+        option("--optimize", "The code: fewest cycles, or few bytes; the same bits.", TRAINING),
+    ] = "speed"
+    prefix: Annotated[
+        str,
+        option(
+            "--prefix",
+            "Of the C's public names, such as emg_: for two models in one firmware.",
+            TRAINING,
+            metavar="NAME_",
+        ),
+    ] = ""
     store: Annotated[
         str,
         option(
@@ -272,6 +285,8 @@ class TrainOptions:
             "input_type": self.input_type,
             "input_scale": self.input_scale,
             "store": self.store,
+            "optimize": self.optimize,
+            "prefix": self.prefix,
             "live": live,
             "front": None if live else front,
         }

@@ -8,7 +8,7 @@ initial values. Everything is deterministic text; weights are hex floats and los
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from textwrap import fill
 
@@ -16,6 +16,8 @@ from biotrain.emit.context import layout_header
 from biotrain.emit.header import header
 from biotrain.emit.live import LIVE_SOURCES, live_files
 from biotrain.emit.model import model, window_offset
+from biotrain.emit.prefix import prefixed, public_names, renamed, with_prefix
+from biotrain.emit.routines import SMALL_SOURCE
 from biotrain.emit.schedule import Places, Shapes, call_text, literal, node_text
 from biotrain.emit.source import (
     Source,
@@ -23,6 +25,7 @@ from biotrain.emit.source import (
     running_values,
     trained_values,
 )
+from biotrain.emit.trim import trimmed
 from biotrain.ir.graph import leaves
 from biotrain.ir.op import OPS, float_literal
 from biotrain.ops import SOURCES
@@ -47,13 +50,28 @@ __all__ = [
     "call_text",
     "emit",
     "fingerprint",
+    "in_words_of",
     "kernel_sources",
     "literal",
     "node_text",
+    "prefixed",
     "running_values",
     "trained_values",
     "window_offset",
 ]
+
+
+def in_words_of(source: Source, files: Mapping[str, str]) -> dict[str, str]:
+    """Files around the C (mailbox, firmware, build systems) with the names of the model."""
+    if not source.prefix:
+        return dict(files)
+    own = {
+        "model.h": header(source),
+        "layout.h": layout_header(source),
+        "model_weights.c": _weights(source),
+    }
+    names = public_names(own)
+    return {name: with_prefix(text, names, source) for name, text in files.items()}
 
 
 def emit(source: Source) -> dict[str, str]:
@@ -66,8 +84,12 @@ def emit(source: Source) -> dict[str, str]:
     files["model.h"] = header(source)
     files["model_layout.h"] = layout_header(source)
     files["model.c"] = model(source, stems)
+    if source.target is not None and source.target.core != "host":
+        kernels = trimmed({stem: files.pop(stem) for stem in stems}, files["model.c"])
+        files["model.c"] = model(source, list(kernels))
+        files |= kernels
     files["model_weights.c"] = _weights(source)
-    return {**live_files(source), **files}
+    return renamed({**live_files(source), **files}, source)
 
 
 def _stems(source: Source) -> list[str]:
@@ -76,7 +98,11 @@ def _stems(source: Source) -> list[str]:
         for phase in schedule.phases if schedule else ():
             nodes += [*phase.before, *phase.graph.nodes]
         nodes += schedule.after if schedule else ()
-    return kernel_sources([OPS[n.op].source for n in leaves(nodes) if not OPS[n.op].alias])
+    found = [OPS[n.op] for n in leaves(nodes) if not OPS[n.op].alias]
+    stems = [op.source for op in found]
+    if source.optimize == "size" and any("bt_conv" in stem for stem in stems):
+        stems.append(SMALL_SOURCE)
+    return kernel_sources(stems)
 
 
 def kernel_sources(stems: Iterable[str]) -> list[str]:

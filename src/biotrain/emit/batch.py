@@ -6,8 +6,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from biotrain.emit.schedule import Places, Shapes, call_text, node_text, wrap
+from biotrain.emit.schedule import Places, Shapes, call_text, node_text
 from biotrain.emit.source import CTYPE, Source
+from biotrain.emit.text import wrap
 from biotrain.ir.graph import ITEM_BYTES, Value
 from biotrain.ir.op import OPS
 from biotrain.planner.adabn import adabn_windows

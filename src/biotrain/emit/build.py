@@ -58,6 +58,11 @@ class Build:
         return self.source.live.struct(self.plan.context_bytes)
 
     @property
+    def schedule(self) -> str:
+        """The text of `model.c`, whatever its prefix."""
+        return self.files[self.source.prefix + "model.c"]
+
+    @property
     def cost(self) -> Cost:
         """Work of one training sample."""
         return training_cost(self.graph, self.target, self.source.accumulate)

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 
 from biotrain.emit.batch import batch_interface
 from biotrain.emit.context import context
-from biotrain.emit.schedule import wrap
 from biotrain.emit.sliced import segment_count
 from biotrain.emit.source import Source, trained_values
+from biotrain.emit.text import wrap
 from biotrain.ir.op import float_literal, rows_times
 from biotrain.ir.optimizer import Gradients
 

@@ -7,11 +7,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from biotrain.emit.batch import adabn_function, refuse_function, train_batch_function
-from biotrain.emit.schedule import Places, Shapes, call_text, node_text, wrap
+from biotrain.emit.routines import Routines
+from biotrain.emit.schedule import Places, Shapes, call_text, node_text
 from biotrain.emit.sliced import SLICES, predict_functions, step_functions, train_functions
 from biotrain.emit.source import Source, running_values, trained_values
 from biotrain.emit.state import state_functions, tensor_tables
 from biotrain.emit.step import corrections, new_group, rate
+from biotrain.emit.text import wrap
 from biotrain.ir.graph import Graph
 from biotrain.ir.op import OPS, Call, float_literal
 
@@ -37,9 +39,31 @@ def model(source: Source, stems: Sequence[str]) -> str:
     lines += ["extern const float bt_initial_lr;"]
     lines += [f"extern const float bt_w_{v.name}[{v.size}];" for v in frozen]
     lines += [f"extern const float bt_w_{v.name}[{v.size}];" for v in running_values(source)]
-    shapes = Shapes()
+    shapes = Shapes(_routines(source))
+    _functions(source, shapes)  # counts the calls that are alike
+    if shapes.routines:
+        shapes.routines.counting = False
+    functions = _functions(source, shapes)
+    lines += ["", "/* Dimensions of the kernels. */"]
+    lines += [*shapes.lines(), ""]
+    lines += shapes.routines.lines() if shapes.routines else []
+    lines += [*tensor_tables(source), *_input_function(source)]
+    lines += [*(SLICES if source.live else ()), *functions]
+    return "\n".join(lines) + "\n"
+
+
+def _routines(source: Source) -> Routines | None:
+    """On a computer every call is its own: code is not scarce, and compiled libraries are many."""
+    board = source.target is not None and source.target.core != "host"
+    if not board and source.optimize == "speed":
+        return None
+    return Routines(source.optimize)
+
+
+def _functions(source: Source, shapes: Shapes) -> list[str]:
+    """All functions of the interface."""
     live = source.live is not None
-    functions = [
+    return [
         *(predict_functions(source, shapes) if live else _predict_function(source, shapes)),
         *_window_functions(source),
         *(
@@ -54,10 +78,6 @@ def model(source: Source, stems: Sequence[str]) -> str:
         *(step_functions(source, shapes) if live else _step_function(source, shapes)),
         *state_functions(source),
     ]
-    lines += ["", "/* Dimensions of the kernels; all of them fold into the code. */"]
-    lines += [*shapes.lines(), "", *tensor_tables(source), *_input_function(source)]
-    lines += [*(SLICES if live else ()), *functions]
-    return "\n".join(lines) + "\n"
 
 
 def _input_function(source: Source) -> list[str]:

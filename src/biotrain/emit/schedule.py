@@ -5,9 +5,10 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from textwrap import fill
 
+from biotrain.emit.routines import Routines
 from biotrain.emit.source import CTYPE, Source
+from biotrain.emit.text import wrap
 from biotrain.ir.graph import Loop, Node, Span, Step, Value, Window
 from biotrain.ir.op import OPS, Call, Operand, rows_times
 from biotrain.planner.place import Buffer
@@ -114,7 +115,9 @@ def affine(numbers: Sequence[int]) -> str | None:
 class Shapes:
     """The geometry constants of a file: `static const bt_conv temporal_conv = {...};`."""
 
-    def __init__(self) -> None:
+    def __init__(self, routines: Routines | None = None) -> None:
+        self.routines = routines
+        """The functions that calls share; None: every call is its own."""
         self._names: dict[tuple[str, tuple[tuple[str, int | float | str], ...]], str] = {}
         self._taken: dict[str, None] = {}
         self.tables: dict[tuple[int, ...], str] = {}
@@ -148,23 +151,24 @@ class Shapes:
         return lines
 
 
+def shared_text(
+    shapes: Shapes,
+    call: Call,
+    geometry: str,
+    box: str,
+    arguments: Sequence[str],
+    indent: str = "  ",
+) -> list[str]:
+    """The call of a node, or of a function that several nodes share."""
+    if shapes.routines is None:
+        return call_text(call, geometry, box, arguments, indent)
+    name, items = shapes.routines.call(call, geometry, box, arguments)
+    return items_text(name, items, indent)
+
+
 def literal(call: Call) -> str:
     """The geometry as a compound literal."""
     return f"({call.struct}){{{', '.join(f'.{k} = {v}' for k, v in call.geometry)}}}"
-
-
-def wrap(text: str, first: str, rest: str) -> list[str]:
-    """Break C text at 100 columns, between items and never inside one."""
-    glued = text.replace(" = ", "\x00=\x00").replace(" */", "\x00*/")
-    lines = fill(
-        glued,
-        width=100,
-        initial_indent=first,
-        subsequent_indent=rest,
-        break_long_words=False,
-        break_on_hyphens=False,
-    )
-    return lines.replace("\x00", " ").split("\n")
 
 
 def view(operand: Operand, node: Node, places: Places, windows: Mapping[str, Window] = {}) -> str:
@@ -191,9 +195,13 @@ def call_text(
     call: Call, geometry: str, box: str, arguments: Sequence[str], indent: str = "  "
 ) -> list[str]:
     """One kernel call, wrapped at 100 columns."""
-    items = [geometry, box, *arguments, *call.extra]
+    return items_text(call.function, [geometry, box, *arguments, *call.extra], indent)
+
+
+def items_text(function: str, items: Sequence[str], indent: str) -> list[str]:
+    """A call in C, wrapped between its arguments."""
     glued = [item.replace(" ", "\x00") for item in items]
-    return wrap(f"{call.function}({', '.join(glued)});", indent, indent + "    ")
+    return wrap(f"{function}({', '.join(glued)});", indent, indent + "    ")
 
 
 def _comment(node: Node, number: str, share: str = "") -> str:
@@ -227,7 +235,8 @@ def node_text(node: Node, index: int, places: Places, shapes: Shapes) -> list[st
     arguments = [view(o, node, places) for o in call.operands]
     rows, times = call.box
     box = f"bt_all({rows}, {times})"
-    text = call_text(call, shapes.name(call, places.hint(node)), box, arguments)
+    name = shapes.name(call, places.hint(node))
+    text = shared_text(shapes, call, name, box, arguments)
     return [*lines, *_cleared(node), *text]
 
 
@@ -261,9 +270,8 @@ def _step_text(
     node, call = step.node, OPS[step.node.op].call(step.node)
     lines = wrap(_comment(node, "", "tile of "), "  ", "   * ")
     arguments = [view(o, node, places, windows) for o in call.operands]
-    text = call_text(
-        call, shapes.name(call, places.hint(node)), _box(step.boxes, places), arguments
-    )
+    name, box = shapes.name(call, places.hint(node)), _box(step.boxes, places)
+    text = shared_text(shapes, call, name, box, arguments)
     active = [not b.empty for b in step.boxes]
     if all(active):
         return [*lines, *text]

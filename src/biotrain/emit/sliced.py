@@ -85,20 +85,7 @@ def train_functions(source: Source, shapes: Shapes) -> list[str]:
     name = "label_in" if integer else "target_in"
     body: list[str] = []
     for i, node in enumerate(graph.nodes):
-        behind = (
-            [
-                f"  *loss_out = {loss.name}[0];",
-                f"  if (!bt_isfinite({loss.name}[0])) {{",
-                "    m->rejected++;",
-                "    s->open = 0;",
-                "    return BT_ERR_LOSS_NONFINITE;",
-                "  }",
-                *(["  bt_open_step(m);"] if source.gradients == "update" else []),
-            ]
-            if loss in node.outputs
-            else []
-        )
-        body += slices.node(node, i, behind)
+        body += slices.node(node, i, _loss_check(source, loss) if loss in node.outputs else [])
     check = (
         [
             f"    if (label_in < 0 || label_in >= {classes}) {{",
@@ -153,6 +140,19 @@ def train_functions(source: Source, shapes: Shapes) -> list[str]:
         f"  return bt_train_slice(m, x_in, {name}, loss_out, UINT32_MAX);",
         "}",
         "",
+    ]
+
+
+def _loss_check(source: Source, loss: Value) -> list[str]:
+    """Behind the node of the loss: hand it out, and refuse the window where it is not finite."""
+    return [
+        f"  *loss_out = {loss.name}[0];",
+        f"  if (!bt_isfinite({loss.name}[0])) {{",
+        "    m->rejected++;",
+        "    s->open = 0;",
+        "    return BT_ERR_LOSS_NONFINITE;",
+        "  }",
+        *(["  bt_open_step(m);"] if source.gradients == "update" else []),
     ]
 
 
@@ -216,16 +216,7 @@ def _step_slice(source: Source, shapes: Shapes) -> list[str]:
         ]
         lines += slices.lines(text, 6 * v.size + CALL_CYCLES)
     for v in trained if clip is not None else ():
-        text = [
-            "  float square = s->scale; /* global norm of the mean gradient, in leaves */",
-            f"  for (int i = 0; i < {v.size}; i += BT_LEAF)",
-            (
-                f"    square += bt_leaf_square(&m->g.{v.name}[i], 0.0f, "
-                f"bt_min(BT_LEAF, {v.size} - i));"
-            ),
-            "  s->scale = square;",
-        ]
-        lines += slices.lines(text, 6 * v.size + CALL_CYCLES)
+        lines += slices.lines(_square_sum(v), 6 * v.size + CALL_CYCLES)
     text = []
     if separate and clip is None:
         text += ["  s->scale = 1.0f / (float)m->samples;"]
@@ -250,6 +241,19 @@ def _step_slice(source: Source, shapes: Shapes) -> list[str]:
         "  return BT_OK;",
         "}",
         "",
+    ]
+
+
+def _square_sum(value: Value) -> list[str]:
+    """Add a gradient's squares to the sum for the global norm, leaf by leaf."""
+    return [
+        "  float square = s->scale; /* global norm of the mean gradient, in leaves */",
+        f"  for (int i = 0; i < {value.size}; i += BT_LEAF)",
+        (
+            f"    square += bt_leaf_square(&m->g.{value.name}[i], 0.0f, "
+            f"bt_min(BT_LEAF, {value.size} - i));"
+        ),
+        "  s->scale = square;",
     ]
 
 

@@ -21,9 +21,10 @@ from biotrain.emit.schedule import (
     call_text,
     loop_title,
     node_text,
+    shared_text,
     view,
-    wrap,
 )
+from biotrain.emit.text import wrap
 from biotrain.ir.graph import Loop, Node, Step, Window
 from biotrain.ir.op import OPS, Call
 from biotrain.planner.slices import Blocks, NodeSlices, flat, slices_of
@@ -74,14 +75,14 @@ class Slices:
         """A node of the graph; `behind` runs in the same slice, where the node is not cut."""
         if not isinstance(node, Loop) and OPS[node.op].alias:
             return node_text(node, index, self.places, self.shapes)
-        piece = slices_of(node, self.limit, self.target)
+        slices = slices_of(node, self.limit, self.target)
         if isinstance(node, Loop):
-            body = self._loop(node, index, piece)
-        elif piece.blocks is None or piece.blocks.whole:
+            body = self._loop(node, index, slices)
+        elif slices.blocks is None or slices.blocks.whole:
             text = node_text(node, index, self.places, self.shapes)
-            body = [*self._ask(piece.cycles, "    "), *("  " + line for line in text)]
+            body = [*self._ask(slices.cycles, "    "), *("  " + line for line in text)]
         else:
-            body = self._blocks(node, index, piece.blocks)
+            body = self._blocks(node, index, slices.blocks)
         return self._guarded([*body, *("  " + line for line in behind)])
 
     def _ask(self, cycles: int, indent: str) -> list[str]:
@@ -112,7 +113,8 @@ class Slices:
             lines += _ranges(cut, rows, times)
             arguments = [view(o, node, self.places) for o in call.operands]
             name = self.shapes.name(call, self.places.hint(node))
-            lines += call_text(call, name, "bt_part(r0, r1, t0, t1)", arguments, "      ")
+            box = "bt_part(r0, r1, t0, t1)"
+            lines += shared_text(self.shapes, call, name, box, arguments, "      ")
         return [*lines, "    }", "    s->block = 0;"]
 
     def _flat(self, node: Node, call: Call, cut: Blocks) -> list[str]:
@@ -129,7 +131,7 @@ class Slices:
         )
         return [f"      const int at = {cut.times} * b;", *text]
 
-    def _loop(self, loop: Loop, index: int, piece: NodeSlices) -> list[str]:
+    def _loop(self, loop: Loop, index: int, slices: NodeSlices) -> list[str]:
         names = ", ".join(v.name for v in loop.outputs)
         windows = {w.value.name: w for w in loop.windows}
         lines = wrap(f"/* {index}: {loop_title(loop)}: {names} */", "    ", "     * ")
@@ -139,8 +141,8 @@ class Slices:
             for line in _cleared(step.node)
         ]
         lines += [f"    for (; s->part < {loop.count}; s->part++) {{"]
-        if not piece.steps:
-            lines += self._ask(piece.cycles, "      ")
+        if not slices.steps:
+            lines += self._ask(slices.cycles, "      ")
         used = any("i" in _words(line) for line in self._body(loop, windows))
         if used:
             lines += ["      const int i = (int)s->part;"]
@@ -149,12 +151,12 @@ class Slices:
             for w in loop.windows
         ]
         if cleared:
-            first = "s->part == 0" + (" && s->step == 0 && s->block == 0" if piece.steps else "")
+            first = "s->part == 0" + (" && s->step == 0 && s->block == 0" if slices.steps else "")
             lines += [f"      if ({first}) {{", *(f"        {line}" for line in cleared), "      }"]
-        if not piece.steps:
+        if not slices.steps:
             lines += ["    " + line for line in self._body(loop, windows)]
             return [*lines, "    }", "    s->part = 0;"]
-        for number, (steps, cut, cycles) in enumerate(piece.steps):
+        for number, (steps, cut, cycles) in enumerate(slices.steps):
             lines += [f"      if (s->step == {number}) {{"]
             if cut is None:
                 lines += self._ask(cycles, "        ")
@@ -190,7 +192,7 @@ class Slices:
             f"box.r0 += {cut.rows} * (int)s->block;",
             f"box.r1 = bt_min(box.r1, box.r0 + {cut.rows});",
             f"if ({active}) {{",
-            *call_text(call, name, "box", arguments, "  "),
+            *shared_text(self.shapes, call, name, "box", arguments, "  "),
             "}",
         ]
         return [

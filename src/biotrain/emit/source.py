@@ -15,6 +15,7 @@ from biotrain.ir.optimizer import Gradients, Optimizer
 from biotrain.planner.batch_schedule import BatchSchedule
 from biotrain.planner.live_memory import LivePlan
 from biotrain.planner.plan import Features, Plan
+from biotrain.planner.request import Optimize
 from biotrain.targets.target import Target
 
 CTYPE = {"f32": "float", "u8": "uint8_t", "i16": "int16_t", "i32": "int32_t"}
@@ -52,6 +53,10 @@ class Source:
     """The schedule that re-estimates the running statistics of batch norms from windows."""
     live: LivePlan | None = None
     """The memory of a live package: it records and learns at the same time."""
+    optimize: Optimize = "speed"
+    """What the code is for: fewest cycles, or few bytes."""
+    prefix: str = ""
+    """What public names and the files `model.*` begin with, in place of `bt_`."""
     target: Target | None = None
     """For the cycles of the slices between which a live package pauses."""
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from biotrain.emit.schedule import wrap
 from biotrain.emit.sliced import state_segments
 from biotrain.emit.source import Source, running_values, trained_values
 from biotrain.emit.step import new_group
+from biotrain.emit.text import wrap
 from biotrain.ir.graph import Value
 
 _TENSOR = """\

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Barriers that steer how a compiler orders instructions and holds addresses, and loops that it must
- * unroll, for tiles of results in scalar registers. A barrier is no instruction and changes no bit;
- * where the compiler or the core needs none, it is nothing.
+/* Barriers that steer how a compiler orders instructions and holds addresses, and loops that it
+ * must unroll, for tiles of results in scalar registers. A barrier is no instruction and changes
+ * no bit; where the compiler or the core needs none, it is nothing.
  *
  *   BT_COMPUTE_...  these values are computed before whatever uses them
  *   BT_ORDER_...    these values are computed before all later loads and stores
@@ -11,16 +11,17 @@
 
 #include "bt_kernel.h"
 
-/* 1: the products of four results are computed before their four sums. On Cortex-M4 and M33 an add waits
- * for the product right before it, and compilers put it there. Cortex-M7 has a multiply-add with two
- * roundings, whose product and sum must stand together. */
+/* 1: the products of four results are computed before their four sums. On Cortex-M4 and M33 an
+ * add waits for the product right before it, and compilers put it there. Cortex-M7 has a
+ * multiply-add with two roundings, whose product and sum must stand together. */
 #if !BT_FUSED && defined(__GNUC__) && defined(__thumb__) && BT_SCALAR_TILES && \
     !(defined(__ARM_ARCH_7EM__) && defined(__ARM_FPV5__))
 #define BT_PRODUCTS_FIRST 1
 #define BT_COMPUTE_TWO(a, b) __asm__("" : "+t"(a), "+t"(b))
 #define BT_COMPUTE_THREE(a, b, c) __asm__("" : "+t"(a), "+t"(b), "+t"(c))
 #define BT_COMPUTE_FOUR(a, b, c, d) __asm__("" : "+t"(a), "+t"(b), "+t"(c), "+t"(d))
-/* Loads one behind the other take one cycle each, and two where other instructions stand between. */
+/* Loads one behind the other take one cycle each, and two where other instructions stand
+ * between. */
 #define BT_COMPUTE_FIVE(a, b, c, d, e) __asm__("" : "+t"(a), "+t"(b), "+t"(c), "+t"(d), "+t"(e))
 #define BT_ORDER_VALUE(a) __asm__ volatile("" : "+t"(a) : : "memory")
 #define BT_ORDER_TWO(v) __asm__ volatile("" : "+t"((v)[0]), "+t"((v)[1]) : : "memory")
@@ -40,7 +41,8 @@
 #define BT_ORDER_NINE(a, v) ((void)0)
 #endif
 
-/* BT_COMPUTE_SUMS: compilers would finish sums one by one, each multiply-add waiting for the one before. */
+/* BT_COMPUTE_SUMS: compilers would finish sums one by one, each multiply-add waiting for the one
+ * before. */
 #if BT_PRODUCTS_FIRST
 #define BT_COMPUTE_SUMS(s) BT_ORDER_FOUR(s)
 #elif defined(__GNUC__) && defined(__riscv_flen)
@@ -49,11 +51,11 @@
 #define BT_COMPUTE_SUMS(s) ((void)(s))
 #endif
 
-/* BT_ORDER_MEMORY: loads and stores stay on their side of it; compilers would move loads ahead until
- * registers run out. BT_OPAQUE_POINTER: the pointer advances by itself; compilers would add a base and an
- * index for each load. BT_IS_CONSTANT: the compiler knows the number, so that one body is compiled for
- * it. BT_UNROLLED: a loop of up to 12 turns whose index is a constant in each, so that the elements of
- * small arrays are registers. */
+/* BT_ORDER_MEMORY: loads and stores stay on their side of it; compilers would move loads ahead
+ * until registers run out. BT_OPAQUE_POINTER: the pointer advances by itself; compilers would
+ * add a base and an index for each load. BT_IS_CONSTANT: the compiler knows the number, so that
+ * one body is compiled for it. BT_UNROLLED: a loop of up to 12 turns whose index is a constant
+ * in each, so that the elements of small arrays are registers. */
 #ifdef __GNUC__
 #define BT_ORDER_MEMORY __asm__ volatile("" ::: "memory")
 #define BT_OPAQUE_POINTER(a) __asm__("" : "+r"(a))
@@ -68,8 +70,9 @@
 #define BT_UNROLLED(j, n) for (int j = 0; j < (n); j++)
 #endif
 
-/* Thumb loads reach 1020 bytes from a pointer, and compilers make a pointer for each load further from
- * where a tensor begins: there pointers stand near what they read and advance with it. */
+/* Thumb loads reach 1020 bytes from a pointer, and compilers make a pointer for each load
+ * further from where a tensor begins: there pointers stand near what they read and advance with
+ * it. */
 #ifdef __thumb__
 #define BT_SHORT_OFFSETS 1
 #define BT_NEAR_POINTER(a) BT_OPAQUE_POINTER(a)

@@ -7,8 +7,9 @@
  *
  * with h' = h row_stride + kh row_dilation - row_padding and t' = t stride + k dilation - padding,
  * over the i of o's group. A term outside the input is skipped. Sums run in the order written (the
- * one over t in dw in leaves), one multiply-add a term. Each pass describes its sums (bt_conv_sum.h),
- * one for the rows that lie at the same height in the channels of a group; the nests compute them. */
+ * one over t in dw in leaves), one multiply-add a term. Each pass describes its sums
+ * (bt_conv_sum.h), one for the rows that lie at the same height in the channels of a group; the
+ * nests compute them. */
 #ifndef BT_CONV_H
 #define BT_CONV_H
 
@@ -17,7 +18,7 @@
 typedef struct bt_conv {
   int channels, rows, times;             /* of x */
   int out_channels, out_rows, out_times; /* of y */
-  int groups, kernel_rows, taps;         /* of w: out_channels x channels/groups x kernel_rows x taps */
+  int groups, kernel_rows, taps; /* of w: out_channels x channels/groups x kernel_rows x taps */
   int row_stride, stride, row_dilation, dilation, row_padding, padding;
 } bt_conv;
 
@@ -69,8 +70,8 @@ BT_KERNEL int bt_conv_depthwise(bt_conv g)
   return g.channels == g.groups && g.out_channels == g.groups;
 }
 
-/* The channels from that of row r on whose rows at the same height are in the box and in one sum: those of
- * a group of so many channels. */
+/* The channels from that of row r on whose rows at the same height are in the box and in one
+ * sum: those of a group of so many channels. */
 BT_KERNEL int bt_conv_channels(bt_conv g, bt_box box, int r, int rows, int per_group)
 {
   const int c = r / rows, count = (box.r1 - 1 - r) / rows + 1;
@@ -104,8 +105,9 @@ BT_KERNEL void bt_conv_forward(bt_conv g, bt_box box, bt_in x, const float *w, c
     }
 }
 
-/* The taps of a kernel that meet an input p samples behind a multiple of the stride: tap, tap + each, ...
- * The first one meets output `at` of the multiple 0, each next one `fall` outputs before it. */
+/* The taps of a kernel that meet an input p samples behind a multiple of the stride: tap, tap +
+ * each, ... The first one meets output `at` of the multiple 0, each next one `fall` outputs
+ * before it. */
 typedef struct bt_conv_phase {
   int tap, each, at, fall;
 } bt_conv_phase;
@@ -130,18 +132,19 @@ BT_KERNEL void bt_conv_input_gradient(bt_conv g, bt_box box, bt_in dy, const flo
   g = bt_conv_flat(g);
   const int ins = g.channels / g.groups, outs = g.out_channels / g.groups;
   const int one = g.kernel_rows * g.taps, s = g.stride;
-  const int rows_inside = g.rows == 1 && g.out_rows == 1 && g.kernel_rows == 1 && g.row_padding == 0;
-  const int inside = rows_inside && g.taps == 1 && s == 1 && g.padding == 0 && g.times == g.out_times;
+  const int one_row = g.rows == 1 && g.out_rows == 1 && g.kernel_rows == 1 && g.row_padding == 0;
+  const int inside =
+      one_row && g.taps == 1 && s == 1 && g.padding == 0 && g.times == g.out_times;
   for (int j = 0; j < bt_min(g.rows, box.r1 - box.r0); j++)
     for (int r = box.r0 + j, count; r < box.r1; r += count * g.rows) {
-      /* with a stride, outputs share no tile, and the compiler unrolls what depends on its phases */
+      /* with a stride, outputs share no tile, and compilers unroll what depends on its phases */
       count = s > 1 ? 1 : bt_conv_channels(g, box, r, g.rows, ins);
       const int c = r / g.rows, at = r % g.rows + g.row_padding;
       const int o = c / ins * outs; /* the first channel of dy */
       const bt_conv_phase v = bt_conv_phase_of(at % g.row_stride, g.row_stride, g.row_dilation);
       const int top = at / g.row_stride + v.at, some = bt_ceil_div(g.kernel_rows - v.tap, v.each);
       const bt_conv_span kh =
-          bt_conv_rows_of(rows_inside, top, -v.fall, bt_max(0, some), g.out_rows);
+          bt_conv_rows_of(one_row, top, -v.fall, bt_max(0, some), g.out_rows);
       BT_UNROLLED(p, s) {
         /* inputs up s + p - padding for up in [from, to) */
         const int from = bt_ceil_div(box.t0 + g.padding - p, s);

@@ -2,8 +2,8 @@
 /* Tiles of a sliding sum in scalar registers, for cores without vectors.
  *
  * Eight neighbours of one sliding sum, s[j] += sum_k w[k] v[k + j], need one weight and one sample
- * per eight multiply-adds: the samples slide through eight registers. Every sum runs in the order of
- * its own terms, so the bits are those of one output at a time. Matrix products are in
+ * per eight multiply-adds: the samples slide through eight registers. Every sum runs in the order
+ * of its own terms, so the bits are those of one output at a time. Matrix products are in
  * bt_conv_product.h, strides above one in bt_conv_stride.h, sums in leaves in bt_conv_leaf.h. */
 #ifndef BT_CONV_BLOCK_H
 #define BT_CONV_BLOCK_H
@@ -24,9 +24,9 @@
 /* Samples that a row must have, so that no tap of a tile meets both ends of it. */
 #define BT_SLIDE_SAMPLES 16
 
-/* Whether the samples of a wide tile slide through a ring of twelve registers, four taps at a time:
- * those of twelve outputs, or of eight where BT_PRODUCTS_FIRST lets the loads of four taps follow each
- * other. */
+/* Whether the samples of a wide tile slide through a ring of twelve registers, four taps at a
+ * time: those of twelve outputs, or of eight where BT_PRODUCTS_FIRST lets the loads of four taps
+ * follow each other. */
 #ifndef BT_SAMPLE_RING
 #define BT_SAMPLE_RING (BT_WIDE_OUTPUTS == 12 || BT_PRODUCTS_FIRST)
 #endif
@@ -136,7 +136,8 @@ BT_KERNEL void bt_block_first(float v[8], const float *x, int step)
     v[j] = x[j * step];
 }
 
-/* s[j] += sum_k w[k] x[(k + j) step] for eights + rest taps; eights is a multiple of 8, rest < 8. */
+/* s[j] += sum_k w[k] x[(k + j) step] for eights + rest taps; eights is a multiple of 8, rest <
+ * 8. */
 BT_KERNEL void bt_block_slide(float s[8], int eights, int rest, const float *w, const float *x,
                               int step)
 {
@@ -174,8 +175,8 @@ BT_KERNEL void bt_block_compute_sums(float *s)
     BT_COMPUTE_SUMS(s + 8);
 }
 
-/* s[j] += sum_i w[i] v[i + j] for BT_WIDE_OUTPUTS outputs and `count` taps, up to four, from tap k on;
- * sample m is in v[m mod 12], and the next one is loaded with each tap. */
+/* s[j] += sum_i w[i] v[i + j] for BT_WIDE_OUTPUTS outputs and `count` taps, up to four, from tap
+ * k on; sample m is in v[m mod 12], and the next one is loaded with each tap. */
 BT_KERNEL void bt_block_taps(float *s, float v[12], int k, int count, const float *w,
                              const float *x, int step)
 {
@@ -212,7 +213,8 @@ BT_KERNEL void bt_block_taps(float *s, float v[12], int k, int count, const floa
 #endif
 }
 
-/* s[j] += sum_k w[k] x[(k + j) step] for BT_WIDE_OUTPUTS outputs; samples are in a ring of twelve. */
+/* s[j] += sum_k w[k] x[(k + j) step] for BT_WIDE_OUTPUTS outputs; samples are in a ring of
+ * twelve. */
 BT_KERNEL void bt_block_ring(float *s, int taps, const float *w, const float *x, int step)
 {
   float v[12];

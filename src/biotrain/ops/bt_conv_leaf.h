@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Sums over time in leaves (bt_kernel.h), as weight gradients have them: tiles of up to eight results in
- * scalar registers, and the nest above these, above the vectors and above rows of results in memory. */
+/* Sums over time in leaves (bt_kernel.h), as weight gradients have them: tiles of up to eight
+ * results in scalar registers, and the nest above these, above the vectors and above rows of
+ * results in memory. */
 #ifndef BT_CONV_LEAF_H
 #define BT_CONV_LEAF_H
 
@@ -17,7 +18,8 @@ BT_KERNEL void bt_block_join(int count, float *total, const float s[8])
       BT_JOIN_LEAF(total[j], s[j]);
 }
 
-/* Joins the sums sum_k w[k] x[k + j] of eight results in each of some leaves, which follow each other. */
+/* Joins the sums sum_k w[k] x[k + j] of eight results in each of some leaves, which follow each
+ * other. */
 BT_KERNEL void bt_block_slide_leaves(float total[8], int leaves, const float *w, const float *x)
 {
   const int ring = BT_SAMPLE_RING && BT_WIDE_OUTPUTS == 8;
@@ -36,14 +38,14 @@ BT_KERNEL void bt_block_slide_leaves(float total[8], int leaves, const float *w,
   }
 }
 
-/* s[j] += sum_k w[k] x[k step + j gap] for `count` results, up to eight, and n taps, a multiple of 8. The
- * samples that a tap shares with the next one stay in a ring of eight registers; as many taps are loaded
- * at once as fit. */
+/* s[j] += sum_k w[k] x[k step + j gap] for `count` results, up to eight, and n taps, a multiple
+ * of 8. The samples that a tap shares with the next one stay in a ring of eight registers; as
+ * many taps are loaded at once as fit. */
 BT_KERNEL void bt_block_few(int count, int n, const float *w, const float *x, int step, int gap,
                             float s[8])
 {
   const int shared = gap == 1 && step < count ? count - step : 0, next = shared ? step : count;
-  const int most = count > 1 || BT_PRODUCTS_FIRST ? 4 : 1; /* one sum waits for itself between loads */
+  const int most = count > 1 || BT_PRODUCTS_FIRST ? 4 : 1; /* one sum would wait for itself */
   const int group = bt_min(most, count + 3 * next <= 8 ? 4 : count + next <= 8 ? 2 : 1);
   float v[8], up[4];
   BT_UNROLLED(j, 8)
@@ -97,7 +99,8 @@ BT_KERNEL void bt_block_few_tap(int count, float w, const float *x, int gap, flo
     }
 }
 
-/* The same for those of the results whose sample, the first of which lies at time `first`, is inside. */
+/* The same for those of the results whose sample, the first of which lies at time `first`, is
+ * inside. */
 BT_KERNEL void bt_block_few_clipped(bt_conv_sum m, int count, int first, float w, const float *x,
                                     float s[8])
 {
@@ -124,7 +127,8 @@ BT_KERNEL void bt_block_few_edge(bt_conv_sum m, int count, int n, int first, con
     bt_block_few_clipped(m, count, first + k * step, w[k], x + k * step, s);
 }
 
-/* Joins the sums of `count` results in each of some leaves, which follow each other, to those at y. */
+/* Joins the sums of `count` results in each of some leaves, which follow each other, to those at
+ * y. */
 BT_KERNEL void bt_block_few_leaves(int count, int leaves, const float *w, const float *x, int step,
                                    int gap, float *y)
 {
@@ -141,8 +145,8 @@ BT_KERNEL void bt_block_few_leaves(int count, int leaves, const float *w, const 
       y[j] = total[j];
 }
 
-/* `count` results from the n-th on, up to eight, of which those before the `done`-th are there. `slides`:
- * eight, whose samples slide through registers. */
+/* `count` results from the n-th on, up to eight, of which those before the `done`-th are there.
+ * `slides`: eight, whose samples slide through registers. */
 BT_KERNEL void bt_conv_leaf_tile(bt_conv_sum m, int slides, int n, int count, int done)
 {
   const int at = m.first + n * m.gap;
@@ -179,7 +183,8 @@ BT_KERNEL void bt_conv_leaf_tile(bt_conv_sum m, int slides, int n, int count, in
       y[j] = total[j];
 }
 
-/* Results [from, n) of `outs` outputs by `ins` inputs, one result after the other; the step is 1. */
+/* Results [from, n) of `outs` outputs by `ins` inputs, one result after the other; the step is
+ * 1. */
 BT_KERNEL void bt_conv_leaf_dots(bt_conv_sum m, int outs, int ins, int from, int n)
 {
   for (int k = 0; k < m.taps; k += BT_LEAF)
@@ -212,8 +217,8 @@ BT_KERNEL void bt_conv_leaf_rows(bt_conv_sum m, int n)
       }
 }
 
-/* n results of one output in tiles: the first `slid` of them slide, the last tile of them back to where it
- * ends with them. */
+/* n results of one output in tiles: the first `slid` of them slide, the last tile of them back
+ * to where it ends with them. */
 BT_KERNEL void bt_conv_leaf_tiles(bt_conv_sum m, int slid, int n, int rest)
 {
   for (int k = 0; k < slid; k += BT_TILE_OUTPUTS) {
@@ -280,7 +285,8 @@ BT_KERNEL void bt_conv_leaf_sums(bt_conv_sum m, int outs, int ins, int n)
     return;
   }
   const int rest = n % BT_TILE_OUTPUTS;
-  const int slides = m.gap == 1 && m.step == 1 && m.times >= BT_SLIDE_SAMPLES && n >= BT_TILE_OUTPUTS;
+  const int slides =
+      m.gap == 1 && m.step == 1 && m.times >= BT_SLIDE_SAMPLES && n >= BT_TILE_OUTPUTS;
   const int slid = !slides ? 0 : rest > 5 ? n : n - rest; /* few results are a tile of their own */
   const int dots = BT_SCALAR_TILES && m.step == 1 && outs >= 4 && ins >= 4;
   for (int o = 0; o < outs; o++)

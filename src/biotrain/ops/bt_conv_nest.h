@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The nest of a convolution's sums (bt_conv_sum.h): outputs, tiles of results, then terms and rows; below
- * them the bodies of the tiles. */
+/* The nest of a convolution's sums (bt_conv_sum.h): outputs, tiles of results, then terms and
+ * rows; below them the bodies of the tiles. */
 #ifndef BT_CONV_NEST_H
 #define BT_CONV_NEST_H
 
@@ -9,8 +9,8 @@
 #include "bt_conv_stride.h"
 #include "bt_conv_vector.h"
 
-/* Tiles in scalar registers: of a sliding sum, no tap of which is outside, or any; of a sum with a stride,
- * no tap of which is outside. */
+/* Tiles in scalar registers: of a sliding sum, no tap of which is outside, or any; of a sum with
+ * a stride, no tap of which is outside. */
 enum { BT_TILE_WIDE, BT_TILE_EDGE, BT_TILE_STRIDED };
 
 /* Whether results with a stride share samples in registers. */
@@ -19,8 +19,8 @@ BT_KERNEL int bt_conv_shares(bt_conv_sum m)
   return m.gap == 1 || (m.step == 1 && m.gap <= 4 && m.taps >= 2 * m.gap);
 }
 
-/* One row's taps, added to the sums of a tile, whose first sample lies at time `first` and at x; of a tile
- * at an edge, x is time 0, so that the addresses there are the same for all tiles. */
+/* One row's taps, added to the sums of a tile, whose first sample lies at time `first` and at x;
+ * of a tile at an edge, x is time 0, so that the addresses there are the same for all tiles. */
 BT_KERNEL void bt_conv_tile_row(bt_conv_sum m, int kind, int count, int first, const float *w,
                                 const float *x, float *s)
 {
@@ -37,8 +37,8 @@ BT_KERNEL void bt_conv_tile_row(bt_conv_sum m, int kind, int count, int first, c
     bt_block_apart(s, m.taps, w, x, m.step, m.gap);
 }
 
-/* `count` results from the n-th on: neighbours, or, where samples slide, as far apart as the taps, the
- * first one being that whose samples come first. `adds`: to what is there. */
+/* `count` results from the n-th on: neighbours, or, where samples slide, as far apart as the
+ * taps, the first one being that whose samples come first. `adds`: to what is there. */
 BT_KERNEL void bt_conv_tile(bt_conv_sum m, int kind, int count, int n, int adds)
 {
   const int apart = m.gap > 1 ? 1 : m.step;
@@ -78,8 +78,8 @@ BT_KERNEL void bt_conv_singles(bt_conv_sum m, int n, int end, int adds)
   }
 }
 
-/* n results of one output, tiles in scalar registers. The last tile begins where it ends with the row: it
- * computes some results twice, unless it adds. */
+/* n results of one output, tiles in scalar registers. The last tile begins where it ends with
+ * the row: it computes some results twice, unless it adds. */
 BT_KERNEL void bt_conv_tiles(bt_conv_sum m, int n, int adds)
 {
   const int d = m.step < 0 ? -m.step : m.step, width = BT_TILE_OUTPUTS * d;

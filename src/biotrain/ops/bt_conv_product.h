@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Matrix products in scalar registers, four by four results (bt_conv_block.h), which need half a load per
- * multiply-add. Two forms of the sum of bt_conv_sum.h are matrix products:
+/* Matrix products in scalar registers, four by four results (bt_conv_block.h), which need half a
+ * load per multiply-add. Two forms of the sum of bt_conv_sum.h are matrix products:
  *   mix:  y[o, n] = b[o] + sum_i w[o, i] x[i, n], one tap per row
- *   dots: y[o, i] += sum_k w[o, k] x[i, k] over the samples of a leaf, one result per output and input */
+ *   dots: y[o, i] += sum_k w[o, k] x[i, k] over a leaf, one result per output and input */
 #ifndef BT_CONV_PRODUCT_H
 #define BT_CONV_PRODUCT_H
 
@@ -103,7 +103,8 @@ BT_KERNEL void bt_block_mix_term(int rows, int samples, float s[16], const float
       BT_COMPUTE_SUMS(s + 4 * q);
 }
 
-/* `rows` outputs from r on, up to three, and `samples` results from t on, four or eight: up to 16 sums. */
+/* `rows` outputs from r on, up to three, and `samples` results from t on, four or eight: up to
+ * 16 sums. */
 BT_KERNEL void bt_block_mix_tile(bt_conv_sum m, int rows, int samples, int r, int t)
 {
   float s[16];
@@ -135,8 +136,8 @@ BT_KERNEL void bt_block_mix_tile(bt_conv_sum m, int rows, int samples, int r, in
     }
 }
 
-/* n results of `rows` outputs. The last tile begins where it ends with the row: it computes some results
- * twice. */
+/* n results of `rows` outputs. The last tile begins where it ends with the row: it computes some
+ * results twice. */
 BT_KERNEL void bt_block_mix_rows(bt_conv_sum m, int rows, int r, int n)
 {
   const int samples = rows > 2 ? 4 : 8;

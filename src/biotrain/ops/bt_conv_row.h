@@ -9,7 +9,8 @@
 /* Taps that one pass over a row applies: enough to hide the load and store of the sum. */
 #define BT_CONV_TAPS 8
 
-/* y[n y_gap] += w[k w_tap] x[n gap + k step] for those of results [from, end) whose sample is inside. */
+/* y[n y_gap] += w[k w_tap] x[n gap + k step] for those of results [from, end) whose sample is
+ * inside. */
 BT_KERNEL void bt_conv_tap(bt_conv_sum m, int from, int end, int k, const float *w, const float *x)
 {
   const bt_conv_span n = bt_conv_whole(m, from, end - from, k, 1);
@@ -42,8 +43,8 @@ BT_KERNEL void bt_conv_taps(int n, const float *w, ptrdiff_t w_tap, const float 
   }
 }
 
-/* Samples that rise or fall by one a tap: functions of their own, so that weights stay in registers, and
- * four results at a time, so that no vector straddles two of the caller's. */
+/* Samples that rise or fall by one a tap: functions of their own, so that weights stay in
+ * registers, and four results at a time, so that no vector straddles two of the caller's. */
 BT_OUTLINED void bt_conv_taps_up(int n, const float *w, const float *x, float *y)
 {
   bt_conv_taps(n / 4 * 4, w, 1, x, 1, 1, y, 1);
@@ -99,8 +100,8 @@ BT_KERNEL void bt_conv_rows(bt_conv_sum m, int n)
     bt_conv_row(m, n, m.w + i * m.w_term + h * m.w_row, m.x + i * m.x_term + h * m.x_row);
 }
 
-/* sums[j] = sum_k w[k] x[j gap + k step] for n results and the taps of a leaf, in order; the first sample
- * lies at time `first`. */
+/* sums[j] = sum_k w[k] x[j gap + k step] for n results and the taps of a leaf, in order; the
+ * first sample lies at time `first`. */
 BT_KERNEL void bt_conv_leaf_row(bt_conv_sum m, int taps, int first, int n, const float *w,
                                 const float *x, float *restrict sums)
 {

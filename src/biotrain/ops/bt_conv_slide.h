@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Long sums of a convolution with a step of 1 or -1 in vector registers, for bt_conv_vector.h: the taps
- * inside the input sixteen at a time (AVX-512), and those that leave it at one end. */
+/* Long sums of a convolution with a step of 1 or -1 in vector registers, for bt_conv_vector.h:
+ * the taps inside the input sixteen at a time (AVX-512), and those that leave it at one end. */
 #ifndef BT_CONV_SLIDE_H
 #define BT_CONV_SLIDE_H
 
@@ -29,9 +29,9 @@
                      s[o * vecs + j]);                                                             \
   }
 
-/* s[j] += sum_k w[k] x[16 j + k], or x[16 j - k] where `down`, of sixteen taps. A vector that lies across
- * two cache lines costs two reads; half of the vectors are shifted out of pairs of registers instead, which
- * uses other ports of the core, but not enough of them for all. */
+/* s[j] += sum_k w[k] x[16 j + k], or x[16 j - k] where `down`, of sixteen taps. A vector that
+ * lies across two cache lines costs two reads; half of the vectors are shifted out of pairs of
+ * registers instead, which uses other ports of the core, but not enough of them for all. */
 BT_VECTOR_KERNEL void bt_vec_sixteen(bt_vec *s, const int outs, const int vecs, const int down,
                                      const float *w, ptrdiff_t w_out, const float *x,
                                      ptrdiff_t x_out)
@@ -75,7 +75,8 @@ BT_VECTOR_KERNEL void bt_vec_slide(bt_vec *sums, const int outs, const int vecs,
     sums[j] = s[j];
 }
 
-/* The sums of one output over some leaves, which follow each other, joined to `sums`; samples rise. */
+/* The sums of one output over some leaves, which follow each other, joined to `sums`; samples
+ * rise. */
 BT_VECTOR_KERNEL void bt_vec_slide_leaves(bt_vec *sums, const int vecs, int leaves, const float *w,
                                           const float *x)
 {
@@ -123,9 +124,9 @@ BT_VEC_SLIDE(4, 2)
 
 #endif
 
-/* sums[j] += sum_k w[k] x[BT_VECTOR j + k step] for `vecs` vectors inside the input; and the same for
- * `part`, the vector at `px` that lies across the end of the row, in the lanes from `edge` on (`low`) or
- * before it. The edge moves against the step. */
+/* sums[j] += sum_k w[k] x[BT_VECTOR j + k step] for `vecs` vectors inside the input; and the
+ * same for `part`, the vector at `px` that lies across the end of the row, in the lanes from
+ * `edge` on (`low`) or before it. The edge moves against the step. */
 BT_VECTOR_KERNEL void bt_vec_clip(bt_vec *sums, const int vecs, bt_vec *part, int low, int edge,
                                   int step, int taps, const float *w, const float *x,
                                   const float *px)

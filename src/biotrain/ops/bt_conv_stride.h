@@ -1,7 +1,8 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Tiles of results more than a sample apart, or of taps more than a weight apart, in scalar registers:
- * four or eight results, no tap of which is outside. Where they are up to four samples apart, the samples
- * that they share slide through registers; else each tap loads its eight. */
+/* Tiles of results more than a sample apart, or of taps more than a weight apart, in scalar
+ * registers: four or eight results, no tap of which is outside. Where they are up to four
+ * samples apart, the samples that they share slide through registers; else each tap loads its
+ * eight. */
 #ifndef BT_CONV_STRIDE_H
 #define BT_CONV_STRIDE_H
 

@@ -3,13 +3,14 @@
  *
  *   y[o, n] = b[o] + sum_i sum_h sum_k w[o, i, h, k] x[i, h, n gap + k step]
  *
- *                    n                  i             h            k            w    x    gap       step
- *   forward          times of y         channels of x kernel rows  taps         w    x    stride    dilation
- *   input gradient   times of dx        channels of y kernel rows  taps         w    dy   1         -dilation
- *   weight gradient  taps               -             rows of y    times        dy   x    dilation  stride
+ *                   n             i                h            k      w   x   gap       step
+ *   forward         times of y    channels of x    kernel rows  taps   w   x   stride    dilation
+ *   input gradient  times of dx   channels of y    kernel rows  taps   w   dy  1         -dilation
+ *   weight gradient taps          -                rows of y    times  dy  x   dilation  stride
  *
- * The input gradient of a stride s is s such sums, each of every s-th result and every s-th tap. The
- * weight gradient adds its sum to y leaf by leaf. A tap whose sample is outside the row is skipped. */
+ * The input gradient of a stride s is s such sums, each of every s-th result and every s-th tap.
+ * The weight gradient adds its sum to y leaf by leaf. A tap whose sample is outside the row is
+ * skipped. */
 #ifndef BT_CONV_SUM_H
 #define BT_CONV_SUM_H
 
@@ -17,7 +18,7 @@
 
 typedef struct bt_conv_sum {
   int terms, rows, taps;
-  int gap, step;    /* samples from one result's to the next one's, and from tap to tap: maybe falling */
+  int gap, step;    /* samples from one result to the next, from one tap to the next (may be < 0) */
   int first, times; /* the sample of result 0 and tap 0 lies at time `first`, a row has [0, times) */
   int inside;       /* constant 1: no tap of any result is outside */
   const float *w;

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* Tiles of a convolution's results in vector registers: the sums of bt_conv_sum.h with gap 1. Lanes are
- * neighbouring results, so that a sum runs in the order written; samples outside the row are skipped
- * lane by lane. */
+/* Tiles of a convolution's results in vector registers: the sums of bt_conv_sum.h with gap 1.
+ * Lanes are neighbouring results, so that a sum runs in the order written; samples outside the
+ * row are skipped lane by lane. */
 #ifndef BT_CONV_VECTOR_H
 #define BT_CONV_VECTOR_H
 
@@ -12,8 +12,8 @@
 
 /* `n` results of `outs` outputs. Some results are computed twice, by two tiles. */
 BT_VECTOR_OUTLINED void bt_vec_sums(const bt_conv_sum *sum, int outs, int n);
-/* The same in leaves of BT_LEAF taps, each of which is joined to y; with AVX-512 also for two inputs at
- * once, of up to 8 results each. */
+/* The same in leaves of BT_LEAF taps, each of which is joined to y; with AVX-512 also for two
+ * inputs at once, of up to 8 results each. */
 BT_VECTOR_OUTLINED void bt_vec_leaf_sums(const bt_conv_sum *sum, int outs, int n);
 
 #if BT_VECTOR_LINKAGE
@@ -21,8 +21,8 @@ BT_VECTOR_OUTLINED void bt_vec_leaf_sums(const bt_conv_sum *sum, int outs, int n
 /* Vectors of a tile of four outputs: as many sums as registers hold. */
 #define BT_VEC_WIDE (BT_VECTOR == 16 ? 4 : 2)
 
-/* What the lanes of a tile are: samples that outputs share, samples of each output, or the samples of two
- * inputs in the two halves. */
+/* What the lanes of a tile are: samples that outputs share, samples of each output, or the
+ * samples of two inputs in the two halves. */
 #define BT_VEC_SHARED 0
 #define BT_VEC_OWN 1
 #define BT_VEC_TWO 2
@@ -50,8 +50,8 @@ BT_VECTOR_KERNEL void bt_vec_store(float *y, bt_vec sum, const int lanes, ptrdif
   bt_vec_to_masked(y, sum, mask);
 }
 
-/* Taps [k, end) of one row, all lanes inside; `all` says which of them are used. `falls`: the step may
- * be negative. */
+/* Taps [k, end) of one row, all lanes inside; `all` says which of them are used. `falls`: the
+ * step may be negative. */
 BT_VECTOR_KERNEL void bt_vec_inside(const bt_conv_sum *m, bt_vec *s, const int outs, const int lanes,
                                     const int vecs, const int full, const int falls,
                                     const bt_mask *all, int k, int end, const float *w,
@@ -250,7 +250,7 @@ BT_VECTOR_KERNEL void bt_vec_two(const bt_conv_sum *m, int at, int n, const int 
 }
 
 #define BT_VEC_SHAPE(kind, outs, vecs)                                                             \
-  BT_OUTLINED void bt_vec_##kind##_##outs##_##vecs(const bt_conv_sum *m, int at, int n)                 \
+  BT_OUTLINED void bt_vec_##kind##_##outs##_##vecs(const bt_conv_sum *m, int at, int n)            \
   {                                                                                                \
     bt_vec_##kind(m, at, n, outs, vecs);                                                           \
   }

@@ -42,7 +42,8 @@ BT_KERNEL void bt_centred_dots(const float *x, const float *y, const float *z, f
   BT_JOIN_LEAF(*b, bt_fold(u));
 }
 
-/* raw[o, i] for the n samples of row i at t, a part of a leaf; `first` keeps z_0 for the other rows. */
+/* raw[o, i] for the n samples of row i at t, a part of a leaf; `first` keeps z_0 for the other
+ * rows. */
 BT_KERNEL void bt_centred_row(bt_pairs g, bt_box box, const float *from, int i, bt_in d, int t, int n,
                               const float *pairs, float *first, float *raw)
 {

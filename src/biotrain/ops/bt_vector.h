@@ -2,7 +2,8 @@
 /* Vectors of floats, where the compiler's own are too short or stay in memory: AVX-512 and AVX2.
  *
  * A lane is an output and never a part of a sum, so the bits are those of one output at a time.
- * BT_VECTOR is the number of lanes; 0: there are none of these, and kernels keep their plain loops. */
+ * BT_VECTOR is the number of lanes; 0: there are none of these, and kernels keep their plain
+ * loops. */
 #ifndef BT_VECTOR_H
 #define BT_VECTOR_H
 
@@ -24,9 +25,9 @@
 
 #include <immintrin.h>
 
-/* Functions in vectors that are not inlined, so that they stand in the code once. They are the same for
- * every model, so that the host compiles them once for all: BT_VECTOR_LINKAGE is 0 where they are only
- * declared, 2 where they are defined for others, 1 where they are static. */
+/* Functions in vectors that are not inlined, so that they stand in the code once. They are the
+ * same for every model, so that the host compiles them once for all: BT_VECTOR_LINKAGE is 0
+ * where they are only declared, 2 where they are defined for others, 1 where they are static. */
 #ifndef BT_VECTOR_LINKAGE
 #define BT_VECTOR_LINKAGE 1
 #endif
@@ -148,8 +149,8 @@ BT_VECTOR_KERNEL __m256i bt_eight_mask(int n)
   return _mm256_cmpgt_epi32(_mm256_set1_epi32(n), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
 }
 
-/* The first n lanes, in memory: whole vectors where it is all, for AMD takes a dozen cycles and more for
- * AVX2's stores of some lanes. */
+/* The first n lanes, in memory: whole vectors where it is all, for AMD takes a dozen cycles and
+ * more for AVX2's stores of some lanes. */
 BT_VECTOR_KERNEL bt_eight bt_eight_at_some(const float *p, int n)
 {
   return n >= 8 ? bt_eight_at(p) : _mm256_maskload_ps(p, bt_eight_mask(n));
@@ -204,7 +205,8 @@ BT_VECTOR_KERNEL bt_eight bt_eight_dot(bt_eight_leaf x, bt_eight_leaf y, int n)
   return lane;
 }
 
-/* The sum of the samples of a leaf; those beyond it are 0, which changes no sum that began with 0. */
+/* The sum of the samples of a leaf; those beyond it are 0, which changes no sum that began with
+ * 0. */
 BT_VECTOR_KERNEL bt_eight bt_eight_sum(bt_eight_leaf x)
 {
   bt_eight lane = bt_eight_of(0.0f);

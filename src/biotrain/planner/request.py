@@ -8,6 +8,7 @@ plan requests have equal plans, so that it is the key under which plans are reme
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Literal
@@ -26,6 +27,9 @@ from biotrain.targets.target import Target
 Loss = Literal["cross_entropy", "mse"]
 LOSSES: tuple[Loss, ...] = ("cross_entropy", "mse")
 InputType = Literal["float", "int16"]
+Optimize = Literal["speed", "size"]
+"""What the code of a package is for: fewest cycles, or few bytes."""
+OPTIMIZE: tuple[Optimize, ...] = ("speed", "size")
 
 
 @dataclass(frozen=True)
@@ -62,6 +66,9 @@ class CompileRequest:
     front: FrontEnd | None = None
     adabn: bool = False
     """Whether the statistics of BatchNorm can be re-estimated on the device."""
+    optimize: Optimize = "speed"
+    prefix: str = ""
+    """What public names and the files `model.*` begin with, in place of `bt_`."""
 
     def __post_init__(self) -> None:
         if not _whole(self.accumulate):
@@ -72,6 +79,9 @@ class CompileRequest:
             raise BioTrainError(f"the optimizer is a bt.SGD or a bt.Adam, not {self.optimizer!r}")
         if not isinstance(self.strategy, str):
             raise BioTrainError(f"the strategy is a name or a glob, not {self.strategy!r}")
+        if self.optimize not in OPTIMIZE:
+            raise BioTrainError(f"code is optimized for speed or size, not '{self.optimize}'")
+        _check_prefix(self)
         check_gradients(self.gradients, self.optimizer, self.accumulate)
         _check_batch(self)
         if self.live is not None:
@@ -138,6 +148,20 @@ class PlanRequest:
 def _whole(value: object) -> bool:
     """Whether a setting is a whole number from 1."""
     return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+
+
+def _check_prefix(request: CompileRequest) -> None:
+    """Whether the prefix makes names that C and the shared runtime leave free."""
+    prefix = request.prefix
+    if not prefix:
+        return
+    if not re.fullmatch(r"[a-z][a-z0-9_]*_", prefix) or prefix.startswith("bt_"):
+        raise BioTrainError(
+            f"a prefix is small letters, digits and underscores, ends with one and does not begin "
+            f"with bt_, such as emg_; not '{prefix}'"
+        )
+    if request.live is not None or request.front is not None:
+        raise BioTrainError("a prefix works without live and front: one of them fits a firmware")
 
 
 def _check_batch(request: CompileRequest) -> None:

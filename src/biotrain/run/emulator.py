@@ -12,7 +12,6 @@ from biotrain.errors import BioTrainError, EmulatorError
 from biotrain.run.device import Executed
 from biotrain.run.elf import Elf
 from biotrain.run.firmware import (
-    OPTIMISED,
     Compiler,
     core_of,
     memories,
@@ -144,7 +143,7 @@ class EmulatorDevice(SessionDevice):
         package: Build,
         *,
         compiler: Compiler | None = None,
-        flags: Sequence[str] = OPTIMISED,
+        flags: Sequence[str] | None = None,
     ) -> None:
         target = package.target
         flash, ram = memories(target)
@@ -152,7 +151,7 @@ class EmulatorDevice(SessionDevice):
         regions = (flash, ram, Memory("slot", SLOT_BYTES, SLOT))
         from biotrain.run.profile import functions
 
-        self._machine = EmulatorMachine(elf, target, regions, functions(package.files["model.c"]))
+        self._machine = EmulatorMachine(elf, target, regions, functions(package.schedule))
         super().__init__(package, self._machine, elf, SLOT)
 
     def restart_count(self) -> None:
@@ -176,6 +175,7 @@ class EmulatorDevice(SessionDevice):
         return profile(
             self.cycles(),
             self.elf.path,
-            self.package.files["model.c"],
+            self.package.schedule,
+            self.package.source.prefix + "model.c",
             calls=self._machine.histogram.calls(),
         )

@@ -12,8 +12,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
-from biotrain.emit import RUNTIME
+from biotrain.emit import RUNTIME, in_words_of
 from biotrain.emit.build import Build
+from biotrain.emit.project import OPTIMIZE_FLAG
 from biotrain.errors import BioTrainError, CompilerError
 from biotrain.run.compiler import NUMERICS, cache_folder, run_compiler, temporary, version
 from biotrain.run.mailbox import layout_header
@@ -22,12 +23,18 @@ from biotrain.targets.target import FOLDER, Core, Memory, Target
 Compiler = Literal["zig", "gcc"]
 
 OPTIMISED = ("-O2", "-g", "-std=c99", *NUMERICS)
+"""Flags of firmware that is to be fast."""
 FREESTANDING = ("-ffunction-sections", "-fdata-sections")
 LINKED = ("-Wl,--gc-sections", "-Wl,-e,Reset_Handler", "-Wl,-T,link.ld")
 """zig ignores ENTRY of the script, hence `-e`."""
 ZIG = ("-fno-sanitize=all", "-fno-unwind-tables", "-fno-asynchronous-unwind-tables")
 UNBOUNDED_BYTES = 16 << 20
 """Bytes of a memory that a target without a board does not state."""
+
+
+def optimised(package: Build) -> tuple[str, ...]:
+    """Flags of a package's firmware: for speed, or for size."""
+    return (OPTIMIZE_FLAG[package.source.optimize], *OPTIMISED[1:])
 
 
 def core_of(target: Target) -> Core:
@@ -93,7 +100,8 @@ def command(core: Core, compiler: Compiler) -> tuple[str, ...]:
 def session_files(package: Build, target: Target) -> dict[str, str]:
     """The C of a package with start-up and mailbox."""
     files = {name: text for name, text in package.files.items() if name.endswith((".c", ".h"))}
-    return {**files, **mailbox_files(package), **start_files(target)}
+    mailbox = in_words_of(package.source, mailbox_files(package))
+    return {**files, **mailbox, **start_files(target)}
 
 
 def mailbox_files(package: Build) -> dict[str, str]:
@@ -151,9 +159,10 @@ def session_elf(
     flash: Memory,
     ram: Memory,
     compiler: Compiler | None = None,
-    flags: Sequence[str] = OPTIMISED,
+    flags: Sequence[str] | None = None,
 ) -> Path:
     """The firmware with the mailbox, linked into these memories."""
     target = package.target
     script = linker_script(target, flash, ram)
-    return build(session_files(package, target), target, script, compiler, flags)
+    chosen = optimised(package) if flags is None else flags
+    return build(session_files(package, target), target, script, compiler, chosen)

@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from biotrain.emit import RUNTIME
+from biotrain.emit import RUNTIME, Source, in_words_of, kernel_sources, prefixed
 from biotrain.emit.build import Build
 from biotrain.emit.context import tensor_layout
 from biotrain.errors import BioTrainError, CheckpointError, DeviceError
+from biotrain.ops import SOURCES
 from biotrain.run.compiler import NUMERICS, find_compiler, shared_library
 from biotrain.run.device import Array, Device
 
@@ -28,7 +29,9 @@ VECTORS = ("bt_conv_vector.h", "bt_norm.h", "bt_pair_moments.h")
 
 def library_files(package: Build) -> dict[str, str]:
     """The package, the host's loops, and the vector code, which is compiled once for all models."""
-    included = [f'#include "{name}"' for name in VECTORS if name in package.files]
+    whole = kernel_sources(name for name in package.files if (SOURCES / name).is_file())
+    kernels = {name: (SOURCES / name).read_text(encoding="utf-8") for name in whole}
+    included = [f'#include "{name}"' for name in VECTORS if name in kernels]
     lines = [
         f"#define BT_FUSED {int(package.fused)}",
         "#undef BT_VECTOR_LINKAGE",
@@ -36,11 +39,27 @@ def library_files(package: Build) -> dict[str, str]:
         *included,
         "typedef int bt_vectors; /* C99 wants something here */",
     ]
+    host = {"host.c": (RUNTIME / "host.c").read_text(encoding="utf-8")}
     return {
         **package.files,
-        "host.c": (RUNTIME / "host.c").read_text(encoding="utf-8"),
+        **kernels,  # a board's are trimmed; whole ones are compiled once for all models
+        **in_words_of(package.source, host),
         "vectors.c": "\n".join([*lines, ""]),
     }
+
+
+class _Symbols:
+    """The functions of a library by their names in C, without the package's prefix."""
+
+    def __init__(self, library: ctypes.CDLL, source: Source) -> None:
+        self._library, self._source = library, source
+
+    def __getitem__(self, name: str) -> Any:
+        own = name if name.startswith("bt_host_") else prefixed(name, self._source)
+        return getattr(self._library, own)
+
+    def __getattr__(self, name: str) -> Any:
+        return self[name]
 
 
 class HostDevice(Device):
@@ -57,7 +76,7 @@ class HostDevice(Device):
     ) -> None:
         super().__init__(package)
         self.library = build(package, flags, compiler)
-        self._c = ctypes.CDLL(str(self.library))
+        self._c = _Symbols(ctypes.CDLL(str(self.library)), package.source)
         self._c.bt_host_bytes.restype = ctypes.c_size_t
         self._c.bt_save_bytes.restype = ctypes.c_size_t
         self._c.bt_weights_crc32.restype = ctypes.c_uint32

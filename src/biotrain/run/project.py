@@ -7,6 +7,7 @@ import re
 from importlib.util import find_spec
 from pathlib import Path
 
+from biotrain.emit import in_words_of
 from biotrain.emit.build import Build
 from biotrain.emit.project import (
     Footprint,
@@ -28,6 +29,7 @@ from biotrain.run.firmware import (
     linker_script,
     mailbox_files,
     memories,
+    optimised,
     start_files,
 )
 from biotrain.run.memory import footprint
@@ -45,16 +47,17 @@ def project_files(package: Build, *, measure: bool = False) -> dict[str, str]:
         files["example/Makefile"] = filled("host.mk", live_values(source))
         if target.core != "host":
             files |= library_files(source, target.stack_bytes)
-        return {**files, "README.md": readme(source, target, None)}
+        return in_words_of(source, {**files, "README.md": readme(source, target, None)})
     flash, ram = memories(target)
     start = start_files(target)
     start["link.ld"] = linker_script(target, flash, ram)
     start |= mailbox_files(package)
     files = firmware_files(source, target, start, ZIG)
+    files = in_words_of(source, files)
     found = measured(package, files) if measure else None
     stack = found.stack_bytes if found else target.stack_bytes
-    files |= library_files(source, stack)
-    return {**files, "README.md": readme(source, target, found)}
+    around = {**library_files(source, stack), "README.md": readme(source, target, found)}
+    return {**files, **in_words_of(source, around)}
 
 
 def measured(
@@ -77,7 +80,8 @@ def measured(
         for name, text in files.items()
         if name.endswith((".c", ".h")) and not Path(name).stem.startswith("session")
     }
-    elf = build(flat, package.target, files["firmware/link.ld"], which)
+    script = files["firmware/link.ld"]
+    elf = build(flat, package.target, script, which, optimised(package))
     return footprint(elf, package.plan.placed_bytes, compiler_name(package, which))
 
 

@@ -27,7 +27,7 @@ from typing import Any
 from biotrain.emit.build import Build
 from biotrain.errors import BioTrainError, EmulatorError
 from biotrain.run.elf import Elf
-from biotrain.run.firmware import OPTIMISED, Compiler, core_of, session_elf
+from biotrain.run.firmware import Compiler, core_of, session_elf
 from biotrain.run.machine import Machine
 from biotrain.run.mailbox import FIELDS, POINTER_BYTES
 from biotrain.run.session import SLOT_BYTES, SessionDevice
@@ -279,7 +279,7 @@ class QemuDevice(SessionDevice):
         package: Build,
         *,
         compiler: Compiler | None = None,
-        flags: Sequence[str] = OPTIMISED,
+        flags: Sequence[str] | None = None,
         timeout: float = 600.0,
     ) -> None:
         """`compiler`: the cross gcc where it is installed, else zig."""

@@ -30,6 +30,9 @@ __all__ = [
     "readme",
 ]
 
+OPTIMIZE_FLAG = {"speed": "-O2", "size": "-Os"}
+"""The compiler's flag of `optimize`."""
+
 _STORED = """/* How many windows of the calibration are stored. */
 uint32_t stored_windows(void);
 /* Writes window `index` to x{unless}, and {what} to `label`. */
@@ -61,6 +64,7 @@ def live_values(source: Source) -> dict[str, str]:
     """The sources beside the model, as the build systems name them."""
     names = LIVE_SOURCES if source.live is not None else ()
     return {
+        "OPTIMIZE": OPTIMIZE_FLAG[source.optimize],
         "LIVE_OBJECTS": "".join(f" {name.replace('.c', '.o')}" for name in names),
         "LIVE_SOURCES": "".join(f" ../{name}" for name in names),
         "LIVE_ZEPHYR": "".join(f"\n    ${{CMAKE_CURRENT_LIST_DIR}}/../{name}" for name in names),
@@ -183,7 +187,12 @@ def library_files(source: Source, stack_bytes: int) -> dict[str, str]:
             "srcDir": ".",
             "includeDir": ".",
             "srcFilter": ["-<*>", *(f"+<{name}>" for name in compiled)],
-            "flags": ["-O2", "-fno-math-errno", "-ffp-contract=off", "-DBT_NO_CONTRACTION"],
+            "flags": [
+                OPTIMIZE_FLAG[source.optimize],
+                "-fno-math-errno",
+                "-ffp-contract=off",
+                "-DBT_NO_CONTRACTION",
+            ],
         },
     }
     files["library.json"] = json.dumps(manifest, indent=2) + "\n"

@@ -20,7 +20,7 @@ def readme(source: Source, target: Target, footprint: Footprint | None) -> str:
         run.append(f"biotrain run . --on emulator    # as firmware, on an emulated {target.core}")
     values = {
         "TITLE": source.title,
-        "PREFIX_NOTE": "One model fits a firmware; `--prefix` gives the names of a second its own.",
+        "PREFIX_NOTE": _prefix_note(source),
         "DESCRIPTION": target.description,
         "ORIGIN": _origin(target, footprint),
         "RAM": _table(("RAM", "bytes", ""), _ram(source, target, footprint)),
@@ -34,6 +34,21 @@ def readme(source: Source, target: Target, footprint: Footprint | None) -> str:
     return filled("README.md", values)
 
 
+def _prefix_note(source: Source) -> str:
+    if source.prefix:
+        return (
+            f"Every name begins with `{source.prefix}`: other models in the firmware have theirs."
+        )
+    return "A second model in the firmware needs `--prefix`, which gives its names a beginning."
+
+
+def _code(source: Source, footprint: Footprint | None) -> tuple[str, str, str]:
+    """The option that code was made with, and what it came to."""
+    size = f"{footprint.code_bytes:,} bytes" if footprint else "not linked"
+    other = "size" if source.optimize == "speed" else "speed"
+    return "code", size, f"`--optimize {source.optimize}`; `--optimize {other}` for the other"
+
+
 def _build(source: Source, target: Target, footprint: Footprint | None) -> list[str]:
     core = target.build
     blocks: list[str] = []
@@ -45,7 +60,12 @@ def _build(source: Source, target: Target, footprint: Footprint | None) -> list[
         stack = footprint.stack_bytes if footprint is not None else target.stack_bytes
         blocks.append(
             filled(
-                "libraries.md", {"STACK": f"{stack:,}", "LIVE_NAMES": live_names(source)}
+                "libraries.md",
+                {
+                    "STACK": f"{stack:,}",
+                    "LIVE_NAMES": live_names(source),
+                    "OPTIMIZE": "-Os" if source.optimize == "size" else "-O2",
+                },
             ).rstrip()
         )
     return blocks
@@ -73,7 +93,7 @@ def _table(head: Row, rows: list[Row]) -> str:
 def _origin(target: Target, footprint: Footprint | None) -> str:
     if footprint is not None:
         return (
-            f"RAM, flash and stack as {footprint.compiler} links them at `-O2` (the `main.elf` of "
+            f"RAM, flash and stack as {footprint.compiler} links them (the `main.elf` of "
             "`firmware/Makefile`); time and energy are estimates."
         )
     if target.core == "host":
@@ -146,6 +166,7 @@ def _else(source: Source, target: Target, footprint: Footprint | None) -> list[R
         rows.append(("deepest stack, bytes", f"{footprint.stack_bytes:,}", path))
     else:
         rows.append(("flash, bytes", f"{plan.flash_bytes:,}", "weights and constants alone"))
+    rows.append(_code(source, footprint))
     rows.append(("operations per window", f"{plan.ops:,}", "multiplies and adds of one training"))
     if plan.cycles:
         each = f"estimate: {plan.cycles / max(plan.ops, 1):.2g} for each operation"

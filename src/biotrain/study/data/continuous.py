@@ -141,8 +141,8 @@ class Continuous:
 
     @property
     def bits(self) -> int:
-        """Of the converter, for the guard against saturation: 24 where its integers are kept in
-        32. 16 also for those of 8 bits (armbands), which strong signals clip all the time."""
+        """Bits of the converter, for the guard against saturation: 24 where its integers are stored
+        in 32. 16 also for those of 8 bits (armbands), which strong signals clip all the time."""
         return 16 if self.parts[0].x.dtype.itemsize <= 2 else 24
 
     def of(self, subject: int, session: int | None = None) -> list[Part]:

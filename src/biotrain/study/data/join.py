@@ -66,8 +66,8 @@ class FileSet:
         return [one for one in wanted if one in found] if wanted else sorted(found)
 
     def lengths(self) -> dict[str, tuple[int, float, float]]:
-        """Of every class, how many events there are, and the shortest and longest in seconds; 0 for
-        markers without a length."""
+        """How many events every class has, and the shortest and longest in seconds; 0 for markers
+        without a length."""
         found: dict[str, list[float]] = {name: [] for name in self.classes}
         for file in self.files:
             for event in file.events:

@@ -17,10 +17,27 @@ __attribute__((naked)) void bt_fault(void)
   __asm__ volatile("b .\n");
 }
 
+/* Handlers of the core's exceptions and of the board's interrupts: weak, so that a function of the
+ * same name takes the place of each. Interrupts share one, which reads its number from IPSR. */
+#define BT_HANDLER __attribute__((weak, alias("bt_fault")))
+void NMI_Handler(void) BT_HANDLER;
+void HardFault_Handler(void) BT_HANDLER;
+void MemManage_Handler(void) BT_HANDLER;
+void BusFault_Handler(void) BT_HANDLER;
+void UsageFault_Handler(void) BT_HANDLER;
+void SVC_Handler(void) BT_HANDLER;
+void DebugMon_Handler(void) BT_HANDLER;
+void PendSV_Handler(void) BT_HANDLER;
+void SysTick_Handler(void) BT_HANDLER;
+void bt_interrupt(void) BT_HANDLER;
+
 __attribute__((naked, noreturn)) void Reset_Handler(void)
 {
   __asm__ volatile("ldr r0, =bt_stack_top\n"
                    "mov sp, r0\n"
+                   "ldr r0, =0xE000ED08\n" /* VTOR: the table below */
+                   "ldr r1, =bt_vectors\n"
+                   "str r1, [r0]\n"
                    "ldr r0, =0xE000ED88\n" /* CPACR: coprocessors 10 and 11 */
                    "ldr r1, [r0]\n"
                    "orr r1, r1, #0xF00000\n"
@@ -46,8 +63,34 @@ static void bt_start(void)
 
 typedef void (*bt_vector)(void);
 
-__attribute__((used, section(".vectors"))) static const bt_vector bt_vectors[16] = {
-    (bt_vector)(uintptr_t)bt_stack_top, Reset_Handler, bt_fault, bt_fault,
-    bt_fault, bt_fault, bt_fault, 0,
-    0, 0, 0, bt_fault,
-    bt_fault, 0, bt_fault, bt_fault};
+#define BT_EIGHT \
+  bt_interrupt, bt_interrupt, bt_interrupt, bt_interrupt, bt_interrupt, bt_interrupt, \
+      bt_interrupt, bt_interrupt
+
+/* The stack, the core's exceptions, and 64 interrupts. */
+extern const bt_vector bt_vectors[16 + 64];
+__attribute__((used, section(".vectors"))) const bt_vector bt_vectors[16 + 64] = {
+    (bt_vector)(uintptr_t)bt_stack_top,
+    Reset_Handler,
+    NMI_Handler,
+    HardFault_Handler,
+    MemManage_Handler,
+    BusFault_Handler,
+    UsageFault_Handler,
+    0,
+    0,
+    0,
+    0,
+    SVC_Handler,
+    DebugMon_Handler,
+    0,
+    PendSV_Handler,
+    SysTick_Handler,
+    BT_EIGHT,
+    BT_EIGHT,
+    BT_EIGHT,
+    BT_EIGHT,
+    BT_EIGHT,
+    BT_EIGHT,
+    BT_EIGHT,
+    BT_EIGHT};

@@ -15,13 +15,16 @@ __attribute__((naked, aligned(256))) void bt_fault(void)
   __asm__ volatile("j .\n");
 }
 
+/* Traps and interrupts: weak, so that a function of this name, aligned to 256 bytes, replaces it. */
+void bt_trap(void) __attribute__((weak, alias("bt_fault")));
+
 __attribute__((naked, noreturn, section(".vectors"))) void Reset_Handler(void)
 {
   __asm__ volatile(".option push\n"
                    ".option norelax\n"
                    "la sp, bt_stack_top\n"
                    ".option pop\n"
-                   "la t0, bt_fault\n"
+                   "la t0, bt_trap\n"
                    "csrw mtvec, t0\n"
                    "li t0, 0x2000\n" /* mstatus.FS: initial */
                    "csrs mstatus, t0\n"

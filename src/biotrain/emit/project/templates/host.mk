@@ -2,7 +2,7 @@
 # The example for this machine: make, then ./main; make CC=clang; make clean.
 WARNINGS := -Wall -Wextra -Wpedantic -Wconversion -Wdouble-promotion -Wshadow
 # The second line keeps the bits: no multiply and add is fused but where the C says so.
-CFLAGS := -O2 -g -std=c99 -march=native $(WARNINGS) -I. -I.. \
+CFLAGS := @OPTIMIZE@ -g -std=c99 -march=native $(WARNINGS) -I. -I.. \
   -fno-math-errno -ffp-contract=off
 
 main: main.c board.c board.h ../model.c ../model_weights.c@LIVE_SOURCES@ $(wildcard ../*.h)

@@ -1,0 +1,20 @@
+# SPDX-License-Identifier: Apache-2.0
+"""C text at 100 columns."""
+
+from __future__ import annotations
+
+from textwrap import fill
+
+
+def wrap(text: str, first: str, rest: str) -> list[str]:
+    """Break C text at 100 columns, between items and never inside one."""
+    glued = text.replace(" = ", "\x00=\x00").replace(" */", "\x00*/")
+    lines = fill(
+        glued,
+        width=100,
+        initial_indent=first,
+        subsequent_indent=rest,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return lines.replace("\x00", " ").split("\n")
