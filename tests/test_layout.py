@@ -200,7 +200,7 @@ def test_a_member_more_in_c_is_refused(core: str, live: bt.Package, tmp_path: Pa
     places = {
         "model.c": ("model.h", "  uint32_t check_flat;"),
         "live.c": ("bt_live.h", "  uint32_t patience;"),
-        "front_alone.c": ("bt_front.h", "    uint32_t phase;"),
+        "front_alone.c": ("bt_front.h", "  uint32_t phase;"),
         "session.c": ("session.h", "  uint32_t index;"),
         "live_box.c": ("sim_flash.h", "  uint32_t pages;"),
     }

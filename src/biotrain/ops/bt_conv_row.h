@@ -15,7 +15,7 @@ BT_KERNEL void bt_conv_tap(bt_conv_sum m, int from, int end, int k, const float 
 {
   const bt_conv_span n = bt_conv_whole(m, from, end - from, k, 1);
   const float wk = w[k * m.w_tap];
-  const float *restrict in = x + (ptrdiff_t)(from + n.from) * m.gap + k * m.step;
+  const float *restrict in = x + (ptrdiff_t)(from + n.from) * m.gap + (ptrdiff_t)k * m.step;
   float *restrict to = m.y + (from + n.from) * m.y_gap;
   for (int i = 0; i < n.end - n.from; i++)
     to[i * m.y_gap] = bt_fma(wk, in[i * m.gap], to[i * m.y_gap]);
@@ -65,7 +65,7 @@ BT_KERNEL void bt_conv_row(bt_conv_sum m, int n, const float *w, const float *x)
     const bt_conv_span whole = bt_conv_whole(m, 0, n, k, BT_CONV_TAPS);
     const int count = whole.end - whole.from, unit = m.gap == 1 && m.w_tap == 1 && m.y_gap == 1;
     const float *const wk = w + k * m.w_tap;
-    const float *const from = x + (ptrdiff_t)whole.from * m.gap + k * m.step;
+    const float *const from = x + (ptrdiff_t)whole.from * m.gap + (ptrdiff_t)k * m.step;
     float *const to = m.y + whole.from * m.y_gap;
     for (int j = k; j < k + BT_CONV_TAPS; j++)
       bt_conv_tap(m, 0, whole.from, j, w, x);

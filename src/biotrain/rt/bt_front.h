@@ -41,7 +41,7 @@ typedef struct bt_front {
   int64_t state[BT_FRONT_CHANS][BT_FRONT_STATES];
 #endif
 #if BT_FRONT_RUNNING
-    /* Mean and variance so far, each with what its last addition lost to rounding. */
+  /* Mean and variance so far, each with what its last addition lost to rounding. */
   float mean[BT_FRONT_CHANS][2];
   float variance[BT_FRONT_CHANS][2];
 #endif

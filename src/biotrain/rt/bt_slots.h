@@ -137,15 +137,15 @@ static inline bt_status bt_slots_save(const bt_slots *s)
 
 typedef struct bt_slots_save_state {
   bt_slots slots;
-  int32_t slot; /* a bt_slot */
+  int32_t slot;     /* a bt_slot */
   uint32_t sequence;
-  uint32_t erased; /* pages */
+  uint32_t erased;  /* pages */
   uint32_t segment; /* the segment that is written next, */
-  size_t offset; /* and its first byte that is not written yet */
-  uint32_t header; /* 1: written */
+  size_t offset;    /* and its first byte that is not written yet */
+  uint32_t header;  /* 1: written */
   uint32_t checked; /* bytes read back */
-  uint32_t crc; /* of what was written */
-  uint32_t read; /* CRC of what was read */
+  uint32_t crc;     /* of what was written */
+  uint32_t read;    /* CRC of what was read */
   bt_flash_writer writer;
 } bt_slots_save_state;
 
