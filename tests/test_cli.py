@@ -428,7 +428,7 @@ def test_data_and_shape_contradict(refused: Any, tmp_path: Path) -> None:
     assert "--chans contradicts --data" in refused("plan", "mibminet", "--data", data, "--chans", 9)
     assert "subject" in refused("run", "mibminet", "--data", data, "--subject", "99")
     assert "needs --data" in refused("run", *SMALL, "--subject", "1")
-    assert "1,2,3" in refused("adapt", "--data", data, "--subject", "x")
+    assert "there are 1, 2, 3" in refused("adapt", "--data", data, "--subject", "x")
     assert "99" in refused("adapt", "--data", data, "--subject", "99")
     assert "last=0.02" in refused("adapt", "--data", data, "--lr-for", "last")
     assert "needs the module" in refused("prepare", tmp_path / "net.pt2")

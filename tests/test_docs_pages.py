@@ -163,7 +163,7 @@ def test_a_board_and_a_core_are_added(tmp_path: Path) -> None:
 def test_a_reader_is_added(tmp_path: Path) -> None:
     done = follow("add-a-recording.md", copy(tmp_path))
     assert passed(done.of("python -m pytest")) == 2
-    assert done.written["src/biotrain/study/data/sources.py"] == 2
+    assert done.written["src/biotrain/study/data/readers/table.py"] == 2
 
 
 @pytest.mark.ci

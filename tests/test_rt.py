@@ -256,9 +256,7 @@ int stream(bt_checkpoint_sink k, const bt_segment *s, size_t n, uint32_t f, uint
 { return (int)bt_checkpoint_stream(k, NULL, s, n, f, q); }
 """
 
-STATUS = re.findall(
-    r"^  (BT_\w+)(?: = 0)?,? ", (RUNTIME / "bt_status.h").read_text(), re.MULTILINE
-)
+STATUS = re.findall(r"^  (BT_\w+)(?: = 0)?,? ", (RUNTIME / "bt_status.h").read_text(), re.MULTILINE)
 OK, SHORT, FOREIGN, CORRUPT, WRITE = (
     STATUS.index(f"BT_{name}")
     for name in (

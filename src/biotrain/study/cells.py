@@ -163,10 +163,16 @@ def digest(*parts: Any) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
+TOLD_ONLY = ("subject_names", "session_names", "run_names", "notes", "left_out")
+"""Fields of recordings that people read and no result depends on."""
+
+
 def content_of(rec: Recordings) -> str:
     """sha256 of every array and number of recordings, whatever file they came from."""
     sha = hashlib.sha256()
     for f in fields(rec):
+        if f.name in TOLD_ONLY:
+            continue
         value = getattr(rec, f.name)
         if isinstance(value, np.ndarray):
             sha.update(f"{f.name} {value.dtype.str} {value.shape}\n".encode())
