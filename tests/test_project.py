@@ -110,7 +110,16 @@ def test_the_folder_has_what_an_engineer_expects(tmp_path: Path) -> None:
         *(
             f"firmware/{name}"
             for name in (
-                *("main.c", "board.c", "board.h", "start.c", "link.ld", "session.c", "session.h"),
+                *(
+                    "main.c",
+                    "board.c",
+                    "board.h",
+                    "start.c",
+                    "vectors.c",
+                    "link.ld",
+                    "session.c",
+                    "session.h",
+                ),
                 *("Makefile", "CMakeLists.txt", "gcc.cmake", "zig.cmake"),
             )
         ),
@@ -137,6 +146,7 @@ def test_main_is_short_enough_to_read(variant: str) -> None:
     files = project_files(small(variant))
     assert len(files["firmware/main.c"].splitlines()) <= 60
     assert len(files["firmware/start.c"].splitlines()) <= 60
+    assert len(files["firmware/vectors.c"].splitlines()) <= 60
 
 
 def test_host_gets_a_program_and_no_board(tmp_path: Path) -> None:

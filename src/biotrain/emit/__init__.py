@@ -67,7 +67,7 @@ def in_words_of(source: Source, files: Mapping[str, str]) -> dict[str, str]:
         return dict(files)
     own = {
         "model.h": header(source),
-        "layout.h": layout_header(source),
+        "model_layout.h": layout_header(source),
         "model_weights.c": _weights(source),
     }
     names = public_names(own)
@@ -85,7 +85,8 @@ def emit(source: Source) -> dict[str, str]:
     files["model_layout.h"] = layout_header(source)
     files["model.c"] = model(source, stems)
     if source.target is not None and source.target.core != "host":
-        kernels = trimmed({stem: files.pop(stem) for stem in stems}, files["model.c"])
+        whole = {stem: files.pop(stem) for stem in stems}
+        kernels = trimmed(whole, files["model.c"], shared=bool(source.prefix))
         files["model.c"] = model(source, list(kernels))
         files |= kernels
     files["model_weights.c"] = _weights(source)

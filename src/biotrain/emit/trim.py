@@ -19,9 +19,14 @@ _GUARD = re.compile(r"^#(?:ifndef|define|endif|include)\b.*$", re.M)
 _COMMENT = re.compile(r"/\*.*?\*/", re.S)
 
 
-def trimmed(headers: Mapping[str, str], users: str) -> dict[str, str]:
-    """The headers that a package of a board needs; `users` is the text of what includes them."""
+def trimmed(headers: Mapping[str, str], users: str, shared: bool = False) -> dict[str, str]:
+    """The headers that a package of a board needs; `users` is the text of what includes them.
+
+    shared : another package may use the same headers in one firmware, so that all of each stays.
+    """
     texts = {name: _without_vectors(text) for name, text in headers.items()}
+    if shared:
+        return texts
     texts = _used_functions(texts, users)
     return _used_files(texts, users)
 
