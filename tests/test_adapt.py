@@ -54,6 +54,7 @@ def test_full_learns_more_than_none(result: AdaptResult) -> None:
     assert [len(c.accuracy) for c in result.curves] == [1, 9, 9, 9]
 
 
+@pytest.mark.ci
 def test_a_diverging_calibration_is_reported_and_does_not_end_the_run() -> None:
     rec = generate("emg", subjects=2, sessions=1, trials=8)
     found = adapt(rec, "epidenet", 1, ("full", REFERENCE), epochs=3, pretrain_epochs=1, lr=1e9)

@@ -98,6 +98,7 @@ def test_what_is_stored_for_every_sample_saves_operations() -> None:
     assert len(costs) > 3
 
 
+@pytest.mark.ci
 def test_the_frontier_falls() -> None:
     plan = package("eegnet", times=200, frontier=True).plan
     points = plan.frontier

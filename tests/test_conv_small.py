@@ -260,6 +260,7 @@ SAMPLE += [("avx512", True)]
 """Kinds and modes of every run: each kind, and each mode scalar and in vectors."""
 
 
+@pytest.mark.sample(test=2)
 @pytest.mark.parametrize(
     ("kind", "fused"),
     [

@@ -128,6 +128,7 @@ def passed(text: str) -> int:
     return int(found[1])
 
 
+@pytest.mark.ci
 def test_an_op_is_added(tmp_path: Path) -> None:
     done = follow("add-an-op.md", copy(tmp_path))
     files = [name for name in done.written if name.startswith("src/")]

@@ -127,6 +127,7 @@ def test_what_a_strategy_does_not_need_is_not_there() -> None:
     assert len(names) == 4, names
 
 
+@pytest.mark.ci
 def test_a_budget_that_is_too_small_says_what_would_do() -> None:
     with pytest.raises(bt.BioTrainError, match="the smallest plan needs") as error:
         package("eegnet", "full", memory=2000)

@@ -102,6 +102,7 @@ def test_it_does_what_the_host_does(device: SessionDevice) -> None:
         np.testing.assert_array_equal(device.parameters()[name], values)
 
 
+@pytest.mark.sample(test=2)
 @pytest.mark.xdist_group("emulator")
 @pytest.mark.parametrize("kind", ["nan", "inf", "label", "flat"])
 def test_a_bad_window_gets_the_host_s_line(device: SessionDevice, kind: str) -> None:

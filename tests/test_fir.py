@@ -137,6 +137,7 @@ def test_every_layout_gives_the_same_bits(levels: int, taps: int) -> None:
             assert a.tobytes() == b.tobytes(), (what, flags)
 
 
+@pytest.mark.sample(test=1)
 @pytest.mark.parametrize("compiler", compilers())
 @pytest.mark.parametrize("lanes", ["", "-DBT_FIR_LANES=1"])
 def test_compiles_clean_and_gives_the_same_bits_separately(compiler: str, lanes: str) -> None:

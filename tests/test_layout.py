@@ -180,6 +180,7 @@ def written(folder: Path, pkg: bt.Package) -> dict[str, tuple[str, tuple[Struct,
     }
 
 
+@pytest.mark.sample(test=1)
 @pytest.mark.parametrize("core", CORES)
 def test_every_core_lays_the_structs_out_as_the_tables_say(
     core: str, live: bt.Package, tmp_path: Path

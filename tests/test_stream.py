@@ -229,6 +229,7 @@ def test_all_plans_train_to_the_same_bits(name: str, gradients: str) -> None:
     assert len(dict.fromkeys(map(outcome, found))) == 1
 
 
+@pytest.mark.ci
 def test_the_smallest_ram_that_is_named_is_enough() -> None:
     net, example = eegnet(), torch.zeros(1, CHANS, TIMES)
     with pytest.raises(DoesNotFitError, match="largest buffers: ") as least:
@@ -252,6 +253,7 @@ def digest(memory: int) -> str:
     return hashlib.sha256("".join(files[k] for k in sorted(files)).encode()).hexdigest()
 
 
+@pytest.mark.ci
 def test_a_plan_does_not_depend_on_the_hash_seed() -> None:
     free = bt.compile(eegnet(), torch.zeros(1, CHANS, TIMES)).plan
     memory = free.ram_bytes - free.peak_bytes // 2

@@ -29,8 +29,10 @@ VECTORS = ("bt_conv_vector.h", "bt_norm.h", "bt_pair_moments.h")
 
 def library_files(package: Build) -> dict[str, str]:
     """The package, the host's loops, and the vector code, which is compiled once for all models."""
-    whole = kernel_sources(name for name in package.files if (SOURCES / name).is_file())
-    kernels = {name: (SOURCES / name).read_text(encoding="utf-8") for name in whole}
+    kernels = {name: text for name, text in package.files.items() if (SOURCES / name).is_file()}
+    if package.target.core != "host":  # a board's are trimmed; whole ones serve all models
+        whole = kernel_sources(kernels)
+        kernels = {name: (SOURCES / name).read_text(encoding="utf-8") for name in whole}
     included = [f'#include "{name}"' for name in VECTORS if name in kernels]
     lines = [
         f"#define BT_FUSED {int(package.fused)}",
@@ -42,7 +44,7 @@ def library_files(package: Build) -> dict[str, str]:
     host = {"host.c": (RUNTIME / "host.c").read_text(encoding="utf-8")}
     return {
         **package.files,
-        **kernels,  # a board's are trimmed; whole ones are compiled once for all models
+        **kernels,
         **in_words_of(package.source, host),
         "vectors.c": "\n".join([*lines, ""]),
     }
