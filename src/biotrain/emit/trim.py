@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 MACRO = "BT_VECTOR"
 _WORD = re.compile(r"\b[A-Za-z_]\w*")
-_FUNCTION = re.compile(r"^BT_(?:KERNEL|PART) [^;{]*?\b(bt_\w+)\([^;{]*\)\s*\{", re.M | re.S)
+_FUNCTION = re.compile(r"^BT_(?:KERNEL|OUTLINED) [^;{]*?\b(bt_\w+)\([^;{]*\)\s*\{", re.M | re.S)
 _INCLUDE = re.compile(r'^#include "(bt_\w+\.h)"\n', re.M)
 _GUARD = re.compile(r"^#(?:ifndef|define|endif|include)\b.*$", re.M)
 _COMMENT = re.compile(r"/\*.*?\*/", re.S)

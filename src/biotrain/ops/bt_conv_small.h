@@ -24,7 +24,7 @@ typedef struct bt_small_terms {
 
 /* Eight neighbouring sums, every term of which is there. Four terms at a time share their loads where
  * terms neighbour each other too: of step 1, and, for the gradient of the input, -1. */
-BT_PART void bt_small_eight(float s[BT_SMALL], const float *w, int w_step, const float *x, int step,
+BT_OUTLINED void bt_small_eight(float s[BT_SMALL], const float *w, int w_step, const float *x, int step,
                             int terms)
 {
   float s0 = s[0], s1 = s[1], s2 = s[2], s3 = s[3], s4 = s[4], s5 = s[5], s6 = s[6], s7 = s[7];
@@ -56,7 +56,7 @@ BT_PART void bt_small_eight(float s[BT_SMALL], const float *w, int w_step, const
 }
 
 /* Up to eight neighbouring sums and the terms [k, end), clipped one by one. */
-BT_PART void bt_small_clipped(float s[BT_SMALL], int outputs, const bt_small_terms *m, int k, int end)
+BT_OUTLINED void bt_small_clipped(float s[BT_SMALL], int outputs, const bt_small_terms *m, int k, int end)
 {
   for (int at = m->first + k * m->step; k < end; k++, at += m->step) {
     const float wk = m->w[k * m->w_step];
@@ -67,7 +67,7 @@ BT_PART void bt_small_clipped(float s[BT_SMALL], int outputs, const bt_small_ter
 }
 
 /* Sums that do not neighbour each other, one at a time. */
-BT_PART void bt_small_apart(float s[BT_SMALL], int outputs, const bt_small_terms *m)
+BT_OUTLINED void bt_small_apart(float s[BT_SMALL], int outputs, const bt_small_terms *m)
 {
   for (int j = 0; j < outputs; j++) {
     float sum = s[j];
@@ -79,7 +79,7 @@ BT_PART void bt_small_apart(float s[BT_SMALL], int outputs, const bt_small_terms
   }
 }
 
-BT_PART void bt_small_sums(float s[BT_SMALL], int outputs, const bt_small_terms *m)
+BT_OUTLINED void bt_small_sums(float s[BT_SMALL], int outputs, const bt_small_terms *m)
 {
   if (m->gap != 1 || outputs == 1) {
     bt_small_apart(s, outputs, m);
@@ -190,7 +190,7 @@ BT_KERNEL void bt_small_input_gradient(bt_conv g, bt_box box, bt_in dy, const fl
 }
 
 /* dw[o, i, kh, k .. k + n - 1] gets what the samples of one leaf of row r of dy add to it. */
-BT_PART void bt_small_weight_leaf(const bt_conv *g, int t, int end, int r, int row, int k, int n,
+BT_OUTLINED void bt_small_weight_leaf(const bt_conv *g, int t, int end, int r, int row, int k, int n,
                                   bt_in x, bt_in dy, float *to)
 {
   float s[BT_SMALL] = {0.0f};
@@ -209,7 +209,7 @@ BT_PART void bt_small_weight_leaf(const bt_conv *g, int t, int end, int r, int r
 }
 
 /* The gradient of w[o, i] from the rows [r0, r1) of channel o; i is that of the group. */
-BT_PART void bt_small_weights(const bt_conv *g, bt_box box, int o, int i, bt_in x, bt_in dy, float *dw)
+BT_OUTLINED void bt_small_weights(const bt_conv *g, bt_box box, int o, int i, bt_in x, bt_in dy, float *dw)
 {
   const int per_group = g->channels / g->groups, outs = g->out_channels / g->groups;
   for (int t = box.t0; t < box.t1; t = bt_leaf_end(t, box.t1))
