@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Kernel headers for a board: without vector code and without functions that nothing calls.
 
-A board's core has no vectors of floats, so the branches under `#if BT_VECTOR` are dead there. Of
-what is left, a function that neither `model.c` nor a function in use names is left out, and then
+A board's core has no vectors of floats, so the branches under `#if BT_VECTOR` are dead there, and
+one branch of `#if BT_CONV_SMALL` is. Of what is left, a function that neither `model.c` nor a function in use names is left out, and then
 every header that defines nothing in use.
 """
 
@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-MACRO = "BT_VECTOR"
 _WORD = re.compile(r"\b[A-Za-z_]\w*")
 _FUNCTION = re.compile(r"^BT_(?:KERNEL|OUTLINED) [^;{]*?\b(bt_\w+)\([^;{]*\)\s*\{", re.M | re.S)
 _INCLUDE = re.compile(r'^#include "(bt_\w+\.h)"\n', re.M)
@@ -19,15 +18,20 @@ _GUARD = re.compile(r"^#(?:ifndef|define|endif|include)\b.*$", re.M)
 _COMMENT = re.compile(r"/\*.*?\*/", re.S)
 
 
-def trimmed(headers: Mapping[str, str], users: str) -> dict[str, str]:
-    """The headers that a package of a board needs; `users` is the text of what includes them."""
-    texts = {name: _without_vectors(text) for name, text in headers.items()}
+def trimmed(
+    headers: Mapping[str, str], users: str, macros: Mapping[str, bool]
+) -> dict[str, str]:
+    """The headers that a package of a board needs.
+
+    `users` is the text of what includes them; `macros` says which macros are 0 and which are not.
+    """
+    texts = {name: _decided(text, macros) for name, text in headers.items()}
     texts = _used_functions(texts, users)
     return _used_files(texts, users)
 
 
-def _without_vectors(text: str) -> str:
-    """The text with `BT_VECTOR` taken as 0; other conditions stay as they are."""
+def _decided(text: str, macros: Mapping[str, bool]) -> str:
+    """The text without what the macros leave out; other conditions stay as they are."""
     lines: list[str] = []
     stack: list[tuple[str, bool]] = []  # kind of the condition, whether its lines are dropped
     for line in text.split("\n"):
@@ -38,16 +42,16 @@ def _without_vectors(text: str) -> str:
             continue
         word, condition = directive[1], directive[2].strip()
         if word in ("if", "ifdef", "ifndef"):
-            ours = word == "if" and re.fullmatch(rf"{MACRO}(?: == (?:8|16))?", condition)
-            if ours:
-                stack.append(("ours", True))
+            ours = re.fullmatch(r"(\w+)(?: == (?:8|16))?", condition) if word == "if" else None
+            if ours and ours[1] in macros:
+                stack.append(("ours", not macros[ours[1]]))
                 continue
             stack.append(("other", False))
         elif stack and stack[-1][0] == "ours":
             if word == "endif":
                 stack.pop()
-            else:  # what follows is the plain code
-                stack[-1] = ("ours", word == "elif")
+            else:  # what follows an `#if` of one of the macros is its opposite
+                stack[-1] = ("ours", word == "elif" or not stack[-1][1])
             continue
         elif word == "endif":
             stack.pop()
