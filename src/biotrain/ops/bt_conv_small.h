@@ -56,33 +56,33 @@ BT_KERNEL void bt_small_four(float s[BT_SMALL_OUTPUTS], int down, const float *w
   BT_ORDER_FOUR(v);
   BT_ORDER_FOUR(v + 4);
   BT_ORDER_VALUE(v[8]);
-  BT_UNROLLED(k, 4) {
-    const float *const z = v + (down ? 3 - k : k);
-    bt_block_tap(s, u[k], z[0], z[1], z[2], z[3], z[4], z[5], z[6], z[7]);
-  }
+  BT_UNROLLED(k, 4)
+    BT_UNROLLED(q, 2) {
+      const float *const z = v + (down ? 3 - k : k) + 4 * q;
+      bt_block_four(s + 4 * q, u[k], z[0], z[1], z[2], z[3]);
+      BT_COMPUTE_SUMS(s + 4 * q);
+    }
 }
 
-/* s[j] += sum_k w[k w_tap] x[j gap + k step] of taps that every result has. */
-BT_KERNEL void bt_small_taps(float s[BT_SMALL_OUTPUTS], const bt_conv_sum *m, int taps,
-                             const float *w, const float *x)
+/* s[j] += w x[j gap] of eight results. */
+BT_KERNEL void bt_small_one(float s[BT_SMALL_OUTPUTS], int gap, float w, const float *x)
 {
-  const int step = m->step, gap = m->gap;
-  if (gap == 1 && m->w_tap == 1) {
-    if (step == 1)
-      for (; taps >= 4; taps -= 4, w += 4, x += 4)
-        bt_small_four(s, 0, w, x);
-    if (step == -1)
-      for (; taps >= 4; taps -= 4, w += 4, x -= 4)
-        bt_small_four(s, 1, w, x - 3);
+  float v[BT_SMALL_OUTPUTS];
+  BT_UNROLLED(j, BT_SMALL_OUTPUTS) {
+    v[j] = *x;
+    x += gap;
   }
-  for (; taps > 0; taps--, w += m->w_tap, x += step) {
-    const float *p = x;
-    float v[BT_SMALL_OUTPUTS];
-    BT_UNROLLED(j, BT_SMALL_OUTPUTS) {
-      v[j] = *p;
-      p += gap;
-    }
-    bt_block_tap(s, *w, v[0], v[1], v[2], v[3], v[4], v[5], v[6], v[7]);
+  bt_block_tap(s, w, v[0], v[1], v[2], v[3], v[4], v[5], v[6], v[7]);
+}
+
+/* `taps` taps, the first of which has its sample for the first of n neighbours at time `at`. */
+BT_KERNEL void bt_small_edge(float s[BT_SMALL_OUTPUTS], int n, int taps, int at,
+                             const bt_conv_sum *m, const float **w, const float **x)
+{
+  for (; taps > 0; taps--, at += m->step, *w += m->w_tap, *x += m->step) {
+    const int from = bt_max(0, -at), to = bt_min(n, m->times - at);
+    if (from < to)
+      bt_small_some(s, **w, *x, from, to);
   }
 }
 
@@ -90,12 +90,10 @@ BT_KERNEL void bt_small_taps(float s[BT_SMALL_OUTPUTS], const bt_conv_sum *m, in
 BT_OUTLINED void bt_small_tile(const bt_conv_sum *m, int t, int n, int mode)
 {
   static const float zero = 0.0f;
-  const int at = m->first + t * m->gap, taps = m->taps;
-  bt_conv_span whole = {0, taps}; /* the taps that all results have */
-  if (n < BT_SMALL_OUTPUTS)
-    whole.end = 0;
-  else if (!m->inside && m->gap == 1)
-    whole = bt_conv_within(at, m->step, taps, m->times - (BT_SMALL_OUTPUTS - 1));
+  const int first = m->first + t * m->gap, step = m->step;
+  bt_conv_span whole = {0, m->taps}; /* the taps that all results have */
+  if (!m->inside && m->gap == 1)
+    whole = bt_conv_within(first, step, m->taps, m->times - (n - 1));
   float *const y = m->y + t * m->y_gap;
   const float *start = mode == BT_SMALL_CONTINUES ? y : m->b ? m->b : &zero;
   const ptrdiff_t start_gap = mode == BT_SMALL_CONTINUES ? m->y_gap : 0;
@@ -104,21 +102,27 @@ BT_OUTLINED void bt_small_tile(const bt_conv_sum *m, int t, int n, int mode)
     s[j] = j < n ? *start : 0.0f;
     start += start_gap;
   }
-  BT_CONV_EACH_ROW(*m, i, h) {
-    const float *const w = m->w + i * m->w_term + h * m->w_row;
-    const float *const x = m->x + t * m->gap + i * m->x_term + h * m->x_row;
-    for (int k = 0; k < taps;) {
-      if (k == whole.from && k < whole.end) {
-        bt_small_taps(s, m, whole.end - k, w + k * m->w_tap, x + k * m->step);
-        k = whole.end;
-        continue;
-      }
-      const int now = at + k * m->step;
-      const int from = m->inside ? 0 : bt_max(0, -now);
-      const int end = m->inside ? n : bt_min(n, m->times - now);
-      if (from < end)
-        bt_small_some(s, w[k * m->w_tap], x + k * m->step, from, end);
-      k++;
+  const int gap = m->gap, fours = m->w_tap == 1 && gap == 1 && n == BT_SMALL_OUTPUTS ? step : 0;
+  const int behind = first + whole.end * step;
+  const ptrdiff_t w_tap = m->w_tap, w_row = m->w_row - m->taps * w_tap;
+  const ptrdiff_t x_row = m->x_row - m->taps * step;
+  for (int i = 0; i < m->terms; i++) {
+    const float *w = m->w + i * m->w_term, *x = m->x + i * m->x_term + t * gap;
+    for (int h = m->rows; h > 0; h--, w += w_row, x += x_row) {
+      bt_small_edge(s, n, whole.from, first, m, &w, &x);
+      int left = whole.end - whole.from;
+      if (fours == 1)
+        for (; left >= 4; left -= 4, w += 4, x += 4)
+          bt_small_four(s, 0, w, x);
+      if (fours == -1)
+        for (; left >= 4; left -= 4, w += 4, x -= 4)
+          bt_small_four(s, 1, w, x - 3);
+      for (; left > 0; left--, w += w_tap, x += step)
+        if (n == BT_SMALL_OUTPUTS)
+          bt_small_one(s, gap, *w, x);
+        else
+          bt_small_some(s, *w, x, 0, n);
+      bt_small_edge(s, n, m->taps - whole.end, behind, m, &w, &x);
     }
   }
   float *to = y;
