@@ -75,65 +75,100 @@ BT_KERNEL void bt_small_one(float s[BT_SMALL_OUTPUTS], int gap, float w, const f
   bt_block_tap(s, w, v[0], v[1], v[2], v[3], v[4], v[5], v[6], v[7]);
 }
 
-/* `taps` taps, the first of which has its sample for the first of n neighbours at time `at`. */
-BT_KERNEL void bt_small_edge(float s[BT_SMALL_OUTPUTS], int n, int taps, int at,
-                             const bt_conv_sum *m, const float **w, const float **x)
+/* Where the sums of n results begin: with y, with the bias, or with 0. */
+BT_KERNEL void bt_small_begin(const bt_conv_sum *m, const float *y, int n, int mode,
+                              float s[BT_SMALL_OUTPUTS])
 {
-  for (; taps > 0; taps--, at += m->step, *w += m->w_tap, *x += m->step) {
-    const int from = bt_max(0, -at), to = bt_min(n, m->times - at);
-    if (from < to)
-      bt_small_some(s, **w, *x, from, to);
+  const float start = m->b ? *m->b : 0.0f;
+  BT_UNROLLED(j, BT_SMALL_OUTPUTS)
+    s[j] = start;
+  if (mode == BT_SMALL_CONTINUES)
+    BT_UNROLLED(j, BT_SMALL_OUTPUTS)
+      if (j < n) {
+        s[j] = *y;
+        y += m->y_gap;
+      }
+}
+
+BT_KERNEL void bt_small_end(const bt_conv_sum *m, float *y, int n, int mode,
+                            const float s[BT_SMALL_OUTPUTS])
+{
+  BT_UNROLLED(j, BT_SMALL_OUTPUTS)
+    if (j < n) {
+      if (mode == BT_SMALL_JOINS)
+        BT_JOIN_LEAF(*y, s[j]);
+      else
+        *y = s[j];
+      y += m->y_gap;
+    }
+}
+
+/* Eight neighbours from the t-th on; taps and weights are neighbours too: `step` is the constant 1
+ * or -1. */
+BT_KERNEL void bt_small_slide(const bt_conv_sum *m, int step, int t, int mode)
+{
+  const int first = m->first + t, high = m->times - BT_SMALL_OUTPUTS - first;
+  /* the taps [from, to) that all eight have */
+  const int from = bt_min(m->taps, bt_max(0, step > 0 ? -first : -high));
+  const int to = bt_max(from, bt_min(m->taps, (step > 0 ? high : first) + 1));
+  float s[BT_SMALL_OUTPUTS], *const y = m->y + t * m->y_gap;
+  bt_small_begin(m, y, BT_SMALL_OUTPUTS, mode, s);
+  BT_CONV_EACH_ROW(*m, i, h) {
+    const float *w = m->w + i * m->w_term + h * m->w_row;
+    const float *x = m->x + t + i * m->x_term + h * m->x_row;
+    int left = from, at = first;
+    for (int side = 0; side < 2; side++) {
+      for (; left > 0; left--, at += step, w++, x += step) {
+        const int lo = bt_max(0, -at), hi = bt_min(BT_SMALL_OUTPUTS, m->times - at);
+        if (lo < hi)
+          bt_small_some(s, *w, x, lo, hi);
+      }
+      if (side)
+        break;
+      for (left = to - from; left >= 4; left -= 4) {
+        bt_small_four(s, step < 0, w, step < 0 ? x - 3 : x);
+        w += 4, x += 4 * step;
+        BT_NEAR_POINTER(w);
+        BT_NEAR_POINTER(x);
+      }
+      for (; left > 0; left--, w++, x += step)
+        bt_small_one(s, 1, *w, x);
+      left = m->taps - to;
+      at = first + to * step;
+    }
   }
+  bt_small_end(m, y, BT_SMALL_OUTPUTS, mode, s);
+}
+
+BT_OUTLINED void bt_small_rising(const bt_conv_sum *m, int t, int mode)
+{
+  bt_small_slide(m, 1, t, mode);
+}
+
+BT_OUTLINED void bt_small_falling(const bt_conv_sum *m, int t, int mode)
+{
+  bt_small_slide(m, -1, t, mode);
 }
 
 /* n results from the t-th on: eight that have every tap; or up to eight neighbours. */
 BT_OUTLINED void bt_small_tile(const bt_conv_sum *m, int t, int n, int mode)
 {
-  static const float zero = 0.0f;
-  const int first = m->first + t * m->gap, step = m->step;
-  bt_conv_span whole = {0, m->taps}; /* the taps that all results have */
-  if (!m->inside && m->gap == 1)
-    whole = bt_conv_within(first, step, m->taps, m->times - (n - 1));
-  float *const y = m->y + t * m->y_gap;
-  const float *start = mode == BT_SMALL_CONTINUES ? y : m->b ? m->b : &zero;
-  const ptrdiff_t start_gap = mode == BT_SMALL_CONTINUES ? m->y_gap : 0;
-  float s[BT_SMALL_OUTPUTS];
-  BT_UNROLLED(j, BT_SMALL_OUTPUTS) {
-    s[j] = j < n ? *start : 0.0f;
-    start += start_gap;
-  }
-  const int gap = m->gap, fours = m->w_tap == 1 && gap == 1 && n == BT_SMALL_OUTPUTS ? step : 0;
-  const int behind = first + whole.end * step;
-  const ptrdiff_t w_tap = m->w_tap, w_row = m->w_row - m->taps * w_tap;
-  const ptrdiff_t x_row = m->x_row - m->taps * step;
-  for (int i = 0; i < m->terms; i++) {
-    const float *w = m->w + i * m->w_term, *x = m->x + i * m->x_term + t * gap;
-    for (int h = m->rows; h > 0; h--, w += w_row, x += x_row) {
-      bt_small_edge(s, n, whole.from, first, m, &w, &x);
-      int left = whole.end - whole.from;
-      if (fours == 1)
-        for (; left >= 4; left -= 4, w += 4, x += 4)
-          bt_small_four(s, 0, w, x);
-      if (fours == -1)
-        for (; left >= 4; left -= 4, w += 4, x -= 4)
-          bt_small_four(s, 1, w, x - 3);
-      for (; left > 0; left--, w += w_tap, x += step)
-        if (n == BT_SMALL_OUTPUTS)
-          bt_small_one(s, gap, *w, x);
-        else
-          bt_small_some(s, *w, x, 0, n);
-      bt_small_edge(s, n, m->taps - whole.end, behind, m, &w, &x);
+  const int first = m->first + t * m->gap, clips = !m->inside && m->gap == 1;
+  float s[BT_SMALL_OUTPUTS], *const y = m->y + t * m->y_gap;
+  bt_small_begin(m, y, n, mode, s);
+  BT_CONV_EACH_ROW(*m, i, h) {
+    const float *w = m->w + i * m->w_term + h * m->w_row;
+    const float *x = m->x + t * m->gap + i * m->x_term + h * m->x_row;
+    int at = first;
+    for (int left = m->taps; left > 0; left--, at += m->step, w += m->w_tap, x += m->step) {
+      const int lo = clips ? bt_max(0, -at) : 0, hi = clips ? bt_min(n, m->times - at) : n;
+      if (hi - lo == BT_SMALL_OUTPUTS)
+        bt_small_one(s, m->gap, *w, x);
+      else if (lo < hi)
+        bt_small_some(s, *w, x, lo, hi);
     }
   }
-  float *to = y;
-  BT_UNROLLED(j, BT_SMALL_OUTPUTS)
-    if (j < n) {
-      if (mode == BT_SMALL_JOINS)
-        BT_JOIN_LEAF(*to, s[j]);
-      else
-        *to = s[j];
-      to += m->y_gap;
-    }
+  bt_small_end(m, y, n, mode, s);
 }
 
 /* Results [t, end) one by one. */
@@ -163,19 +198,27 @@ BT_OUTLINED void bt_small_singles(const bt_conv_sum *m, int t, int end, int mode
  * computes some results twice. */
 BT_OUTLINED void bt_small_row(const bt_conv_sum *m, int n, int mode)
 {
-  if (m->gap == 1) {
-    for (int t = 0; t < n; t += BT_SMALL_OUTPUTS) {
-      const int whole = mode == BT_SMALL_STORES && n >= BT_SMALL_OUTPUTS;
-      const int at = whole ? bt_min(t, n - BT_SMALL_OUTPUTS) : t;
-      bt_small_tile(m, at, bt_min(BT_SMALL_OUTPUTS, n - at), mode);
-    }
-    return;
-  }
-  const bt_conv_span whole = bt_conv_whole(*m, 0, n, 0, m->taps);
+  bt_conv_span whole = {0, n};
+  if (m->gap > 1)
+    whole = bt_conv_whole(*m, 0, n, 0, m->taps);
+  const int slides = m->gap == 1 && m->w_tap == 1 && !m->inside;
   int t = whole.from;
   bt_small_singles(m, 0, t, mode);
-  for (; t + BT_SMALL_OUTPUTS <= whole.end; t += BT_SMALL_OUTPUTS)
-    bt_small_tile(m, t, BT_SMALL_OUTPUTS, mode);
+  while (t < whole.end) {
+    int count = bt_min(BT_SMALL_OUTPUTS, whole.end - t);
+    if (count < BT_SMALL_OUTPUTS && mode == BT_SMALL_STORES && n >= BT_SMALL_OUTPUTS &&
+        m->gap == 1)
+      t = n - (count = BT_SMALL_OUTPUTS);
+    if (count < BT_SMALL_OUTPUTS && m->gap > 1)
+      break;
+    if (count == BT_SMALL_OUTPUTS && slides && m->step == 1)
+      bt_small_rising(m, t, mode);
+    else if (count == BT_SMALL_OUTPUTS && slides && m->step == -1)
+      bt_small_falling(m, t, mode);
+    else
+      bt_small_tile(m, t, count, mode);
+    t += count;
+  }
   bt_small_singles(m, t, n, mode);
 }
 
