@@ -44,24 +44,29 @@ BT_KERNEL void bt_small_some(float s[BT_SMALL_OUTPUTS], float w, const float *x,
 #undef BT_SMALL_NEXT
 }
 
-/* s[j] += sum_k w[k] x[j + k] of four taps, or, `down`, x[j + 3 - k]. */
-BT_KERNEL void bt_small_four(float s[BT_SMALL_OUTPUTS], int down, const float *w, const float *x)
+/* s[j] += sum_k w[k] x[j + k] of four taps, or, `down`, x[j + 3 - k], for four or eight j. */
+BT_KERNEL void bt_small_four(float s[BT_SMALL_OUTPUTS], int count, int down, const float *w,
+                             const float *x)
 {
   float v[12], u[4];
   BT_UNROLLED(j, 4)
     u[j] = w[j];
   BT_UNROLLED(j, 11)
-    v[j] = x[j];
+    if (j < count + 3)
+      v[j] = x[j];
   BT_ORDER_FOUR(u);
   BT_ORDER_FOUR(v);
-  BT_ORDER_FOUR(v + 4);
-  BT_ORDER_VALUE(v[8]);
+  if (count > 4) {
+    BT_ORDER_FOUR(v + 4);
+    BT_ORDER_VALUE(v[8]);
+  }
   BT_UNROLLED(k, 4)
-    BT_UNROLLED(q, 2) {
-      const float *const z = v + (down ? 3 - k : k) + 4 * q;
-      bt_block_four(s + 4 * q, u[k], z[0], z[1], z[2], z[3]);
-      BT_COMPUTE_SUMS(s + 4 * q);
-    }
+    BT_UNROLLED(q, 2)
+      if (4 * q < count) {
+        const float *const z = v + (down ? 3 - k : k) + 4 * q;
+        bt_block_four(s + 4 * q, u[k], z[0], z[1], z[2], z[3]);
+        BT_COMPUTE_SUMS(s + 4 * q);
+      }
 }
 
 /* s[j] += w x[j gap] of eight results. */
@@ -93,61 +98,80 @@ BT_KERNEL void bt_small_begin(const bt_conv_sum *m, const float *y, int n, int m
 BT_KERNEL void bt_small_end(const bt_conv_sum *m, float *y, int n, int mode,
                             const float s[BT_SMALL_OUTPUTS])
 {
-  BT_UNROLLED(j, BT_SMALL_OUTPUTS)
-    if (j < n) {
-      if (mode == BT_SMALL_JOINS)
+  if (mode == BT_SMALL_JOINS)
+    BT_UNROLLED(j, BT_SMALL_OUTPUTS) {
+      if (j < n)
         BT_JOIN_LEAF(*y, s[j]);
-      else
+      y += m->y_gap;
+    }
+  else
+    BT_UNROLLED(j, BT_SMALL_OUTPUTS) {
+      if (j < n)
         *y = s[j];
       y += m->y_gap;
     }
 }
 
-/* Eight neighbours from the t-th on; taps and weights are neighbours too: `step` is the constant 1
- * or -1. */
-BT_KERNEL void bt_small_slide(const bt_conv_sum *m, int step, int t, int mode)
+/* n neighbours in tiles of `count`, four or eight; taps and weights are neighbours too: `step` is 1
+ * or -1. The last tile that stores begins where it ends with the row: it computes some results
+ * twice. Returns how many are done. */
+BT_KERNEL int bt_small_slide(const bt_conv_sum *m, int count, int step, int n, int mode)
 {
-  const int first = m->first + t, high = m->times - BT_SMALL_OUTPUTS - first;
-  /* the taps [from, to) that all eight have */
-  const int from = bt_min(m->taps, bt_max(0, step > 0 ? -first : -high));
-  const int to = bt_max(from, bt_min(m->taps, (step > 0 ? high : first) + 1));
-  float s[BT_SMALL_OUTPUTS], *const y = m->y + t * m->y_gap;
-  bt_small_begin(m, y, BT_SMALL_OUTPUTS, mode, s);
-  BT_CONV_EACH_ROW(*m, i, h) {
-    const float *w = m->w + i * m->w_term + h * m->w_row;
-    const float *x = m->x + t + i * m->x_term + h * m->x_row;
-    int left = from, at = first;
-    for (int side = 0; side < 2; side++) {
-      for (; left > 0; left--, at += step, w++, x += step) {
-        const int lo = bt_max(0, -at), hi = bt_min(BT_SMALL_OUTPUTS, m->times - at);
-        if (lo < hi)
-          bt_small_some(s, *w, x, lo, hi);
+  int t = 0;
+  for (; t + count <= n || (mode == BT_SMALL_STORES && t < n); t += count) {
+    t = bt_min(t, n - count);
+    const int first = m->first + t, high = m->times - count - first;
+    /* the taps [from, to) that all have */
+    const int from = bt_min(m->taps, bt_max(0, step > 0 ? -first : -high));
+    const int to = bt_max(from, bt_min(m->taps, (step > 0 ? high : first) + 1));
+    float s[BT_SMALL_OUTPUTS], *const y = m->y + t * m->y_gap;
+    bt_small_begin(m, y, count, mode, s);
+    BT_CONV_EACH_ROW(*m, i, h) {
+      const float *w = m->w + i * m->w_term + h * m->w_row;
+      const float *x = m->x + t + i * m->x_term + h * m->x_row;
+      int left = from, at = first;
+      for (int side = 0; side < 2; side++) {
+        for (; left > 0; left--, at += step, w++, x += step) {
+          const int lo = bt_max(0, -at), hi = bt_min(count, m->times - at);
+          if (lo < hi)
+            bt_small_some(s, *w, x, lo, hi);
+        }
+        if (side)
+          break;
+        for (left = to - from; left >= 4; left -= 4) {
+          bt_small_four(s, count, step < 0, w, step < 0 ? x - 3 : x);
+          w += 4, x += 4 * step;
+          BT_NEAR_POINTER(w);
+          BT_NEAR_POINTER(x);
+        }
+        for (; left > 0; left--, w++, x += step) {
+          const float u = *w;
+          bt_block_four(s, u, x[0], x[1], x[2], x[3]);
+          if (count > 4)
+            bt_block_four(s + 4, u, x[4], x[5], x[6], x[7]);
+        }
+        left = m->taps - to;
+        at = first + to * step;
       }
-      if (side)
-        break;
-      for (left = to - from; left >= 4; left -= 4) {
-        bt_small_four(s, step < 0, w, step < 0 ? x - 3 : x);
-        w += 4, x += 4 * step;
-        BT_NEAR_POINTER(w);
-        BT_NEAR_POINTER(x);
-      }
-      for (; left > 0; left--, w++, x += step)
-        bt_small_one(s, 1, *w, x);
-      left = m->taps - to;
-      at = first + to * step;
     }
+    bt_small_end(m, y, count, mode, s);
   }
-  bt_small_end(m, y, BT_SMALL_OUTPUTS, mode, s);
+  return t;
 }
 
-BT_OUTLINED void bt_small_rising(const bt_conv_sum *m, int t, int mode)
+BT_OUTLINED int bt_small_rising(const bt_conv_sum *m, int n, int mode)
 {
-  bt_small_slide(m, 1, t, mode);
+  return bt_small_slide(m, 8, 1, n, mode);
 }
 
-BT_OUTLINED void bt_small_falling(const bt_conv_sum *m, int t, int mode)
+BT_OUTLINED int bt_small_falling(const bt_conv_sum *m, int n, int mode)
 {
-  bt_small_slide(m, -1, t, mode);
+  return bt_small_slide(m, 8, -1, n, mode);
+}
+
+BT_OUTLINED int bt_small_rising_four(const bt_conv_sum *m, int n, int mode)
+{
+  return bt_small_slide(m, 4, 1, n, mode);
 }
 
 /* n results from the t-th on: eight that have every tap; or up to eight neighbours. */
@@ -194,32 +218,26 @@ BT_OUTLINED void bt_small_singles(const bt_conv_sum *m, int t, int end, int mode
   }
 }
 
-/* n results of one output. The last tile that stores begins where it ends with the row: it
- * computes some results twice. */
+/* n results of one output. */
 BT_OUTLINED void bt_small_row(const bt_conv_sum *m, int n, int mode)
 {
-  bt_conv_span whole = {0, n};
-  if (m->gap > 1)
-    whole = bt_conv_whole(*m, 0, n, 0, m->taps);
-  const int slides = m->gap == 1 && m->w_tap == 1 && !m->inside;
-  int t = whole.from;
-  bt_small_singles(m, 0, t, mode);
-  while (t < whole.end) {
-    int count = bt_min(BT_SMALL_OUTPUTS, whole.end - t);
-    if (count < BT_SMALL_OUTPUTS && mode == BT_SMALL_STORES && n >= BT_SMALL_OUTPUTS &&
-        m->gap == 1)
-      t = n - (count = BT_SMALL_OUTPUTS);
-    if (count < BT_SMALL_OUTPUTS && m->gap > 1)
-      break;
-    if (count == BT_SMALL_OUTPUTS && slides && m->step == 1)
-      bt_small_rising(m, t, mode);
-    else if (count == BT_SMALL_OUTPUTS && slides && m->step == -1)
-      bt_small_falling(m, t, mode);
-    else
-      bt_small_tile(m, t, count, mode);
-    t += count;
+  int t = 0, end = n;
+  if (m->gap == 1 && m->w_tap == 1 && !m->inside && n >= 4) {
+    if (m->step == -1 && n >= BT_SMALL_OUTPUTS)
+      t = bt_small_falling(m, n, mode);
+    else if (m->step == 1)
+      t = n < BT_SMALL_OUTPUTS ? bt_small_rising_four(m, n, mode) : bt_small_rising(m, n, mode);
+  } else if (m->gap > 1) {
+    const bt_conv_span whole = bt_conv_whole(*m, 0, n, 0, m->taps);
+    t = whole.from;
+    end = t + (whole.end - t) / BT_SMALL_OUTPUTS * BT_SMALL_OUTPUTS;
+    if (t > 0)
+      bt_small_singles(m, 0, t, mode);
   }
-  bt_small_singles(m, t, n, mode);
+  for (; t < end; t += BT_SMALL_OUTPUTS)
+    bt_small_tile(m, t, bt_min(BT_SMALL_OUTPUTS, end - t), mode);
+  if (end < n)
+    bt_small_singles(m, end, n, mode);
 }
 
 /* n results of `outs` outputs. Where a term has one sample for a result, and no more is outside,
@@ -235,7 +253,10 @@ BT_KERNEL void bt_conv_sums(bt_conv_sum m, int outs, int n)
   }
   for (; outs > 0; outs--) {
     bt_small_row(&m, n, BT_SMALL_STORES);
-    m = bt_conv_from(m, 1);
+    m.w += m.w_out;
+    m.x += m.x_out;
+    m.y += m.y_out;
+    m.b = m.b ? m.b + 1 : NULL;
   }
 }
 
@@ -245,26 +266,32 @@ BT_KERNEL void bt_conv_add(bt_conv_sum m, int n)
   bt_small_row(&m, n, BT_SMALL_CONTINUES);
 }
 
-/* n results of one output and one input, leaf by leaf from the first tap on. */
-BT_OUTLINED void bt_small_leaves(bt_conv_sum m, int n)
+/* n results of `outs` outputs by `ins` inputs, leaf by leaf from the first tap on. */
+BT_OUTLINED void bt_small_leaves(bt_conv_sum *m, int outs, int ins, int n)
 {
-  const int taps = m.taps, rows = m.rows;
-  m.rows = 1;
-  for (int k = 0; k < taps; k += BT_LEAF) {
-    m.taps = bt_min(BT_LEAF, taps - k);
-    for (int h = 0; h < rows; h++) {
-      bt_small_row(&m, n, BT_SMALL_JOINS);
-      m.w += m.w_row;
-      m.x += m.x_row;
+  const float *const w = m->w, *const x = m->x;
+  float *const y = m->y;
+  const int taps = m->taps, rows = m->rows, first = m->first, step = m->step;
+  m->rows = 1;
+  for (int o = 0; o < outs; o++)
+    for (int i = 0; i < ins; i++) {
+      m->y = y + o * m->y_out + i * m->y_in;
+      for (int k = 0; k < taps; k += BT_LEAF) {
+        m->taps = bt_min(BT_LEAF, taps - k);
+        m->first = first + k * step;
+        m->w = w + o * m->w_out + k;
+        m->x = x + i * m->x_in + k * step;
+        for (int h = 0; h < rows; h++) {
+          bt_small_row(m, n, BT_SMALL_JOINS);
+          m->w += m->w_row;
+          m->x += m->x_row;
+        }
+      }
     }
-    m.w += BT_LEAF - rows * m.w_row;
-    m.x += BT_LEAF * m.step - rows * m.x_row;
-    m.first += BT_LEAF * m.step;
-  }
 }
 
-/* The same of `outs` outputs by `ins` inputs. Few results of an input, no tap of which is outside,
- * share tiles with those of the other inputs. */
+/* The same. Few results of an input, no tap of which is outside, share tiles with those of the
+ * other inputs. */
 BT_KERNEL void bt_conv_leaf_sums(bt_conv_sum m, int outs, int ins, int n)
 {
   if (m.inside && n < ins && n < BT_SMALL_OUTPUTS) {
@@ -274,13 +301,7 @@ BT_KERNEL void bt_conv_leaf_sums(bt_conv_sum m, int outs, int ins, int n)
     m.gap = (int)m.x_in, m.x_in = gap;
     m.y_gap = m.y_in, m.y_in = y_gap;
   }
-  for (int o = 0; o < outs; o++)
-    for (int i = 0; i < ins; i++) {
-      bt_conv_sum one = bt_conv_from(m, o);
-      one.x += i * m.x_in;
-      one.y += i * m.y_in;
-      bt_small_leaves(one, n);
-    }
+  bt_small_leaves(&m, outs, ins, n);
 }
 
 #endif
