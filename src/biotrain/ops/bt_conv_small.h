@@ -44,6 +44,44 @@ BT_KERNEL void bt_small_some(float s[BT_SMALL_OUTPUTS], float w, const float *x,
 #undef BT_SMALL_NEXT
 }
 
+/* s[j] += w x[j] of a tile of `count` neighbours, four or eight, for j from `low` on, which is not
+ * 0; and for j before `high`, which is not `count`. */
+#define BT_SMALL_CASE(number, j)                                                                   \
+  case number:                                                                                     \
+    if ((j) < count)                                                                               \
+      s[j] = bt_fma(w, x[j], s[j]);                                                                \
+    BT_FALLTHROUGH;
+BT_KERNEL void bt_small_low(float s[BT_SMALL_OUTPUTS], int count, float w, const float *x, int low)
+{
+  switch (low) {
+    BT_SMALL_CASE(1, 1)
+    BT_SMALL_CASE(2, 2)
+    BT_SMALL_CASE(3, 3)
+    BT_SMALL_CASE(4, 4)
+    BT_SMALL_CASE(5, 5)
+    BT_SMALL_CASE(6, 6)
+    BT_SMALL_CASE(7, 7)
+  default:
+    break;
+  }
+}
+
+BT_KERNEL void bt_small_high(float s[BT_SMALL_OUTPUTS], int count, float w, const float *x, int high)
+{
+  switch (high) {
+    BT_SMALL_CASE(7, 6)
+    BT_SMALL_CASE(6, 5)
+    BT_SMALL_CASE(5, 4)
+    BT_SMALL_CASE(4, 3)
+    BT_SMALL_CASE(3, 2)
+    BT_SMALL_CASE(2, 1)
+    BT_SMALL_CASE(1, 0)
+  default:
+    break;
+  }
+}
+#undef BT_SMALL_CASE
+
 /* s[j] += sum_k w[k] x[j + k] of four taps, or, `down`, x[j + 3 - k], for four or eight j. */
 BT_KERNEL void bt_small_four(float s[BT_SMALL_OUTPUTS], int count, int down, const float *w,
                              const float *x)
@@ -113,7 +151,7 @@ BT_KERNEL void bt_small_end(const bt_conv_sum *m, float *y, int n, int mode,
 }
 
 /* n neighbours in tiles of `count`, four or eight; taps and weights are neighbours too: `step` is 1
- * or -1. The last tile that stores begins where it ends with the row: it computes some results
+ * or -1. A row has as many samples at least, so that a tap leaves it at one end only. The last tile that stores begins where it ends with the row: it computes some results
  * twice. Returns how many are done. */
 BT_KERNEL int bt_small_slide(const bt_conv_sum *m, int count, int step, int n, int mode)
 {
@@ -129,30 +167,29 @@ BT_KERNEL int bt_small_slide(const bt_conv_sum *m, int count, int step, int n, i
     BT_CONV_EACH_ROW(*m, i, h) {
       const float *w = m->w + i * m->w_term + h * m->w_row;
       const float *x = m->x + t + i * m->x_term + h * m->x_row;
-      int left = from, at = first;
-      for (int side = 0; side < 2; side++) {
-        for (; left > 0; left--, at += step, w++, x += step) {
-          const int lo = bt_max(0, -at), hi = bt_min(count, m->times - at);
-          if (lo < hi)
-            bt_small_some(s, *w, x, lo, hi);
-        }
-        if (side)
-          break;
-        for (left = to - from; left >= 4; left -= 4) {
-          bt_small_four(s, count, step < 0, w, step < 0 ? x - 3 : x);
-          w += 4, x += 4 * step;
-          BT_NEAR_POINTER(w);
-          BT_NEAR_POINTER(x);
-        }
-        for (; left > 0; left--, w++, x += step) {
-          const float u = *w;
-          bt_block_four(s, u, x[0], x[1], x[2], x[3]);
-          if (count > 4)
-            bt_block_four(s + 4, u, x[4], x[5], x[6], x[7]);
-        }
-        left = m->taps - to;
-        at = first + to * step;
+      for (int k = 0, at = first; k < from; k++, at += step, w++, x += step)
+        if (step > 0)
+          bt_small_low(s, count, *w, x, -at);
+        else
+          bt_small_high(s, count, *w, x, m->times - at);
+      int left = to - from;
+      for (; left >= 4; left -= 4) {
+        bt_small_four(s, count, step < 0, w, step < 0 ? x - 3 : x);
+        w += 4, x += 4 * step;
+        BT_NEAR_POINTER(w);
+        BT_NEAR_POINTER(x);
       }
+      for (; left > 0; left--, w++, x += step) {
+        const float u = *w;
+        bt_block_four(s, u, x[0], x[1], x[2], x[3]);
+        if (count > 4)
+          bt_block_four(s + 4, u, x[4], x[5], x[6], x[7]);
+      }
+      for (int k = to, at = first + to * step; k < m->taps; k++, at += step, w++, x += step)
+        if (step > 0)
+          bt_small_high(s, count, *w, x, m->times - at);
+        else
+          bt_small_low(s, count, *w, x, -at);
     }
     bt_small_end(m, y, count, mode, s);
   }
@@ -222,7 +259,8 @@ BT_OUTLINED void bt_small_singles(const bt_conv_sum *m, int t, int end, int mode
 BT_OUTLINED void bt_small_row(const bt_conv_sum *m, int n, int mode)
 {
   int t = 0, end = n;
-  if (m->gap == 1 && m->w_tap == 1 && !m->inside && n >= 4) {
+  if (m->gap == 1 && m->w_tap == 1 && !m->inside && n >= 4 &&
+      m->times >= BT_SMALL_OUTPUTS) {
     if (m->step == -1 && n >= BT_SMALL_OUTPUTS)
       t = bt_small_falling(m, n, mode);
     else if (m->step == 1)
