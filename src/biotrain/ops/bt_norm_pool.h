@@ -200,7 +200,7 @@ BT_KERNEL void bt_pooled_affine(bt_norm_pool g, bt_box box, bt_in s, bt_in8 n,
     const float *from = bt_at(s, r, box.t0);
     const uint8_t *count = bt_at8(n, r, box.t0);
     float *to = bt_to(p, r, box.t0);
-    for (int t = 0; t < box.t1 - box.t0; t++)
+    BT_UNROLL_BY_FOUR for (int t = 0; t < box.t1 - box.t0; t++)
       to[t] = bt_fma(shift, (float)count[t], scale * from[t]) * share;
   }
 }
@@ -214,7 +214,7 @@ BT_KERNEL void bt_pooled_affine_dx(bt_norm_pool g, bt_box box, bt_in dp, const f
     const float scale = gamma ? gamma[r / g.out_rows] * share : share;
     const float *from = bt_at(dp, r, box.t0);
     float *to = bt_to(ds, r, box.t0);
-    for (int t = 0; t < box.t1 - box.t0; t++)
+    BT_UNROLL_BY_FOUR for (int t = 0; t < box.t1 - box.t0; t++)
       to[t] = scale * from[t];
   }
 }
