@@ -58,7 +58,7 @@ BT_KERNEL void bt_norm_pool_windows(bt_norm_pool g, int windows, bt_norm_row row
   float total[4] = {0.0f, 0.0f, 0.0f, 0.0f};
   int number[4] = {0, 0, 0, 0};
   for (int h = 0; h < g.kernel_rows; h++)
-    for (int i = 0; i < g.kernel; i++) {
+    BT_UNROLL_BY_FOUR for (int i = 0; i < g.kernel; i++) {
       float hat[4], y[4];
       BT_UNROLLED_FOUR
         if (j < windows)
@@ -278,7 +278,7 @@ BT_KERNEL void bt_norm_pool_window_dx(int n, bt_norm_row row, const float *x, fl
                                       float product, float *to)
 {
   int i = 0;
-  for (; i + 4 <= n; i += 4) {
+  BT_UNROLL_BY_FOUR for (; i + 4 <= n; i += 4) {
     float hat[4], y[4];
     bt_hat_four(x + i, row.mean, row.rstd, row.rest, hat);
     BT_UNROLLED_FOUR
