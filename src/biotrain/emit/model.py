@@ -17,7 +17,6 @@ from biotrain.emit.text import wrap
 from biotrain.ir.graph import Graph
 from biotrain.ir.op import OPS, Call, float_literal
 
-
 SMALL = ("#define BT_CONV_SMALL 1 /* convolutions take their geometry at run time */",)
 """What a model for little code says to its kernels."""
 

@@ -2,8 +2,8 @@
 """Kernel headers for a board: without vector code and without functions that nothing calls.
 
 A board's core has no vectors of floats, so the branches under `#if BT_VECTOR` are dead there, and
-one branch of `#if BT_CONV_SMALL` is. Of what is left, a function that neither `model.c` nor a function in use names is left out, and then
-every header that defines nothing in use.
+one branch of `#if BT_CONV_SMALL` is. Of what is left, a function that neither `model.c` nor a
+function in use names is left out, and then every header that defines nothing in use.
 """
 
 from __future__ import annotations
@@ -18,9 +18,7 @@ _GUARD = re.compile(r"^#(?:ifndef|define|endif|include)\b.*$", re.M)
 _COMMENT = re.compile(r"/\*.*?\*/", re.S)
 
 
-def trimmed(
-    headers: Mapping[str, str], users: str, macros: Mapping[str, bool]
-) -> dict[str, str]:
+def trimmed(headers: Mapping[str, str], users: str, macros: Mapping[str, bool]) -> dict[str, str]:
     """The headers that a package of a board needs.
 
     `users` is the text of what includes them; `macros` says which macros are 0 and which are not.

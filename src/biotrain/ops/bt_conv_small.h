@@ -13,15 +13,17 @@
 
 /* What becomes of the sums: they are stored, join what is there as those of a leaf, or begin with
  * what is there. */
-enum { BT_SMALL_STORES, BT_SMALL_JOINS, BT_SMALL_CONTINUES };
+enum { BT_SMALL_STORES,
+       BT_SMALL_JOINS,
+       BT_SMALL_CONTINUES };
 
 /* s[j] += w x[j] for j in [from, end) of eight neighbours; not empty. */
 BT_KERNEL void bt_small_some(float s[BT_SMALL_OUTPUTS], float w, const float *x, int from, int end)
 {
-#define BT_SMALL_NEXT(j)                                                                           \
-  s[j] = bt_fma(w, x[j], s[j]);                                                                    \
-  if (end == (j) + 1)                                                                              \
-    break;                                                                                         \
+#define BT_SMALL_NEXT(j) \
+  s[j] = bt_fma(w, x[j], s[j]); \
+  if (end == (j) + 1) \
+    break; \
   BT_FALLTHROUGH;
   switch (from) {
   case 0:
@@ -46,10 +48,10 @@ BT_KERNEL void bt_small_some(float s[BT_SMALL_OUTPUTS], float w, const float *x,
 
 /* s[j] += w x[j] of a tile of `count` neighbours, four or eight, for j from `low` on, which is not
  * 0; and for j before `high`, which is not `count`. */
-#define BT_SMALL_CASE(number, j)                                                                   \
-  case number:                                                                                     \
-    if ((j) < count)                                                                               \
-      s[j] = bt_fma(w, x[j], s[j]);                                                                \
+#define BT_SMALL_CASE(number, j) \
+  case number: \
+    if ((j) < count) \
+      s[j] = bt_fma(w, x[j], s[j]); \
     BT_FALLTHROUGH;
 BT_KERNEL void bt_small_low(float s[BT_SMALL_OUTPUTS], int count, float w, const float *x, int low)
 {
@@ -88,7 +90,7 @@ BT_KERNEL void bt_small_four(float s[BT_SMALL_OUTPUTS], int count, int down, con
 {
   float v[12], u[4];
   BT_UNROLLED(j, 4)
-    u[j] = w[j];
+      u[j] = w[j];
   BT_UNROLLED(j, 11)
     if (j < count + 3)
       v[j] = x[j];

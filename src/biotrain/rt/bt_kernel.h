@@ -9,6 +9,12 @@
 
 #include "bt_math.h"
 
+/* gcc warns of overflows in loops over what is left behind the tiles, for counts of two thousand
+ * million, which no tensor has. */
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic ignored "-Waggressive-loop-optimizations"
+#endif
+
 /* Samples that a reduction over time adds up before the partial sum joins the total. Leaves lie at
  * absolute multiples of this length, so that a tiled call adds in the order of the whole one. */
 #define BT_LEAF 32
