@@ -66,7 +66,7 @@ def in_words_of(source: Source, files: Mapping[str, str]) -> dict[str, str]:
         return dict(files)
     own = {
         "model.h": header(source),
-        "layout.h": layout_header(source),
+        "model_layout.h": layout_header(source),
         "model_weights.c": _weights(source),
     }
     names = public_names(own)

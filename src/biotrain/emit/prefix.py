@@ -2,7 +2,7 @@
 """A prefix in place of `bt_` on what `model.*` defines, so that two models fit one firmware.
 
 Kernels and runtime are static functions in headers: both models share the files. Only names that
-`model.h`, `layout.h` and `model_weights.c` define are renamed, everywhere in the package.
+`model.h`, `model_layout.h` and `model_weights.c` define are renamed, everywhere in the package.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 from biotrain.emit.source import Source
 
-FILES = ("model.h", "model.c", "model_weights.c", "layout.h")
+FILES = ("model.h", "model.c", "model_weights.c", "model_layout.h")
 """The files of one model; all others are the same for every model."""
 _DEFINED = re.compile(
     r"^#define (BT_\w+)|^#ifndef (BT_\w+_H)$|^typedef struct (bt_\w+)|^} (bt_\w+);"
@@ -22,9 +22,9 @@ _DEFINED = re.compile(
 
 
 def public_names(files: Mapping[str, str]) -> list[str]:
-    """What `model.h`, `layout.h` and `model_weights.c` define."""
+    """What `model.h`, `model_layout.h` and `model_weights.c` define."""
     found: dict[str, None] = {}
-    for name in ("model.h", "layout.h", "model_weights.c"):
+    for name in ("model.h", "model_layout.h", "model_weights.c"):
         for match in _DEFINED.finditer(files[name]):
             found.update(dict.fromkeys(filter(None, match.groups())))
     return sorted(found)
