@@ -247,6 +247,7 @@ def program() -> str:
 BUILDS: dict[str, tuple[tuple[str, ...], str]] = {
     "loops": (("-DBT_SCALAR_TILES=0",), ""),
     "blocks": (("-DBT_SCALAR_TILES=1", "-DBT_WIDE_OUTPUTS=8"), ""),
+    "small": (("-DBT_CONV_SMALL=1",), ""),
     "ring": (("-DBT_SCALAR_TILES=1", "-DBT_WIDE_OUTPUTS=8", "-DBT_SAMPLE_RING=1"), ""),
     "wide blocks": (("-DBT_SCALAR_TILES=1", "-DBT_WIDE_OUTPUTS=12"), ""),
     "avx2": (("-mavx2",), "avx2"),
@@ -256,7 +257,7 @@ BUILDS: dict[str, tuple[tuple[str, ...], str]] = {
 
 
 SAMPLE = [("loops", True), ("blocks", True), ("wide blocks", False), ("avx2", False)]
-SAMPLE += [("avx512", True)]
+SAMPLE += [("avx512", True), ("small", False)]
 """Kinds and modes of every run: each kind, and each mode scalar and in vectors."""
 
 

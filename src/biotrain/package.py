@@ -252,7 +252,7 @@ def lower(captured: Captured, request: CompileRequest) -> Source:
             adabn=adabn,
         )
     )
-    plan = fitted.plan
+    plan = replace(fitted.plan, optimize=request.optimize)
     if half:
         stored = {v.name: v.nbytes for n in fitted.train.nodes for v in n.outputs}
         if fitted.batch:

@@ -291,10 +291,11 @@ def compile_verb(
     files = []
     project: dict[str, str] = {}
     if output is not None:
-        from biotrain.run.project import project_files
+        from biotrain.run.project import linked, project_files
 
         with Busy("linking the firmware" if pkg.target.build else "writing"):
             project = project_files(pkg, measure=True)
+            pkg = linked(pkg, project)
         pkg.save(output, project)
         _describe(chosen, pkg, chosen.fed(train), output)
         names = [*pkg.files, *project, "plan.json", SETTINGS_FILE, MODULE_FILE]

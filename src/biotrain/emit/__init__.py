@@ -8,7 +8,7 @@ initial values. Everything is deterministic text; weights are hex floats and los
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from textwrap import fill
 
@@ -17,7 +17,6 @@ from biotrain.emit.header import header
 from biotrain.emit.live import LIVE_SOURCES, live_files
 from biotrain.emit.model import model, window_offset
 from biotrain.emit.prefix import prefixed, public_names, renamed, with_prefix
-from biotrain.emit.routines import SMALL_SOURCE
 from biotrain.emit.schedule import Places, Shapes, call_text, literal, node_text
 from biotrain.emit.source import (
     Source,
@@ -86,7 +85,10 @@ def emit(source: Source) -> dict[str, str]:
     files["model.c"] = model(source, stems)
     if source.target is not None and source.target.core != "host":
         whole = {stem: files.pop(stem) for stem in stems}
-        kernels = trimmed(whole, files["model.c"], shared=bool(source.prefix))
+        macros = {"BT_VECTOR": False}
+        if not source.prefix:  # another model of the firmware may be for the other
+            macros["BT_CONV_SMALL"] = source.optimize == "size"
+        kernels = trimmed(whole, files["model.c"], macros, shared=bool(source.prefix))
         files["model.c"] = model(source, list(kernels))
         files |= kernels
     files["model_weights.c"] = _weights(source)
@@ -100,15 +102,14 @@ def _stems(source: Source) -> list[str]:
             nodes += [*phase.before, *phase.graph.nodes]
         nodes += schedule.after if schedule else ()
     found = [OPS[n.op] for n in leaves(nodes) if not OPS[n.op].alias]
-    stems = [op.source for op in found]
-    if source.optimize == "size" and any("bt_conv" in stem for stem in stems):
-        stems.append(SMALL_SOURCE)
-    return kernel_sources(stems)
+    other = "bt_conv_leaf.h" if source.optimize == "size" else "bt_conv_small.h"
+    return kernel_sources([op.source for op in found], without=(other,))
 
 
-def kernel_sources(stems: Iterable[str]) -> list[str]:
-    """The kernel files and those that they include, each once, sorted."""
-    found: dict[str, None] = {}
+def kernel_sources(stems: Iterable[str], without: Sequence[str] = ()) -> list[str]:
+    """The kernel files and those that they include, each once, sorted; not those `without`, which
+    the macros of a package leave out."""
+    found: dict[str, None] = dict.fromkeys(without)
     waiting = list(stems)
     while waiting:
         stem = waiting.pop()
@@ -117,7 +118,7 @@ def kernel_sources(stems: Iterable[str]) -> list[str]:
             text = (SOURCES / stem).read_text(encoding="utf-8")
             included = re.findall(r'#include "(bt_\w+\.h)"', text)
             waiting += [name for name in included if (SOURCES / name).is_file()]
-    return sorted(found)
+    return sorted(name for name in found if name not in without)
 
 
 def _weights(source: Source) -> str:

@@ -21,19 +21,9 @@ from biotrain.ir.op import Call
 from biotrain.ops import SOURCES
 from biotrain.planner.request import Optimize
 
-SPECIALISED = ("bt_conv", "bt_linear", "bt_fir", "bt_fft")
-"""Beginnings of the kernels whose body depends on constants: at run time they are long and slow."""
-SMALL = {
-    f"bt_conv_{name}": f"bt_small_{name}"
-    for name in (
-        "forward",
-        "input_gradient",
-        "weight_gradient",
-        "weight_gradient_by_input",
-    )
-}
-"""Convolutions that take their geometry at run time (`bt_conv_small.h`)."""
-SMALL_SOURCE = "bt_conv_small.h"
+SPECIALISED = ("bt_linear", "bt_fir", "bt_fft")
+"""Beginnings of the kernels whose body depends on constants: at run time they are long and slow.
+Convolutions have another body for that, `bt_conv_small.h`."""
 
 _SIGNATURE = re.compile(r"^BT_KERNEL void (bt_\w+)\(([^)]*)\)\n?\{", re.M)
 _PARAMETER = re.compile(r"(.*?)(\w+)")
@@ -80,14 +70,11 @@ class Routines:
     ) -> tuple[str, list[str]]:
         """The function to call for a node, and its arguments."""
         function = call.function
-        small = self._optimize == "size" and function in SMALL
-        if small:
-            function = SMALL[function]
         items = [geometry, box, *arguments, *call.extra]
         signature = signatures().get(function)
         if signature is None or len(signature) != len(items):
             return call.function, items
-        if small or self._general(function):
+        if self._general(function):
             return self._at_run_time(function, signature, items)
         return self._alike(function, signature, items)
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Kernel headers for a board: without vector code and without functions that nothing calls.
 
-A board's core has no vectors of floats, so the branches under `#if BT_VECTOR` are dead there. Of
-what is left, a function that neither `model.c` nor a function in use names is left out, and then
-every header that defines nothing in use.
+A board's core has no vectors of floats, so the branches under `#if BT_VECTOR` are dead there, and
+one branch of `#if BT_CONV_SMALL` is. Of what is left, a function that neither `model.c` nor a
+function in use names is left out, and then every header that defines nothing in use.
 """
 
 from __future__ import annotations
@@ -11,28 +11,30 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 
-MACRO = "BT_VECTOR"
 _WORD = re.compile(r"\b[A-Za-z_]\w*")
-_FUNCTION = re.compile(r"^BT_(?:KERNEL|PART) [^;{]*?\b(bt_\w+)\([^;{]*\)\s*\{", re.M | re.S)
+_FUNCTION = re.compile(r"^BT_(?:KERNEL|OUTLINED) [^;{]*?\b(bt_\w+)\([^;{]*\)\s*\{", re.M | re.S)
 _INCLUDE = re.compile(r'^#include "(bt_\w+\.h)"\n', re.M)
 _GUARD = re.compile(r"^#(?:ifndef|define|endif|include)\b.*$", re.M)
 _COMMENT = re.compile(r"/\*.*?\*/", re.S)
 
 
-def trimmed(headers: Mapping[str, str], users: str, shared: bool = False) -> dict[str, str]:
-    """The headers that a package of a board needs; `users` is the text of what includes them.
+def trimmed(
+    headers: Mapping[str, str], users: str, macros: Mapping[str, bool], shared: bool = False
+) -> dict[str, str]:
+    """The headers that a package of a board needs.
 
+    `users` is the text of what includes them; `macros` says which macros are 0 and which are not.
     shared : another package may use the same headers in one firmware, so that all of each stays.
     """
-    texts = {name: _without_vectors(text) for name, text in headers.items()}
+    texts = {name: _decided(text, macros) for name, text in headers.items()}
     if shared:
         return texts
     texts = _used_functions(texts, users)
     return _used_files(texts, users)
 
 
-def _without_vectors(text: str) -> str:
-    """The text with `BT_VECTOR` taken as 0; other conditions stay as they are."""
+def _decided(text: str, macros: Mapping[str, bool]) -> str:
+    """The text without what the macros leave out; other conditions stay as they are."""
     lines: list[str] = []
     stack: list[tuple[str, bool]] = []  # kind of the condition, whether its lines are dropped
     for line in text.split("\n"):
@@ -43,16 +45,16 @@ def _without_vectors(text: str) -> str:
             continue
         word, condition = directive[1], directive[2].strip()
         if word in ("if", "ifdef", "ifndef"):
-            ours = word == "if" and re.fullmatch(rf"{MACRO}(?: == (?:8|16))?", condition)
-            if ours:
-                stack.append(("ours", True))
+            ours = re.fullmatch(r"(\w+)(?: == (?:8|16))?", condition) if word == "if" else None
+            if ours and ours[1] in macros:
+                stack.append(("ours", not macros[ours[1]]))
                 continue
             stack.append(("other", False))
         elif stack and stack[-1][0] == "ours":
             if word == "endif":
                 stack.pop()
-            else:  # what follows is the plain code
-                stack[-1] = ("ours", word == "elif")
+            else:  # what follows an `#if` of one of the macros is its opposite
+                stack[-1] = ("ours", word == "elif" or not stack[-1][1])
             continue
         elif word == "endif":
             stack.pop()

@@ -55,14 +55,17 @@
  * until registers run out. BT_OPAQUE_POINTER: the pointer advances by itself; compilers would
  * add a base and an index for each load. BT_IS_CONSTANT: the compiler knows the number, so that
  * one body is compiled for it. BT_UNROLLED: a loop of up to 12 turns whose index is a constant
- * in each, so that the elements of small arrays are registers. */
+ * in each, so that the elements of small arrays are registers. BT_FALLTHROUGH: the next case
+ * follows on purpose. */
 #ifdef __GNUC__
+#define BT_FALLTHROUGH __attribute__((fallthrough))
 #define BT_ORDER_MEMORY __asm__ volatile("" ::: "memory")
 #define BT_OPAQUE_POINTER(a) __asm__("" : "+r"(a))
 #define BT_OPAQUE_POINTERS(a, b, c, d) __asm__("" : "+r"(a), "+r"(b), "+r"(c), "+r"(d))
 #define BT_IS_CONSTANT(n) __builtin_constant_p(n)
 #define BT_UNROLLED(j, n) _Pragma("GCC unroll 12") for (int j = 0; j < (n); j++)
 #else
+#define BT_FALLTHROUGH ((void)0)
 #define BT_ORDER_MEMORY ((void)0)
 #define BT_OPAQUE_POINTER(a) ((void)0)
 #define BT_OPAQUE_POINTERS(a, b, c, d) ((void)0)

@@ -13,7 +13,18 @@
 #ifndef BT_CONV_H
 #define BT_CONV_H
 
+/* 1: little code that takes its geometry at run time; 0: bodies that its constants specialise. */
+#ifndef BT_CONV_SMALL
+#define BT_CONV_SMALL 0
+#endif
+
+#if BT_CONV_SMALL
+#include "bt_conv_small.h"
+#define BT_CONV_EACH_PHASE(p, s) for (int p = 0; p < (s); p++)
+#else
 #include "bt_conv_leaf.h"
+#define BT_CONV_EACH_PHASE(p, s) BT_UNROLLED(p, s)
+#endif
 
 typedef struct bt_conv {
   int channels, rows, times;             /* of x */
@@ -145,7 +156,7 @@ BT_KERNEL void bt_conv_input_gradient(bt_conv g, bt_box box, bt_in dy, const flo
       const int top = at / g.row_stride + v.at, some = bt_ceil_div(g.kernel_rows - v.tap, v.each);
       const bt_conv_span kh =
           bt_conv_rows_of(one_row, top, -v.fall, bt_max(0, some), g.out_rows);
-      BT_UNROLLED(p, s) {
+      BT_CONV_EACH_PHASE(p, s) {
         /* inputs up s + p - padding for up in [from, to) */
         const int from = bt_ceil_div(box.t0 + g.padding - p, s);
         const int to = bt_ceil_div(box.t1 + g.padding - p, s);

@@ -4,6 +4,7 @@
 #ifndef BT_CONV_INT16_H
 #define BT_CONV_INT16_H
 
+#include "bt_barrier.h"
 #include "bt_conv.h"
 #include "bt_int16.h"
 
@@ -23,7 +24,11 @@ BT_KERNEL int bt_conv_group(bt_conv g, int r)
 }
 
 /* Samples of all rows of a group that a matrix product converts at a time, on the stack. */
-#define BT_INT16_PRODUCT_SAMPLES ((BT_VECTOR ? 8 : 1) * BT_INT16_SAMPLES)
+#if BT_VECTOR
+#define BT_INT16_PRODUCT_SAMPLES (8 * BT_INT16_SAMPLES)
+#else
+#define BT_INT16_PRODUCT_SAMPLES BT_INT16_SAMPLES
+#endif
 
 /* A matrix product of so many rows per group, all of which are converted together. */
 BT_KERNEL void bt_conv_product_int16(bt_conv g, bt_box box, bt_in16 x, const float *w,
@@ -55,7 +60,8 @@ BT_KERNEL void bt_conv_forward_int16(bt_conv g, bt_box box, bt_in16 x, const flo
   const int first = bt_conv_group(g, box.r0) * per_group * g.rows;
   const int last = (bt_conv_group(g, box.r1 - 1) + 1) * per_group * g.rows;
   const int length = (BT_INT16_SAMPLES - reach - 1) / g.stride + 1;
-  float samples[BT_INT16_SAMPLES] = {0.0f};
+  float samples[BT_INT16_SAMPLES] = {0.0f}, *taken = samples;
+  BT_OPAQUE_POINTER(taken); /* gcc warns of samples that a row has, and this part of it has not */
   for (int t = box.t0; t < box.t1; t += length) {
     const int end = bt_min(t + length, box.t1);
     const int x0 = bt_max(0, t * g.stride - g.padding);
@@ -75,13 +81,13 @@ BT_KERNEL void bt_conv_forward_int16(bt_conv g, bt_box box, bt_in16 x, const flo
         if (kh < 0)
           continue;
         if (!there)
-          bt_int16_take(x, row, x0, x1, scale, samples);
+          bt_int16_take(x, row, x0, x1, scale, taken);
         there = 1;
         const float *from = w + ((r / g.out_rows * per_group + i) * g.kernel_rows + kh) * g.taps;
         const int at = t * g.stride - g.padding;
         const bt_conv_sum m = {.terms = 1, .rows = 1, .taps = g.taps, .gap = g.stride,
                                .step = g.dilation, .first = at, .times = g.times, .w = from,
-                               .w_tap = 1, .x = samples + (at - x0), .y = bt_to(y, r, t),
+                               .w_tap = 1, .x = taken + (at - x0), .y = bt_to(y, r, t),
                                .y_gap = 1};
         bt_conv_add(m, end - t);
       }

@@ -7,9 +7,6 @@
 
 #include "bt_conv_nest.h"
 
-/* Results whose sums over a leaf stand on the stack. */
-#define BT_CONV_SUMS 64
-
 /* Joins the sums of a leaf to `count` totals, up to eight. */
 BT_KERNEL void bt_block_join(int count, float *total, const float s[8])
 {

@@ -152,6 +152,30 @@ BT_KERNEL void bt_block_mix_rows(bt_conv_sum m, int rows, int r, int n)
   }
 }
 
+/* n results of output r, up to eight. */
+BT_KERNEL void bt_block_mix_few(bt_conv_sum m, int r, int n)
+{
+  const float start = m.b ? m.b[r] : 0.0f;
+  float s[8] = {start, start, start, start, start, start, start, start};
+  const float *w = m.w + r * m.w_out, *x = m.x;
+  for (int i = 0; i < m.terms; i++) {
+    const float up = *w;
+    float v[8] = {0.0f};
+    BT_UNROLLED(j, 8)
+      if (j < n)
+        v[j] = x[j];
+    bt_block_four(s, up, v[0], v[1], v[2], v[3]);
+    if (n > 4)
+      bt_block_four(s + 4, up, v[4], v[5], v[6], v[7]);
+    w += m.w_term;
+    x += m.x_term;
+  }
+  float *const y = m.y + r * m.y_out;
+  BT_UNROLLED(j, 8)
+    if (j < n)
+      y[j] = s[j];
+}
+
 /* n results of `outs` outputs. */
 BT_KERNEL void bt_block_mix_all(bt_conv_sum m, int outs, int n)
 {
@@ -166,6 +190,11 @@ BT_KERNEL void bt_block_mix_all(bt_conv_sum m, int outs, int n)
     }
     for (; r < outs; r++)
       bt_block_mix_rows(m, 1, r, n);
+  }
+  if (BT_IS_CONSTANT(n) && n > 2) {
+    for (; r < outs; r++)
+      bt_block_mix_few(m, r, n);
+    return;
   }
   for (; r < outs; r++)
     for (int t = 0; t < n; t++) {

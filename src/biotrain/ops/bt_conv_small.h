@@ -1,248 +1,347 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The convolutions of bt_conv.h in little code: one loop over terms for all three directions, which
- * takes its geometry at run time. The sums run in the order of bt_conv.h, so the bits are the same. */
+/* The sums of a convolution (bt_conv_sum.h) in little code: one body for all three passes, which
+ * takes its geometry at run time. It replaces bt_conv_nest.h and bt_conv_leaf.h where
+ * BT_CONV_SMALL is 1; terms are added in the same order, so the bits are the same. */
 #ifndef BT_CONV_SMALL_H
 #define BT_CONV_SMALL_H
 
-#include "bt_conv.h"
+#include "bt_conv_block.h"
+#include "bt_conv_sum.h"
 
-/* Sums that are in registers at a time. */
-#define BT_SMALL 8
+/* Results of a tile, whose sums are in registers. */
+#define BT_SMALL_OUTPUTS 8
 
-/* s[j] += sum over k of w[k w_step] x[first + j gap + k step], for j in [0, outputs) and terms k in
- * order. A term whose index is not in [low, high) is skipped. */
-typedef struct bt_small_terms {
-  const float *w, *x;
-  int terms, w_step, first, step, gap, low, high;
-} bt_small_terms;
+/* What becomes of the sums: they are stored, join what is there as those of a leaf, or begin with
+ * what is there. */
+enum { BT_SMALL_STORES,
+       BT_SMALL_JOINS,
+       BT_SMALL_CONTINUES };
 
-/* Eight sums and one term; x is of the first sum, the others' follow it upwards. */
-#define BT_SMALL_TERM(wk, x0, x1, x2, x3, x4, x5, x6, x7) \
-  s0 = bt_fma(wk, x0, s0), s1 = bt_fma(wk, x1, s1), s2 = bt_fma(wk, x2, s2); \
-  s3 = bt_fma(wk, x3, s3), s4 = bt_fma(wk, x4, s4), s5 = bt_fma(wk, x5, s5); \
-  s6 = bt_fma(wk, x6, s6), s7 = bt_fma(wk, x7, s7)
-
-/* Eight neighbouring sums, every term of which is there. Four terms at a time share their loads where
- * terms neighbour each other too: of step 1, and, for the gradient of the input, -1. */
-BT_PART void bt_small_eight(float s[BT_SMALL], const float *w, int w_step, const float *x, int step,
-                            int terms)
+/* s[j] += w x[j] for j in [from, end) of eight neighbours; not empty. */
+BT_KERNEL void bt_small_some(float s[BT_SMALL_OUTPUTS], float w, const float *x, int from, int end)
 {
-  float s0 = s[0], s1 = s[1], s2 = s[2], s3 = s[3], s4 = s[4], s5 = s[5], s6 = s[6], s7 = s[7];
-  if (step == 1)
-    for (; terms >= 4; terms -= 4, w += 4 * w_step, x += 4) {
-      const float x0 = x[0], x1 = x[1], x2 = x[2], x3 = x[3], x4 = x[4], x5 = x[5], x6 = x[6];
-      const float x7 = x[7], x8 = x[8], x9 = x[9], x10 = x[10];
-      const float w0 = w[0], w1 = w[w_step], w2 = w[2 * w_step], w3 = w[3 * w_step];
-      BT_SMALL_TERM(w0, x0, x1, x2, x3, x4, x5, x6, x7);
-      BT_SMALL_TERM(w1, x1, x2, x3, x4, x5, x6, x7, x8);
-      BT_SMALL_TERM(w2, x2, x3, x4, x5, x6, x7, x8, x9);
-      BT_SMALL_TERM(w3, x3, x4, x5, x6, x7, x8, x9, x10);
+#define BT_SMALL_NEXT(j) \
+  s[j] = bt_fma(w, x[j], s[j]); \
+  if (end == (j) + 1) \
+    break; \
+  BT_FALLTHROUGH;
+  switch (from) {
+  case 0:
+    BT_SMALL_NEXT(0)
+  case 1:
+    BT_SMALL_NEXT(1)
+  case 2:
+    BT_SMALL_NEXT(2)
+  case 3:
+    BT_SMALL_NEXT(3)
+  case 4:
+    BT_SMALL_NEXT(4)
+  case 5:
+    BT_SMALL_NEXT(5)
+  case 6:
+    BT_SMALL_NEXT(6)
+  default:
+    s[7] = bt_fma(w, x[7], s[7]);
+  }
+#undef BT_SMALL_NEXT
+}
+
+/* s[j] += w x[j] of a tile of `count` neighbours, four or eight, for j from `low` on, which is not
+ * 0; and for j before `high`, which is not `count`. */
+#define BT_SMALL_CASE(number, j) \
+  case number: \
+    if ((j) < count) \
+      s[j] = bt_fma(w, x[j], s[j]); \
+    BT_FALLTHROUGH;
+BT_KERNEL void bt_small_low(float s[BT_SMALL_OUTPUTS], int count, float w, const float *x, int low)
+{
+  switch (low) {
+    BT_SMALL_CASE(1, 1)
+    BT_SMALL_CASE(2, 2)
+    BT_SMALL_CASE(3, 3)
+    BT_SMALL_CASE(4, 4)
+    BT_SMALL_CASE(5, 5)
+    BT_SMALL_CASE(6, 6)
+    BT_SMALL_CASE(7, 7)
+  default:
+    break;
+  }
+}
+
+BT_KERNEL void bt_small_high(float s[BT_SMALL_OUTPUTS], int count, float w, const float *x, int high)
+{
+  switch (high) {
+    BT_SMALL_CASE(7, 6)
+    BT_SMALL_CASE(6, 5)
+    BT_SMALL_CASE(5, 4)
+    BT_SMALL_CASE(4, 3)
+    BT_SMALL_CASE(3, 2)
+    BT_SMALL_CASE(2, 1)
+    BT_SMALL_CASE(1, 0)
+  default:
+    break;
+  }
+}
+#undef BT_SMALL_CASE
+
+/* s[j] += sum_k w[k] x[j + k] of four taps, or, `down`, x[j + 3 - k], for four or eight j. */
+BT_KERNEL void bt_small_four(float s[BT_SMALL_OUTPUTS], int count, int down, const float *w,
+                             const float *x)
+{
+  float v[12], u[4];
+  BT_UNROLLED(j, 4)
+      u[j] = w[j];
+  BT_UNROLLED(j, 11)
+    if (j < count + 3)
+      v[j] = x[j];
+  BT_ORDER_FOUR(u);
+  BT_ORDER_FOUR(v);
+  if (count > 4) {
+    BT_ORDER_FOUR(v + 4);
+    BT_ORDER_VALUE(v[8]);
+  }
+  BT_UNROLLED(k, 4)
+    BT_UNROLLED(q, 2)
+      if (4 * q < count) {
+        const float *const z = v + (down ? 3 - k : k) + 4 * q;
+        bt_block_four(s + 4 * q, u[k], z[0], z[1], z[2], z[3]);
+        BT_COMPUTE_SUMS(s + 4 * q);
+      }
+}
+
+/* s[j] += w x[j gap] of eight results. */
+BT_KERNEL void bt_small_one(float s[BT_SMALL_OUTPUTS], int gap, float w, const float *x)
+{
+  float v[BT_SMALL_OUTPUTS];
+  BT_UNROLLED(j, BT_SMALL_OUTPUTS) {
+    v[j] = *x;
+    x += gap;
+  }
+  bt_block_tap(s, w, v[0], v[1], v[2], v[3], v[4], v[5], v[6], v[7]);
+}
+
+/* Where the sums of n results begin: with y, with the bias, or with 0. */
+BT_KERNEL void bt_small_begin(const bt_conv_sum *m, const float *y, int n, int mode,
+                              float s[BT_SMALL_OUTPUTS])
+{
+  const float start = m->b ? *m->b : 0.0f;
+  BT_UNROLLED(j, BT_SMALL_OUTPUTS)
+    s[j] = start;
+  if (mode == BT_SMALL_CONTINUES)
+    BT_UNROLLED(j, BT_SMALL_OUTPUTS)
+      if (j < n) {
+        s[j] = *y;
+        y += m->y_gap;
+      }
+}
+
+BT_KERNEL void bt_small_end(const bt_conv_sum *m, float *y, int n, int mode,
+                            const float s[BT_SMALL_OUTPUTS])
+{
+  if (mode == BT_SMALL_JOINS)
+    BT_UNROLLED(j, BT_SMALL_OUTPUTS) {
+      if (j < n)
+        BT_JOIN_LEAF(*y, s[j]);
+      y += m->y_gap;
     }
-  else if (step == -1)
-    for (; terms >= 4; terms -= 4, w += 4 * w_step, x -= 4) {
-      const float *const p = x - 3;
-      const float x0 = p[0], x1 = p[1], x2 = p[2], x3 = p[3], x4 = p[4], x5 = p[5], x6 = p[6];
-      const float x7 = p[7], x8 = p[8], x9 = p[9], x10 = p[10];
-      const float w0 = w[0], w1 = w[w_step], w2 = w[2 * w_step], w3 = w[3 * w_step];
-      BT_SMALL_TERM(w0, x3, x4, x5, x6, x7, x8, x9, x10);
-      BT_SMALL_TERM(w1, x2, x3, x4, x5, x6, x7, x8, x9);
-      BT_SMALL_TERM(w2, x1, x2, x3, x4, x5, x6, x7, x8);
-      BT_SMALL_TERM(w3, x0, x1, x2, x3, x4, x5, x6, x7);
+  else
+    BT_UNROLLED(j, BT_SMALL_OUTPUTS) {
+      if (j < n)
+        *y = s[j];
+      y += m->y_gap;
     }
-  for (; terms > 0; terms--, w += w_step, x += step) {
-    BT_SMALL_TERM(*w, x[0], x[1], x[2], x[3], x[4], x[5], x[6], x[7]);
+}
+
+/* n neighbours in tiles of `count`, four or eight; taps and weights are neighbours too: `step` is 1
+ * or -1. A row has as many samples at least, so that a tap leaves it at one end only. The last tile that stores begins where it ends with the row: it computes some results
+ * twice. Returns how many are done. */
+BT_KERNEL int bt_small_slide(const bt_conv_sum *m, int count, int step, int n, int mode)
+{
+  int t = 0;
+  for (; t + count <= n || (mode == BT_SMALL_STORES && t < n); t += count) {
+    t = bt_min(t, n - count);
+    const int first = m->first + t, high = m->times - count - first;
+    /* the taps [from, to) that all have */
+    const int from = bt_min(m->taps, bt_max(0, step > 0 ? -first : -high));
+    const int to = bt_max(from, bt_min(m->taps, (step > 0 ? high : first) + 1));
+    float s[BT_SMALL_OUTPUTS], *const y = m->y + t * m->y_gap;
+    bt_small_begin(m, y, count, mode, s);
+    BT_CONV_EACH_ROW(*m, i, h) {
+      const float *w = m->w + i * m->w_term + h * m->w_row;
+      const float *x = m->x + t + i * m->x_term + h * m->x_row;
+      for (int k = 0, at = first; k < from; k++, at += step, w++, x += step)
+        if (step > 0)
+          bt_small_low(s, count, *w, x, -at);
+        else
+          bt_small_high(s, count, *w, x, m->times - at);
+      int left = to - from;
+      for (; left >= 4; left -= 4) {
+        bt_small_four(s, count, step < 0, w, step < 0 ? x - 3 : x);
+        w += 4, x += 4 * step;
+        BT_NEAR_POINTER(w);
+        BT_NEAR_POINTER(x);
+      }
+      for (; left > 0; left--, w++, x += step) {
+        const float u = *w;
+        bt_block_four(s, u, x[0], x[1], x[2], x[3]);
+        if (count > 4)
+          bt_block_four(s + 4, u, x[4], x[5], x[6], x[7]);
+      }
+      for (int k = to, at = first + to * step; k < m->taps; k++, at += step, w++, x += step)
+        if (step > 0)
+          bt_small_high(s, count, *w, x, m->times - at);
+        else
+          bt_small_low(s, count, *w, x, -at);
+    }
+    bt_small_end(m, y, count, mode, s);
   }
-  s[0] = s0, s[1] = s1, s[2] = s2, s[3] = s3, s[4] = s4, s[5] = s5, s[6] = s6, s[7] = s7;
+  return t;
 }
 
-/* Up to eight neighbouring sums and the terms [k, end), clipped one by one. */
-BT_PART void bt_small_clipped(float s[BT_SMALL], int outputs, const bt_small_terms *m, int k, int end)
+BT_OUTLINED int bt_small_rising(const bt_conv_sum *m, int n, int mode)
 {
-  for (int at = m->first + k * m->step; k < end; k++, at += m->step) {
-    const float wk = m->w[k * m->w_step];
-    const int hi = bt_min(outputs, m->high - at);
-    for (int j = bt_max(0, m->low - at); j < hi; j++)
-      s[j] = bt_fma(wk, m->x[at + j], s[j]);
+  return bt_small_slide(m, 8, 1, n, mode);
+}
+
+BT_OUTLINED int bt_small_falling(const bt_conv_sum *m, int n, int mode)
+{
+  return bt_small_slide(m, 8, -1, n, mode);
+}
+
+BT_OUTLINED int bt_small_rising_four(const bt_conv_sum *m, int n, int mode)
+{
+  return bt_small_slide(m, 4, 1, n, mode);
+}
+
+/* n results from the t-th on: eight that have every tap; or up to eight neighbours. */
+BT_OUTLINED void bt_small_tile(const bt_conv_sum *m, int t, int n, int mode)
+{
+  const int first = m->first + t * m->gap, clips = !m->inside && m->gap == 1;
+  float s[BT_SMALL_OUTPUTS], *const y = m->y + t * m->y_gap;
+  bt_small_begin(m, y, n, mode, s);
+  BT_CONV_EACH_ROW(*m, i, h) {
+    const float *w = m->w + i * m->w_term + h * m->w_row;
+    const float *x = m->x + t * m->gap + i * m->x_term + h * m->x_row;
+    int at = first;
+    for (int left = m->taps; left > 0; left--, at += m->step, w += m->w_tap, x += m->step) {
+      const int lo = clips ? bt_max(0, -at) : 0, hi = clips ? bt_min(n, m->times - at) : n;
+      if (hi - lo == BT_SMALL_OUTPUTS)
+        bt_small_one(s, m->gap, *w, x);
+      else if (lo < hi)
+        bt_small_some(s, *w, x, lo, hi);
+    }
+  }
+  bt_small_end(m, y, n, mode, s);
+}
+
+/* Results [t, end) one by one. */
+BT_OUTLINED void bt_small_singles(const bt_conv_sum *m, int t, int end, int mode)
+{
+  for (; t < end; t++) {
+    const int at = t * m->gap;
+    bt_conv_span k = {0, m->taps};
+    if (!m->inside)
+      k = bt_conv_within(m->first + at, m->step, m->taps, m->times);
+    float *const y = m->y + t * m->y_gap;
+    float sum = mode == BT_SMALL_CONTINUES ? *y : m->b ? *m->b : 0.0f;
+    BT_CONV_EACH_ROW(*m, i, h) {
+      const float *w = m->w + i * m->w_term + h * m->w_row;
+      const float *x = m->x + i * m->x_term + h * m->x_row + at;
+      for (int j = k.from; j < k.end; j++)
+        sum = bt_fma(w[j * m->w_tap], x[j * m->step], sum);
+    }
+    if (mode == BT_SMALL_JOINS)
+      BT_JOIN_LEAF(*y, sum);
+    else
+      *y = sum;
   }
 }
 
-/* Sums that do not neighbour each other, one at a time. */
-BT_PART void bt_small_apart(float s[BT_SMALL], int outputs, const bt_small_terms *m)
+/* n results of one output. */
+BT_OUTLINED void bt_small_row(const bt_conv_sum *m, int n, int mode)
 {
-  for (int j = 0; j < outputs; j++) {
-    float sum = s[j];
-    int at = m->first + j * m->gap;
-    for (int k = 0; k < m->terms; k++, at += m->step)
-      if (at >= m->low && at < m->high)
-        sum = bt_fma(m->w[k * m->w_step], m->x[at], sum);
-    s[j] = sum;
+  int t = 0, end = n;
+  if (m->gap == 1 && m->w_tap == 1 && !m->inside && n >= 4 &&
+      m->times >= BT_SMALL_OUTPUTS) {
+    if (m->step == -1 && n >= BT_SMALL_OUTPUTS)
+      t = bt_small_falling(m, n, mode);
+    else if (m->step == 1)
+      t = n < BT_SMALL_OUTPUTS ? bt_small_rising_four(m, n, mode) : bt_small_rising(m, n, mode);
+  } else if (m->gap > 1) {
+    const bt_conv_span whole = bt_conv_whole(*m, 0, n, 0, m->taps);
+    t = whole.from;
+    end = t + (whole.end - t) / BT_SMALL_OUTPUTS * BT_SMALL_OUTPUTS;
+    if (t > 0)
+      bt_small_singles(m, 0, t, mode);
+  }
+  for (; t < end; t += BT_SMALL_OUTPUTS)
+    bt_small_tile(m, t, bt_min(BT_SMALL_OUTPUTS, end - t), mode);
+  if (end < n)
+    bt_small_singles(m, end, n, mode);
+}
+
+/* n results of `outs` outputs. Where a term has one sample for a result, and no more is outside,
+ * the rows or the terms are the taps. */
+BT_KERNEL void bt_conv_sums(bt_conv_sum m, int outs, int n)
+{
+  if (m.inside && m.taps == 1) {
+    const int rows = m.rows > 1;
+    m.taps = rows ? m.rows : m.terms;
+    m.step = (int)(rows ? m.x_row : m.x_term);
+    m.w_tap = rows ? m.w_row : m.w_term;
+    *(rows ? &m.rows : &m.terms) = 1;
+  }
+  for (; outs > 0; outs--) {
+    bt_small_row(&m, n, BT_SMALL_STORES);
+    m.w += m.w_out;
+    m.x += m.x_out;
+    m.y += m.y_out;
+    m.b = m.b ? m.b + 1 : NULL;
   }
 }
 
-BT_PART void bt_small_sums(float s[BT_SMALL], int outputs, const bt_small_terms *m)
+/* n results of one output, added to y. */
+BT_KERNEL void bt_conv_add(bt_conv_sum m, int n)
 {
-  if (m->gap != 1 || outputs == 1) {
-    bt_small_apart(s, outputs, m);
-    return;
-  }
-  int from = 0, end = m->terms; /* the terms that all eight sums have */
-  if (outputs < BT_SMALL)
-    end = 0;
-  while (from < end && (m->first + from * m->step < m->low ||
-                        m->first + from * m->step + BT_SMALL > m->high))
-    from++;
-  while (from < end && (m->first + (end - 1) * m->step < m->low ||
-                        m->first + (end - 1) * m->step + BT_SMALL > m->high))
-    end--;
-  bt_small_clipped(s, outputs, m, 0, from);
-  if (from < end)
-    bt_small_eight(s, m->w + from * m->w_step, m->w_step, m->x + (m->first + from * m->step),
-                   m->step, end - from);
-  bt_small_clipped(s, outputs, m, bt_max(from, end), m->terms);
+  bt_small_row(&m, n, BT_SMALL_CONTINUES);
 }
 
-/* Whether a kernel has one tap, which neither strides nor leaves the row: rows or channels are its
- * terms then. */
-BT_KERNEL int bt_small_point(bt_conv g)
+/* n results of `outs` outputs by `ins` inputs, leaf by leaf from the first tap on. */
+BT_OUTLINED void bt_small_leaves(bt_conv_sum *m, int outs, int ins, int n)
 {
-  return g.taps == 1 && g.stride == 1 && g.padding == 0 && g.row_padding == 0 &&
-         g.row_stride == 1 && g.times == g.out_times;
-}
-
-BT_KERNEL void bt_small_forward(bt_conv g, bt_box box, bt_in x, const float *w, const float *b,
-                                bt_out y)
-{
-  const int per_group = g.channels / g.groups, outs = g.out_channels / g.groups;
-  const int point = bt_small_point(g), rows = point && g.kernel_rows > 1;
-  const int channels = point && g.kernel_rows == 1;
-  for (int r = box.r0; r < box.r1; r++) {
-    const int o = r / g.out_rows, h = r % g.out_rows;
-    for (int t = box.t0, n = 0; t < box.t1; t += n) {
-      n = bt_min(BT_SMALL, box.t1 - box.t0);
-      t = bt_min(t, box.t1 - n); /* the last block begins where it ends with the row */
-      float s[BT_SMALL];
-      for (int j = 0; j < BT_SMALL; j++)
-        s[j] = b ? b[o] : 0.0f;
-      for (int i = 0; i < (channels ? 1 : per_group); i++)
-        for (int kh = 0; kh < (rows ? 1 : g.kernel_rows); kh++) {
-          const int from = h * g.row_stride + kh * g.row_dilation - g.row_padding;
-          if (from < 0 || from >= g.rows)
-            continue;
-          const int row = (o / outs * per_group + i) * g.rows + from;
-          bt_small_terms m = {w + ((o * per_group + i) * g.kernel_rows + kh) * g.taps,
-                              bt_at(x, row, x.t0), g.taps, 1, t * g.stride - g.padding - x.t0,
-                              g.dilation, g.stride, -x.t0, g.times - x.t0};
-          if (point) {
-            m.terms = rows ? g.kernel_rows : per_group;
-            m.step = (rows ? g.row_dilation : g.rows) * x.stride;
-            m.low = 0, m.high = INT32_MAX;
-          }
-          bt_small_sums(s, n, &m);
+  const float *const w = m->w, *const x = m->x;
+  float *const y = m->y;
+  const int taps = m->taps, rows = m->rows, first = m->first, step = m->step;
+  m->rows = 1;
+  for (int o = 0; o < outs; o++)
+    for (int i = 0; i < ins; i++) {
+      m->y = y + o * m->y_out + i * m->y_in;
+      for (int k = 0; k < taps; k += BT_LEAF) {
+        m->taps = bt_min(BT_LEAF, taps - k);
+        m->first = first + k * step;
+        m->w = w + o * m->w_out + k;
+        m->x = x + i * m->x_in + k * step;
+        for (int h = 0; h < rows; h++) {
+          bt_small_row(m, n, BT_SMALL_JOINS);
+          m->w += m->w_row;
+          m->x += m->x_row;
         }
-      float *const to = bt_to(y, r, t);
-      for (int j = 0; j < n; j++)
-        to[j] = s[j];
+      }
     }
+}
+
+/* The same. Few results of an input, no tap of which is outside, share tiles with those of the
+ * other inputs. */
+BT_KERNEL void bt_conv_leaf_sums(bt_conv_sum m, int outs, int ins, int n)
+{
+  if (m.inside && n < ins && n < BT_SMALL_OUTPUTS) {
+    const int inputs = ins, gap = m.gap;
+    const ptrdiff_t y_gap = m.y_gap;
+    ins = n, n = inputs;
+    m.gap = (int)m.x_in, m.x_in = gap;
+    m.y_gap = m.y_in, m.y_in = y_gap;
   }
-}
-
-/* Inputs that a stride apart reach: one at a time. */
-BT_KERNEL float bt_small_strided(bt_conv g, int t, const float *dy, int y0, const float *w, float sum)
-{
-  for (int k = 0; k < g.taps; k++) {
-    const int up = t + g.padding - k * g.dilation;
-    if (up >= 0 && up % g.stride == 0 && up / g.stride < g.out_times)
-      sum = bt_fma(w[k], dy[up / g.stride - y0], sum);
-  }
-  return sum;
-}
-
-BT_KERNEL void bt_small_input_gradient(bt_conv g, bt_box box, bt_in dy, const float *w, bt_out dx)
-{
-  const int per_group = g.channels / g.groups, outs = g.out_channels / g.groups;
-  for (int r = box.r0; r < box.r1; r++) {
-    const int c = r / g.rows, at = r % g.rows;
-    const int group = c / per_group, i = c % per_group;
-    for (int t = box.t0, n = 0; t < box.t1; t += n) {
-      n = bt_min(BT_SMALL, box.t1 - box.t0);
-      t = bt_min(t, box.t1 - n); /* the last block begins where it ends with the row */
-      float s[BT_SMALL] = {0.0f};
-      for (int o = group * outs; o < (group + 1) * outs; o++)
-        for (int kh = 0; kh < g.kernel_rows; kh++) {
-          const int up = at + g.row_padding - kh * g.row_dilation;
-          if (up < 0 || up % g.row_stride != 0 || up / g.row_stride >= g.out_rows)
-            continue;
-          const float *const row = bt_at(dy, o * g.out_rows + up / g.row_stride, dy.t0);
-          const float *const wk = w + ((o * per_group + i) * g.kernel_rows + kh) * g.taps;
-          const bt_small_terms m = {wk, row, g.taps, 1, t + g.padding - dy.t0, -g.dilation, 1,
-                                    -dy.t0, g.out_times - dy.t0};
-          if (g.stride == 1)
-            bt_small_sums(s, n, &m);
-          else
-            for (int j = 0; j < n; j++)
-              s[j] = bt_small_strided(g, t + j, row, dy.t0, wk, s[j]);
-        }
-      float *const to = bt_to(dx, r, t);
-      for (int j = 0; j < n; j++)
-        to[j] = s[j];
-    }
-  }
-}
-
-/* dw[o, i, kh, k .. k + n - 1] gets what the samples of one leaf of row r of dy add to it. */
-BT_PART void bt_small_weight_leaf(const bt_conv *g, int t, int end, int r, int row, int k, int n,
-                                  bt_in x, bt_in dy, float *to)
-{
-  float s[BT_SMALL] = {0.0f};
-  const bt_small_terms m = {bt_at(dy, r, t),
-                            bt_at(x, row, x.t0),
-                            end - t,
-                            1,
-                            t * g->stride + k * g->dilation - g->padding - x.t0,
-                            g->stride,
-                            g->dilation,
-                            -x.t0,
-                            g->times - x.t0};
-  bt_small_sums(s, n, &m);
-  for (int j = 0; j < n; j++)
-    to[j] += s[j];
-}
-
-/* The gradient of w[o, i] from the rows [r0, r1) of channel o; i is that of the group. */
-BT_PART void bt_small_weights(const bt_conv *g, bt_box box, int o, int i, bt_in x, bt_in dy, float *dw)
-{
-  const int per_group = g->channels / g->groups, outs = g->out_channels / g->groups;
-  for (int t = box.t0; t < box.t1; t = bt_leaf_end(t, box.t1))
-    for (int kh = 0; kh < g->kernel_rows; kh++)
-      for (int k = 0; k < g->taps; k += BT_SMALL)
-        for (int h = box.r0; h < box.r1; h++) {
-          const int from = h * g->row_stride + kh * g->row_dilation - g->row_padding;
-          if (from < 0 || from >= g->rows)
-            continue;
-          bt_small_weight_leaf(g, t, bt_leaf_end(t, box.t1), o * g->out_rows + h,
-                               (o / outs * per_group + i) * g->rows + from, k,
-                               bt_min(BT_SMALL, g->taps - k), x, dy,
-                               dw + ((o * per_group + i) * g->kernel_rows + kh) * g->taps + k);
-        }
-}
-
-BT_KERNEL void bt_small_weight_gradient(bt_conv g, bt_box box, bt_in x, bt_in dy, float *dw)
-{
-  for (int o = box.r0 / g.out_rows; o * g.out_rows < box.r1; o++) {
-    const bt_box rows = {bt_max(box.r0 - o * g.out_rows, 0),
-                         bt_min(box.r1 - o * g.out_rows, g.out_rows), box.t0, box.t1};
-    for (int i = 0; i < g.channels / g.groups; i++)
-      bt_small_weights(&g, rows, o, i, x, dy, dw);
-  }
-}
-
-/* With boxes over the rows of x, for one group. */
-BT_KERNEL void bt_small_weight_gradient_by_input(bt_conv g, bt_box box, bt_in x, bt_in dy, float *dw)
-{
-  const bt_box rows = {0, g.out_rows, box.t0, box.t1};
-  for (int o = 0; o < g.out_channels; o++)
-    for (int i = box.r0 / g.rows; i * g.rows < box.r1; i++)
-      bt_small_weights(&g, rows, o, i, x, dy, dw);
+  bt_small_leaves(&m, outs, ins, n);
 }
 
 #endif

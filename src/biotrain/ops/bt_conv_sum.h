@@ -16,6 +16,9 @@
 
 #include "bt_kernel.h"
 
+/* Results whose sums over a leaf stand on the stack. */
+#define BT_CONV_SUMS 64
+
 typedef struct bt_conv_sum {
   int terms, rows, taps;
   int gap, step;    /* samples from one result to the next, from one tap to the next (may be < 0) */

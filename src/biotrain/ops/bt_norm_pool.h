@@ -58,7 +58,7 @@ BT_KERNEL void bt_norm_pool_windows(bt_norm_pool g, int windows, bt_norm_row row
   float total[4] = {0.0f, 0.0f, 0.0f, 0.0f};
   int number[4] = {0, 0, 0, 0};
   for (int h = 0; h < g.kernel_rows; h++)
-    for (int i = 0; i < g.kernel; i++) {
+    BT_UNROLL_BY_FOUR for (int i = 0; i < g.kernel; i++) {
       float hat[4], y[4];
       BT_UNROLLED_FOUR
         if (j < windows)
@@ -200,7 +200,7 @@ BT_KERNEL void bt_pooled_affine(bt_norm_pool g, bt_box box, bt_in s, bt_in8 n,
     const float *from = bt_at(s, r, box.t0);
     const uint8_t *count = bt_at8(n, r, box.t0);
     float *to = bt_to(p, r, box.t0);
-    for (int t = 0; t < box.t1 - box.t0; t++)
+    BT_UNROLL_BY_FOUR for (int t = 0; t < box.t1 - box.t0; t++)
       to[t] = bt_fma(shift, (float)count[t], scale * from[t]) * share;
   }
 }
@@ -214,7 +214,7 @@ BT_KERNEL void bt_pooled_affine_dx(bt_norm_pool g, bt_box box, bt_in dp, const f
     const float scale = gamma ? gamma[r / g.out_rows] * share : share;
     const float *from = bt_at(dp, r, box.t0);
     float *to = bt_to(ds, r, box.t0);
-    for (int t = 0; t < box.t1 - box.t0; t++)
+    BT_UNROLL_BY_FOUR for (int t = 0; t < box.t1 - box.t0; t++)
       to[t] = scale * from[t];
   }
 }
@@ -278,7 +278,7 @@ BT_KERNEL void bt_norm_pool_window_dx(int n, bt_norm_row row, const float *x, fl
                                       float product, float *to)
 {
   int i = 0;
-  for (; i + 4 <= n; i += 4) {
+  BT_UNROLL_BY_FOUR for (; i + 4 <= n; i += 4) {
     float hat[4], y[4];
     bt_hat_four(x + i, row.mean, row.rstd, row.rest, hat);
     BT_UNROLLED_FOUR

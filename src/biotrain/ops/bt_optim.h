@@ -13,7 +13,7 @@ typedef struct bt_flat {
 BT_KERNEL void bt_accumulate(bt_flat g, bt_box box, const float *from, float *to)
 {
   (void)box;
-  for (int i = 0; i < g.count; i++)
+  BT_UNROLL_BY_FOUR for (int i = 0; i < g.count; i++)
     to[i] += from[i];
 }
 
@@ -21,7 +21,7 @@ BT_KERNEL void bt_accumulate(bt_flat g, bt_box box, const float *from, float *to
 BT_KERNEL void bt_share(bt_flat g, bt_box box, const float *from, float *to, float share)
 {
   (void)box;
-  for (int i = 0; i < g.count; i++)
+  BT_UNROLL_BY_FOUR for (int i = 0; i < g.count; i++)
     to[i] = from[i] * share;
 }
 
@@ -39,7 +39,7 @@ BT_KERNEL void bt_sgd_step(bt_flat g, bt_box box, const float *restrict v, float
                            float lr)
 {
   (void)box;
-  for (int i = 0; i < g.count; i++)
+  BT_UNROLL_BY_FOUR for (int i = 0; i < g.count; i++)
     p[i] = bt_fma(-lr, v[i], p[i]);
 }
 
@@ -50,7 +50,7 @@ BT_KERNEL bool bt_skip(bt_flat g, const float *grad, uint32_t *skipped)
   if (skipped == NULL)
     return false;
   uint32_t finite = 1;
-  for (int i = 0; i < g.count; i++)
+  BT_UNROLL_BY_FOUR for (int i = 0; i < g.count; i++)
     finite &= bt_isfinite(grad[i]) ? 1u : 0u;
   *skipped += 1u - finite;
   return finite == 0;
@@ -63,7 +63,7 @@ BT_KERNEL void bt_sgd_plain(bt_flat g, bt_box box, const float *restrict grad, f
   (void)box;
   if (bt_skip(g, grad, skipped))
     return;
-  for (int i = 0; i < g.count; i++)
+  BT_UNROLL_BY_FOUR for (int i = 0; i < g.count; i++)
     p[i] = bt_fma(-lr, bt_fma(decay, p[i], grad[i] * scale), p[i]);
 }
 
@@ -75,7 +75,7 @@ BT_KERNEL void bt_sgd(bt_flat g, bt_box box, const float *restrict grad, float *
   (void)box;
   if (bt_skip(g, grad, skipped))
     return;
-  for (int i = 0; i < g.count; i++) {
+  BT_UNROLL_BY_FOUR for (int i = 0; i < g.count; i++) {
     const float d = bt_fma(decay, p[i], grad[i] * scale);
     v[i] = bt_fma(momentum, v[i], d);
     p[i] = bt_fma(-lr, nesterov ? bt_fma(momentum, v[i], d) : v[i], p[i]);
@@ -94,7 +94,7 @@ BT_KERNEL void bt_adam(bt_flat g, bt_box box, const float *restrict grad, float 
   if (bt_skip(g, grad, skipped))
     return;
   const float step = lr / c1, root = bt_sqrtf(c2);
-  for (int i = 0; i < g.count; i++) {
+  BT_UNROLL_BY_FOUR for (int i = 0; i < g.count; i++) {
     float d = grad[i] * scale;
     if (decoupled)
       p[i] = bt_fma(-(lr * decay), p[i], p[i]);

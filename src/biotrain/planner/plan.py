@@ -9,6 +9,7 @@ from typing import Any
 from biotrain.ir.graph import Graph, Value
 from biotrain.planner.batch_schedule import BatchSchedule
 from biotrain.planner.place import Buffer, lower_bound, peak
+from biotrain.planner.request import Optimize
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,10 @@ class Plan:
     """The tensor that this slice computes."""
     adabn_ops: int = 0
     """Operations of a window in which statistics are re-estimated (`adabn`); else 0."""
+    optimize: Optimize = "speed"
+    """What the code is for: fewest cycles, or few bytes."""
+    code_bytes: int | None = None
+    """Instructions and vectors of the linked firmware; None where nothing was linked."""
 
     def to_json(self) -> dict[str, Any]:
         """The contract's keys."""

@@ -9,6 +9,12 @@
 
 #include "bt_math.h"
 
+/* gcc warns of overflows in loops over what is left behind the tiles, for counts of two thousand
+ * million, which no tensor has. */
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC diagnostic ignored "-Waggressive-loop-optimizations"
+#endif
+
 /* Samples that a reduction over time adds up before the partial sum joins the total. Leaves lie at
  * absolute multiples of this length, so that a tiled call adds in the order of the whole one. */
 #define BT_LEAF 32
@@ -191,6 +197,14 @@ BT_KERNEL int bt_leaf_end(int t, int end) { return bt_min((t / BT_LEAF + 1) * BT
 #define BT_UNROLLED_FOUR _Pragma("GCC unroll 4") for (int j = 0; j < 4; j++)
 #else
 #define BT_UNROLLED_FOUR for (int j = 0; j < 4; j++)
+#endif
+
+/* Before a loop over elements that takes cycles enough for four copies of its body. clang, which is
+ * told to unroll no other loop of a board's firmware, needs to be told; gcc decides for itself. */
+#if BT_SCALAR_TILES && defined(__clang__) && !defined(__OPTIMIZE_SIZE__)
+#define BT_UNROLL_BY_FOUR _Pragma("GCC unroll 4")
+#else
+#define BT_UNROLL_BY_FOUR
 #endif
 
 BT_KERNEL float bt_fold(float lane[BT_LANES])

@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TypeVar
 
 from biotrain.emit import in_words_of
 from biotrain.emit.build import Build
@@ -33,6 +35,8 @@ from biotrain.run.firmware import (
     start_files,
 )
 from biotrain.run.memory import footprint
+
+Compiled = TypeVar("Compiled", bound=Build)
 
 
 def project_files(package: Build, *, measure: bool = False) -> dict[str, str]:
@@ -83,6 +87,15 @@ def measured(
     script = files["firmware/link.ld"]
     elf = build(flat, package.target, script, which, optimised(package))
     return footprint(elf, package.plan.placed_bytes, compiler_name(package, which))
+
+
+def linked(package: Compiled, files: dict[str, str]) -> Compiled:
+    """The package whose plan says how many bytes of code `main.elf` has, where it can be linked."""
+    found = measured(package, files)
+    if found is None:
+        return package
+    plan = replace(package.plan, code_bytes=found.code_bytes)
+    return replace(package, source=replace(package.source, plan=plan))
 
 
 def compiler_name(package: Build, which: Compiler) -> str:
