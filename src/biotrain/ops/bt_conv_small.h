@@ -5,6 +5,7 @@
 #ifndef BT_CONV_SMALL_H
 #define BT_CONV_SMALL_H
 
+#if BT_CONV_SMALL
 #include "bt_conv_block.h"
 #include "bt_conv_sum.h"
 
@@ -344,4 +345,5 @@ BT_KERNEL void bt_conv_leaf_sums(bt_conv_sum m, int outs, int ins, int n)
   bt_small_leaves(&m, outs, ins, n);
 }
 
+#endif
 #endif
