@@ -100,7 +100,7 @@ def find_cross_compiler(core: Core, compiler: Compiler | None = None) -> Compile
 def command(core: Core, compiler: Compiler) -> tuple[str, ...]:
     """The compiler with the flags of the core and of bare metal."""
     if compiler == "zig":
-        return (sys.executable, "-m", "ziglang", "cc", *core.zig, *ZIG, *FREESTANDING)
+        return (sys.executable, "-m", "ziglang", "cc", *ZIG, *core.zig, *FREESTANDING)
     return (*core.gcc, *FREESTANDING)
 
 

@@ -3,5 +3,5 @@
 set(CMAKE_SYSTEM_NAME Generic)
 set(CMAKE_SYSTEM_PROCESSOR @FAMILY@)
 set(CMAKE_C_COMPILER python3 -m ziglang cc)
-set(CMAKE_C_FLAGS_INIT "@ZIG_CORE@ @ZIG_FLAGS@")
+set(CMAKE_C_FLAGS_INIT "@ZIG_FLAGS@ @ZIG_CORE@")
 set(CMAKE_TRY_COMPILE_TARGET_TYPE STATIC_LIBRARY) # nothing links without the linker script
