@@ -14,7 +14,6 @@ from collections.abc import Mapping
 _WORD = re.compile(r"\b[A-Za-z_]\w*")
 _FUNCTION = re.compile(r"^BT_(?:KERNEL|OUTLINED) [^;{]*?\b(bt_\w+)\([^;{]*\)\s*\{", re.M | re.S)
 _INCLUDE = re.compile(r'^#include "(bt_\w+\.h)"\n', re.M)
-_GUARD = re.compile(r"^#(?:ifndef|define|endif|include)\b.*$", re.M)
 _COMMENT = re.compile(r"/\*.*?\*/", re.S)
 
 
@@ -109,32 +108,30 @@ def _used_files(texts: Mapping[str, str], users: str) -> dict[str, str]:
         if not empty:
             return texts
         name = empty[0]
-        inner = "".join(_INCLUDE.findall(texts[name]) and _INCLUDE.findall(texts[name]))
         lines = "".join(f'#include "{i}"\n' for i in _INCLUDE.findall(texts[name]))
         del texts[name]
         for other, text in texts.items():
-            texts[other] = text.replace(f'#include "{name}"\n', lines if inner else "")
+            texts[other] = text.replace(f'#include "{name}"\n', lines)
 
 
 def _defines_nothing_used(name: str, texts: Mapping[str, str], users: str) -> bool:
-    text = _COMMENT.sub("", texts[name])
-    code = _GUARD.sub("", text)
     others = _words(users)
     for other, body in texts.items():
         if other != name:
             others += _words(_COMMENT.sub("", body))
-    defined = set(_words(code)) | set(re.findall(r"^#define (\w+)[ (]\S", text, re.M))
-    return not any(w.lower().startswith("bt_") and w in set(others) for w in _own(text, defined))
+    used = set(others)
+    own = _own(_COMMENT.sub("", texts[name]))
+    return not any(word.lower().startswith("bt_") and word in used for word in own)
 
 
-def _own(text: str, words: set[str]) -> list[str]:
+def _own(text: str) -> list[str]:
     """The words that a header defines: functions, types and macros."""
     made = set(re.findall(r"\b(bt_\w+)\(", text)) | set(re.findall(r"}\s*(bt_\w+);", text))
     made |= set(re.findall(r"^#define (\w+)", text, re.M)) - set(
         re.findall(r"^#ifndef (\w+_H)$", text, re.M)
     )
     made |= set(re.findall(r"^typedef \w+ (bt_\w+);", text, re.M))
-    return sorted(made & (words | made))
+    return sorted(made)
 
 
 def _words(text: str) -> list[str]:
