@@ -18,7 +18,7 @@ from _behaviour import package as behaviour
 
 import biotrain as bt
 from biotrain.errors import DoesNotFitError
-from biotrain.ir.graph import Loop, leaves
+from biotrain.ir.graph import Loop, flat_nodes
 from biotrain.ir.op import OPS
 from biotrain.package import Package
 from biotrain.planner.place import lifetimes, lower_bound
@@ -155,7 +155,7 @@ def test_what_is_said_of_a_plan_is_counted_rightly(name: str, target: str) -> No
     assert len(rows) + int(smaller[1] if smaller else 0) == len(loops)
     counts = {str(loop.count) for loop in loops}
     assert {count for _, count in rows} <= counts
-    views = {v.name for n in leaves(pkg.graph.nodes) if OPS[n.op].alias for v in n.outputs}
+    views = {v.name for n in flat_nodes(pkg.graph.nodes) if OPS[n.op].alias for v in n.outputs}
     owned = [[m for m in b.members if m not in views] for b in lifetimes(pkg.graph)]
     over = len(re.findall(r"(?<!fused loop) over ", text)) + int(
         (re.search(r", (\d+) more", text) or [0, 0])[1]

@@ -25,7 +25,7 @@ from biotrain.emit.source import (
     trained_values,
 )
 from biotrain.emit.trim import trimmed
-from biotrain.ir.graph import leaves
+from biotrain.ir.graph import flat_nodes
 from biotrain.ir.op import OPS, float_literal
 from biotrain.ops import SOURCES
 
@@ -101,7 +101,7 @@ def _stems(source: Source) -> list[str]:
         for phase in schedule.phases if schedule else ():
             nodes += [*phase.before, *phase.graph.nodes]
         nodes += schedule.after if schedule else ()
-    found = [OPS[n.op] for n in leaves(nodes) if not OPS[n.op].alias]
+    found = [OPS[n.op] for n in flat_nodes(nodes) if not OPS[n.op].alias]
     other = "bt_conv_leaf.h" if source.optimize == "size" else "bt_conv_small.h"
     return kernel_sources([op.source for op in found], without=(other,))
 
