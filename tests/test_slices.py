@@ -14,11 +14,11 @@ import biotrain as bt
 from biotrain.frontend.live import Live
 from biotrain.ir.graph import Loop
 from biotrain.package import Package
-from biotrain.run.host import HostDevice
+from biotrain.run.host import OPTIMISED, HostDevice
 from biotrain.run.status import status_number
 
 MORE, BUSY = status_number("BT_MORE"), status_number("BT_ERR_BUSY")
-FLAGS = ("-O1", "-march=native", "-fPIC", "-std=c99", "-ffp-contract=off", "-fno-math-errno")
+FLAGS = (*OPTIMISED, "-O0", "-Dalways_inline=unused")
 SCALE = 0.01
 
 CASES: dict[str, dict[str, Any]] = {
