@@ -182,6 +182,23 @@ def test_networks(name: str) -> None:
     assert sliced.device.crc32() == plain.crc32()
 
 
+def test_a_window_lies_where_it_is_said_to_lie() -> None:
+    """Live firmware writes it there, without a copy."""
+    pkg = compiled({}, Live(hop=40))
+    sliced, window = Sliced(pkg), windows(1)[0]
+    sliced.c.bt_predict_window.restype = ctypes.c_void_p
+    logits = np.zeros(3, np.float32)
+    at = [ctypes.c_void_p(a.ctypes.data) for a in (window, logits)]
+    assert sliced.c.bt_predict_slice(sliced.m, *at, u32(1)) == MORE
+    there = sliced.c.bt_predict_window(sliced.m)
+    assert ctypes.string_at(there, window.nbytes) == window.tobytes()
+    (buffer,) = [
+        b for b in pkg.plan.predict_buffers if pkg.source.predict.inputs[0].name in b.members
+    ]
+    inside = there - sliced.m.value - pkg.context.offset("predict_arena", 8)
+    assert inside == buffer.offset
+
+
 def test_what_would_disturb_a_slice_is_refused() -> None:
     sliced = Sliced(packages("loops")[0])
     device, (x, y) = sliced.device, windows(1)
