@@ -37,7 +37,11 @@ C_FILES = $(shell find src -name '*.[ch]' | sort)
 PYTEST_ARGS ?=
 MUTANTS_ARGS ?=
 WORKERS ?= auto
-PYTEST = $(PY) -m pytest -n $(WORKERS) --dist loadgroup
+# A file's tests run in one worker, so that packages and builds they share are made once. The long
+# searches share little, and few files hold them.
+PYTEST = $(PY) -m pytest -n $(WORKERS) --dist $(DIST)
+DIST := loadfile
+exhaustive: DIST := worksteal
 DEMO_OUT ?= build/demo
 DEMO_ARGS ?=
 MATRIX_ARGS ?=

@@ -15,6 +15,10 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
+# What runs on this machine is built in a fourth of the time of -O3. The bits do not depend on it;
+# `optimised_build` is for files that run much C or stand for what a user builds.
+os.environ.setdefault("BIOTRAIN_CFLAGS", "-O0 -Dalways_inline=unused")
+
 # Where _cc.py keeps what it builds: one folder for all workers, which inherit the name from the
 # process that starts them and removes it.
 if "BIOTRAIN_TEST_BUILDS" not in os.environ:
@@ -83,16 +87,16 @@ def rng() -> np.random.Generator:
     return np.random.default_rng(0)
 
 
-@pytest.fixture
-def quick_build(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Builds of the host at -O1, in half the time, where a file is about what the C computes.
+@pytest.fixture(scope="module")
+def optimised_build() -> Iterator[None]:
+    """Builds of the host at -O3, as a user's, for the tests of a file and the processes they start.
 
-    The bits do not depend on it; -O3 stays where whole networks meet torch (test_verify.py), where
-    builds are compared (test_device.py, test_matrix.py), and for every kernel (test_ops.py).
+    For whole networks against torch (test_verify.py), builds that are compared (test_device.py,
+    test_matrix.py), and wherever the C runs for longer than it takes to build.
     """
-    from biotrain.run.host import OPTIMISED, HostDevice
-
-    monkeypatch.setitem(HostDevice.__init__.__kwdefaults__, "flags", ("-O1", *OPTIMISED[1:]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("BIOTRAIN_CFLAGS", raising=False)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -88,11 +88,7 @@ def plans(name: str, target: str) -> tuple[Package, ...]:
     return free, *(package(name, target, ram) for ram in rams)
 
 
-EACH = [
-    pytest.param(*case, marks=pytest.mark.xdist_group(f"figures-{case[0]}"), id="-".join(case))
-    for case in FIGURES
-]
-"""One worker makes all plans of a network."""
+EACH = [pytest.param(*case, id="-".join(case)) for case in FIGURES]
 
 
 @pytest.mark.sample(test=1)
@@ -163,7 +159,6 @@ def test_what_is_said_of_a_plan_is_counted_rightly(name: str, target: str) -> No
     assert over == sum(max(0, len(own) - 1) for own in owned)
 
 
-@pytest.mark.xdist_group("figures-mibminet")
 def test_operations_are_told_in_percent_of_those_of_everything_stored() -> None:
     free, *_, least = plans("mibminet", "host")
     said = re.search(r"operations ([+-][\d.]+)%", least.plan.choices[0])

@@ -16,8 +16,6 @@ from biotrain.errors import CaptureError
 from biotrain.ir.graph import flat_nodes
 from biotrain.package import compile_model
 
-pytestmark = pytest.mark.usefixtures("quick_build")
-
 EPS = float(np.finfo(np.float32).eps)
 CHANNELS, TIMES, CLASSES = 4, 45, 3
 
