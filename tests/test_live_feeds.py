@@ -142,7 +142,7 @@ def _send(outlet: Any, marker: Any, begin: float) -> None:
 class FakeInlet:
     """As much of pylsl as the feed uses: nothing ever comes."""
 
-    def __init__(self, info: object, max_buflen: int = 0, processing_flags: int = 0) -> None:
+    def __init__(self, info: object, **given: object) -> None:
         self._info = info
 
     def info(self) -> object:
