@@ -79,6 +79,7 @@ def test_cues_are_the_labels() -> None:
         Cued(Endless(), 3, 0.5)
 
 
+@pytest.mark.extras
 def test_brainflows_synthetic_board() -> None:
     """The real library and its own board, where the extra is installed."""
     pytest.importorskip("brainflow", reason="the extra `brainflow` is not installed")
@@ -99,6 +100,7 @@ def test_brainflows_synthetic_board() -> None:
     assert not feed._board.is_prepared()  # released when the loop ended
 
 
+@pytest.mark.extras
 def test_an_lsl_stream() -> None:
     """An outlet in this process and the real liblsl, where the extra is installed."""
     pylsl = pytest.importorskip("pylsl", reason="the extra `lsl` is not installed")

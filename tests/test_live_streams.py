@@ -109,7 +109,7 @@ def gathered(feed: Lsl, seconds: float) -> list[Chunk]:
     return got
 
 
-@pytest.mark.sample(test=1)
+@pytest.mark.extras
 @pytest.mark.parametrize("form", ["string", "float32", "int32"])
 def test_labels_of_another_clock_are_right_to_one_sample(form: str, clocks: None) -> None:
     name, zero = f"biotrain-{uuid.uuid4().hex}", time.time()
@@ -125,7 +125,7 @@ def test_labels_of_another_clock_are_right_to_one_sample(form: str, clocks: None
     labels_are_right(got, zero, sent[1:])
 
 
-@pytest.mark.sample(test=1)
+@pytest.mark.extras
 @pytest.mark.parametrize("source", ["", "named"])
 def test_a_stream_that_dies_and_comes_back(source: str, clocks: None) -> None:
     """From another process with another clock, whether liblsl finds it again by itself (it named
@@ -158,6 +158,7 @@ def test_a_stream_that_dies_and_comes_back(source: str, clocks: None) -> None:
     labels_are_right(got, zero, sent[1:])
 
 
+@pytest.mark.extras
 def test_what_a_stream_of_markers_said_before_it_died_does_not_hold_afterwards(
     clocks: None,
 ) -> None:

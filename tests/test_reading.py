@@ -268,8 +268,8 @@ def test_epochs_of_eeglab(tmp_path: Path) -> None:
     assert (rec.n_times, len(rec), rec.classes) == (128, 6, ("a", "b"))
     np.testing.assert_allclose(rec.signal([1])[0], x[:, :, 1], atol=1e-3)
     assert load_continuous(tmp_path / "sub-1.set") is None
-    _, told = recordings(tmp_path / "sub-1.set", None, read_front({"window_s": 0.5, "unit": 1}))
-    assert "cut into windows upstream" in told
+    with pytest.raises(RecordingError, match="give the continuous recording"):
+        recordings(tmp_path / "sub-1.set", None, read_front({"window_s": 0.5, "unit": 1}))
 
 
 def test_epochs_that_touch_bad_annotations(tmp_path: Path) -> None:
@@ -286,6 +286,19 @@ def test_epochs_that_touch_bad_annotations(tmp_path: Path) -> None:
     assert left(rec) == {"touch a BAD or EDGE annotation": 1}
     assert rec.time_s is not None
     assert 3.8 not in rec.time_s.round(3)
+
+
+def test_a_channel_may_be_called_as_a_kind(tmp_path: Path) -> None:
+    """MNE takes the names "eeg" and "stim" for kinds where it is asked for channels by name."""
+    mne = pytest.importorskip("mne", reason="the extra `data` is not installed")
+    x = 1e-5 * np.random.default_rng(0).standard_normal((3, 1280))
+    x[2] = 0
+    x[2, 256:512] = 1
+    info = mne.create_info(["eeg", "C3", "stim"], FS, ["eeg", "eeg", "stim"])
+    mne.io.RawArray(x, info, verbose="error").save(tmp_path / "sub-1_raw.fif", verbose="error")
+    rec = load(f"{tmp_path}?window=2")
+    assert rec.channels == ("eeg", "C3")
+    np.testing.assert_allclose(rec.signal()[0], 1e6 * x[:2, 256:512], atol=0.01)
 
 
 def test_a_split_fif_is_one_recording(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ epochs = 40
 
 [[data]]
 source = "synthetic-emg"     # whatever biotrain.study.load takes
-front = "front.toml"         # continuous recordings through the device's C; others skip it
+front = "front.toml"         # continuous recordings through the device's C
 models = ["epidenet"]
 """
 

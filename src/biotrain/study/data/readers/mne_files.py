@@ -95,7 +95,7 @@ def read(path: Path, request: CutRequest) -> RawSignal:
             raise
         epochs, told = _read(path, lambda mne: mne.read_epochs_eeglab(path, verbose="warning"))
         return from_epochs(epochs, path, request, told)
-    return _from_raw(raw, path, request, told)
+    return from_raw(raw, path, request, told)
 
 
 def _kinds(instance: Any, path: Path) -> list[str]:
@@ -106,15 +106,16 @@ def _kinds(instance: Any, path: Path) -> list[str]:
     return [kind_of(n) if k == "eeg" else k for n, k in zip(names, given, strict=True)]
 
 
-def _from_raw(raw: Any, path: Path, request: CutRequest, told: list[str]) -> RawSignal:
+def from_raw(raw: Any, path: Path, request: CutRequest, told: list[str]) -> RawSignal:
+    """A continuous recording that MNE has opened; `told`: its warnings."""
     fs = float(raw.info["sfreq"])
     names, kinds = [normal(name) for name in raw.ch_names], _kinds(raw, path)
     taken, others = choose(names, kinds, request, path)
-    own = [raw.ch_names[names.index(name)] for name in taken]
+    own = [names.index(name) for name in taken]  # by place: a name may be that of a kind
     chosen_kinds = [kinds[names.index(name)] for name in taken]
     volts = np.array([1e6 if kind in VOLTAGES else 1.0 for kind in chosen_kinds])
     signal, more = _read(path, lambda _: np.asarray(raw.get_data(picks=own), np.float64))
-    stim = [name for name, kind in zip(raw.ch_names, kinds, strict=True) if kind == "stim"]
+    stim = [k for k, kind in enumerate(kinds) if kind == "stim"]
     return RawSignal(
         path,
         signal * volts[:, None],
@@ -124,7 +125,7 @@ def _from_raw(raw: Any, path: Path, request: CutRequest, told: list[str]) -> Raw
         tuple("uV" if kind in VOLTAGES else "" for kind in chosen_kinds),
         bads=tuple(n for n in map(normal, raw.info.get("bads", ())) if n in taken),
         marks=tuple(_marks(raw, fs)),
-        codes={normal(n): np.rint(raw.get_data(picks=[n])[0]).astype(np.int64) for n in stim},
+        codes={names[k]: np.rint(raw.get_data(picks=[k])[0]).astype(np.int64) for k in stim},
         others=tuple(others),
         notes=(*told, *more),
     )
@@ -160,7 +161,7 @@ def epoched(
     taken, others = choose(names, kinds, request, path)
     chosen_kinds = [kinds[names.index(name)] for name in taken]
     volts = np.array([1e6 if kind in VOLTAGES else 1.0 for kind in chosen_kinds])
-    own = [epochs.ch_names[names.index(name)] for name in taken]
+    own = [names.index(name) for name in taken]
     data = np.asarray(epochs.load_data().get_data(picks=own), np.float64) * volts[:, None]
     count, _, n_times = data.shape
     events, times = getattr(epochs, "events", None), getattr(epochs, "times", None)
