@@ -55,5 +55,13 @@ def test_people_are_chosen_by_name(tmp_path: Path, capsys: pytest.CaptureFixture
     (tmp_path / "own.toml").write_text('pattern = "{subject}.csv"\nwindow = 1\n')
     asked = ["adapt", "--data", str(tmp_path / "own.toml"), "--strategies", "none", "--subject"]
     assert main([*asked, "bert", "--pretrain-epochs", "0"]) == 0
+    row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("bert"))
+    assert "%" in row
+    study = ["study", "--data", str(tmp_path / "own.toml"), "--strategies", "none"]
+    study += ["--pretrain-epochs", "0", "--scenarios", "day1", "--out", str(tmp_path / "out")]
+    assert main([*study, "--subject", "bert"]) == 0
+    assert capsys.readouterr().out
+    assert main([*study, "--subject", "dora"]) == 2
+    assert "no subject dora; there are anna, bert" in capsys.readouterr().err
     assert main([*asked, "carl"]) == 2
     assert "no subject carl; there are anna, bert" in capsys.readouterr().err

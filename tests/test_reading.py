@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import unicodedata
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +15,7 @@ from scipy.io import savemat
 from biotrain.frontend import read_front
 from biotrain.study import RecordingError, Recordings, load
 from biotrain.study.data.raw import CutRequest, kind_of, microvolts
-from biotrain.study.data.readers import table
+from biotrain.study.data.readers import table, wfdb_files
 from biotrain.study.data.sources import load_continuous, recordings
 
 MARKS = [(2.0, 4.0, "left"), (8.0, 4.0, "right"), (14.0, 4.0, "left"), (20.0, 4.0, "right")]
@@ -115,6 +116,42 @@ def test_channels_of_two_rates(tmp_path: Path) -> None:
     assert "channels of 128, 512 Hz are resampled to 128 Hz" in notes(both)
     x = both.signal()[0, :, 64:-64]
     np.testing.assert_allclose(x[1], x[0], atol=6)  # both are 100 uV, in phase
+
+
+def test_a_wfdb_record_of_several_samples_per_frame(tmp_path: Path) -> None:
+    """Its header has the rate of frames: the EEG of 200 Hz is not 50 Hz, and the marks stay."""
+    wfdb = pytest.importorskip("wfdb", reason="wfdb is not installed (extra data)")
+    t = np.arange(40 * 200) / 200
+    tone = np.rint(1000 * np.sin(2 * np.pi * 60 * t) * (t >= 20)).astype("<i2")  # 50 Hz hides it
+    pulse = np.rint(1000 * np.sin(2 * np.pi * 2 * t[::4])).astype("<i2")
+    tone[4000 + 8 : 4000 + 16] = -32768  # no value
+    frames = np.concatenate([tone.reshape(-1, 4), pulse[:, None]], axis=1)
+    frames.astype("<i2").tofile(tmp_path / "a.dat")
+    (tmp_path / "a.hea").write_text(
+        "a 2 50 2000\na.dat 16x4 10/uV 16 0 0 0 0 C3\na.dat 16 1/mmHg 16 0 0 0 0 ABP\n"
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        wfdb.wrann(
+            "a", "event", np.array([250, 1250]), ['"'] * 2, aux_note=["rest", "tone"],
+            write_dir=str(tmp_path),
+        )  # fmt: skip
+    rec = load(f"{tmp_path / 'a.hea'}?window=4")
+    assert (rec.fs, rec.channels) == (200.0, ("C3",))
+    spread = rec.signal()[:, 0].std(axis=1)
+    assert spread[rec.y == rec.classes.index("tone")] == pytest.approx(70.7, rel=0.01)
+    assert spread[rec.y == rec.classes.index("rest")] == 0
+    both = load(f"{tmp_path / 'a.hea'}?window=4&channels=C3,ABP")
+    assert both.fs == 50.0
+    assert "channels of 50, 200 Hz are resampled to 50 Hz" in notes(both)
+    np.testing.assert_allclose(both.signal()[0, 1].std(), 707, rtol=0.02)
+
+
+def test_the_leads_of_frank_are_an_electrocardiogram() -> None:
+    assert [wfdb_files._kind(name, "mV") for name in ("vx", "V6", "avr", "C3")] == [
+        *["ecg"] * 3,
+        "eeg",
+    ]
 
 
 @pytest.mark.parametrize("kind", [".edf", ".bdf"])
