@@ -167,6 +167,35 @@ def test_the_bytes_say_what_mne_says(kind: str, tmp_path: Path) -> None:
     ]
 
 
+def test_a_boundary_of_eeglab_is_no_class(tmp_path: Path) -> None:
+    """EEGLAB marks where signal was cut out: nothing is learned over it, and nobody reads it as an
+    event; what was cut out counts in the times of what follows."""
+    x = 20 * np.random.default_rng(0).standard_normal((2, round(30 * FS)))
+    marks = [(2.0, 2.0, "a"), (10.0 - 0.5 / FS, 7.0, "boundary"), (12.0, 2.0, "b")]
+    savemat(tmp_path / "a.set", {"EEG": eeglab(x, marks)})
+    rec = load(tmp_path / "a.set")
+    assert rec.classes == ("a", "b")
+    assert rec.time_s is not None
+    np.testing.assert_allclose(rec.time_s, [2.0, 19.0])
+    expected = x[:, round(12 * FS) : round(14 * FS)]
+    np.testing.assert_allclose(rec.signal([1])[0], expected, atol=0.01)
+
+
+def test_bad_channels_and_bad_codes_that_only_the_settings_know(tmp_path: Path) -> None:
+    path = edf(tmp_path / "sub-1_eeg.edf")
+    assert load(f"{path}?bads=C4&bad_channels=drop").channels == ("C3",)
+    with pytest.raises(RecordingError, match="bads names Cz, which no file has; there are: C3, C4"):
+        load(f"{path}?bads=Cz")
+    rec = load(f"{path}?events=left:left,right:BAD&window=2")
+    assert rec.classes == ("left",)
+    over = edf(tmp_path / "over_eeg.edf", marks=[(2.0, 8.0, "a"), (5.0, 1.0, "x")])
+    rec = load(f"{over}?events=a:a,x:EDGE of x&window=2")
+    assert left(rec) == {"touch a BAD or EDGE annotation": 1}
+    (tmp_path / "own.toml").write_text('pattern = "{subject}_eeg.edf"\nbads = "C3"\n')
+    with pytest.raises(RecordingError, match="bads is a list of names of channels"):
+        load(tmp_path / "own.toml")
+
+
 # ---------------------------------------------------------------- windows
 
 
