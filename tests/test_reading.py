@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from _formats import FS, WRITERS, Example, edf_bytes, eeglab
+from _formats import FS, WRITERS, Example, edf_bytes, eeglab, xdf_bytes
 from scipy.io import savemat
 
 from biotrain.frontend import read_front
@@ -145,6 +145,38 @@ def test_a_wfdb_record_of_several_samples_per_frame(tmp_path: Path) -> None:
     assert both.fs == 50.0
     assert "channels of 50, 200 Hz are resampled to 50 Hz" in notes(both)
     np.testing.assert_allclose(both.signal()[0, 1].std(), 707, rtol=0.02)
+
+
+@pytest.mark.parametrize("fast", [1.0002, 1.08])
+def test_markers_of_xdf_stay_at_their_samples(fast: float, tmp_path: Path) -> None:
+    """Where the clock of the signal drifts (after 10 minutes by 15 samples), and where its rate is
+    another than its name."""
+    pytest.importorskip("pyxdf", reason="pyxdf is not installed (extra data)")
+    count = round(600 * FS)
+    stamps = 100 + np.arange(count) / (FS * fast)
+    signal = np.zeros((count, 2))
+    at = [round(k * FS) for k in (50, 300, 590)]
+    for k in at:
+        signal[k : k + 64, 0] = 50.0
+    header = (
+        "<info><name>E</name><type>EEG</type><channel_count>2</channel_count><channel_format>float32"
+        f"</channel_format><nominal_srate>{FS:g}</nominal_srate><desc></desc></info>"
+    )
+    marker = (
+        "<info><name>M</name><type>Markers</type><channel_count>1</channel_count><nominal_srate>0"
+        "</nominal_srate><channel_format>string</channel_format><desc></desc></info>"
+    )
+    marks = [float(stamps[k]) for k in at]
+    (tmp_path / "a.xdf").write_bytes(
+        xdf_bytes(
+            [(header, [float(s) for s in stamps], list(signal)), (marker, marks, ["x"] * 3)],
+            [0.0, 0.0],
+        )
+    )
+    rec = load(f"{tmp_path / 'a.xdf'}?window=0.4")
+    assert len(rec) == 3
+    np.testing.assert_allclose(rec.signal()[:, 0], 50.0, atol=0.01)
+    assert ("by the time stamps, which hold" in notes(rec)) == (fast > 1.01)
 
 
 def test_the_leads_of_frank_are_an_electrocardiogram() -> None:

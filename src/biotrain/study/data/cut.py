@@ -99,7 +99,8 @@ def prepared(raw: RawSignal, place: Place, request: CutRequest) -> Prepared:
     gaps = [lost for lost in raw.lost_s() if lost > 0]
     if gaps:
         notes.append(
-            f"{len(gaps)} gaps, {sum(gaps):g} s of signal are missing; no window spans one"
+            f"{len(gaps)} {'gaps' if len(gaps) > 1 else 'gap'}, {sum(gaps):g} s of signal are "
+            "missing; no window spans one"
         )
     held = np.array(sorted(bad), np.int64).reshape(-1, 2)
     return Prepared(chosen, place, events, held, (*raw.notes, *how, *notes))
