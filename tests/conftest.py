@@ -38,6 +38,10 @@ hypothesis.settings.register_profile("biotrain", derandomize=True, deadline=None
 hypothesis.settings.load_profile("biotrain")
 
 
+APART = ("ci", "full", "exhaustive", "extras")
+"""Marks that name the target of a test."""
+
+
 def pytest_runtest_setup() -> None:
     """Seed the global generators before every test, whatever order or worker it runs in.
 
@@ -52,7 +56,7 @@ def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
     """Give the cases of a `sample(test, ci)` their targets: see docs/testing.md."""
     groups: dict[str, list[pytest.Item]] = {}
     for item in items:
-        apart = any(item.get_closest_marker(name) for name in ("ci", "full", "exhaustive"))
+        apart = any(item.get_closest_marker(name) for name in APART)
         if item.get_closest_marker("sample") and not apart:
             groups.setdefault(item.nodeid.split("[")[0], []).append(item)
     for group in groups.values():
@@ -62,6 +66,31 @@ def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
         order = spread(len(group), len(group))
         for place in order[test:]:
             group[place].add_marker(pytest.mark.ci if place in order[:ci] else pytest.mark.full)
+
+
+def _missing(report: pytest.TestReport | pytest.CollectReport) -> bool:
+    """Whether a test skips for want of a package where all are said to be there (`make extras`)."""
+    said = str(report.longrepr)
+    wanted = report.skipped and "not installed" in said
+    return bool(os.environ.get("BIOTRAIN_ALL_INSTALLED")) and wanted
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Iterator[None]:
+    """A missing package fails the test where all are said to be there."""
+    report: pytest.TestReport = yield
+    if _missing(report):
+        report.outcome, report.longrepr = "failed", str(report.longrepr)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Iterator[None]:
+    """The same where a whole file skips."""
+    report: pytest.CollectReport = yield
+    if _missing(report):
+        report.outcome, report.longrepr = "failed", str(report.longrepr)
+    return report
 
 
 def cpu_seconds() -> float:

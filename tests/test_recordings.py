@@ -300,12 +300,17 @@ def test_moabb_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
         def get_channel_types(self) -> list[str]:
             return ["eeg", "eeg"]
 
-        def get_data(self, picks: list[str]) -> np.ndarray:
-            assert picks == ["C3", "C4"]
+        def get_data(self, picks: list[int]) -> np.ndarray:
+            assert picks == [0, 1]
             return signal
 
     class Known:
         paradigm = "imagery"
+        subject_list = (1, 12)
+
+        def get_data(self, subjects: list[int]) -> dict[int, dict[str, dict[str, Any]]]:
+            good = types.SimpleNamespace(info={"bads": []})
+            return {one: {"0train": {"0": good}} for one in subjects}
 
     class Rest:
         paradigm = "rstate"

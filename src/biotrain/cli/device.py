@@ -20,6 +20,7 @@ from biotrain.cli.options import (
     TrainOptions,
     option,
     options,
+    people,
 )
 from biotrain.errors import BioTrainError
 from biotrain.frontend import FrontEnd
@@ -50,7 +51,7 @@ class RunOptions:
     """What is trained on, for how long, and what is kept of it."""
 
     subject: Annotated[
-        int | None, option("--subject", "Only the windows of this subject.", RUN)
+        str | None, option("--subject", "Only the windows of this subject.", RUN, metavar="NAME")
     ] = None
     samples: Annotated[int | None, option("--samples", "At most so many windows.", RUN, min=1)] = (
         None
@@ -293,8 +294,7 @@ def _windows(
         raise BioTrainError(f"{rec.name} has {rec.n_classes} classes, the model {outputs} outputs")
     chosen = np.arange(len(rec))
     if how.subject is not None:
-        rec.sessions(how.subject)  # says which subjects there are
-        chosen = np.flatnonzero(rec.subject == how.subject)
+        chosen = np.flatnonzero(np.isin(rec.subject, rec.people(people(how.subject))))
     chosen = rng.permutation(chosen)[: how.samples]
     return rec.signal(chosen), rec.y[chosen]
 

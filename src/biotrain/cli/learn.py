@@ -13,7 +13,7 @@ from rich.table import Table
 from biotrain.cli.build import draw_plan
 from biotrain.cli.console import Out, Work, table, writable_folder
 from biotrain.cli.learn_options import LearnOptions
-from biotrain.cli.options import Front, Json, integers, names, one_thread, options
+from biotrain.cli.options import Front, Json, integers, names, one_thread, options, people
 
 if TYPE_CHECKING:
     from biotrain.package import Package
@@ -30,7 +30,7 @@ def adapt_verb(
         str, typer.Option("--model", metavar="NAME", help="A built-in network or module:factory.")
     ] = "epidenet",
     subject: Annotated[
-        str, typer.Option("--subject", metavar="N|N,N|all", help="Who is new to the network.")
+        str, typer.Option("--subject", metavar="NAME,...|all", help="Who is new to the network.")
     ] = "all",
     split: Annotated[
         str | None,
@@ -76,7 +76,7 @@ def adapt_verb(
         **learn.pretraining,
         **learn.recipe,
     )
-    subjects = rec.subjects if subject == "all" else _people(rec, subject)
+    subjects = rec.subjects if subject == "all" else rec.people(people(subject))
     asked = _Asked(model, subjects, names(learn.strategies or ""), settings)
     result = _adapt(rec, asked, folder, out)
     _show_result(out, result)
@@ -85,14 +85,6 @@ def adapt_verb(
         out.say(f"\nfigure {folder / 'accuracy.png'}, numbers {folder / 'results.json'}, "
                 f"C {folder / 'c'}")  # fmt: skip
     out.result(result.to_dict())
-
-
-def _people(rec: "Recordings", text: str) -> list[int]:
-    """Subjects by number, or by the names that they have in their files."""
-    named = [part.strip() for part in text.split(",")]
-    if all(part.lstrip("-").isdigit() for part in named):
-        return integers("--subject", text)
-    return [rec.number_of("subject", part) for part in named]
 
 
 @options
@@ -255,7 +247,7 @@ def by_subject(result: "AdaptResult") -> Table:
                 if row.subject == person and row.strategy == strategy
             ]
             cells.append(f"{100 * sum(found) / len(found):.1f} %")
-        shown.add_row(str(person), *cells)
+        shown.add_row(result.settings.name_of(person), *cells)
     means = []
     for entry in result.summary:
         sd = entry.accuracy_sd

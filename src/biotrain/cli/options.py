@@ -334,6 +334,11 @@ def integers(option: str, text: str) -> list[int]:
         raise BioTrainError(f"{option} takes numbers, 1 or 1,2,3; not '{text}'") from None
 
 
+def people(text: str) -> list[str]:
+    """Subjects by the names that they have in their files, or by number: "anna,bert", "1,2"."""
+    return [part.strip() for part in text.split(",")]
+
+
 def one_thread() -> None:
     """Torch on one thread, unless OMP_NUM_THREADS is set: networks this small gain nothing from a
     second one, and the numbers then do not depend on how many cores there are."""

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from biotrain.cli.console import Busy, Out, StudyProgress, table
 from biotrain.cli.learn_options import LearnOptions
-from biotrain.cli.options import Front, Json, integers, names, one_thread, options
+from biotrain.cli.options import Front, Json, integers, names, one_thread, options, people
 from biotrain.errors import BioTrainError
 
 if TYPE_CHECKING:
@@ -50,7 +50,8 @@ def study_verb(
     ] = None,
     front: Front = None,
     subjects: Annotated[
-        str | None, typer.Option("--subject", metavar="N,N", help="Only these are new in turn.")
+        str | None,
+        typer.Option("--subject", metavar="NAME,...", help="Only these are new."),
     ] = None,
     scenarios: Annotated[
         str | None, typer.Option("--scenarios", help="day1, longitudinal, sizes.")
@@ -148,7 +149,7 @@ def _add_data(
         if "front" in own:
             own["front"] = str(own["front"])
         if "subjects" in own:
-            own["subjects"] = integers("--subject", own["subjects"])
+            own["subjects"] = people(own["subjects"])
         asked["data"] = [{"source": source, "models": names(model), **own} for source in data]
     elif own:
         raise BioTrainError("--decimate, --front, --subject belong to --data; SPEC has its own")

@@ -198,6 +198,9 @@ typedef struct bt_live {
 bt_status bt_live_start(bt_live *l, const bt_flash *flash);
 /* One sample of every channel. From an interrupt, or from wherever samples come. */
 void bt_live_push(bt_live *l, const bt_raw frame[BT_LIVE_CHANS], int32_t label);
+/* Samples are missing before the next frame (a radio lost packages, a counter skipped): the front
+ * end and the window begin anew with it. From where bt_live_push is called. */
+void bt_live_gap(bt_live *l);
 /* Works for about max_cycles, longer only where a slice is longer (BT_LIVE_LONGEST) or flash takes
  * its time; returns after an event. */
 bt_live_event bt_live_work(bt_live *l, uint32_t max_cycles);

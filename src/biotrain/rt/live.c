@@ -41,6 +41,11 @@ void bt_live_push(bt_live *l, const bt_raw frame[BT_LIVE_CHANS], int32_t label)
   l->pushed++;
 }
 
+void bt_live_gap(bt_live *l)
+{
+  l->gap = 1;
+}
+
 static void bt_live_begin(bt_live *l)
 {
   l->frames = l->same = 0;

@@ -119,6 +119,12 @@ class LiveDevice:
             self._runner.do("push")
         return len(x)
 
+    def gap(self, frames: int = 0) -> None:
+        """Tell the firmware that samples are missing before the next frame; `frames`: how many, for
+        a device with a clock."""
+        del frames
+        self._runner.do("gap")
+
     def step(self, max_cycles: int = FOREVER) -> Event:
         """One call of `bt_live_work`."""
         self._runner.put("cycles", min(max_cycles, FOREVER))
@@ -239,6 +245,11 @@ class LiveDevice:
         """Frames in the ring."""
         pushed, taken = (int(self._runner.get(f"live.{name}")) for name in ("pushed", "taken"))
         return (pushed - taken) % (1 << 32)
+
+    @property
+    def pending(self) -> bool:
+        """Whether frames wait in the ring, or a window for its prediction."""
+        return self.waiting > 0 or int(self._runner.get("live.due")) > 0
 
     def slice(self, name: str) -> dict[str, int]:
         """Where a call in slices is: `bt_slice` of the context by its name there."""

@@ -95,7 +95,7 @@ class AdaptResult:
 def adapt(
     rec: Recordings,
     model: str | Factory,
-    subject: int | Iterable[int] | str,
+    subject: int | str | Iterable[int | str],
     strategies: Sequence[str] = COMPARED[:-1],
     settings: AdaptSettings | None = None,
     *,
@@ -114,7 +114,7 @@ def adapt(
 
     model: name of a built-in network, or a callable that takes n_chans, n_times, n_outputs, sfreq
         and norm and returns a torch module.
-    subject: one, several, or "all".
+    subject: one, several, or "all"; by number, or by the name in the files.
     strategies: "none", "last", "bias", "norm", "full", a glob of parameter names (all of them in
         C), or REFERENCE (in torch, BatchNorm, batches of `accumulate`). Without labels: "align",
         "standardise" (in C, on transformed windows; "align+full" then trains), "adabn", "entropy"
@@ -234,24 +234,23 @@ class _Adaptation:
             pretrain_epochs=how.pretrain_epochs,
             pretrain_every=how.pretrain_every,
             windows={str(s): [len(part) for part in split] for s, split in parts.items()},
+            subject_names={str(s): self.rec.name_of("subject", s) for s in parts},
             notes=self.notes,
         )
 
 
-def _subjects(rec: Recordings, subject: int | Iterable[int] | str) -> list[int]:
+def _subjects(rec: Recordings, subject: int | str | Iterable[int | str]) -> list[int]:
     """The numbers of the subjects that were asked for."""
-    if isinstance(subject, str):
-        if subject != "all":
-            raise BioTrainError(f'subject is a number, several, or "all", not "{subject}"')
+    if subject == "all":
         subjects = rec.subjects
+    elif isinstance(subject, str):
+        subjects = rec.people([subject])
     elif isinstance(subject, Iterable):
-        subjects = [int(s) for s in subject]
+        subjects = rec.people(s if isinstance(s, str) else int(s) for s in subject)
     else:
-        subjects = [int(subject)]
+        subjects = rec.people([int(subject)])
     if not subjects:
         raise BioTrainError("nothing to do: name at least one subject")
-    for s in subjects:
-        rec.sessions(s)
     if len(rec.subjects) < 2:
         raise SplitError(f"{rec.name}: one subject only; there are no others to pretrain on")
     return subjects

@@ -150,7 +150,8 @@ class Continuous:
         found = [p for p in self.parts if p.subject == subject and session in (None, p.session)]
         if not found:
             more = "" if session is None else f" with a session {session}"
-            there = ", ".join(map(str, self.subjects))
+            named = dict(self.subject_names)
+            there = ", ".join(named.get(number) or str(number) for number in self.subjects)
             raise RecordingError(f"{self.name}: no subject {subject}{more}; there are {there}")
         return found
 

@@ -24,6 +24,7 @@ of a session stand in the order in which they were recorded:
 import itertools
 import zipfile
 import zlib
+from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -192,9 +193,22 @@ class Recordings:
         """Every session of `subject`, in ascending order; RecordingError if there is none."""
         found = [int(s) for s in np.unique(self.session[self.subject == subject])]
         if not found:
-            raise self._error(
-                f"no subject {subject}; there are {', '.join(map(str, self.subjects))}"
-            )
+            there = ", ".join(self.name_of("subject", number) for number in self.subjects)
+            raise self._error(f"no subject {subject}; there are {there}")
+        return found
+
+    def people(self, asked: Iterable[int | str]) -> list[int]:
+        """The numbers of subjects that are asked for by number or by name.
+
+        Raises RecordingError where there is none.
+        """
+        found = []
+        for one in asked:
+            if isinstance(one, int):
+                self.sessions(one)
+                found.append(one)
+            else:
+                found.append(self.number_of("subject", one.strip()))
         return found
 
     def name_of(self, key: str, number: int) -> str:
