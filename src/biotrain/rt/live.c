@@ -218,6 +218,7 @@ static bt_live_event bt_live_store(bt_live *l)
       bt_live_unread(l);
     bt_live_window(l, bt_predict_window(&l->model));
     status = bt_store_append(&l->store, bt_predict_window(&l->model), l->label);
+    l->counters.worn = l->store.worn;
   }
   l->counters.stored += status == BT_OK ? 1u : 0u;
   l->counters.unstored += status == BT_OK ? 0u : 1u;
@@ -247,6 +248,7 @@ bt_status bt_live_start(bt_live *l, const bt_flash *flash)
                                           BT_LIVE_STORE_PAGES, BT_LIVE_CHANS * BT_INPUT_TIMES,
                                           BT_OUTPUTS);
   l->store_ok = status == BT_OK;
+  l->counters.worn = l->store.worn;
   bt_live_reload(l);
   bt_live_resume(l);
   return status;

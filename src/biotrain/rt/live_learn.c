@@ -160,7 +160,7 @@ static void bt_live_finish(bt_live *l)
   if (!l->kept)
     l->record.limit = r.limit; /* drift does not begin a calibration with the same windows */
   const bt_slots work = bt_live_slots(l, true);
-  (void)bt_slots_factory(&work);
+  (void)bt_slots_withdraw_both(&work);
   l->work = BT_SLOT_NONE;
 }
 
