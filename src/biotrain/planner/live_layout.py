@@ -189,7 +189,7 @@ COUNTERS = Struct(
         Member("trained", U32, "windows"),
         Member("steps", U32, "of the optimizer"),
         Member("losses", U32, "windows left out: loss not finite"),
-        Member("gradients", U32, "groups dropped: NaN or infinity in a gradient"),
+        Member("gradients", U32, "groups dropped: NaN or infinity in gradients or new weights"),
         Member("checkpoints", U32, "written: sessions and work"),
         Member("failures", U32, "checkpoints that flash refused"),
         Member("calibrations", U32, "begun, or resumed by bt_live_start"),

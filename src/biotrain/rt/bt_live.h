@@ -77,7 +77,7 @@ typedef struct bt_live_counters {
   uint32_t trained;      /* windows */
   uint32_t steps;        /* of the optimizer */
   uint32_t losses;       /* windows left out: loss not finite */
-  uint32_t gradients;    /* groups dropped: NaN or infinity in a gradient */
+  uint32_t gradients;    /* groups dropped: NaN or infinity in gradients or new weights */
   uint32_t checkpoints;  /* written: sessions and work */
   uint32_t failures;     /* checkpoints that flash refused */
   uint32_t calibrations; /* begun, or resumed by bt_live_start */

@@ -196,9 +196,9 @@ static bt_live_event bt_live_predict(bt_live *l, uint32_t *left)
   if (status == BT_MORE)
     return BT_LIVE_IDLE;
   l->due = 0;
-  if (status != BT_OK || !bt_live_finite(l->logits)) {
+  if (status != BT_OK) {
     l->counters.nonfinite++;
-    l->status = (uint32_t)(status != BT_OK ? status : BT_ERR_OUTPUT_NONFINITE);
+    l->status = (uint32_t)status;
     return BT_LIVE_REFUSED;
   }
   l->storing = l->label >= 0 ? 1 : 0;
