@@ -20,7 +20,8 @@ _RULE: dict[Gradients, tuple[str, ...]] = {
     "momentum": (
         "/* Every call but bt_init leaves the weights as they were unless it returns BT_OK.",
         " * The gradients of a group are added to the momentum, which cannot be had back: where a",
-        " * group is dropped (bt_drop, BT_ERR_GRADIENT_NONFINITE), it starts again from zero. */",
+        " * group is dropped (bt_drop, BT_ERR_GRADIENT_NONFINITE, BT_ERR_WEIGHT_NONFINITE), it",
+        " * starts again from zero. */",
     ),
     "update": (
         "/* Every call but bt_init leaves the weights as they were unless it returns BT_OK, or",
@@ -96,7 +97,8 @@ def _busy(source: Source) -> list[str]:
 
 
 def _step_errors(source: Source) -> list[str]:
-    finite = ["BT_ERR_GRADIENT_NONFINITE"] if source.gradients != "update" else []
+    names = ["BT_ERR_GRADIENT_NONFINITE", "BT_ERR_WEIGHT_NONFINITE"]
+    finite = names if source.gradients != "update" else []
     return ["BT_ERR_NO_GRADIENT", *(finite if source.trained else [])]
 
 
@@ -204,7 +206,7 @@ def _call_interface(source: Source, label: str) -> list[str]:
         *_function(
             "x: BT_INPUT_ROWS rows of BT_INPUT_TIMES samples; logits: BT_OUTPUTS.",
             f"bt_status bt_predict(bt_model *m, const {x_type} *x, float *logits);",
-            _input_errors(source),
+            [*_input_errors(source), "BT_ERR_OUTPUT_NONFINITE"],
         ),
         *train,
         *_adabn_interface(source),

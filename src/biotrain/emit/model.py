@@ -12,7 +12,7 @@ from biotrain.emit.schedule import Places, Shapes, call_text, node_text
 from biotrain.emit.sliced import SLICES, predict_functions, step_functions, train_functions
 from biotrain.emit.source import Source, running_values, trained_values
 from biotrain.emit.state import state_functions, tensor_tables
-from biotrain.emit.step import corrections, new_group, rate
+from biotrain.emit.step import REFUSED, corrections, finite_logits, fits, new_group, rate
 from biotrain.emit.text import wrap
 from biotrain.ir.graph import Graph
 from biotrain.ir.op import OPS, Call, float_literal
@@ -150,7 +150,7 @@ def _predict_function(source: Source, shapes: Shapes) -> list[str]:
     for i, node in enumerate(graph.nodes):
         lines += node_text(node, i, places, shapes)
     lines += [
-        f"  memcpy(logits, {logits.name}, {logits.size} * sizeof *logits);",
+        *finite_logits(logits.name, logits.size),
         "  return BT_OK;",
         "}",
         "",
@@ -285,22 +285,41 @@ _EACH_PARAMETER = (
 )
 
 
-def _updates(source: Source, places: Places, shapes: Shapes) -> list[str]:
-    """The update of every parameter: one call in a loop, where all of them are alike."""
+def _alike(source: Source, places: Places) -> bool:
+    """Whether the updates of all parameters are one call but for the tensors."""
     updates = source.train.updates
     trained = trained_values(source)
     calls = [OPS[n.op].call(n) for n in updates]
     first = calls[0]
-    alike = all(
+    return len(updates) == len(trained) and all(
         (c.function, c.struct, c.operands, c.extra) == (*_kind(first), first.operands, first.extra)
         and c.geometry == (("count", v.size),)
         and c.box == (1, v.size)
+        and not any(o.view for o in c.operands)
         and all(places.pointer(x).rpartition(".")[2] == v.name for x in (*n.inputs, *n.outputs))
-        for c, n, v in zip(calls, updates, trained, strict=False)
+        for c, n, v in zip(calls, updates, trained, strict=True)
     )
-    if not alike or len(updates) != len(trained) or any(o.view for o in first.operands):
+
+
+def _tried(source: Source, places: Places) -> list[str]:
+    """Refuse the step where an update would leave NaN or infinity, before any is applied."""
+    updates = source.train.updates
+    lines = ["  bool fits = true; /* no weight or state becomes NaN or infinite */"]
+    if _alike(source, places):
+        text = fits(updates[0], places, "t->count", of_all=True, indent="    ")
+        lines += [*_EACH_PARAMETER, *text, "  }"]
+    else:
+        lines += [line for n in updates for line in fits(n, places, n.outputs[0].size)]
+    return [*lines, "  if (!fits) {", *(f"    {line}" for line in REFUSED), "  }"]
+
+
+def _updates(source: Source, places: Places, shapes: Shapes) -> list[str]:
+    """The update of every parameter: one call in a loop, where all of them are alike."""
+    updates = source.train.updates
+    if not _alike(source, places):
         return [line for i, n in enumerate(updates) for line in node_text(n, i, places, shapes)]
     node = updates[0]
+    first = OPS[node.op].call(node)
     struct = {x.name: places.pointer(x).rpartition(".")[0] for x in (*node.inputs, *node.outputs)}
     arguments = []
     for operand in first.operands:
@@ -370,8 +389,7 @@ def _step_function(source: Source, shapes: Shapes) -> list[str]:
             "  const float norm = bt_sqrtf(square) * scale;",
             f"  scale *= bt_minf(1.0f, {most} / (norm + 1e-6f));",
         ]
-    lines += rate(source)
-    lines += corrections(source)
+    lines += [*rate(source), *_tried(source, places), *corrections(source)]
     lines += _updates(source, places, shapes)
     lines += [
         *new_group(source),

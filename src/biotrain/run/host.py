@@ -18,6 +18,7 @@ from biotrain.errors import BioTrainError, CheckpointError, DeviceError
 from biotrain.ops import SOURCES
 from biotrain.run.compiler import NUMERICS, find_compiler, further_flags, shared_library
 from biotrain.run.device import Array, Device
+from biotrain.run.status import refusal
 
 OPTIMISED = ("-O3", "-march=native", "-fPIC", "-std=c99", *NUMERICS)
 """Flags of the host build. The bits do not depend on them, the speed does."""
@@ -234,7 +235,7 @@ class HostDevice(Device):
     def _check(self, status: int, at: int) -> None:
         if status:
             where = f"sample {at}: " if at >= 0 else ""
-            raise DeviceError(f"{where}{self._text(status)}", status)
+            raise DeviceError(f"{where}{refusal(status, self._text(status))}", status)
 
 
 def build(

@@ -23,7 +23,7 @@ from biotrain.run.device import Array
 from biotrain.run.live_box import event as event_struct
 from biotrain.run.live_flash import Flash, blank_flash
 from biotrain.run.live_runner import EmulatorRunner, HostRunner, Runner
-from biotrain.run.status import status_name, status_text
+from biotrain.run.status import refusal, status_name
 
 if TYPE_CHECKING:
     from biotrain.run.emulator import EmulatorMachine
@@ -364,7 +364,7 @@ class LiveDevice:
 
     def _check(self, status: int) -> None:
         if status:
-            raise DeviceError(status_text(status), status)
+            raise DeviceError(refusal(status), status)
 
 
 def _event(found: Mapping[str, Any]) -> Event:
