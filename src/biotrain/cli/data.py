@@ -7,9 +7,10 @@ from typing import Annotated, Any
 import typer
 
 from biotrain.cli.build import list_data
-from biotrain.cli.console import Busy, Out, table, writable, writable_figure
+from biotrain.cli.console import Busy, Out, table, writable_figure
 from biotrain.cli.options import Json, options
 from biotrain.errors import BioTrainError
+from biotrain.files import check_file
 
 app = typer.Typer(help="Recordings: list, info, convert.", no_args_is_help=True)
 
@@ -74,8 +75,8 @@ def _info(
     }
     out.show(*_shown(rec, facts))
     if figure is not None:
+        from biotrain.drawing import save
         from biotrain.study.data.figure import figure as draw
-        from biotrain.study.results.plots import save
 
         save(draw(rec), figure)
         out.say(f"wrote {figure}")
@@ -182,7 +183,7 @@ def _convert(
 ) -> None:
     """Make the .npz of a public set from the files that its authors publish."""
     out = Out(to)
-    writable(file)
+    check_file(file)
     from biotrain.study.data.convert import ORIGINALS, convert
 
     with Busy(f"converting {name}"):

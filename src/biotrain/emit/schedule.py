@@ -12,6 +12,7 @@ from biotrain.emit.text import wrap
 from biotrain.ir.graph import Loop, Node, Span, Step, Value, Window
 from biotrain.ir.op import OPS, Call, Operand, rows_times
 from biotrain.planner.place import Buffer
+from biotrain.text import comment, identifier
 
 
 class Places:
@@ -56,8 +57,8 @@ class Places:
 
     def hint(self, node: Node) -> str:
         """A name for the geometry of a node: the module it stems from, or what it writes."""
-        path = node.origin.rpartition(".")[2]
-        return path if path.isidentifier() else node.outputs[0].name
+        path = identifier(node.origin.rpartition(".")[2])
+        return path if path and not path[0].isdigit() else node.outputs[0].name
 
     def offset(self, value: Value) -> int:
         """Byte offset in the arena."""
@@ -206,7 +207,7 @@ def items_text(function: str, items: Sequence[str], indent: str) -> list[str]:
 
 def _comment(node: Node, number: str, share: str = "") -> str:
     shape = " x ".join(map(str, node.outputs[0].shape))
-    origin = f"  [{node.origin}]" if node.origin else ""
+    origin = f"  [{comment(node.origin)}]" if node.origin else ""
     names = ", ".join(v.name for v in node.outputs)
     inputs = ", ".join(v.name for v in node.inputs)
     return f"/* {number}{names} = {node.op}({inputs})  {share}{shape}{origin} */"

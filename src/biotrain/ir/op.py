@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from biotrain.errors import GraphError
 from biotrain.ir.graph import Attr, DType, Kind, Node, Shape, Span, Value
+from biotrain.text import identifier
 
 if TYPE_CHECKING:
     import torch
@@ -279,7 +280,7 @@ class Builder:
 
     def name(self, hint: str) -> str:
         """A C identifier that is still free."""
-        base = "".join(c if c.isascii() and c.isalnum() else "_" for c in hint) or self._prefix
+        base = identifier(hint) or self._prefix
         if base[0].isdigit() or base.isupper() or base.startswith(_PREFIXES):
             base = f"{self._prefix}{base}"
         name, i = base, 1
