@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -64,7 +64,7 @@ def _saved(fig: Figure, kind: str, metadata: Mapping[str, str | None], salt: str
 def _as_text(fig: Figure) -> None:
     """Every text that is there is shown as it is: no formula between dollars, no control codes."""
     from matplotlib.text import Text
-    from matplotlib.ticker import FixedFormatter
+    from matplotlib.ticker import FixedFormatter, FuncFormatter
 
     for text in fig.findobj(Text):
         assert isinstance(text, Text)
@@ -75,3 +75,9 @@ def _as_text(fig: Figure) -> None:
             for formatter in (axis.get_major_formatter(), axis.get_minor_formatter()):
                 if isinstance(formatter, FixedFormatter):
                     formatter.seq = [drawn(str(one)) for one in formatter.seq]
+                if isinstance(formatter, FuncFormatter):  # what set_xticks makes of labels
+                    formatter.func = _shown(formatter.func)
+
+
+def _shown(label: Callable[..., str]) -> Callable[..., str]:
+    return lambda *at: drawn(label(*at))

@@ -42,6 +42,10 @@ PLAIN_WIDTH = 120
 class Terminal(Console):
     """A console on which names of others stay text: their control codes are shown as numbers."""
 
+    def render_str(self, text: str, *given: Any, **settings: Any) -> Text:
+        """As rich measures and shows a string."""
+        return super().render_str(terminal(text), *given, **settings)
+
     def render(
         self, renderable: RenderableType, options: ConsoleOptions | None = None
     ) -> Iterable[Segment]:
