@@ -15,7 +15,7 @@ import typer
 from biotrain.cli.console import Busy, Out, table, writable_figure, writable_folder
 from biotrain.cli.options import Force, Json, ModelName, ModelOptions, Show, TrainOptions, options
 from biotrain.errors import BioTrainError
-from biotrain.files import check_file, write_file
+from biotrain.files import MANIFEST, check_file, write_file
 from biotrain.frontend import describe
 
 if TYPE_CHECKING:
@@ -300,7 +300,7 @@ def compile_verb(
             pkg = linked(pkg, project)
         beside = _describe(chosen, pkg, chosen.fed(train))
         pkg.save(output, project, beside=beside, force=force)
-        names = [*pkg.files, *project, "plan.json", SETTINGS_FILE, MODULE_FILE]
+        names = [*pkg.files, *project, "plan.json", SETTINGS_FILE, MODULE_FILE, MANIFEST]
         files = [{"name": n, "bytes": (output / n).stat().st_size} for n in names]
     if show:
         _show(out, pkg, show)
