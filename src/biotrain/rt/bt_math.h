@@ -59,7 +59,7 @@
 #pragma STDC FP_CONTRACT OFF
 #elif defined(__GNUC__) && !defined(__STRICT_ANSI__) && !defined(BT_NO_CONTRACTION)
 /* With -std=gnuXX, gcc fuses a*b+c unless it is told not to: for what follows, this tells it. */
-#pragma GCC optimize("fp-contract=off", "no-math-errno")
+#pragma GCC optimize("fp-contract=off")
 #endif
 
 /* BT_KERNEL: always inlined, so that constant dimensions specialise the body at every call.
