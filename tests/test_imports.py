@@ -20,6 +20,9 @@ SOURCE = Path(__file__).resolve().parents[1] / "src" / "biotrain"
 
 ROOMS = (
     "errors",
+    "text",
+    "files",
+    "drawing",
     "models",
     "topology",
     "targets",

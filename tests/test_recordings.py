@@ -68,7 +68,7 @@ def test_what_is_saved_loads_again(tmp_path: Path) -> None:
     for key in ("x", "y", "subject", "session", "order", "time_s"):
         np.testing.assert_array_equal(getattr(again, key), getattr(rec, key))
     assert again.repetition is None
-    with pytest.raises(RecordingError, match="cannot be written"):
+    with pytest.raises(BioTrainError, match="cannot write"):
         rec.save(tmp_path / "no" / "such" / "folder.npz")
 
 

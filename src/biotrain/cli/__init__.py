@@ -22,6 +22,7 @@ from biotrain.cli.live import live_verb
 from biotrain.cli.options import ReaderGone
 from biotrain.cli.study import report_verb, study_verb
 from biotrain.errors import BioTrainError
+from biotrain.text import terminal
 
 INTERNAL, INTERRUPTED, PIPE_CLOSED = 70, 130, 141
 """Exit codes that are not those of an error of the user; see above."""
@@ -83,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _fail(error.format_message(), 2)  # type: ignore[attr-defined]
         if isinstance(error, OSError) and error.strerror and error.filename:
             return _fail(f"'{error.filename}': {error.strerror}", 2)
-        traceback.print_exc()
+        sys.stderr.write(terminal(traceback.format_exc()))
         return _fail("this is an error of BioTrain or of a package below it; see above", INTERNAL)
     if code == INTERRUPTED:  # typer turns KeyboardInterrupt into this
         return _fail("interrupted", INTERRUPTED)
@@ -92,5 +93,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _fail(text: str, code: int) -> int:
     """Print one line on standard error; returns `code`."""
-    sys.stderr.write(f"biotrain: {' '.join(text.split())}\n")
+    sys.stderr.write(f"biotrain: {terminal(' '.join(text.split()))}\n")
     return code

@@ -7,9 +7,10 @@ from typing import Annotated, Any
 import typer
 
 from biotrain.cli.build import list_data
-from biotrain.cli.console import Busy, Out, table, writable, writable_figure
+from biotrain.cli.console import Busy, Out, table, writable_figure
 from biotrain.cli.options import Front, Json, options
 from biotrain.errors import BioTrainError
+from biotrain.files import check_file
 
 app = typer.Typer(help="Recordings: list, info, convert.", no_args_is_help=True)
 
@@ -81,8 +82,8 @@ def _info(
     }
     out.show(*_shown(rec, facts))
     if figure is not None:
+        from biotrain.drawing import save
         from biotrain.study.data.figure import figure as draw
-        from biotrain.study.results.plots import save
 
         save(draw(rec), figure)
         out.say(f"wrote {figure}")
@@ -194,7 +195,7 @@ def _convert(
 ) -> None:
     """Make the .npz of a public set from the files that its authors publish."""
     out = Out(to)
-    writable(file)
+    check_file(file)
     from biotrain.study.data.convert import ORIGINALS, convert
 
     with Busy(f"converting {name}"):

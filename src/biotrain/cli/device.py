@@ -11,7 +11,7 @@ import numpy as np
 import typer
 
 from biotrain.cli.build import MODULE_FILE, SETTINGS_FILE
-from biotrain.cli.console import Out, Work, table, writable, writable_figure
+from biotrain.cli.console import Out, Work, table, writable_figure
 from biotrain.cli.options import (
     Json,
     ModelName,
@@ -23,6 +23,7 @@ from biotrain.cli.options import (
     people,
 )
 from biotrain.errors import BioTrainError
+from biotrain.files import check_file
 from biotrain.frontend import FrontEnd
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def run_verb(
     """Train with the generated C on windows of a recording (or on noise), and time it."""
     out = Out(to)
     if how.save is not None:
-        writable(how.save)
+        check_file(how.save)
     if how.profile is not None:
         if on != "emulator":
             raise BioTrainError("--profile counts instructions: add --on emulator")

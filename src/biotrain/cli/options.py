@@ -35,6 +35,12 @@ Json = Annotated[
         help="Write the result as JSON; nothing else is then on standard output.",
     ),
 ]
+Force = Annotated[
+    bool,
+    typer.Option(
+        "--force", help="Replace files that BioTrain did not write there, or that were changed."
+    ),
+]
 On = Annotated[
     str,
     typer.Option(

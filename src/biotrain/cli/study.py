@@ -13,8 +13,9 @@ from rich.table import Table
 
 from biotrain.cli.console import Busy, Out, StudyProgress, table
 from biotrain.cli.learn_options import LearnOptions
-from biotrain.cli.options import Front, Json, integers, names, one_thread, options, people
+from biotrain.cli.options import Force, Front, Json, integers, names, one_thread, options, people
 from biotrain.errors import BioTrainError
+from biotrain.text import terminal
 
 if TYPE_CHECKING:
     from biotrain.study.results.statistics import Entry
@@ -114,6 +115,7 @@ def report_verb(
         str,
         typer.Option(help="Strategies to compare with across the sets, as well as none and last."),
     ] = "",
+    force: Force = False,
     to: Json = None,
 ) -> None:
     """One HTML page of a study, with figures and tables, and the CSV behind it."""
@@ -124,7 +126,7 @@ def report_verb(
     with Busy("writing the report"):
         study, rows = study_rows(folder)
         names = [name.strip() for name in against.split(",") if name.strip()]
-        paths = write_report(folder, where, metric, names)
+        paths = write_report(folder, where, metric, names, force)
     for path in paths.values():
         out.say(str(path))
     if to is None:
@@ -193,7 +195,7 @@ def _show(out: Out, outcome: "Outcome", entries: "Sequence[Entry]") -> None:
         alike.setdefault(why, []).append(where)
     for why, places in alike.items():
         count = f" and {len(places) - 1} more" if len(places) > 1 else ""
-        sys.stderr.write(f"failed: {places[0]}{count}: {why}\n")
+        sys.stderr.write(f"failed: {terminal(f'{places[0]}{count}: {why}')}\n")
 
 
 def _table_of(entries: "Sequence[Entry]", dataset: str, model: str, scenario: str) -> Table:

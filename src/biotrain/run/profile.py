@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from biotrain.drawing import save
 from biotrain.run.cycles import Cycles
 from biotrain.run.histogram import Block
 from biotrain.run.lines import source_lines
@@ -133,7 +134,7 @@ class Profile:
 
     def save(self, path: str | Path, by: str = "layer") -> None:
         """Draw `figure(by)` into a file."""
-        self.figure(by).savefig(path)
+        save(self.figure(by), path)
 
 
 _NAMES: Mapping[str, Callable[[Place], str]] = {

@@ -15,6 +15,7 @@ import numpy as np
 from torch import nn
 
 from biotrain.errors import BioTrainError
+from biotrain.files import Folder
 from biotrain.study.adapt_settings import AdaptRecord, AdaptSettings
 from biotrain.study.calibrate import calibrate
 from biotrain.study.data.recordings import Recordings
@@ -100,7 +101,7 @@ def adapt(
     settings: AdaptSettings | None = None,
     *,
     progress: Progress | None = None,
-    save_to: str | Path | None = None,
+    save_to: str | Path | Folder | None = None,
     **named: Any,
 ) -> AdaptResult:
     """Adapt `model` to `subject`, a subject that it has never seen, and test it.
@@ -134,7 +135,7 @@ def adapt(
     options = (split, how.calibration, how.test_repetition)
     parts = {s: day1(rec, s, *options) for s in subjects}
     run = _Adaptation(rec, model, how, [how.strategy(name) for name in strategies])
-    folder = None if save_to is None else Path(save_to)
+    folder = Folder(Path(save_to)) if isinstance(save_to, str | Path) else save_to
     for person in subjects:
         for seed in how.seeds:
             run.subject(person, seed, parts[person], progress or silent, folder)
@@ -164,7 +165,7 @@ class _Adaptation:
         seed: int,
         split: tuple[Indices, Indices],
         progress: Progress,
-        folder: Path | None,
+        folder: Folder | None,
     ) -> None:
         """Every strategy on one subject with one seed; networks pretrained alike are shared."""
         others = np.flatnonzero(self.rec.subject != person)[:: self.how.pretrain_every]

@@ -19,6 +19,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from biotrain.errors import BioTrainError
+from biotrain.files import check_file, write_file
 from biotrain.study.rows import StudyRow
 
 
@@ -57,6 +58,12 @@ class Store:
         try:
             for name in ("pretrained", "adapted"):
                 (self.folder / name).mkdir(parents=True, exist_ok=True)
+                if (self.folder / name).is_symlink():
+                    raise BioTrainError(f"cannot write below '{self.folder / name}': it is a link")
+            for name in (".lock", "study.json", "results.jsonl", "timings.jsonl"):
+                check_file(self.folder / name)
+            if (self.folder / "study.json").exists():
+                read_study(self.folder)  # somebody else's file of this name is refused
             self._lock = os.open(self.folder / ".lock", os.O_CREAT | os.O_RDWR, 0o644)
         except OSError as error:
             raise BioTrainError(f"cannot write into '{self.folder}': {error.strerror}") from error
@@ -146,6 +153,7 @@ def _line(row: dict[str, Any]) -> str:
 
 
 def _append(path: Path, row: dict[str, Any]) -> None:
+    check_file(path)  # no link is followed
     file = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o644)
     try:
         os.write(file, _line(row).encode())
@@ -164,12 +172,7 @@ def _mend(path: Path) -> None:
 
 
 def _replace(path: Path, data: bytes) -> None:
-    whole = path.with_name(f"{path.name}.new")
-    with whole.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    whole.replace(path)
+    write_file(path, data, sync=True)
 
 
 def _exclusive(file: int, folder: Path) -> None:

@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from biotrain.files import replaced
 from biotrain.frontend import FrontEnd, FrontSpec
 from biotrain.run.front_stream import windows_of
 from biotrain.study.data.recordings import (
@@ -192,11 +193,8 @@ class Continuous:
                 arrays[key] = np.asarray([_text(one) for one in getattr(self, key)])
         if self.reject is not None:
             arrays["reject"] = np.asarray(self.reject)
-        try:
-            with target.open("wb") as file:
-                np.savez_compressed(file, **arrays)
-        except OSError as error:
-            raise RecordingError(f"{target}: cannot be written: {error.strerror}") from error
+        with replaced(target) as file:
+            np.savez_compressed(file, **arrays)
         return target
 
 

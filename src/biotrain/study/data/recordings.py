@@ -33,6 +33,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from biotrain.errors import BioTrainError
+from biotrain.files import replaced
 
 REQUIRED = ("x", "scale", "y", "subject", "session", "fs", "channels", "classes", "unit")
 POSITIONS = ("order", "repetition", "run", "time_s", "segment")
@@ -287,11 +288,8 @@ class Recordings:
                 value = [(str(number), name) for number, name in value]
             if value is not None and not (isinstance(value, list | tuple) and not value):
                 arrays[field.name] = np.asarray(value)
-        try:
-            with target.open("wb") as file:
-                np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
-        except OSError as error:
-            raise RecordingError(f"{target}: cannot be written: {error.strerror}") from error
+        with replaced(target) as file:
+            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
         return target
 
 
