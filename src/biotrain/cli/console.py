@@ -41,7 +41,8 @@ def console(*, stderr: bool = False) -> Console:
     stream = sys.stderr if stderr else sys.stdout
     if stream.isatty():
         return Console(file=stream, highlight=False)
-    width = int(os.environ.get("COLUMNS") or PLAIN_WIDTH)
+    said = os.environ.get("COLUMNS", "")
+    width = (int(said) if said.isdecimal() and len(said) < 5 else 0) or PLAIN_WIDTH
     return Console(file=stream, highlight=False, width=width, no_color=True, force_terminal=False)
 
 

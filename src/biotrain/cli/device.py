@@ -100,7 +100,7 @@ def run_verb(
     from biotrain.run.emulator import EmulatorDevice
     from biotrain.study.experiment import dataset_name
 
-    pkg, rec, note = _package_and_data(model, given, train, out)
+    pkg, rec, note = _package_and_data(model, given, train, on, out)
     if note:
         out.say(note)
     if rec is None and how.subject is not None:
@@ -148,10 +148,12 @@ def run_verb(
 
 
 def _package_and_data(
-    model: str, given: ModelOptions, train: TrainOptions, out: Out
+    model: str, given: ModelOptions, train: TrainOptions, on: str, out: Out
 ) -> "tuple[Package, Recordings | None, str]":
     """The package of a folder or a model, the recordings of `--data`, and a line on `--front`."""
     from biotrain.cli.model import Model, recordings
+    from biotrain.run import check_place
+    from biotrain.targets.target import load_target
 
     if Path(model).is_dir():
         pkg = _from_folder(Path(model), given, train, out)
@@ -160,6 +162,7 @@ def _package_and_data(
         return pkg, *recordings(given.data, given.decimate, given.front)
     if Path(model, "").parent != Path() and ":" not in model and not model.endswith(".pt2"):
         raise BioTrainError(f"cannot read '{model}': there is no such folder")
+    check_place(on, load_target(train.target))
     chosen = Model(model, given)
     return chosen.compiled(train), *chosen.found
 
@@ -289,7 +292,7 @@ def _windows(
         count = how.samples or RANDOM_WINDOWS
         x = rng.standard_normal((count, *shape)).astype(np.float32)
         return x, rng.integers(0, outputs, count)
-    if rec.n_classes > outputs:
+    if rec.n_classes != outputs:
         raise BioTrainError(f"{rec.name} has {rec.n_classes} classes, the model {outputs} outputs")
     chosen = np.arange(len(rec))
     if how.subject is not None:
@@ -353,8 +356,11 @@ def verify_verb(
     """Train the same steps in torch and in the generated C; exit 1 unless they agree."""
     out = Out(to)
     from biotrain.cli.model import Model
+    from biotrain.run import check_place
+    from biotrain.targets.target import load_target
     from biotrain.verification import verify
 
+    check_place(on, load_target(train.target))
     pkg = Model(model, given).compiled(train)
     with Work() as work:
         report = verify(

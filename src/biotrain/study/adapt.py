@@ -128,6 +128,8 @@ def adapt(
     """
     how = replace(settings or AdaptSettings(), **named)
     subjects = _subjects(rec, subject)
+    strategies = list(dict.fromkeys(strategies))
+    how = replace(how, seeds=tuple(dict.fromkeys(how.seeds)))
     how.check(strategies)
     # Every split first: a refusal should not come after an hour.
     split = how.split or default_split(rec)
@@ -245,7 +247,7 @@ def _subjects(rec: Recordings, subject: int | Iterable[int] | str) -> list[int]:
             raise BioTrainError(f'subject is a number, several, or "all", not "{subject}"')
         subjects = rec.subjects
     elif isinstance(subject, Iterable):
-        subjects = [int(s) for s in subject]
+        subjects = list(dict.fromkeys(int(s) for s in subject))
     else:
         subjects = [int(subject)]
     if not subjects:
