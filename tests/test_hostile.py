@@ -8,6 +8,7 @@ files in `_hostile_files.py`; both are drawn the same way in every run.
 from __future__ import annotations
 
 import importlib
+import json
 import random
 import tempfile
 from collections.abc import Iterator
@@ -16,16 +17,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from _hostile import Call, bounded, calls
-from _hostile_files import Files, Reader, readers
+from _hostile import DEEP_JSON, JSON_DIGITS, Call, bounded, calls, changed, damaged
+from _hostile_files import Files, Reader, readers, study_reader
 from _sample import spread
 
-import biotrain as bt
 from biotrain.cli import main
 from biotrain.errors import BioTrainError
 
-SOURCE = Path(bt.__file__).parents[1]
-RUN = "import sys; from biotrain.cli import main; sys.exit(main())"
 SMALL = ["mibminet", "--chans", "2", "--times", "64", "--classes", "3", "--sfreq", "125"]
 
 ALL = list(calls())
@@ -155,3 +153,50 @@ def test_damaged_files(reader: Reader) -> None:
 @pytest.mark.parametrize("reader", FILES, ids=lambda reader: reader.name)
 def test_many_damaged_files(reader: Reader) -> None:
     sweep(reader, LONG_FILES, QUICK_FILES)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_damaged_study(place: Path) -> None:
+    sweep(study_reader(place / "study"), 12)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.filterwarnings("ignore")
+def test_many_damaged_studies(place: Path) -> None:
+    sweep(study_reader(place / "study"), 2000, 12)
+
+
+def damaged_package(text: bytes, rng: random.Random) -> bytes:
+    """package.json with another value somewhere, or damaged bytes."""
+    if rng.random() < 0.3:
+        return damaged(text, rng)
+    if rng.random() < 0.2:
+        return rng.choice((DEEP_JSON, JSON_DIGITS, b"[]", b"{}", b""))
+    return json.dumps(changed(json.loads(text), rng)).encode()
+
+
+@pytest.mark.parametrize("count", [8, pytest.param(1000, marks=pytest.mark.exhaustive)])
+def test_a_damaged_package(count: int, ready: Path, capfd: Any) -> None:
+    assert main(["compile", *SMALL, "-o", "c"]) == 0
+    capfd.readouterr()
+    settings, module = Path("c/package.json"), Path("c/model.pt2")
+    good = settings.read_bytes()
+    for k in range(count):
+        settings.write_bytes(damaged_package(good, random.Random(k)))
+        with bounded():
+            code = main(["run", "c", "--samples", "1"])
+        check(code, capfd.readouterr().err)
+    settings.write_bytes(good)
+    for lost in (module, Path("c/model.h"), settings):
+        lost.unlink()
+        assert main(["run", "c", "--samples", "1"]) == 2
+        check(2, capfd.readouterr().err)
+
+
+def test_a_text_that_is_called_npz(tmp_path: Path, capfd: Any) -> None:
+    """numpy would advise to unpickle it."""
+    (tmp_path / "t.npz").write_text("a,b\n1,2\n")
+    assert main(["data", "info", str(tmp_path / "t.npz")]) == 2
+    said = capfd.readouterr().err
+    assert "no archive of arrays" in said
+    assert "pickle" not in said

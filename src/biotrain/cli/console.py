@@ -4,6 +4,7 @@
 import json
 import math
 import os
+import re
 import sys
 import threading
 import time
@@ -39,10 +40,12 @@ PLAIN_WIDTH = 120
 def console(*, stderr: bool = False) -> Console:
     """A console of the stream as it is now; no colours and no control codes unless a terminal."""
     stream = sys.stderr if stderr else sys.stdout
+    for name in ("COLUMNS", "LINES"):  # rich reads them too
+        if not re.fullmatch("[1-9][0-9]{0,3}", os.environ.get(name, "1")):
+            del os.environ[name]
     if stream.isatty():
         return Console(file=stream, highlight=False)
-    said = os.environ.get("COLUMNS", "")
-    width = (int(said) if said.isdecimal() and len(said) < 5 else 0) or PLAIN_WIDTH
+    width = int(os.environ.get("COLUMNS", PLAIN_WIDTH))
     return Console(file=stream, highlight=False, width=width, no_color=True, force_terminal=False)
 
 

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """`run` and `verify`: train with the generated C, and compare it with torch."""
 
-import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -302,11 +301,23 @@ def _windows(
     return rec.signal(chosen), rec.y[chosen]
 
 
+@dataclass(frozen=True)
+class Saved:
+    """What `run DIR` reads of the settings that `compile` wrote."""
+
+    train: TrainOptions
+    fused: bool
+    title: str
+    front: FrontEnd | None = None
+    bits: int = 16
+
+
 def _from_folder(folder: Path, given: ModelOptions, train: TrainOptions, out: Out) -> "Package":
     """The package that `compile` wrote, with the C that is in the folder now."""
     import torch
 
     from biotrain.package import compile_model
+    from biotrain.study.typed import strict_json, typed
 
     if train != TrainOptions() or given != ModelOptions(
         data=given.data, decimate=given.decimate, front=given.front, seed=given.seed
@@ -315,27 +326,28 @@ def _from_folder(folder: Path, given: ModelOptions, train: TrainOptions, out: Ou
             f"'{folder}' is compiled already: shapes, target, strategy and optimizer are fixed; "
             "name the MODEL instead to change them"
         )
+    path = folder / SETTINGS_FILE
     try:
-        settings = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
-        wanted = TrainOptions(**settings["train"])
-        fused, title = settings["fused"], settings["title"]
-        front = FrontEnd(**made) if (made := settings.get("front")) else None
-        asked = wanted.compiled(front, settings.get("bits", 16))
+        saved = typed(Saved, strict_json(path.read_bytes()))
+        asked = saved.train.compiled(saved.front, saved.bits)
     except FileNotFoundError:
         raise BioTrainError(
             f"'{folder}' was not written by `biotrain compile`: it holds no {SETTINGS_FILE}"
         ) from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise BioTrainError(f"cannot read '{folder / SETTINGS_FILE}': {error}") from error
+    except (ValueError, OSError) as error:
+        raise BioTrainError(f"cannot read '{path}': {error}") from error
     pkg = compile_model(
         folder / MODULE_FILE,
         torch.zeros(1, 1, 1),
-        fused=fused,
-        title=title,
+        fused=saved.fused,
+        title=saved.title,
         **asked,
     )
     names = dict.fromkeys([*pkg.files, *sorted(path.name for path in folder.glob("*.h"))])
-    there = {name: (folder / name).read_text(encoding="utf-8") for name in names}
+    try:
+        there = {name: (folder / name).read_text(encoding="utf-8") for name in names}
+    except UnicodeDecodeError as error:
+        raise BioTrainError(f"a file in '{folder}' is no text: {error}") from error
     changed = [name for name in names if pkg.files.get(name) != there[name]]
     if changed:
         out.say(f"{', '.join(changed)}: not as this version emits; the files in {folder} run")

@@ -219,7 +219,7 @@ def _graph(
         elif node.op == "call_function":
             env[node.name] = _call(node, b, env)
         elif node.op == "output":
-            outputs = [env[a.name] for a in node.args[0] if a is not None]
+            outputs = [_output(a, env) for a in node.args[0] if a is not None]
         elif node.op == "get_attr":
             raise CaptureError(
                 f"control flow or a submodule call ('{node.target}') is not supported"
@@ -242,6 +242,15 @@ def _graph(
     _check_sizes(graph)
     verify(graph)
     return graph
+
+
+def _output(returned: object, env: Mapping[str, Any]) -> Any:
+    """What the program returns at one place; CaptureError where that is no tensor."""
+    if not isinstance(returned, torch.fx.Node):
+        raise CaptureError(
+            f"the model must return one tensor, the logits; it returns a {type(returned).__name__}"
+        )
+    return env[returned.name]
 
 
 def _finite(tensor: torch.Tensor, name: str) -> Array:

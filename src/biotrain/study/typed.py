@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from types import UnionType
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
 
@@ -52,6 +52,8 @@ def _value(value: Any, hint: Any, where: str) -> Any:
     if hint is Any:
         return value
     origin, inside = get_origin(hint), get_args(hint)
+    if origin is Literal and value in inside and type(value) is type(inside[0]):
+        return value
     if origin is UnionType:
         if value is None and type(None) in inside:
             return None
