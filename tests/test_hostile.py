@@ -29,7 +29,7 @@ SMALL = ["mibminet", "--chans", "2", "--times", "64", "--classes", "3", "--sfreq
 ALL = list(calls())
 SOME = [ALL[k] for k in spread(len(ALL), 320)]
 FILES = list(readers())
-QUICK_FILES, LONG_FILES = 25, 4000
+QUICK_FILES, LONG_FILES = 15, 4000
 """Damaged files of each reader in `make test` and in `make exhaustive`."""
 
 
@@ -98,7 +98,7 @@ def ready(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.sample(test=50, ci=320)
+@pytest.mark.sample(test=40, ci=320)
 @pytest.mark.parametrize("call", SOME, ids=str)
 def test_no_option_is_an_error_of_ours(call: Call, place: Path, ready: Path, capfd: Any) -> None:
     if call.arguments[0] == "demo":
