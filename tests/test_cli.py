@@ -333,7 +333,9 @@ def test_own_factory(run: Any, refused: Any, own: str) -> None:
         run("plan", f"{own}:make", *shape, "--no-frontier", "--json", "-").json["params"]
         == 44 + 8 + 183
     )
-    assert run("plan", f"{own}:net", *shape, "--no-frontier", "--json", "-").json["params"] == 258
+    two = [*shape[:-1], "2"]
+    assert run("plan", f"{own}:net", *two, "--no-frontier", "--json", "-").json["params"] == 258
+    assert "returns [1, 2] for one window, and there are 3" in refused("plan", f"{own}:net", *shape)
     assert "--times" in refused("plan", f"{own}:make", "--chans", "2", "--classes", "3")
     assert "--classes" in refused("plan", f"{own}:make", "--chans", "2", "--times", "64")
     assert "secret" in refused("plan", f"{own}:needy", *shape)
@@ -342,14 +344,39 @@ def test_own_factory(run: Any, refused: Any, own: str) -> None:
     assert "cannot import 'no_such_module'" in refused("plan", "no_such_module:make", *shape)
 
 
-def test_an_error_of_ours_keeps_its_traceback(
-    run: Any, own: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    Path(f"{own}.py").write_text("def make(n_chans): return {}['key']")
-    said = run("plan", f"{own}:make", "--chans", "2", "--times", "64")
+def test_an_error_of_ours_keeps_its_traceback(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    import biotrain.package
+
+    monkeypatch.setattr(biotrain.package, "lower", lambda *_: {}["key"])
+    said = run("plan", *SMALL)
     assert said.code == 70
     assert "Traceback" in said.err
     assert "KeyError" in said.err
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [
+        ("def make(n_chans): return {}['key']", "raised KeyError: 'key'"),
+        ("import sys\ndef make(): sys.exit(1)", "raised SystemExit: 1"),
+        ("def make(): raise RuntimeError('first\\nsecond')", "raised RuntimeError: first ("),
+        ("1 / 0", "raised ZeroDivisionError: division by zero"),
+        ("def make(:", "raised SyntaxError"),
+        ("import no_such_package", "raised ModuleNotFoundError"),
+    ],
+)
+def test_a_factory_that_raises(refused: Any, own: str, text: str, complaint: str) -> None:
+    Path(f"{own}.py").write_text(text)
+    said = refused("plan", f"{own}:make", "--chans", "2", "--times", "64")
+    assert complaint in said
+    assert f"{own}.py" in said or "No module named" in said
+
+
+def test_functions_that_build_no_network(refused: Any) -> None:
+    shape = ("--chans", "2", "--times", "64", "--classes", "3")
+    assert "'json:loads' needs s" in refused("plan", "json:loads", *shape)
+    assert "SystemExit" in refused("plan", "sys:exit", *shape)
+    assert "has no factory 'pi.x'" in refused("plan", "math:pi.x", *shape)
 
 
 # ---------------------------------------------------------------- what is refused

@@ -99,7 +99,7 @@ def test_a_file_is_read_as_it_was_written(emg: Continuous, tmp_path: Path) -> No
     with np.load(tmp_path / "raw.npz") as held:
         some = {key: held[key] for key in held if key != "span_end"}
     np.savez(tmp_path / "less.npz", **some)
-    with pytest.raises(RecordingError, match="a continuous recording needs span_end"):
+    with pytest.raises(RecordingError, match="a continuous recording is incomplete, no span_end"):
         load_continuous(tmp_path / "less.npz")
 
 

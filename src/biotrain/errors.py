@@ -3,6 +3,10 @@
 
 from __future__ import annotations
 
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class BioTrainError(Exception):
     """Base of every error raised on purpose; the command line prints it as one line."""
@@ -40,3 +44,34 @@ class EmulatorError(BioTrainError):
 
 class CheckpointError(BioTrainError):
     """A checkpoint is truncated, corrupt, or belongs to another model; nothing was loaded."""
+
+
+MOST_SHOWN = 80
+"""Characters of a wrong value that a message repeats."""
+
+
+def shown(value: object) -> str:
+    """A value of the user's in a message: its `repr`, cut where it is long or nests too deeply."""
+    try:
+        text = repr(value)
+    except (RecursionError, ValueError):  # ValueError: a number of more digits than Python prints
+        return f"a {type(value).__name__}"
+    return text if len(text) <= MOST_SHOWN else f"{text[: MOST_SHOWN - 4]} ..."
+
+
+@contextmanager
+def users_code(name: str) -> Iterator[None]:
+    """Where code of the user runs, a factory or a module called `name`: what it raises, or that it
+    ends the process, becomes one line with the place in its source."""
+    try:
+        yield
+    except (BioTrainError, MemoryError):
+        raise
+    except (Exception, SystemExit) as error:
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        said = str(error).strip().partition("\n")[0]
+        kind = type(error).__name__
+        where = f"{frame.filename}, line {frame.lineno}"
+        raise BioTrainError(
+            f"'{name}' raised {kind}{': ' if said else ''}{said} ({where})"
+        ) from error

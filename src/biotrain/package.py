@@ -200,7 +200,18 @@ def compile_model(
         optimize=optimize,
         prefix=prefix,
     )
-    return compiled(model, torch.as_tensor(example_input), request)
+    return compiled(model, _example(example_input), request)
+
+
+def _example(given: object) -> torch.Tensor:
+    """The example input as a tensor of floats, apart from any graph of gradients."""
+    try:
+        example = torch.as_tensor(given).detach()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise BioTrainError(f"the example input is no array of numbers: {error}") from error
+    if example.is_complex():
+        raise BioTrainError("the example input is complex; a window is float32")
+    return example if example.is_floating_point() else example.to(torch.float32)
 
 
 def compiled(
@@ -242,6 +253,11 @@ def lower(captured: Captured, request: CompileRequest) -> Source:
             f"cross-entropy needs logits [batch, classes]; the model returns {list(logits.shape)}"
         )
     trained = trainable(request.strategy, captured.train, captured.torch_names)
+    if trained and request.loss == "cross_entropy" and logits.size < 2:
+        raise BioTrainError(
+            "cross-entropy of one output is always 0, so that nothing is learned: give the model "
+            "an output for each class, or use loss='mse'"
+        )
     if not trained:  # no gradient, so that none needs a place
         request = replace(request, gradients="separate")
     predict = _evaluation(captured.predict, request)

@@ -23,8 +23,11 @@ import biotrain as bt
 from biotrain.errors import BioTrainError
 from biotrain.models import MODELS, build, standardized
 from biotrain.package import Package
+from biotrain.run import check_place
 from biotrain.run.device import Device
 from biotrain.study.order import shuffled
+from biotrain.study.pretrain import check_outputs
+from biotrain.targets.target import load_target
 
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin
@@ -218,6 +221,9 @@ class DeviceClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         known = np.unique(given) if classes is None else classes
         if len(known) < 2:
             raise ValueError(f"a classifier needs two classes or more; y has one class: {known}")
+        check_place(self.on, load_target(self.target))
+        if self.epochs < 0:
+            raise ValueError(f"epochs must not be negative, not {self.epochs}")
         self.classes_ = known
         labels = self._labels(given)
         draw = check_random_state(self.random_state)
@@ -231,8 +237,11 @@ class DeviceClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return x, labels
 
     def _built(self, x: NDArray[np.float32], sfreq: float | None) -> nn.Module:
+        window = torch.zeros(1, *self._shape)
         if isinstance(self.model, nn.Module):
-            return copy.deepcopy(self.model).eval()
+            net = copy.deepcopy(self.model).eval()
+            check_outputs(net, window, len(self.classes_), type(net).__name__)
+            return net
         shape: dict[str, Any] = {
             "n_chans": x.shape[1],
             "n_times": x.shape[2],
@@ -249,6 +258,8 @@ class DeviceClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 net = build(self.model, **{**shape, **pool})
             else:
                 net = self.model(**_accepted(self.model, shape))
+        name = self.model if isinstance(self.model, str) else self.model.__name__
+        check_outputs(net, window, len(self.classes_), name)
         means = x.mean((0, 2), dtype=np.float64)
         own = x.mean(2, keepdims=True) if self.center else means[None, :, None]
         std = np.sqrt(((x.astype(np.float64) - own) ** 2).mean((0, 2)))

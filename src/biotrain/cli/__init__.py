@@ -5,10 +5,13 @@ Exit codes: 0 done; 1 a check failed; 2 it does not fit, or the input is wrong; 
 BioTrain itself; 130 interrupted.
 """
 
+import errno
 import os
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -26,6 +29,9 @@ from biotrain.text import terminal
 
 INTERNAL, INTERRUPTED, PIPE_CLOSED = 70, 130, 141
 """Exit codes that are not those of an error of the user; see above."""
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.ENOMEM, errno.EMFILE)
+"""Errors of the operating system that tell of the machine, whatever BioTrain was doing."""
 
 USAGE_ERROR = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 
@@ -65,6 +71,10 @@ def _root(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
+    if sys.stderr is None:  # a caller that closed it reads the exit code alone
+        sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
+    if sys.stdout is None:
+        return _fail("standard output is closed; give --json FILE, or > /dev/null", 2)
     try:
         code = app(
             args=None if arguments is None else list(arguments),
@@ -75,20 +85,39 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BioTrainError as error:
         return _fail(str(error), error.exit_code)
     except (BrokenPipeError, ReaderGone):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return PIPE_CLOSED
     except (KeyboardInterrupt, typer.Abort):
         return _fail("interrupted", INTERRUPTED)
     except Exception as error:
-        if isinstance(error, USAGE_ERROR):
-            return _fail(error.format_message(), 2)  # type: ignore[attr-defined]
-        if isinstance(error, OSError) and error.strerror and error.filename:
-            return _fail(f"'{error.filename}': {error.strerror}", 2)
+        text = _blame(error)
+        if text:
+            return _fail(text, 2)
         sys.stderr.write(terminal(traceback.format_exc()))
         return _fail("this is an error of BioTrain or of a package below it; see above", INTERNAL)
     if code == INTERRUPTED:  # typer turns KeyboardInterrupt into this
         return _fail("interrupted", INTERRUPTED)
     return code if isinstance(code, int) else 0
+
+
+def _blame(error: Exception) -> str:
+    """What is wrong with the input or the machine; "" where the error is BioTrain's own."""
+    if isinstance(error, USAGE_ERROR):
+        return str(error.format_message())  # type: ignore[attr-defined]
+    if isinstance(error, MemoryError) or "allocate memory" in str(error):
+        return "this machine has too little memory for it: take fewer or shorter windows"
+    if isinstance(error, OSError) and error.strerror and error.filename:
+        return f"'{error.filename}': {error.strerror}"
+    if isinstance(error, OSError) and error.errno in FULL:
+        _drop_output()
+        return f"cannot write: {error.strerror}"
+    return ""
+
+
+def _drop_output() -> None:
+    """Let nothing that is still to be printed fail when the process ends."""
+    with suppress(OSError, ValueError):  # no file behind it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(text: str, code: int) -> int:

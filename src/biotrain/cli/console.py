@@ -4,6 +4,7 @@
 import json
 import math
 import os
+import re
 import sys
 import threading
 import time
@@ -57,6 +58,9 @@ class Terminal(Console):
 def console(*, stderr: bool = False) -> Console:
     """A console of the stream as it is now; no colours and no control codes unless a terminal."""
     stream = sys.stderr if stderr else sys.stdout
+    for name in ("COLUMNS", "LINES"):  # rich reads them too
+        if not re.fullmatch("[1-9][0-9]{0,3}", os.environ.get(name, "1")):
+            del os.environ[name]
     if stream.isatty():
         return Terminal(file=stream, highlight=False)
     width = int(os.environ.get("COLUMNS") or PLAIN_WIDTH)

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """`run` and `verify`: train with the generated C, and compare it with torch."""
 
-import json
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -102,7 +101,7 @@ def run_verb(
     from biotrain.run.emulator import EmulatorDevice
     from biotrain.study.experiment import dataset_name
 
-    pkg, rec, note = _package_and_data(model, given, train, out)
+    pkg, rec, note = _package_and_data(model, given, train, on, out)
     if note:
         out.say(note)
     if rec is None and how.subject is not None:
@@ -150,10 +149,12 @@ def run_verb(
 
 
 def _package_and_data(
-    model: str, given: ModelOptions, train: TrainOptions, out: Out
+    model: str, given: ModelOptions, train: TrainOptions, on: str, out: Out
 ) -> "tuple[Package, Recordings | None, str]":
     """The package of a folder or a model, the recordings of `--data`, and a line on `--front`."""
     from biotrain.cli.model import Model, recordings
+    from biotrain.run import check_place
+    from biotrain.targets.target import load_target
 
     if Path(model).is_dir():
         pkg = _from_folder(Path(model), given, train, out)
@@ -162,6 +163,7 @@ def _package_and_data(
         return pkg, *recordings(given.data, given.decimate, given.front)
     if Path(model, "").parent != Path() and ":" not in model and not model.endswith(".pt2"):
         raise BioTrainError(f"cannot read '{model}': there is no such folder")
+    check_place(on, load_target(train.target))
     chosen = Model(model, given)
     return chosen.compiled(train), *chosen.found
 
@@ -291,7 +293,7 @@ def _windows(
         count = how.samples or RANDOM_WINDOWS
         x = rng.standard_normal((count, *shape)).astype(np.float32)
         return x, rng.integers(0, outputs, count)
-    if rec.n_classes > outputs:
+    if rec.n_classes != outputs:
         raise BioTrainError(f"{rec.name} has {rec.n_classes} classes, the model {outputs} outputs")
     chosen = np.arange(len(rec))
     if how.subject is not None:
@@ -300,11 +302,23 @@ def _windows(
     return rec.signal(chosen), rec.y[chosen]
 
 
+@dataclass(frozen=True)
+class Saved:
+    """What `run DIR` reads of the settings that `compile` wrote."""
+
+    train: TrainOptions
+    fused: bool
+    title: str
+    front: FrontEnd | None = None
+    bits: int = 16
+
+
 def _from_folder(folder: Path, given: ModelOptions, train: TrainOptions, out: Out) -> "Package":
     """The package that `compile` wrote, with the C that is in the folder now."""
     import torch
 
     from biotrain.package import compile_model
+    from biotrain.study.typed import strict_json, typed
 
     if train != TrainOptions() or given != ModelOptions(
         data=given.data, decimate=given.decimate, front=given.front, seed=given.seed
@@ -313,27 +327,28 @@ def _from_folder(folder: Path, given: ModelOptions, train: TrainOptions, out: Ou
             f"'{folder}' is compiled already: shapes, target, strategy and optimizer are fixed; "
             "name the MODEL instead to change them"
         )
+    path = folder / SETTINGS_FILE
     try:
-        settings = json.loads((folder / SETTINGS_FILE).read_text(encoding="utf-8"))
-        wanted = TrainOptions(**settings["train"])
-        fused, title = settings["fused"], settings["title"]
-        front = FrontEnd(**made) if (made := settings.get("front")) else None
-        asked = wanted.compiled(front, settings.get("bits", 16))
+        saved = typed(Saved, strict_json(path.read_bytes()))
+        asked = saved.train.compiled(saved.front, saved.bits)
     except FileNotFoundError:
         raise BioTrainError(
             f"'{folder}' was not written by `biotrain compile`: it holds no {SETTINGS_FILE}"
         ) from None
-    except (ValueError, KeyError, TypeError) as error:
-        raise BioTrainError(f"cannot read '{folder / SETTINGS_FILE}': {error}") from error
+    except (ValueError, OSError) as error:
+        raise BioTrainError(f"cannot read '{path}': {error}") from error
     pkg = compile_model(
         folder / MODULE_FILE,
         torch.zeros(1, 1, 1),
-        fused=fused,
-        title=title,
+        fused=saved.fused,
+        title=saved.title,
         **asked,
     )
     names = dict.fromkeys([*pkg.files, *sorted(path.name for path in folder.glob("*.h"))])
-    there = {name: (folder / name).read_text(encoding="utf-8") for name in names}
+    try:
+        there = {name: (folder / name).read_text(encoding="utf-8") for name in names}
+    except UnicodeDecodeError as error:
+        raise BioTrainError(f"a file in '{folder}' is no text: {error}") from error
     changed = [name for name in names if pkg.files.get(name) != there[name]]
     if changed:
         out.say(f"{', '.join(changed)}: not as this version emits; the files in {folder} run")
@@ -354,8 +369,11 @@ def verify_verb(
     """Train the same steps in torch and in the generated C; exit 1 unless they agree."""
     out = Out(to)
     from biotrain.cli.model import Model
+    from biotrain.run import check_place
+    from biotrain.targets.target import load_target
     from biotrain.verification import verify
 
+    check_place(on, load_target(train.target))
     pkg = Model(model, given).compiled(train)
     with Work() as work:
         report = verify(

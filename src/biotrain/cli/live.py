@@ -47,7 +47,12 @@ def live_verb(
         raise BioTrainError("live needs --data, --lsl or --board")
     from biotrain.frontend import describe, read_front
     from biotrain.live import PacedDevice
+    from biotrain.run import check_place
+    from biotrain.targets.target import load_target
 
+    if device.on not in ("host", "emulator"):
+        raise BioTrainError(f"a live session runs on host or emulator, not on '{device.on}'")
+    check_place(device.on, load_target(device.target))
     spec = None if given.front is None else read_front(given.front)
     source = load_source(given, spec, out)
     stream = open_stream(given, source, spec, device.seed)

@@ -18,7 +18,7 @@ from torch import nn
 
 from biotrain import models
 from biotrain.cli.options import ModelOptions, TrainOptions
-from biotrain.errors import BioTrainError
+from biotrain.errors import BioTrainError, users_code
 from biotrain.frontend import FrontEnd, read_front
 from biotrain.package import Package, compile_model
 from biotrain.study.data.continuous import Continuous
@@ -26,6 +26,7 @@ from biotrain.study.data.recordings import Recordings
 from biotrain.study.data.sources import load_continuous
 from biotrain.study.data.sources import recordings as found_recordings
 from biotrain.study.experiment import dataset_name
+from biotrain.study.pretrain import check_outputs
 from biotrain.topology import prepare
 
 SHAPE = {"n_chans": "--chans", "n_times": "--times", "n_outputs": "--classes", "sfreq": "--sfreq"}
@@ -160,7 +161,10 @@ class Model:
 
     def compiled(self, train: TrainOptions, frontier: bool = False) -> Package:
         """The package; `frontier`: with the plans from the fastest to the smallest."""
+        if self.options.front is None:
+            train.check()  # before recordings are read and a network is built
         train = self.fed(train)
+        train.check(self.front, self.bits)
         asked = train.compiled(self.front, self.bits)
         if self.exported:
             model: Any = Path(readable(self.name))
@@ -168,16 +172,24 @@ class Model:
             title = f"{model.stem}, strategy {train.strategy}"
         else:
             model, example = self.prepared(), self.example()
-            rec = self.recordings
+            rec, classes = self.recordings, self.shape.get("n_outputs")
+            if classes is not None:
+                check_outputs(model, example, classes, self.name)
             data = "" if rec is None else f" for {dataset_name(rec)}"
             title = f"{self.name}{data}, strategy {train.strategy}"
-        return compile_model(
+        pkg = compile_model(
             model,
             example,
             frontier=frontier,
             title=title,
             **asked,
         )
+        outputs, classes = pkg.source.train.outputs[0].size, self.shape.get("n_outputs")
+        if classes is not None and outputs != classes:
+            raise BioTrainError(
+                f"'{self.name}' has {outputs} outputs, and there are {classes} classes"
+            )
+        return pkg
 
 
 def shape_of(rec: Recordings) -> dict[str, Any]:
@@ -225,7 +237,8 @@ def factory(name: str) -> Callable[..., nn.Module]:
     module_name, _, attribute = name.partition(":")
     found = imported(module_name)
     for part in attribute.split("."):
-        found = getattr(found, part, None)
+        with users_code(name):
+            found = getattr(found, part, None)
     if isinstance(found, nn.Module):
         net = found
         return lambda **_: net
@@ -234,7 +247,8 @@ def factory(name: str) -> Callable[..., nn.Module]:
     make: Callable[..., Any] = found
 
     def build(**shape: Any) -> nn.Module:
-        net = make(**_accepted(name, make, shape))
+        with users_code(name):
+            net = make(**_accepted(name, make, shape))
         if not isinstance(net, nn.Module):
             raise BioTrainError(f"'{name}' returned a {type(net).__name__}, not a torch module")
         return net
@@ -258,22 +272,26 @@ def imported(module_name: str) -> Any:
     """The module of that name, also from the working directory; BioTrainError without one."""
     if "" not in sys.path:
         sys.path.insert(0, "")  # the working directory, as `python -m` has it
-    try:
-        return import_module(module_name)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise  # the module is there, and something that it imports is not
-        raise BioTrainError(f"cannot import '{module_name}': {error.msg}") from error
-    except (ValueError, TypeError) as error:  # an empty or relative name
-        raise BioTrainError(f"'{module_name}' is not the name of a module") from error
+    if not all(part.isidentifier() for part in module_name.split(".")):
+        raise BioTrainError(f"'{module_name}' is not the name of a module")
+    with users_code(module_name):
+        try:
+            return import_module(module_name)
+        except ModuleNotFoundError as error:
+            if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
+                raise  # the module is there, and something that it imports is not
+            raise BioTrainError(f"cannot import '{module_name}': {error.msg}") from error
 
 
 def _accepted(name: str, make: Callable[..., Any], shape: dict[str, Any]) -> dict[str, Any]:
     """The part of `shape` that `make` takes by name."""
-    signature = inspect.signature(make).parameters
+    try:
+        signature = inspect.signature(make).parameters
+    except (TypeError, ValueError) as error:  # a function in C may not tell
+        raise BioTrainError(
+            f"'{name}' does not tell what it takes: wrap it in a function"
+        ) from error
     parameters = signature.values()
-    if any(p.kind is p.VAR_KEYWORD for p in parameters):  # but nobody asked for a norm
-        return {key: value for key, value in shape.items() if key != "norm" or key in signature}
     named = {p.name: p for p in parameters if p.kind in (p.POSITIONAL_OR_KEYWORD, p.KEYWORD_ONLY)}
     given = {*SHAPE, *shape}
     needed = [key for key, p in named.items() if p.default is p.empty and key not in given]
@@ -282,6 +300,8 @@ def _accepted(name: str, make: Callable[..., Any], shape: dict[str, Any]) -> dic
             f"'{name}' needs {', '.join(needed)}: wrap it in a function of n_chans, n_times, "
             "n_outputs and sfreq"
         )
+    if any(p.kind is p.VAR_KEYWORD for p in parameters):  # but nobody asked for a norm
+        return {key: value for key, value in shape.items() if key != "norm" or key in signature}
     for key, option in SHAPE.items():
         if key in named and key not in shape and named[key].default is inspect.Parameter.empty:
             raise BioTrainError(f"'{name}' takes {key}: give {option}, or --data")

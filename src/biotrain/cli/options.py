@@ -5,6 +5,7 @@ import inspect
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from biotrain.ir.optimizer import Optimizer
 
 MODEL, TRAINING = "Model and data", "Training and target"
+LARGEST = 2**31 - 1
+"""Largest whole number that an option takes: counts in the C have 32 bits."""
 
 ModelName = Annotated[
     str,
@@ -109,7 +112,9 @@ class ModelOptions:
         Literal["keep", "avg"] | None,
         option("--pool", "Max pools: keep, or make them average; avg with GroupNorm.", MODEL),
     ] = None
-    seed: Annotated[int, option("--seed", "Of the initial weights and the samples.", MODEL)] = 0
+    seed: Annotated[
+        int, option("--seed", "Of the initial weights and the samples.", MODEL, min=0)
+    ] = 0
 
 
 @dataclass(frozen=True)
@@ -297,6 +302,32 @@ class TrainOptions:
             "front": None if live else front,
         }
 
+    def check(self, front: "FrontEnd | None" = None, bits: int = 16) -> None:
+        """Raise BioTrainError for what no network can be compiled with, before one is built; with a
+        front end behind a converter of so many bits."""
+        from biotrain.planner.budget import Budget
+        from biotrain.planner.request import CompileRequest, check_input
+        from biotrain.targets.target import load_target, parse_bytes
+
+        asked = self.compiled(front, bits)
+        CompileRequest(
+            target=load_target(self.target),
+            fused=True,
+            strategy=self.strategy,
+            budget=Budget(parse_bytes(self.memory), self.deadline, self.max_mj),
+            optimizer=asked["optimizer"],
+            accumulate=self.group,
+            gradients=self.gradients,
+            input_scale=check_input(self.input_type, self.input_scale),
+            store=self.store,
+            batch=self.batch,
+            live=asked["live"],
+            front=asked["front"],
+            adabn=self.adabn,
+            optimize=self.optimize,
+            prefix=self.prefix,
+        )
+
     @property
     def group(self) -> int:
         """Samples that are accumulated; a batch is a group by itself."""
@@ -328,14 +359,17 @@ class TrainOptions:
 
 
 def names(text: str) -> list[str]:
-    """The names in a list such as "a, b"."""
-    return [name.strip() for name in text.split(",") if name.strip()]
+    """The names in a list such as "a, b", each once."""
+    return list(dict.fromkeys(name.strip() for name in text.split(",") if name.strip()))
 
 
 def integers(option: str, text: str) -> list[int]:
-    """The numbers in a list such as "1,2,3"."""
+    """The numbers in a list such as "1,2,3", each once."""
     try:
-        return [int(part) for part in text.split(",")]
+        found = list(dict.fromkeys(int(part) for part in text.split(",")))
+        if max(map(abs, found)) > LARGEST:
+            raise ValueError
+        return found
     except ValueError:
         raise BioTrainError(f"{option} takes numbers, 1 or 1,2,3; not '{text}'") from None
 
@@ -358,6 +392,26 @@ class ReaderGone(Exception):
     """The reader of standard output (head, less) has closed it."""
 
 
+def _spelling(parameter: inspect.Parameter) -> str:
+    """How an option is written on the command line; an argument by its name."""
+    for told in getattr(parameter.annotation, "__metadata__", ()):
+        spelled = [name for name in getattr(told, "param_decls", None) or () if name[:2] == "--"]
+        if spelled:
+            return str(spelled[0])
+    return f"--{parameter.name.replace('_', '-')}"
+
+
+def _check_value(name: str, value: object) -> None:
+    """Raise BioTrainError for a value that no option has a use for."""
+    for one in value if isinstance(value, list | tuple) else (value,):
+        if isinstance(one, float) and not isfinite(one):
+            raise BioTrainError(f"{name} is a number, not {one}")
+        if isinstance(one, int) and abs(one) > LARGEST:
+            raise BioTrainError(f"{name} is at most {LARGEST:,}")
+        if isinstance(one, str | Path) and "\0" in str(one):
+            raise BioTrainError(f"{name} holds a NUL character")
+
+
 def options(verb: Callable[..., None]) -> Callable[..., None]:
     """Replace each parameter of `verb` that is a dataclass by the options that are its fields."""
     signature = inspect.signature(verb, eval_str=True)
@@ -377,7 +431,11 @@ def options(verb: Callable[..., None]) -> Callable[..., None]:
             for f in fields(group)
         ]
 
+    said = {p.name: _spelling(p) for p in parameters}
+
     def call(**given: Any) -> None:
+        for name, value in given.items():
+            _check_value(said[name], value)
         for name, group in groups.items():
             given[name] = group(**{f.name: given.pop(f.name) for f in fields(group)})
         try:

@@ -120,7 +120,8 @@ def report_verb(
 ) -> None:
     """One HTML page of a study, with figures and tables, and the CSV behind it."""
     out = Out(to)
-    from biotrain.study.results.report import study_rows, write_report
+    from biotrain.study.results.finished import study_rows
+    from biotrain.study.results.report import write_report
     from biotrain.study.results.statistics import compare, summary
 
     with Busy("writing the report"):
@@ -131,7 +132,7 @@ def report_verb(
         out.say(str(path))
     if to is None:
         return
-    seed = study.spec["bootstrap_seed"]
+    seed = int(study.spec.get("bootstrap_seed", 0))
     out.result(
         {
             "files": {name: str(path) for name, path in paths.items()},

@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
-from biotrain.errors import BioTrainError
+from biotrain.errors import BioTrainError, shown
 from biotrain.frontend.layout import FrontNumbers, front_struct
 from biotrain.targets.layout import POINTER_SIZES, Struct
 
@@ -27,6 +27,7 @@ of type II before decimation; it is flat and 3 dB down at 0.67 of the new Nyquis
 STATE_BITS = 60  # bt_biquad.h: no state exceeds 2^60
 SAMPLE_BITS = 32  # the difference of two int32 has magnitude below 2^32
 LONGEST_RESPONSE = 1 << 22  # samples
+LARGEST = 1 << 22  # samples of a window, channels: more is a slip, and nothing holds it
 
 
 @dataclass(frozen=True)
@@ -99,21 +100,27 @@ class FrontEnd:
     def __post_init__(self) -> None:
         for name in ("n_chans", "window", "hop", "decimate", "order"):
             value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
-                raise BioTrainError(f"front end: {name} must be a whole number from 1, not {value}")
+            if not isinstance(value, int) or not 1 <= value <= LARGEST:
+                raise BioTrainError(
+                    f"front end: {name} must be a whole number from 1, not {shown(value)}"
+                )
         for name in ("fs_in", "scale", "notch_q", "memory_s", "unit"):
             value = getattr(self, name)
             if name == "unit" and value is None:
                 continue
-            if not (math.isfinite(value) and value > 0):
-                raise BioTrainError(f"front end: {name} must be a positive number, not {value}")
+            if not 1e-30 <= value <= 1e30:  # float32 holds it, and what is divided by it
+                raise BioTrainError(
+                    f"front end: {name} must be a positive number, not {shown(value)}"
+                )
         if self.order > 10:
             raise BioTrainError(f"front end: order {self.order} is above 10; 4 is usual")
         if self.reference not in ("none", "average"):
-            raise BioTrainError(f"front end: reference is none or average, not {self.reference}")
+            raise BioTrainError(
+                f"front end: reference is none or average, not {shown(self.reference)}"
+            )
         if self.standardise not in ("none", "running", "window"):
             raise BioTrainError(
-                f"front end: standardise is none, running or window, not {self.standardise}"
+                f"front end: standardise is none, running or window, not {shown(self.standardise)}"
             )
         if self.standardise == "window" and self.unit is not None:
             raise BioTrainError(

@@ -17,15 +17,16 @@ from the recording; the file may say it too, and then the two must agree.
 
 from __future__ import annotations
 
-import tomllib
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from biotrain.errors import BioTrainError
-from biotrain.frontend.design import FrontEnd, Reference, Standardise
+from biotrain.errors import BioTrainError, shown
+from biotrain.frontend.design import LARGEST, FrontEnd, Reference, Standardise
+from biotrain.frontend.toml import load_toml
 
 DEVIATION = 1 / 4096
 """One step of int16 windows that are standardised: they reach to 8 deviations."""
@@ -131,6 +132,8 @@ class FrontSpec:
         if count is not None and seconds is not None:
             raise BioTrainError(f"front end: give {name} (samples) or {name}_s, not both")
         if seconds is not None:
+            if not abs(seconds * rate) <= LARGEST:
+                raise BioTrainError(f"front end: {name}_s = {seconds:g} s is too long")
             return round(seconds * rate)
         count = default if count is None else count
         if count is None:
@@ -146,14 +149,7 @@ def read_front(source: str | Path | Mapping[str, Any]) -> FrontSpec:
     """
     if isinstance(source, Mapping):
         return _made(source, "front end")
-    path = Path(source)
-    try:
-        given = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise BioTrainError(f"cannot read '{path}': {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise BioTrainError(f"{path}: not TOML: {error}") from error
-    return _made(given, str(path))
+    return _made(load_toml(source), str(source))
 
 
 def _made(given: Mapping[str, Any], where: str) -> FrontSpec:
@@ -168,10 +164,16 @@ def _made(given: Mapping[str, Any], where: str) -> FrontSpec:
     return FrontSpec(**values)
 
 
+def _is_number(value: Any) -> bool:
+    """Whether it is a finite number that float64 holds."""
+    plain = isinstance(value, int | float) and not isinstance(value, bool)
+    return plain and abs(value) <= sys.float_info.max
+
+
 def _value(value: Any, kind: str, where: str) -> Any:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
+    number = _is_number(value)
     if kind.startswith("tuple"):
-        if isinstance(value, list | tuple) and all(isinstance(v, int | float) for v in value):
+        if isinstance(value, list | tuple) and all(map(_is_number, value)):
             return tuple(float(v) for v in value)
         wanted = "a list of numbers"
     elif kind.startswith("float"):
@@ -186,4 +188,4 @@ def _value(value: Any, kind: str, where: str) -> Any:
         if isinstance(value, str):
             return value
         wanted = "text"
-    raise BioTrainError(f"{where} must be {wanted}, not {value!r}")
+    raise BioTrainError(f"{where} must be {wanted}, not {shown(value)}")

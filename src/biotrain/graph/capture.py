@@ -61,6 +61,12 @@ def export(
     """The exported program of a module (or of a `.pt2` file) for one sample, of a `batch`."""
     if isinstance(module, (str, Path)):
         return load_program(module)
+    if isinstance(module, torch.jit.ScriptModule):
+        raise CaptureError(
+            "TorchScript cannot be exported: give the torch module that it is made of"
+        )
+    if not isinstance(module, torch.nn.Module):
+        raise CaptureError(f"the model is a torch module or a .pt2 file, not {_named(module)}")
     if example.dim() < 2:
         raise CaptureError(
             f"the example input has shape {list(example.shape)}: give [batch, n_chans, n_times]"
@@ -85,6 +91,11 @@ def export(
             raise CaptureError(f"torch.export refuses the model: {first}") from error
     _thaw(program, norms)
     return program
+
+
+def _named(value: object) -> str:
+    """The kind of a value that should be something else."""
+    return f"a {type(value).__name__}"
 
 
 @contextmanager
@@ -202,13 +213,13 @@ def _graph(
                 value = b.value(short, shape, kind=kind)  # type: ignore[arg-type]
                 (params if is_param else buffers).append(value)
                 held[key] = value
-                tensors[value.name] = tensor.numpy().astype(np.float32)
+                tensors[value.name] = _finite(tensor, target)
                 names[value.name] = target
             env[node.name] = value
         elif node.op == "call_function":
             env[node.name] = _call(node, b, env)
         elif node.op == "output":
-            outputs = [env[a.name] for a in node.args[0] if a is not None]
+            outputs = [_output(a, env) for a in node.args[0] if a is not None]
         elif node.op == "get_attr":
             raise CaptureError(
                 f"control flow or a submodule call ('{node.target}') is not supported"
@@ -228,8 +239,41 @@ def _graph(
         states=tuple(v for v in buffers if v.kind == "state"),
         consts=tuple(v for v in buffers if v.kind == "const"),
     )
+    _check_sizes(graph)
     verify(graph)
     return graph
+
+
+def _output(returned: object, env: Mapping[str, Any]) -> Any:
+    """What the program returns at one place; CaptureError where that is no tensor."""
+    if not isinstance(returned, torch.fx.Node):
+        raise CaptureError(
+            f"the model must return one tensor, the logits; it returns a {type(returned).__name__}"
+        )
+    return env[returned.name]
+
+
+def _finite(tensor: torch.Tensor, name: str) -> Array:
+    """The values of a tensor of the state dict as float32; CaptureError where one is no number."""
+    with np.errstate(over="ignore"):
+        values = tensor.float().numpy().astype(np.float32)
+    if not np.isfinite(values).all():
+        raise CaptureError(
+            f"'{name}' holds values that are NaN or infinite in float32: the network that was "
+            "given is broken"
+        )
+    return values
+
+
+LARGEST_BYTES = 2**31 - 1
+"""Bytes of a tensor: offsets in the C are `int`."""
+
+
+def _check_sizes(graph: Graph) -> None:
+    for value in graph.values():
+        if value.nbytes > LARGEST_BYTES:
+            where = f"tensor {value.name} {list(value.shape)} takes {value.nbytes:,} B"
+            raise CaptureError(f"{where}; the C counts to {LARGEST_BYTES:,}: take shorter windows")
 
 
 def _common_prefix(program: ExportedProgram) -> str:

@@ -3,6 +3,8 @@
 
 import math
 import warnings
+from collections.abc import Mapping
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
@@ -12,6 +14,16 @@ NORM_EPS = 1e-3
 
 NORM_MOMENTUM = 0.01
 """Weight of a new batch in the running statistics (Keras calls the complement 0.99 momentum)."""
+
+MOST: Mapping[str, int] = MappingProxyType({"n_chans": 2**14, "n_times": 2**22, "n_outputs": 2**16})
+"""Largest shape that is built, far beyond any recording: a larger number is a slip, and the network
+of one would fill the memory of the machine."""
+
+MOST_VALUES = 2**26
+"""Values of one window, and of an output for each of its samples."""
+
+MOST_HZ = 1_000_000
+"""Largest sampling rate; kernels span seconds."""
 
 
 def taps_for(seconds: float, rate_hz: float, at_least: int = 1) -> int:
@@ -40,12 +52,22 @@ def pooled_length(network: str, n_times: int, sfreq: float, *pools: int) -> int:
 
 
 def check_shape(network: str, n_chans: int, n_times: int, n_outputs: int, sfreq: float) -> None:
-    """Raises ValueError unless every dimension is at least 1 and the sampling rate positive."""
+    """Raises ValueError unless every dimension is at least 1 and the sampling rate positive,
+    and none is beyond all recordings."""
     for name, value in (("n_chans", n_chans), ("n_times", n_times), ("n_outputs", n_outputs)):
         if value < 1:
             raise ValueError(f"{network}: {name} must be at least 1, not {value}")
-    if not (math.isfinite(sfreq) and sfreq > 0):
-        raise ValueError(f"{network}: sfreq must be a positive number of Hz, not {sfreq}")
+        if value > MOST[name]:
+            raise ValueError(f"{network}: {name} is at most {MOST[name]:,}, not {value}")
+    if not 0 < sfreq <= MOST_HZ:
+        raise ValueError(
+            f"{network}: sfreq must be a positive number of Hz, at most {MOST_HZ:,}, not {sfreq}"
+        )
+    for values, of in ((n_chans, "a window"), (n_outputs, "the scores over time")):
+        if values * n_times > MOST_VALUES:
+            raise ValueError(
+                f"{network}: {of} of {values:,} x {n_times:,} values are more than {MOST_VALUES:,}"
+            )
 
 
 def check_input(network: str, x: Tensor, n_chans: int, n_times: int) -> None:

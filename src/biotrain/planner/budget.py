@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import isfinite
 
 from biotrain.errors import BioTrainError
 from biotrain.graph.cost import Cost
@@ -13,7 +14,13 @@ from biotrain.targets.target import Target
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """Upper bounds that a plan must stay within; None: not bounded."""
+    """Upper bounds that a plan must stay within; None: not bounded.
+
+    Raises
+    ------
+    BioTrainError
+        for a bound that is no number above zero.
+    """
 
     ram_bytes: int | None = None
     """The whole static RAM of the firmware, in bytes; None: the target's memory."""
@@ -21,6 +28,14 @@ class Budget:
     """Estimated time of one training sample, in milliseconds."""
     max_mj: float | None = None
     """Estimated energy of one training sample, in millijoules."""
+
+    def __post_init__(self) -> None:
+        for name, bound in (("deadline (ms)", self.deadline_ms), ("energy (mJ)", self.max_mj)):
+            number = isinstance(bound, (int, float)) and not isinstance(bound, bool)
+            if bound is not None and not (number and isfinite(bound) and bound > 0):
+                raise BioTrainError(f"the bound of {name} is a number above 0, not {bound}")
+        if self.ram_bytes is not None and self.ram_bytes < 1:
+            raise BioTrainError(f"the memory is a number of bytes above 0, not {self.ram_bytes}")
 
     @property
     def bounds_work(self) -> bool:

@@ -18,6 +18,7 @@ import numpy as np
 from biotrain.errors import BioTrainError
 from biotrain.frontend import FrontEnd
 from biotrain.frontend.live import Live
+from biotrain.graph.rewrite.precision import parse_store
 from biotrain.ir.graph import Graph
 from biotrain.ir.optimizer import SGD, Gradients, Optimizer, check_gradients
 from biotrain.planner.budget import Budget
@@ -30,6 +31,9 @@ InputType = Literal["float", "int16"]
 Optimize = Literal["speed", "size"]
 """What the code of a package is for: fewest cycles, or few bytes."""
 OPTIMIZE: tuple[Optimize, ...] = ("speed", "size")
+MOST_WINDOWS = 2**20
+"""Windows of one group (`accumulate`, `batch`): their mean is that of float32 sums, which lose a
+window's share beyond 2**24 of them, and no calibration has so many."""
 
 
 @dataclass(frozen=True)
@@ -81,6 +85,12 @@ class CompileRequest:
             raise BioTrainError(f"the strategy is a name or a glob, not {self.strategy!r}")
         if self.optimize not in OPTIMIZE:
             raise BioTrainError(f"code is optimized for speed or size, not '{self.optimize}'")
+        if self.accumulate > MOST_WINDOWS or (_whole(self.batch) and self.batch > MOST_WINDOWS):
+            raise BioTrainError(f"a group is at most {MOST_WINDOWS:,} windows")
+        if not isinstance(self.title, str):
+            raise BioTrainError(f"the title is text, not {self.title!r}")
+        parse_store(self.store)
+        self.budget.check(self.target)
         _check_prefix(self)
         check_gradients(self.gradients, self.optimizer, self.accumulate)
         _check_batch(self)

@@ -13,6 +13,7 @@ from biotrain.run.emulator import EmulatorDevice
 from biotrain.run.host import HostDevice
 from biotrain.run.qemu import QemuDevice
 from biotrain.run.rtl_device import RtlDevice
+from biotrain.targets.target import Target, places
 
 PLACES: dict[str, Callable[..., Device]] = {
     "host": HostDevice,
@@ -23,13 +24,24 @@ PLACES: dict[str, Callable[..., Device]] = {
 """Where packages run, by the name that `--on` takes."""
 
 
+def check_place(on: str, target: Target) -> None:
+    """Raise BioTrainError where packages for a target do not run on `on`; asked before one is
+    compiled."""
+    if on not in PLACES:
+        raise BioTrainError(f"nothing runs on '{on}'; there is: {', '.join(PLACES)}")
+    there = dict.fromkeys(("host", *places(target)))
+    if on not in there:
+        raise BioTrainError(
+            f"packages for {target.name} run on {', '.join(there)}, not on '{on}' (biotrain list "
+            "targets)"
+        )
+
+
 def start(package: Build, on: str, **options: Any) -> Device:
     """Build the package for a place and start it there."""
-    try:
-        place = PLACES[on]
-    except KeyError:
-        raise BioTrainError(f"nothing runs on '{on}'; there is: {', '.join(PLACES)}") from None
-    return place(package, **options)
+    if on not in PLACES:
+        raise BioTrainError(f"nothing runs on '{on}'; there is: {', '.join(PLACES)}")
+    return PLACES[on](package, **options)
 
 
-__all__ = ["PLACES", "Device", "start"]
+__all__ = ["PLACES", "Device", "check_place", "start"]

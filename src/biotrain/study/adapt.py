@@ -129,6 +129,8 @@ def adapt(
     """
     how = replace(settings or AdaptSettings(), **named)
     subjects = _subjects(rec, subject)
+    strategies = list(dict.fromkeys(strategies))
+    how = replace(how, seeds=tuple(dict.fromkeys(how.seeds)))
     how.check(strategies)
     # Every split first: a refusal should not come after an hour.
     split = how.split or default_split(rec)
@@ -247,7 +249,8 @@ def _subjects(rec: Recordings, subject: int | str | Iterable[int | str]) -> list
     elif isinstance(subject, str):
         subjects = rec.people([subject])
     elif isinstance(subject, Iterable):
-        subjects = rec.people(s if isinstance(s, str) else int(s) for s in subject)
+        asked = (s if isinstance(s, str) else int(s) for s in subject)
+        subjects = list(dict.fromkeys(rec.people(asked)))
     else:
         subjects = rec.people([int(subject)])
     if not subjects:

@@ -9,7 +9,7 @@ from typing import Any
 from biotrain.errors import BioTrainError
 from biotrain.study.recipes import settled
 from biotrain.study.rules import NORMS
-from biotrain.study.settings import CRITERIA, CalibrationSettings, Strategy
+from biotrain.study.settings import CRITERIA, CalibrationSettings, Strategy, check_seeds
 
 PUBLISHED_LR = 5e-3
 """Learning rate of every strategy in arXiv 2604.13359."""
@@ -88,6 +88,9 @@ class AdaptSettings:
             )
         if not strategies or not self.seeds:
             raise BioTrainError("nothing to do: name at least one strategy and one seed")
+        check_seeds(self.seeds)
+        for name in strategies:
+            self.strategy(name).recipe.check()
         unknown = sorted(set(self.lr_per_strategy) - set(strategies))
         if unknown:
             raise BioTrainError(

@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from biotrain.errors import BioTrainError, DeviceError
+from biotrain.errors import BioTrainError, DeviceError, users_code
 from biotrain.models import build, standardized
 from biotrain.study.data.recordings import RecordingError, Recordings
 from biotrain.study.pretrain_c import WEIGHT_DECAY, train_in_c
@@ -136,10 +136,35 @@ def _network(rec: Recordings, model: str | Factory, norm: str) -> nn.Module:
     try:
         if isinstance(model, str):
             return build(model, norm=norm, **shape, **device_options(model, norm))  # type: ignore[arg-type]
-        module = model(norm=norm, **shape)
-    except (ValueError, TypeError) as error:
+        with users_code(name := getattr(model, "__name__", "the model")):
+            module = model(norm=norm, **shape)
+    except ValueError as error:
         raise BioTrainError(f"{rec.name}: no network for it: {error}") from error
+    check_outputs(module, torch.zeros(1, rec.n_chans, rec.n_times), rec.n_classes, name)
     if norm == "group" and any(isinstance(m, _BatchNorm) for m in module.modules()):
         # What adapts must be what was pretrained: the rewrite changes the function.
         module = prepare(module, norm="group")
     return module
+
+
+def check_outputs(module: nn.Module, window: torch.Tensor, classes: int, name: str) -> None:
+    """Raise BioTrainError unless `module` turns one `window` [1, n_chans, n_times] into a score for
+    each of so many classes: with more outputs than classes, or fewer, a network still trains, and
+    its accuracy says nothing. `name`: what the message calls it."""
+    if not isinstance(module, nn.Module):
+        raise BioTrainError(f"'{name}' returned a {type(module).__name__}, not a torch module")
+    modes = [(layer, layer.training) for layer in module.modules()]
+    kind = next((p.dtype for p in module.parameters()), window.dtype)
+    try:
+        with users_code(name), torch.no_grad():
+            scores = module.eval()(window.to(kind))
+    finally:
+        for layer, training in modes:
+            layer.training = training
+    if not isinstance(scores, torch.Tensor):
+        raise BioTrainError(f"'{name}' returns a {type(scores).__name__}, not one tensor of scores")
+    if tuple(scores.shape) != (1, classes):
+        raise BioTrainError(
+            f"'{name}' returns {list(scores.shape)} for one window, and there are {classes} "
+            f"classes: its last layer needs {classes} outputs, [batch, {classes}]"
+        )

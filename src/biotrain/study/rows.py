@@ -2,8 +2,10 @@
 """Results: one row per subject, session, seed and strategy, with the keys that others rely on."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any, Self
+
+from biotrain.study.typed import typed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +40,13 @@ class ResultRow:
     @classmethod
     def from_json(cls, found: Mapping[str, Any]) -> Self:
         """The row that `to_json` gave; fields that an earlier version did not write have their
-        defaults, and keys that are unknown are left out."""
-        return cls(**{f.name: found[f.name] for f in fields(cls) if f.name in found})
+        defaults, and keys that are unknown are left out. ValueError names a field that no row can
+        have."""
+        row = typed(cls, found)
+        for name in ("accuracy", "balanced_accuracy", "chance"):
+            if not 0 <= getattr(row, name) <= 1:
+                raise ValueError(f"{name} is no fraction")
+        return row
 
 
 @dataclass(frozen=True)
@@ -84,15 +91,14 @@ class StudyRow(ResultRow):
 
     @classmethod
     def from_json(cls, found: Mapping[str, Any]) -> Self:
-        """The row of a line of results.jsonl."""
-        own = {name: _tuples(value) for name, value in found.items()}
-        earlier = tuple(EarlierSession(**one) for one in found.get("earlier") or ())
-        return super().from_json({**own, "earlier": earlier})
+        """The row of a line of results.jsonl, as `ResultRow.from_json`; it has a key."""
+        row = super().from_json(found)
+        if not row.key:
+            raise ValueError("key is missing")
+        if any(len(counts) != len(row.confusion) for counts in row.confusion):
+            raise ValueError("confusion is no square of counts")
+        return row
 
 
 def _lists(value: Any) -> Any:
     return [_lists(one) for one in value] if isinstance(value, tuple | list) else value
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(_tuples(one) for one in value) if isinstance(value, tuple | list) else value

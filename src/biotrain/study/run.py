@@ -25,7 +25,7 @@ from biotrain.errors import BioTrainError
 from biotrain.study.cells import Cell, Fold, Resolve, builtin, expand, needed_before
 from biotrain.study.rows import StudyRow
 from biotrain.study.spec import Spec
-from biotrain.study.store import Store, StudyRecord
+from biotrain.study.store import Store, StoreError, StudyRecord
 from biotrain.study.work import Computed, Pretrained, compute, leave_with_parent, pretrain_fold
 
 
@@ -49,7 +49,8 @@ class Outcome:
     """What a run of a study gave.
 
     rows: of every cell that has a result, in the order of the study. failures: a line per cell or
-    fold that failed. left_out: what the recordings do not allow. notes: a line per front end.
+    fold that failed. left_out: what the recordings do not allow. notes: a line per front end, and
+    on what was mended in the folder.
     computed, found: cells that were computed now, and those that had a result already.
     """
 
@@ -114,7 +115,8 @@ def run(
         if leader.failures:
             store.describe(replace(study, failures=leader.failures))
         rows = [store.rows[cell.key] for cell in cells if cell.key in store.rows]
-    return Outcome(rows, leader.failures, left_out, expanded.notes, len(rows) - found, found)
+    notes = [*store.notes, *expanded.notes]
+    return Outcome(rows, leader.failures, left_out, notes, len(rows) - found, found)
 
 
 def _unseen(event: Event) -> None:
@@ -217,6 +219,8 @@ class _Leader:
                 "a worker died (out of memory?); finished cells are stored: run the same command "
                 "again, with fewer --jobs"
             ) from error
+        except StoreError:  # no other cell could be stored either
+            raise
         except BioTrainError as error:
             self.failures.append(f"{job.text}: {error}")
             dropped += self._drop(job.key)

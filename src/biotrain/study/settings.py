@@ -4,7 +4,21 @@
 The names and the order of the fields are those of study.json, and decide the keys of its cells.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite
+
+from biotrain.errors import BioTrainError
+from biotrain.ir.optimizer import SGD
+from biotrain.planner.budget import Budget
+from biotrain.run import check_place
+from biotrain.targets.target import load_target, parse_bytes
+
+MOST = 2**20
+"""Largest count of a setting: epochs, windows of a group, windows that are replayed."""
+
+MOST_SEED = 2**32 - 1
+"""Largest seed; torch and numpy both take it."""
 
 SCHEDULES = ("constant", "cosine")
 """Learning rate over the steps of a calibration."""
@@ -41,6 +55,20 @@ class CalibrationSettings:
     memory: str | int | None = None
     on: str = "host"
 
+    def check(self) -> None:
+        """Raise BioTrainError for what no device could calibrate with: asked before a network is
+        pretrained, not after it."""
+        counts = (self.epochs, self.accumulate - 1, self.batch - 1, self.patience, self.replay)
+        if not all(0 <= count <= MOST for count in (*counts, self.adabn_every)):
+            raise BioTrainError(
+                "epochs, patience, replay and adabn_every must not be negative, accumulate and "
+                f"batch be above 0, and all at most {MOST:,}"
+            )
+        SGD(self.lr, self.momentum, self.weight_decay, schedule=self.schedule)  # type: ignore[arg-type]
+        target = load_target(self.target)
+        Budget(parse_bytes(self.memory)).check(target)
+        check_place(self.on, target)
+
     @property
     def group(self) -> int:
         """Samples of one optimizer step in the generated C: a batch is a group of its own."""
@@ -67,6 +95,17 @@ class PretrainSettings:
     engine: str = "auto"  # one of ENGINES
     seed: int | None = None  # one pretraining for all seeds of the study; None: one for each seed
 
+    def check(self) -> None:
+        """Raise BioTrainError for what cannot train."""
+        if not (0 <= self.epochs <= MOST and 1 <= self.batch <= MOST and self.every >= 1):
+            raise BioTrainError(
+                f"pretraining: epochs must lie in 0 to {MOST:,}, batch in 1 to {MOST:,}, and every "
+                "be above 0"
+            )
+        if not (isfinite(self.lr) and self.lr > 0):
+            raise BioTrainError(f"pretraining: lr must be a number above 0, not {self.lr}")
+        check_seeds([self.seed or 0])
+
 
 @dataclass(frozen=True)
 class FinetuneSettings:
@@ -84,3 +123,10 @@ class FinetuneSettings:
     schedule: str = "cosine"
     batch: int = 8
     seed: int = 0
+
+
+def check_seeds(seeds: Sequence[int]) -> None:
+    """Raise BioTrainError for a seed that torch or numpy would refuse."""
+    wrong = [seed for seed in seeds if not isinstance(seed, int) or not 0 <= seed <= MOST_SEED]
+    if wrong:
+        raise BioTrainError(f"a seed is a whole number from 0 to {MOST_SEED:,}, not {wrong[0]}")

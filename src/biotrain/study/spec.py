@@ -24,7 +24,7 @@ front = "front.toml"         # continuous recordings through the device's C
 models = ["epidenet"]
 """
 
-import tomllib
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, asdict, dataclass, field, fields, replace
 from difflib import get_close_matches
@@ -32,7 +32,8 @@ from pathlib import Path
 from types import MappingProxyType, UnionType
 from typing import Any, get_args, get_type_hints
 
-from biotrain.errors import BioTrainError
+from biotrain.errors import BioTrainError, shown
+from biotrain.frontend.toml import load_toml
 from biotrain.graph.strategy import STRATEGIES
 from biotrain.study.data.splits import SIZES
 from biotrain.study.labelfree import TRANSFORMS
@@ -45,6 +46,7 @@ from biotrain.study.settings import (
     CalibrationSettings,
     PretrainSettings,
     Strategy,
+    check_seeds,
 )
 
 SCENARIOS = ("day1", "longitudinal", "sizes")
@@ -108,12 +110,7 @@ DEFAULT_STRATEGIES = (*COMPARED[:-1], "full-bn8")
 
 def read_spec(path: str | Path) -> dict[str, Any]:
     """The dict in a TOML file; BioTrainError where it is no TOML."""
-    try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise BioTrainError(f"cannot read '{path}': {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise BioTrainError(f"{path}: not TOML: {error}") from error
+    return load_toml(path)
 
 
 def make_spec(given: Mapping[str, Any]) -> Spec:
@@ -172,7 +169,14 @@ def _strategies(
     if unused:
         raise BioTrainError(f"[strategy.{unused[0]}]: no strategy of that name is asked for")
     return tuple(
-        _strategy(name, {**lower.get(name, {}), **tables.get(name, {})}, calibrate)
+        _strategy(
+            name,
+            {
+                **_table(lower.get(name, {}), f"[strategy.{name}]"),
+                **_table(tables.get(name, {}), f"[strategy.{name}]"),
+            },
+            calibrate,
+        )
         for name in names
     )
 
@@ -182,7 +186,7 @@ def _strategy(name: str, table: Any, calibrate: Mapping[str, Any]) -> Strategy:
     own = dict(_table(table, where))
     rule = own.pop("rule", SPELLINGS.get(name, name))
     if not isinstance(rule, str):
-        raise BioTrainError(f"{where}: rule is text, not {rule!r}")
+        raise BioTrainError(f"{where}: rule is text, not {shown(rule)}")
     rule = SPELLINGS.get(rule, rule)
     parsed = Rule.parse(rule)
     trains = parsed.trains
@@ -242,17 +246,15 @@ def _checked(spec: Spec) -> Spec:
 
 def _check_numbers(spec: Spec) -> None:
     """Raise BioTrainError for a count, a share or a combination that makes no sense."""
-    counts = [spec.others, spec.pretrain.epochs]
     recipes = [s.recipe for s in spec.every_strategy]
-    counts += [n for r in recipes for n in (r.epochs, r.patience, r.replay)]
-    ones = [spec.pretrain.every, spec.pretrain.batch, *spec.sizes]
-    ones += [n for s in spec.every_strategy for n in (s.recipe.accumulate, s.recipe.batch)]
-    ones += [one.pretrain_every for one in spec.data if one.pretrain_every is not None]
-    if min(counts) < 0 or min(ones) < 1:
-        raise BioTrainError(
-            "epochs, others, patience and replay must not be negative; every, batch, accumulate "
-            "and sizes above 0"
-        )
+    ones = [*spec.sizes, *(d.pretrain_every for d in spec.data if d.pretrain_every is not None)]
+    if spec.others < 0 or min(ones, default=1) < 1:
+        raise BioTrainError("others must not be negative; every and sizes be above 0")
+    spec.pretrain.check()
+    for recipe in recipes:
+        recipe.check()
+    own = [one.pretrain_seed for one in spec.data if one.pretrain_seed is not None]
+    check_seeds([*spec.seeds, spec.bootstrap_seed, *own])
     if not all(0 <= r.holdout < 1 for r in recipes):
         raise BioTrainError("holdout is a share from 0 (nothing is held back) to below 1")
     if any(r.patience and not r.holdout for r in recipes):
@@ -267,13 +269,13 @@ def _scenarios(spec: Spec) -> list[str]:
 
 def _table(value: Any, where: str) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
-        raise BioTrainError(f"{where} is a table, not {value!r}")
+        raise BioTrainError(f"{where} is a table, not {shown(value)}")
     return value
 
 
 def _texts(value: Any, where: str) -> tuple[str, ...]:
     if not isinstance(value, Sequence) or isinstance(value, str):
-        raise BioTrainError(f"{where} is a list, not {value!r}")
+        raise BioTrainError(f"{where} is a list, not {shown(value)}")
     names = tuple(str(name).strip() for name in value)
     return tuple(dict.fromkeys(name for name in names if name))
 
@@ -310,11 +312,11 @@ def _value(value: Any, hint: Any, where: str) -> Any:
             return tuple(_value(one, parts[0], where) for one in value)
         if parts or isinstance(value, bool):
             continue
-        if isinstance(value, choice):
-            return value
-        if choice is float and isinstance(value, int):
+        if choice is float and isinstance(value, int | float) and abs(value) <= sys.float_info.max:
             return float(value)
+        if choice is not float and isinstance(value, choice):
+            return value
     names = " or ".join(
         getattr(c, "__name__", str(c)) if not get_args(c) else "a list" for c in choices
     )
-    raise BioTrainError(f"{where} must be {names}, not {value!r}")
+    raise BioTrainError(f"{where} must be {names}, not {shown(value)}")

@@ -7,12 +7,14 @@
     pretrained/     one .safetensors per fold, named by its key
     adapted/        weights that a later session starts from, named by the cell's key
 
-Only the process that leads a study writes here. A line is written at once; a last line that was
-torn by an interruption is dropped when the folder is opened again.
+Only the process that leads a study writes here. A line is there whole, on the disk, or not at all:
+where the disk is full, what was written of it is taken back. A last line that a power cut tore is
+cut off when the folder is opened again, and the study says so.
 """
 
 import json
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -21,6 +23,7 @@ from typing import Any, Self
 from biotrain.errors import BioTrainError
 from biotrain.files import check_file, write_file
 from biotrain.study.rows import StudyRow
+from biotrain.study.typed import strict_json, typed
 
 
 @dataclass(frozen=True)
@@ -47,11 +50,15 @@ class StudyRecord:
 
 
 class Store:
-    """Opened with `with`; a second leader in the same folder is refused."""
+    """Opened with `with`; a second leader in the same folder is refused.
+
+    notes: what had to be mended when the folder was opened, a line each.
+    """
 
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self.rows: dict[str, StudyRow] = {}
+        self.notes: list[str] = []
         self._lock = -1
 
     def __enter__(self) -> Self:
@@ -68,9 +75,18 @@ class Store:
         except OSError as error:
             raise BioTrainError(f"cannot write into '{self.folder}': {error.strerror}") from error
         _exclusive(self._lock, self.folder)
-        for name in ("results.jsonl", "timings.jsonl"):
-            _mend(self.folder / name)
-        self.rows = {row.key: row for row in read_rows(self.folder)}
+        try:
+            for name in ("results.jsonl", "timings.jsonl"):
+                torn = _mend(self.folder / name)
+                if torn:
+                    self.notes.append(
+                        f"{self.folder / name}: its last line was torn by an interruption and is "
+                        f"cut off ({torn:,} bytes)"
+                    )
+            self.rows = {row.key: row for row in read_rows(self.folder)}
+        except BioTrainError:
+            os.close(self._lock)
+            raise
         return self
 
     def __exit__(
@@ -84,8 +100,8 @@ class Store:
     def add(self, row: StudyRow) -> None:
         """Append a result, unless it is there."""
         if row.key not in self.rows:
-            self.rows[row.key] = row
             _append(self.folder / "results.jsonl", row.to_json())
+            self.rows[row.key] = row
 
     def time(self, key: str, seconds: float) -> None:
         """Note how long the cell or fold `key` took."""
@@ -97,7 +113,11 @@ class Store:
 
     def weights(self, kind: str, key: str) -> bytes:
         """The weights of `kind` under `key`, as safetensors."""
-        return self._weights(kind, key).read_bytes()
+        path = self._weights(kind, key)
+        try:
+            return path.read_bytes()
+        except OSError as error:
+            raise StoreError(f"cannot read '{path}': {error.strerror}") from error
 
     def put_weights(self, kind: str, key: str, weights: bytes) -> None:
         """Write weights, whole or not at all."""
@@ -113,33 +133,42 @@ class Store:
 
 
 def read_study(folder: str | Path) -> StudyRecord:
-    """study.json of a folder; BioTrainError where there is none."""
+    """study.json of a folder; BioTrainError where there is none, or it is damaged."""
     path = Path(folder) / "study.json"
     try:
-        return StudyRecord(**json.loads(path.read_text(encoding="utf-8")))
-    except FileNotFoundError as error:
+        return typed(StudyRecord, strict_json(path.read_bytes()))
+    except (FileNotFoundError, NotADirectoryError) as error:
         raise BioTrainError(f"'{folder}' is no folder of a study: run biotrain study") from error
-    except (ValueError, TypeError) as error:
+    except OSError as error:
+        raise BioTrainError(f"cannot read '{path}': {error.strerror}") from error
+    except ValueError as error:
         raise BioTrainError(f"{path}: not the JSON of a study: {error}") from error
 
 
 def read_rows(folder: str | Path) -> list[StudyRow]:
-    """The whole lines of results.jsonl, in their order in the file."""
+    """The whole lines of results.jsonl, in their order in the file; a row that stands there twice
+    counts once. BioTrainError for a line that is no row, and for two results of one cell."""
     path = Path(folder) / "results.jsonl"
-    if not path.exists():
+    try:
+        lines = path.read_bytes().split(b"\n")[:-1]  # what follows the last newline was torn
+    except FileNotFoundError:
         return []
-    lines = path.read_bytes().split(b"\n")[:-1]  # what follows the last newline was torn
-    rows = []
+    except OSError as error:
+        raise BioTrainError(f"cannot read '{path}': {error.strerror}") from error
+    rows: dict[str, StudyRow] = {}
     for number, line in enumerate(lines, 1):
         try:
-            row = StudyRow.from_json(json.loads(line))
-            assert row.key
-        except (ValueError, KeyError, TypeError, AttributeError, AssertionError) as error:
+            row = StudyRow.from_json(strict_json(line))
+        except ValueError as error:
             raise BioTrainError(
-                f"{path}, line {number}: no result of a study; remove it"
+                f"{path}, line {number}: no result of a study ({error}); remove the line"
             ) from error
-        rows.append(row)
-    return rows
+        if rows.setdefault(row.key, row) != row:
+            raise BioTrainError(
+                f"{path}, line {number}: another result of a cell that has one already; remove one "
+                "of the two lines"
+            )
+    return list(rows.values())
 
 
 def canonical(rows: list[StudyRow]) -> str:
@@ -152,27 +181,60 @@ def _line(row: dict[str, Any]) -> str:
     return json.dumps(row, separators=(",", ":"), allow_nan=False) + "\n"
 
 
+class StoreError(BioTrainError):
+    """The folder of a study cannot be read or written any more, so that the study ends."""
+
+
 def _append(path: Path, row: dict[str, Any]) -> None:
+    """Append a line that is on the disk when this returns; or none of it, and StoreError."""
+    line = _line(row).encode()
     check_file(path)  # no link is followed
-    file = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o644)
     try:
-        os.write(file, _line(row).encode())
-        os.fsync(file)
-    finally:
-        os.close(file)
+        file = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o644)
+        try:
+            begin = os.fstat(file).st_size
+            try:
+                done = 0
+                while done < len(line):
+                    done += os.write(file, line[done:])
+                os.fsync(file)
+            except OSError:
+                with suppress(OSError):  # _mend cuts it off next time
+                    os.ftruncate(file, begin)
+                raise
+        finally:
+            os.close(file)
+    except OSError as error:
+        raise StoreError(_lost(path, error)) from error
 
 
-def _mend(path: Path) -> None:
-    """Cut off a last line that has no end."""
-    if path.exists():
+def _mend(path: Path) -> int:
+    """Cut off a last line that has no end; returns its bytes."""
+    try:
+        if not path.exists():
+            return 0
         text = path.read_bytes()
         whole = text.rfind(b"\n") + 1
         if whole < len(text):
             os.truncate(path, whole)
+    except OSError as error:
+        raise StoreError(_lost(path, error)) from error
+    return len(text) - whole
 
 
 def _replace(path: Path, data: bytes) -> None:
-    write_file(path, data, sync=True)
+    """Write a file whole, or leave what was there, and StoreError."""
+    try:
+        write_file(path, data, sync=True)
+    except BioTrainError as error:
+        raise StoreError(f"{error}{_AGAIN}") from error
+
+
+_AGAIN = "; what was computed before is stored: run the same command again when it can be written"
+
+
+def _lost(path: Path, error: OSError) -> str:
+    return f"cannot write '{path}': {error.strerror}{_AGAIN}"
 
 
 def _exclusive(file: int, folder: Path) -> None:

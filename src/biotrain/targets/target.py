@@ -158,9 +158,15 @@ def _core(data: dict[str, Any] | None) -> Core | None:
     return Core(**lists, qemu_memories=memories)
 
 
+LEAST_BYTES = 1024
+"""An amount of memory below this is taken to lack its unit: `256` for `256KiB`. The stack alone has
+more on every board."""
+
+
 def parse_bytes(text: str | int | None) -> int | None:
-    """Bytes from `256KiB`, `64 kB`, `1.5MB`, or a plain number."""
-    if text is None or isinstance(text, int):
+    """Bytes from `256KiB`, `64 kB`, `1.5MB`, or a plain number, which is no smaller than
+    `LEAST_BYTES` where it is text; BioTrainError for anything else."""
+    if text is None or (isinstance(text, int) and not isinstance(text, bool)):
         return text
     if not isinstance(text, str):
         raise BioTrainError(f"memory is a text such as 256KiB or a whole number, not {text!r}")
@@ -168,8 +174,14 @@ def parse_bytes(text: str | int | None) -> int | None:
     number = text.strip().lower().replace("_", "")
     unit = number.lstrip("0123456789. ")
     try:
-        return int(float(number[: len(number) - len(unit)]) * units[unit.strip()])
-    except (KeyError, ValueError):
+        found = int(float(number[: len(number) - len(unit)]) * units[unit.strip()])
+    except (KeyError, ValueError, OverflowError):
         raise BioTrainError(
             f"'{text}' is no amount of memory; write for example 256KiB, 64kB or 65536"
         ) from None
+    if not unit.strip() and found < LEAST_BYTES:
+        raise BioTrainError(
+            f"'{text}' bytes of memory hold no firmware; write the unit: {number.strip()}KiB, or "
+            f"{number.strip()}B if it is meant"
+        )
+    return found

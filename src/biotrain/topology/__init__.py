@@ -11,6 +11,7 @@ import copy
 from typing import Any
 
 from torch import Tensor, nn
+from torch.jit import ScriptModule
 from torch.nn.parameter import is_lazy
 
 from biotrain.topology.layers import rewrite_layer
@@ -61,17 +62,7 @@ def prepare(
             that cannot be copied; an uninitialised lazy layer; "frozen" without running statistics;
             a module that no longer runs on `example_input` after the rewrites.
     """
-    if norm not in NORMS:
-        raise ValueError(f'norm must be one of {", ".join(NORMS)}, not "{norm}"')
-    if pool not in POOLS:
-        raise ValueError(f'pool must be one of {", ".join(POOLS)}, not "{pool}"')
-    if groups < 1:
-        raise ValueError(f"groups must be at least 1, not {groups}")
-    for path, layer in module.named_modules():
-        if any(is_lazy(t) for t in (*layer._parameters.values(), *layer._buffers.values())):
-            raise ValueError(
-                f"{path or 'the module'}: a lazy layer has no shape yet; run the module once first"
-            )
+    _check(module, norm, groups, pool)
     try:
         net = copy.deepcopy(module)
     except RuntimeError as error:
@@ -104,3 +95,22 @@ def prepare(
             ) from error
     setattr(net, ATTRIBUTE, Report(report(module).rewrites + tuple(rewrites)))
     return net
+
+
+def _check(module: nn.Module, norm: str, groups: int, pool: str) -> None:
+    """Raise ValueError for what `prepare` cannot take."""
+    if not isinstance(module, nn.Module) or isinstance(module, ScriptModule):
+        raise ValueError(
+            f"prepare takes a torch module written in Python, not a {type(module).__name__}"
+        )
+    if norm not in NORMS:
+        raise ValueError(f'norm must be one of {", ".join(NORMS)}, not "{norm}"')
+    if pool not in POOLS:
+        raise ValueError(f'pool must be one of {", ".join(POOLS)}, not "{pool}"')
+    if groups < 1:
+        raise ValueError(f"groups must be at least 1, not {groups}")
+    for path, layer in module.named_modules():
+        if any(is_lazy(t) for t in (*layer._parameters.values(), *layer._buffers.values())):
+            raise ValueError(
+                f"{path or 'the module'}: a lazy layer has no shape yet; run the module once first"
+            )

@@ -55,8 +55,16 @@ def parse_store(text: str) -> Store | None:
 
 
 def keep_half(graph: Graph, loss: Value, store: Store) -> Graph:
-    """Rewrite a differentiated graph; `loss` is where its forward pass ends."""
+    """Rewrite a differentiated graph; `loss` is where its forward pass ends.
+
+    Raises BioTrainError where no module has a path as `store` names it.
+    """
     end = next(i for i, node in enumerate(graph.nodes) if loss in node.outputs)
+    paths = list(dict.fromkeys(node.origin for node in graph.nodes[:end] if node.origin))
+    if store.modules and not any(fnmatchcase(path, store.modules) for path in paths):
+        raise BioTrainError(
+            f"store: no module's path matches '{store.modules}'; there are {', '.join(paths)}"
+        )
     views = _views(graph)
     b = Builder("h", [v.name for v in graph.values()])
     halves: dict[str, Value] = {}

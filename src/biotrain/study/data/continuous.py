@@ -32,7 +32,9 @@ from biotrain.frontend import FrontEnd, FrontSpec
 from biotrain.run.front_stream import windows_of
 from biotrain.study.data.recordings import (
     AMPLITUDE,
+    LARGEST,
     REJECTED,
+    SMALLEST,
     Ints,
     LeftOut,
     Names,
@@ -110,9 +112,13 @@ class Continuous:
         if not self.parts:
             raise RecordingError(f"{self.name}: no parts")
         for key in ("scale", "fs"):
-            value = float(getattr(self, key))
-            if not (np.isfinite(value) and value > 0):
+            if not SMALLEST <= float(getattr(self, key)) <= LARGEST:
                 raise RecordingError(f"{self.name}: {key} must be one positive number")
+        for key in ("channels", "classes"):
+            names = getattr(self, key)
+            twice = [name for k, name in enumerate(names) if name in names[:k]]
+            if twice:
+                raise RecordingError(f"{self.name}: two {key} are called '{twice[0]}'")
         for part in self.parts:
             where = f"{self.name}: subject {part.subject}, session {part.session}"
             if part.x.ndim != 2 or len(part.x) != len(self.channels):

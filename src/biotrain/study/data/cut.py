@@ -139,6 +139,8 @@ def window_length(files: Sequence[Prepared], request: CutRequest) -> tuple[float
 def windows(file: Prepared, window_s: float, request: CutRequest) -> Windows:
     """The windows of a file. Raises RecordingError for a window that is shorter than a sample."""
     raw = file.raw
+    if not max(window_s, request.hop_s or 0.0) * raw.fs < 2**31:
+        raise RecordingError(f"{raw.path}: a window or hop of so many seconds is too long")
     n_times = round(window_s * raw.fs)
     hop = n_times if request.hop_s is None else round(request.hop_s * raw.fs)
     if n_times < 1 or hop < 1:

@@ -22,8 +22,6 @@ of a session stand in the order in which they were recorded:
 """
 
 import itertools
-import zipfile
-import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -32,7 +30,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from biotrain.errors import BioTrainError
+from biotrain.errors import BioTrainError, shown
 from biotrain.files import replaced
 
 REQUIRED = ("x", "scale", "y", "subject", "session", "fs", "channels", "classes", "unit")
@@ -44,8 +42,8 @@ REJECTED = "touch a BAD or EDGE annotation"
 AMPLITUDE = "exceed the amplitude limit"
 """Why windows are rejected, in the words of `LeftOut.reason`."""
 
-UNREADABLE = (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error)
-"""What numpy raises on a file that is cut short, corrupt or no archive at all."""
+SMALLEST, LARGEST = 1e-30, 1e30
+"""Bounds of a scale and of a sampling rate: signals are float32, and rates are divided."""
 
 Ints = NDArray[np.int64]
 Names = tuple[tuple[int, str], ...]
@@ -71,7 +69,8 @@ class Recordings:
 
     Raises:
         RecordingError: shapes that do not agree, a label out of range, `x` that is not integers, a
-            scale or sampling rate that is not positive.
+            scale or sampling rate that is not positive (or beyond float32), a channel or class that
+            is named twice.
     """
 
     x: NDArray[np.integer[Any]]
@@ -116,20 +115,29 @@ class Recordings:
         for key in ("scale", "fs"):
             value = np.asarray(getattr(self, key))
             single = value.ndim == 0 and value.dtype.kind in "iuf"
-            if not (single and np.isfinite(value) and value > 0):
-                raise self._error(f"{key} must be one positive number, not {value}")
+            if not (single and SMALLEST <= value <= LARGEST):
+                raise self._error(f"{key} must be one positive number, not {shown(value.tolist())}")
             put(key, float(value))
         for key in ("y", "subject", "session", *POSITIONS):
             value = getattr(self, key)
             if value is not None:
                 put(key, self._one_per_trial(key, np.asarray(value), len(x)))
         for key in ("channels", "classes"):
-            put(key, tuple(str(n) for n in np.atleast_1d(np.asarray(getattr(self, key)))))
-        for key in NAMED:
-            pairs = getattr(self, f"{key}_names")
-            put(f"{key}_names", tuple((int(number), str(name)) for number, name in pairs))
-        put("notes", tuple(str(note) for note in self.notes))
-        put("left_out", tuple(_left_out(one) for one in self.left_out))
+            names = tuple(str(n) for n in np.atleast_1d(np.asarray(getattr(self, key))))
+            twice = [name for k, name in enumerate(names) if name in names[:k]]
+            if twice:
+                raise self._error(f"two {key} are called '{twice[0]}'")
+            put(key, names)
+        try:
+            for key in NAMED:
+                pairs = getattr(self, f"{key}_names")
+                put(f"{key}_names", tuple((int(number), str(name)) for number, name in pairs))
+            put("notes", tuple(str(note) for note in self.notes))
+            put("left_out", tuple(_left_out(one) for one in self.left_out))
+        except (TypeError, ValueError) as error:
+            raise self._error(
+                f"its names, notes or left_out are not in the layout: {error}"
+            ) from error
         put("unit", str(self.unit))
         put("synthetic", bool(self.synthetic))
         if len(self.channels) != x.shape[1]:
@@ -354,6 +362,10 @@ def decimate(rec: Recordings, to_hz: float) -> Recordings:
         RecordingError: `to_hz` is not positive or does not divide the rate; scipy is missing.
     """
     factor = rec.fs / to_hz if to_hz > 0 else 0.0
+    if factor > rec.n_times:
+        raise RecordingError(
+            f"{rec.name}: at {to_hz:g} Hz no sample of a window of {rec.duration_s:g} s is left"
+        )
     down = round(factor)
     if down < 1 or abs(factor - down) > 1e-6 * factor:
         raise RecordingError(

@@ -7,6 +7,7 @@ calibration window that overlaps a test window in time is left out.
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 
 import numpy as np
 from numpy.typing import NDArray
@@ -35,6 +36,11 @@ class SplitError(BioTrainError):
     """A split that these recordings do not allow; the message names one that they do."""
 
 
+class OneClassError(SplitError):
+    """What would be tested is of one class: there is nothing to tell apart, and any network that
+    always names it would have an accuracy of 100 %."""
+
+
 def day1(
     rec: Recordings,
     subject: int,
@@ -49,7 +55,8 @@ def day1(
 
     Raises:
         SplitError: a class that is missing in one part ("chronological"), no repetitions
-            ("repetition"), a part that is empty, an unknown split, a share outside 0 to 1.
+            ("repetition"), a part that is empty, an unknown split, a share outside 0 to 1; test
+            windows of one class.
     """
     return within(rec, subject, rec.sessions(subject)[0], split, calibration, test_repetition)
 
@@ -141,6 +148,12 @@ def within(
         raise SplitError(f"{where}: no {part} window is left of {len(idx)} by split {split}")
     if split != "chronological-per-class":
         _same_classes(rec, idx[keeps], idx[tests], split, where)
+    tested = np.unique(rec.y[idx[tests]])
+    if len(tested) < 2:
+        raise OneClassError(
+            f"{where}: all {tests.sum()} test windows are of class {rec.classes[tested[0]]}, so "
+            "there is nothing to tell apart"
+        )
     return np.sort(idx[keeps]), np.sort(idx[tests])
 
 
@@ -299,7 +312,8 @@ def default_split(rec: Recordings) -> str:
     for split in (*candidates, "chronological"):
         try:
             for subject in rec.subjects:
-                day1(rec, subject, split)
+                with suppress(OneClassError):  # no split fits such a subject
+                    day1(rec, subject, split)
         except SplitError:
             continue
         return split

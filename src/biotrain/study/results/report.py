@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from biotrain.errors import BioTrainError
 from biotrain.files import Folder
 from biotrain.study.results import figures
+from biotrain.study.results.finished import TITLES, study_rows
 from biotrain.study.results.markdown import markdown
 from biotrain.study.results.statistics import (
     CONVENTIONAL,
@@ -34,14 +35,9 @@ from biotrain.study.results.statistics import (
     summary,
 )
 from biotrain.study.rows import StudyRow
-from biotrain.study.store import StudyRecord, read_rows, read_study
+from biotrain.study.store import StudyRecord
 
 METRICS = ("balanced_accuracy", "accuracy")
-TITLES = {
-    "day1": "Day-1: a new subject's first session",
-    "sizes": "How much calibration it takes",
-    "longitudinal": "Later sessions, each from where the one before it ended",
-}
 
 
 @dataclass(frozen=True)
@@ -83,7 +79,7 @@ class Results:
     @property
     def seed(self) -> int:
         """Seed of the bootstrap."""
-        return int(self.study.spec["bootstrap_seed"])
+        return int(self.study.spec.get("bootstrap_seed", 0))
 
     @cached_property
     def entries(self) -> list[Entry]:
@@ -104,16 +100,6 @@ class Results:
     def style(self) -> figures.Style:
         """A colour and a marker per strategy."""
         return figures.Style(strategies_of(self.rows))
-
-
-def study_rows(folder: str | Path) -> tuple[StudyRecord, list[StudyRow]]:
-    """study.json and its rows in the order of the study; BioTrainError without any result."""
-    study = read_study(folder)
-    found = {row.key: row for row in read_rows(folder)}
-    rows = [found[key] for key in study.keys if key in found]
-    if not rows:
-        raise BioTrainError(f"'{folder}' holds no result of its study yet: run biotrain study")
-    return study, rows
 
 
 def write_report(

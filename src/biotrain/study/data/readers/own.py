@@ -22,8 +22,8 @@ or, where labels come from elsewhere,
 
 from __future__ import annotations
 
+import math
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
@@ -32,6 +32,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
+from biotrain.errors import BioTrainError, shown
+from biotrain.frontend.toml import load_toml
 from biotrain.study.data.join import FileSet, Titles, file_set
 from biotrain.study.data.raw import CutRequest, Events, Place, RawSignal, normal, rejecting
 from biotrain.study.data.readers import sidecars
@@ -106,9 +108,9 @@ def read_toml(path: Path, given: Mapping[str, Any]) -> FileSet:
     nothing, and what the readers raise.
     """
     try:
-        said = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, OSError) as error:
-        raise RecordingError(f"{path}: not TOML: {error}") from error
+        said = load_toml(path)
+    except BioTrainError as error:
+        raise RecordingError(str(error)) from error
     own = settings({**said, **given}, str(path))
     if own.bids:
         return _bids(path.parent / own.bids, own, path.stem)
@@ -177,35 +179,44 @@ def settings(given: Mapping[str, Any], where: str) -> Own:
     for key in NUMBERS:
         value = values.get(key, 0.0)
         if isinstance(value, bool) or not isinstance(value, int | float):
-            raise RecordingError(f"{where}: {key} is a number, not {value!r}")
+            raise RecordingError(f"{where}: {key} is a number, not {shown(value)}")
         if key in values:
             values[key] = float(value)
             zero = key in ("start", "tmin", "duration")
+            if not math.isfinite(value):
+                raise RecordingError(f"{where}: {key} is a number, not {value}")
             if key != "tmin" and (value < 0 or (value == 0 and not zero)):
                 raise RecordingError(f"{where}: {key} lies above 0, not at {value:g}")
     for key in TEXTS:
         if not isinstance(values.get(key, ""), str):
-            raise RecordingError(f"{where}: {key} is text, not {values[key]!r}")
+            raise RecordingError(f"{where}: {key} is text, not {shown(values[key])}")
     if values.get("bad_channels", "keep") not in BAD_CHANNELS:
         raise RecordingError(f"{where}: bad_channels is one of {', '.join(BAD_CHANNELS)}")
     if not isinstance(values.get("resample", False), bool):
-        raise RecordingError(f"{where}: resample is true or false, not {values['resample']!r}")
+        raise RecordingError(f"{where}: resample is true or false, not {shown(values['resample'])}")
     channels = values.get("channels", ())
     if channels == "common":
         channels = ("common",)
-    if isinstance(channels, str) or not all(isinstance(c, str) for c in channels):
-        raise RecordingError(f'{where}: channels is a list of names or "common", not {channels!r}')
+    if not _names(channels):
+        raise RecordingError(
+            f'{where}: channels is a list of names or "common", not {shown(channels)}'
+        )
     bads = values.get("bads", ())
-    if isinstance(bads, str) or not all(isinstance(c, str) for c in bads):
-        raise RecordingError(f"{where}: bads is a list of names of channels, not {bads!r}")
+    if not _names(bads):
+        raise RecordingError(f"{where}: bads is a list of names of channels, not {shown(bads)}")
     lists = {"channels": tuple(channels), "bads": tuple(bads)}
     return Own(**(values | lists | {"events": _events(values.get("events", {}), where)}))
+
+
+def _names(value: Any) -> bool:
+    """Whether it is a list of texts."""
+    return isinstance(value, list | tuple) and all(isinstance(one, str) for one in value)
 
 
 def _events(given: Any, where: str) -> Events:
     """A table of description = class, or one of source, column and map."""
     complaint = RecordingError(
-        f"{where}: [events] is a table of description = class, not {given!r}"
+        f"{where}: [events] is a table of description = class, not {shown(given)}"
     )
     if not isinstance(given, Mapping):
         raise complaint

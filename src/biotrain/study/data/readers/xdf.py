@@ -4,6 +4,7 @@ clocks pyxdf brings together by the offsets that were measured while recording."
 
 from __future__ import annotations
 
+import logging
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,7 @@ def read(path: Path, request: CutRequest) -> RawSignal:
         import pyxdf
     except ImportError as error:
         raise RecordingError(f"{path} needs pyxdf: pip install 'biotrain[data]'") from error
+    logging.getLogger("pyxdf").setLevel(logging.CRITICAL + 1)  # it prints tracebacks of its own
     try:
         streams, _ = pyxdf.load_xdf(str(path), synchronize_clocks=True, dejitter_timestamps=True)
     except Exception as error:  # pyxdf raises whatever it meets
