@@ -31,7 +31,6 @@ from typing import Any
 import numpy as np
 
 import biotrain as bt
-from biotrain.drawing import save
 from biotrain.frontend import FrontSpec, describe
 from biotrain.frontend.live import Live
 from biotrain.live import (
@@ -50,6 +49,7 @@ from biotrain.run.live_flash import Flash
 from biotrain.study import load, pretrain
 from biotrain.study.data.continuous import end_to_end, through
 from biotrain.study.data.sources import load_continuous
+from biotrain.writing.drawing import save
 
 FRONT = FrontSpec(bandpass=(20.0, 90.0), notch=50.0, window_s=1.0, hop_s=0.5, unit=0.25)
 

@@ -17,11 +17,11 @@ from matplotlib.figure import Figure
 from torch import nn
 
 import biotrain as bt
-from biotrain import drawing, files
 from biotrain.cli import main as biotrain
-from biotrain.files import MANIFEST, Folder, replaced, write_file
 from biotrain.study.data.sources import load
 from biotrain.study.store import Store
+from biotrain.writing import drawing, files
+from biotrain.writing.files import MANIFEST, Folder, replaced, write_file
 
 SMALL = ("mibminet", "--chans", "2", "--times", "64", "--classes", "2", "--strategy", "last")
 

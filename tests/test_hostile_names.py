@@ -28,11 +28,11 @@ from matplotlib.figure import Figure
 from torch import nn
 
 import biotrain as bt
-from biotrain import drawing, text
 from biotrain.cli import console
 from biotrain.cli import main as biotrain
 from biotrain.ir.op import Builder
 from biotrain.run.project import project_files
+from biotrain.writing import drawing, text
 
 HOSTILE = (
     "",

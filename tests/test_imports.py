@@ -20,9 +20,7 @@ SOURCE = Path(__file__).resolve().parents[1] / "src" / "biotrain"
 
 ROOMS = (
     "errors",
-    "text",
-    "files",
-    "drawing",
+    "writing",
     "models",
     "topology",
     "targets",

@@ -7,13 +7,13 @@ import pytest
 import torch
 
 import biotrain as bt
-from biotrain.drawing import save
 from biotrain.ir.graph import Loop, flat_nodes
 from biotrain.package import Package
 from biotrain.planner.explain import computations
 from biotrain.reports.figures import COLOURS, plan_figure
 from biotrain.reports.published import REFERENCES, references
 from biotrain.reports.timeline import timeline
+from biotrain.writing.drawing import save
 
 
 def package(memory: int | None = None, frontier: bool = False, norm: str = "group") -> Package:

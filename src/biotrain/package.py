@@ -17,7 +17,6 @@ import torch
 from biotrain.emit import Source
 from biotrain.emit.build import Build
 from biotrain.errors import BioTrainError
-from biotrain.files import Folder
 from biotrain.frontend import FrontEnd
 from biotrain.frontend.live import Live
 from biotrain.graph.autodiff import differentiate, prune, with_loss, with_updates
@@ -47,6 +46,7 @@ from biotrain.planner.request import (
     check_input,
 )
 from biotrain.targets.target import Target, load_target, parse_bytes
+from biotrain.writing.files import Folder
 
 if TYPE_CHECKING:
     from biotrain.run.device import Device

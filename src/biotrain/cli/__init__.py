@@ -25,7 +25,7 @@ from biotrain.cli.live import live_verb
 from biotrain.cli.options import ReaderGone
 from biotrain.cli.study import report_verb, study_verb
 from biotrain.errors import BioTrainError
-from biotrain.text import terminal
+from biotrain.writing.text import terminal
 
 INTERNAL, INTERRUPTED, PIPE_CLOSED = 70, 130, 141
 """Exit codes that are not those of an error of the user; see above."""

@@ -15,8 +15,8 @@ import typer
 from biotrain.cli.console import Busy, Out, table, writable_figure, writable_folder
 from biotrain.cli.options import Force, Json, ModelName, ModelOptions, Show, TrainOptions, options
 from biotrain.errors import BioTrainError
-from biotrain.files import MANIFEST, check_file, write_file
 from biotrain.frontend import describe
+from biotrain.writing.files import MANIFEST, check_file, write_file
 
 if TYPE_CHECKING:
     from biotrain.cli.model import Model
@@ -369,8 +369,8 @@ def draw_plan(
     others: "Mapping[str, Sequence[Point]]" = MappingProxyType({}),
 ) -> None:
     """Write the picture of a plan."""
-    from biotrain.drawing import save
     from biotrain.reports.figures import plan_figure
+    from biotrain.writing.drawing import save
 
     save(plan_figure(pkg, known, others), path)
 

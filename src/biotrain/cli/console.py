@@ -30,8 +30,8 @@ from rich.table import Table
 from rich.text import Text
 
 from biotrain.errors import BioTrainError
-from biotrain.files import check_file, write_file
-from biotrain.text import terminal
+from biotrain.writing.files import check_file, write_file
+from biotrain.writing.text import terminal
 
 if TYPE_CHECKING:
     from biotrain.study.run import Event

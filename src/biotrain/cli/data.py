@@ -10,7 +10,7 @@ from biotrain.cli.build import list_data
 from biotrain.cli.console import Busy, Out, table, writable_figure
 from biotrain.cli.options import Front, Json, options
 from biotrain.errors import BioTrainError
-from biotrain.files import check_file
+from biotrain.writing.files import check_file
 
 app = typer.Typer(help="Recordings: list, info, convert.", no_args_is_help=True)
 
@@ -82,8 +82,8 @@ def _info(
     }
     out.show(*_shown(rec, facts))
     if figure is not None:
-        from biotrain.drawing import save
         from biotrain.study.data.figure import figure as draw
+        from biotrain.writing.drawing import save
 
         save(draw(rec), figure)
         out.say(f"wrote {figure}")

@@ -22,8 +22,8 @@ from biotrain.cli.options import (
     people,
 )
 from biotrain.errors import BioTrainError
-from biotrain.files import check_file
 from biotrain.frontend import FrontEnd
+from biotrain.writing.files import check_file
 
 if TYPE_CHECKING:
     from biotrain.package import Package

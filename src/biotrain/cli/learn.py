@@ -14,7 +14,7 @@ from rich.table import Table
 from biotrain.cli.console import Out, Work, table, writable_folder
 from biotrain.cli.learn_options import LearnOptions
 from biotrain.cli.options import Force, Front, Json, integers, names, one_thread, options, people
-from biotrain.files import Folder
+from biotrain.writing.files import Folder
 
 if TYPE_CHECKING:
     from biotrain.package import Package
@@ -116,9 +116,9 @@ def demo_verb(
     where = Folder(writable_folder(folder), force)
     where.check((*WRITTEN, PLAN_FIGURE))
     begin = time.perf_counter()
-    from biotrain.drawing import as_png
     from biotrain.reports.figures import plan_figure
     from biotrain.study.data.sources import load
+    from biotrain.writing.drawing import as_png
 
     rec = load("synthetic-emg")
     out.say(
@@ -230,8 +230,8 @@ def _planned(rec: "Recordings", result: "AdaptResult") -> "Package":
 def _write(
     result: "AdaptResult", folder: Folder, beside: Mapping[str, bytes] = MappingProxyType({})
 ) -> None:
-    from biotrain.drawing import as_png
     from biotrain.study.results.plots import figure
+    from biotrain.writing.drawing import as_png
 
     own: dict[str, str | bytes] = {
         "accuracy.png": as_png(figure(result)),

@@ -64,8 +64,8 @@ def live_verb(
     session, took = _played(stream, runner, _settings(pkg, stream, play), play.seconds, speed)
     show_session(out, session, took)
     if play.figure is not None:
-        from biotrain.drawing import save
         from biotrain.live import figure as draw
+        from biotrain.writing.drawing import save
 
         save(draw(session, f"{stream.feed.name}: {pkg.source.title}, {device.on}"), play.figure)
         out.say(f"wrote {play.figure}")

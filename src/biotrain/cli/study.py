@@ -15,7 +15,7 @@ from biotrain.cli.console import Busy, Out, StudyProgress, table
 from biotrain.cli.learn_options import LearnOptions
 from biotrain.cli.options import Force, Front, Json, integers, names, one_thread, options, people
 from biotrain.errors import BioTrainError
-from biotrain.text import terminal
+from biotrain.writing.text import terminal
 
 if TYPE_CHECKING:
     from biotrain.study.results.statistics import Entry

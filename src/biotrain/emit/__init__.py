@@ -29,7 +29,7 @@ from biotrain.emit.trim import trimmed
 from biotrain.ir.graph import flat_nodes
 from biotrain.ir.op import OPS, float_literal
 from biotrain.ops import SOURCES
-from biotrain.text import comment
+from biotrain.writing.text import comment
 
 RUNTIME = Path(__file__).parent.parent / "rt"
 RUNTIME_FILES = (

@@ -12,7 +12,7 @@ from biotrain.emit.text import wrap
 from biotrain.ir.graph import Loop, Node, Span, Step, Value, Window, flat_nodes
 from biotrain.ir.op import OPS, Call, Operand, rows_times
 from biotrain.planner.place import Buffer
-from biotrain.text import comment, identifier
+from biotrain.writing.text import comment, identifier
 
 
 class Places:

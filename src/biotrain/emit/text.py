@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from textwrap import fill
 
-from biotrain.text import comment
+from biotrain.writing.text import comment
 
 
 def wrap(text: str, first: str, rest: str) -> list[str]:

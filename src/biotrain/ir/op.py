@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from biotrain.errors import GraphError
 from biotrain.ir.graph import Attr, DType, Kind, Node, Shape, Span, Value
-from biotrain.text import identifier
+from biotrain.writing.text import identifier
 
 if TYPE_CHECKING:
     import torch

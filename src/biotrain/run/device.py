@@ -15,8 +15,8 @@ import numpy.typing as npt
 from biotrain.emit import running_values
 from biotrain.emit.build import Build
 from biotrain.errors import BioTrainError, CheckpointError
-from biotrain.files import write_file
 from biotrain.planner.adabn import adabn_windows
+from biotrain.writing.files import write_file
 
 Array = npt.NDArray[np.float32]
 

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from biotrain.drawing import save
 from biotrain.run.cycles import Cycles
 from biotrain.run.histogram import Block
 from biotrain.run.lines import source_lines
 from biotrain.run.symbols import Program
+from biotrain.writing.drawing import save
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

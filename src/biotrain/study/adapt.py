@@ -15,7 +15,6 @@ import numpy as np
 from torch import nn
 
 from biotrain.errors import BioTrainError
-from biotrain.files import Folder
 from biotrain.study.adapt_settings import AdaptRecord, AdaptSettings
 from biotrain.study.calibrate import calibrate
 from biotrain.study.data.recordings import Recordings
@@ -30,6 +29,7 @@ from biotrain.study.rules import REFERENCE, Rule
 from biotrain.study.settings import Strategy
 from biotrain.study.summary import Summary, summarize
 from biotrain.study.task import Labelled, Progress, Task, silent
+from biotrain.writing.files import Folder
 
 __all__ = [
     "REFERENCE",

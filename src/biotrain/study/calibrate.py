@@ -12,13 +12,13 @@ from numpy.typing import NDArray
 from torch import nn
 
 from biotrain.errors import BioTrainError
-from biotrain.files import Folder
 from biotrain.study.backends import Backend, DeviceBackend, State, TorchBackend, Windows
 from biotrain.study.best_epoch import BestEpoch
 from biotrain.study.rules import NORMS, Rule
 from biotrain.study.settings import CalibrationSettings, Strategy
 from biotrain.study.task import Cost, Task
-from biotrain.text import file_name
+from biotrain.writing.files import Folder
+from biotrain.writing.text import file_name
 
 if TYPE_CHECKING:
     from biotrain.package import Package

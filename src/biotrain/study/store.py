@@ -21,9 +21,9 @@ from types import TracebackType
 from typing import Any, Self
 
 from biotrain.errors import BioTrainError
-from biotrain.files import check_file, write_file
 from biotrain.study.rows import StudyRow
 from biotrain.study.typed import strict_json, typed
+from biotrain.writing.files import check_file, write_file
 
 
 @dataclass(frozen=True)
@@ -181,6 +181,9 @@ def _line(row: dict[str, Any]) -> str:
     return json.dumps(row, separators=(",", ":"), allow_nan=False) + "\n"
 
 
+_AGAIN = "; what was computed before is stored: run the same command again when it can be written"
+
+
 class StoreError(BioTrainError):
     """The folder of a study cannot be read or written any more, so that the study ends."""
 
@@ -188,7 +191,10 @@ class StoreError(BioTrainError):
 def _append(path: Path, row: dict[str, Any]) -> None:
     """Append a line that is on the disk when this returns; or none of it, and StoreError."""
     line = _line(row).encode()
-    check_file(path)  # no link is followed
+    try:
+        check_file(path)  # no link is followed
+    except BioTrainError as error:
+        raise StoreError(f"{error}{_AGAIN}") from error
     try:
         file = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o644)
         try:
@@ -228,9 +234,6 @@ def _replace(path: Path, data: bytes) -> None:
         write_file(path, data, sync=True)
     except BioTrainError as error:
         raise StoreError(f"{error}{_AGAIN}") from error
-
-
-_AGAIN = "; what was computed before is stored: run the same command again when it can be written"
 
 
 def _lost(path: Path, error: OSError) -> str:

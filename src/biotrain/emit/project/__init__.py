@@ -19,7 +19,7 @@ from biotrain.emit.project.readme import readme
 from biotrain.emit.project.template import filled
 from biotrain.emit.source import Source
 from biotrain.targets.target import Target
-from biotrain.text import build_line, visible
+from biotrain.writing.text import build_line, visible
 
 __all__ = [
     "Footprint",

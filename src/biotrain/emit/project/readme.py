@@ -8,7 +8,7 @@ from biotrain.emit.project.footprint import Footprint
 from biotrain.emit.project.template import filled
 from biotrain.emit.source import Source
 from biotrain.targets.target import Target
-from biotrain.text import markdown
+from biotrain.writing.text import markdown
 
 Row = tuple[str, str, str]
 

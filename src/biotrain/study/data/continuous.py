@@ -27,7 +27,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from biotrain.files import replaced
 from biotrain.frontend import FrontEnd, FrontSpec
 from biotrain.run.front_stream import windows_of
 from biotrain.study.data.recordings import (
@@ -41,6 +40,7 @@ from biotrain.study.data.recordings import (
     RecordingError,
     Recordings,
 )
+from biotrain.writing.files import replaced
 
 REQUIRED = (
     *("signal", "scale", "fs", "channels", "classes", "unit"),

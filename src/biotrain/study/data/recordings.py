@@ -31,7 +31,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from biotrain.errors import BioTrainError, shown
-from biotrain.files import replaced
+from biotrain.writing.files import replaced
 
 REQUIRED = ("x", "scale", "y", "subject", "session", "fs", "channels", "classes", "unit")
 POSITIONS = ("order", "repetition", "run", "time_s", "segment")

@@ -9,7 +9,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
-from biotrain import drawing
 from biotrain.study.results.plots import COLOURS
 from biotrain.study.results.statistics import (
     Condition,
@@ -20,6 +19,7 @@ from biotrain.study.results.statistics import (
     spread,
     strategies_of,
 )
+from biotrain.writing import drawing
 
 MARKERS = "osD^vP*Xh<>"
 """Matplotlib's markers, one per strategy."""

@@ -4,7 +4,7 @@
 from collections.abc import Sequence
 
 from biotrain.study.results.statistics import LEVEL, MARGIN, Across, Entry, Spread
-from biotrain.text import markdown as in_markdown
+from biotrain.writing.text import markdown as in_markdown
 
 SCENARIOS = {"day1": "Day-1", "longitudinal": "Later sessions"}
 

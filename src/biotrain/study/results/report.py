@@ -13,7 +13,6 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from biotrain.errors import BioTrainError
-from biotrain.files import Folder
 from biotrain.study.results import figures
 from biotrain.study.results.finished import TITLES, study_rows
 from biotrain.study.results.markdown import markdown
@@ -36,6 +35,7 @@ from biotrain.study.results.statistics import (
 )
 from biotrain.study.rows import StudyRow
 from biotrain.study.store import StudyRecord
+from biotrain.writing.files import Folder
 
 METRICS = ("balanced_accuracy", "accuracy")
 

@@ -67,7 +67,7 @@ def terminal(text: str) -> str:
 
 
 def drawn(text: str) -> str:
-    """`text` in a figure, lines kept. (A dollar is a dollar: `biotrain.drawing` sees to that.)"""
+    """`text` in a figure, lines kept. (`biotrain.writing.drawing` keeps a dollar a dollar.)"""
     return _numbered(text, keep="\n")
 
 

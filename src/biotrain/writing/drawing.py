@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from biotrain.errors import BioTrainError
-from biotrain.files import write_file
-from biotrain.text import drawn
+from biotrain.writing.files import write_file
+from biotrain.writing.text import drawn
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
