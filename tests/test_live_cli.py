@@ -86,8 +86,8 @@ def test_a_board_of_brainflow(raw: tuple[str, str], capsys: pytest.CaptureFixtur
     pytest.importorskip("brainflow", reason="the extra `brainflow` is not installed")
     front = Path(raw[1]).with_name("board.toml")
     front.write_text("bandpass = [1, 40]\nwindow = 250\nhop = 125\nunit = 1.0\n")
-    command = ["live", "_small:tiny", "--board", "-1", "--chans", "4", "--classes", "rest,move"]
-    more = ["--scale", "0.1", "--front", str(front), "--cue", "1", "--seconds", "2.5"]
+    command = ["live", "_small:tiny", "--board", "synthetic", "--chans", "4"]
+    more = ["--classes", "rest,move", "--front", str(front), "--cue", "1", "--seconds", "2.5"]
     assert main([*command, *more, "--calibrate", "1000", "--json", "-"]) == 0
     result = json.loads(capsys.readouterr().out)
     assert result["feed"] == "BrainFlow Synthetic, cued"

@@ -83,7 +83,7 @@ def test_cues_are_the_labels() -> None:
 def test_brainflows_synthetic_board() -> None:
     """The real library and its own board, where the extra is installed."""
     pytest.importorskip("brainflow", reason="the extra `brainflow` is not installed")
-    feed = BrainFlow(-1, 0.1, 2, kind="emg", channels=4)
+    feed = BrainFlow("synthetic", 0.1, 2, kind="emg", channels=4)
     assert (feed.fs, feed.n_chans, feed.name) == (250.0, 4, "BrainFlow Synthetic")
     chunks = []
     for chunk in paced(feed, 1.0, 0.6):

@@ -32,7 +32,7 @@ KIND_WORDS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("temp", ("temp", "temperature")),
     ("resp", ("resp", "airflow", "flow", "abdomen", "thorax", "chest", "snore")),
     ("misc", ("spo2", "sao2", "pulse", "hr", "pleth", "position", "light", "acc", "accel", "gyro")),
-    ("misc", ("aux", "battery", "counter", "timestamp", "body", "gsr", "package")),
+    ("misc", ("aux", "battery", "counter", "timestamp", "body", "gsr", "package", "annotations")),
     ("eog", ("eog", "heog", "veog")),
     ("emg", ("emg",)),
     ("ecg", ("ecg", "ekg")),
