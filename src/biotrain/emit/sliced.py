@@ -238,7 +238,7 @@ def _step_slice(source: Source, shapes: Shapes) -> list[str]:
     for node in source.train.updates:
         text = ["bool fits = true;", *fits(node, slices.places, "n", at=" + at", indent="")]
         text += ["if (!fits) {", *(f"  {line}" for line in REFUSED), "}"]
-        lines += slices.pieces(text, node.outputs[0].size, _TRIED, _TRY_CYCLES)
+        lines += slices.flat_blocks(text, node.outputs[0].size, _TRIED, _TRY_CYCLES)
     if corrections(source):
         lines += slices.lines(corrections(source), CALL_CYCLES)
     for i, node in enumerate(source.train.updates):
