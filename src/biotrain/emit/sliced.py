@@ -15,7 +15,7 @@ SLICES = [*GOES.splitlines(), ""]
 
 _WINDOW, _STEP, _LOOK = 1, 2, 3
 
-_TRIED, _TRY_CYCLES = 256, 30 * 256 + CALL_CYCLES
+_TRIED, _TRY_CYCLES = 64, 30 * 64 + CALL_CYCLES
 """Elements of an update that are tried in one slice, and its cycles (an estimate: Adam divides and
 takes a root for each)."""
 
