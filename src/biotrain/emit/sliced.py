@@ -15,7 +15,7 @@ SLICES = [*GOES.splitlines(), ""]
 
 _WINDOW, _STEP, _LOOK = 1, 2, 3
 
-_TRIED, _TRY_CYCLES = 256, 30 * 256 + CALL_CYCLES
+_TRIED, _TRY_CYCLES = 64, 30 * 64 + CALL_CYCLES
 """Elements of an update that are tried in one slice, and its cycles (an estimate: Adam divides and
 takes a root for each)."""
 
@@ -238,7 +238,7 @@ def _step_slice(source: Source, shapes: Shapes) -> list[str]:
     for node in source.train.updates:
         text = ["bool fits = true;", *fits(node, slices.places, "n", at=" + at", indent="")]
         text += ["if (!fits) {", *(f"  {line}" for line in REFUSED), "}"]
-        lines += slices.flat(text, node.outputs[0].size, _TRIED, _TRY_CYCLES)
+        lines += slices.flat_blocks(text, node.outputs[0].size, _TRIED, _TRY_CYCLES)
     if corrections(source):
         lines += slices.lines(corrections(source), CALL_CYCLES)
     for i, node in enumerate(source.train.updates):

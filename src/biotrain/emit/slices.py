@@ -71,7 +71,7 @@ class Slices:
         """Statements that run once."""
         return self._guarded([*self._ask(cycles, "    "), *("  " + line for line in text)])
 
-    def flat(self, text: Sequence[str], count: int, most: int, cycles: int) -> list[str]:
+    def flat_blocks(self, text: Sequence[str], count: int, most: int, cycles: int) -> list[str]:
         """Statements over a flat array, for `n` elements from `at` on, `most` in a slice."""
         blocks = -(-count // most)
         return self._guarded(
