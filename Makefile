@@ -34,17 +34,27 @@ endif
 # In the style of .clang-format, but for what .clang-format-ignore names.
 C_FILES = $(shell find src -name '*.[ch]' | sort)
 
+# Another environment, for packages that bring a hundred more along; below build/, so nothing of the
+# repository looks into it.
+EXTRAS ?= build/extras
+EXTRAS_TESTS = tests/test_ecosystem.py tests/test_readers.py tests/test_live_feeds.py \
+	tests/test_live_streams.py tests/test_live_cli.py
+
 PYTEST_ARGS ?=
 MUTANTS_ARGS ?=
 WORKERS ?= auto
-PYTEST = $(PY) -m pytest -n $(WORKERS) --dist loadgroup
+# A file's tests run in one worker, so that packages and builds they share are made once. The long
+# searches share little, and few files hold them.
+PYTEST = $(PY) -m pytest -n $(WORKERS) --dist $(DIST)
+DIST := loadfile
+exhaustive: DIST := worksteal
 DEMO_OUT ?= build/demo
 DEMO_ARGS ?=
 MATRIX_ARGS ?=
 # Programs that `make bench` leaves out: proofs and a search, of minutes to hours.
 APART := benchmarks/matrix.py benchmarks/day.py benchmarks/recipes.py benchmarks/norms.py
 
-.PHONY: help demo test ci full exhaustive mutants lint static format bench matrix clean
+.PHONY: help demo test extras ci full exhaustive mutants lint static format bench matrix clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' Makefile | sed -E 's/^([a-z]+):.*## */  make \1\t/' | expand -t 19
@@ -54,7 +64,13 @@ demo: $(VENV)/.installed  ## set up, then adapt a network to a new person in gen
 	@echo "Results: $(abspath $(DEMO_OUT))"
 
 test: static  ## set up, then lint, types, import order and a sample of every kind of test (8 minutes on two cores)
-	$(PYTEST) -m "not ci and not full and not exhaustive" $(PYTEST_ARGS)
+	$(PYTEST) -m "not ci and not full and not exhaustive and not extras" $(PYTEST_ARGS)
+
+# In an environment of its own, with every extra; a test that skips because something is not
+# installed fails here.
+extras: $(EXTRAS)/.installed-extras  ## the tests of what needs MOABB, LSL, BrainFlow or braindecode
+	BIOTRAIN_ALL_INSTALLED=1 $(EXTRAS)/bin/python -m pytest -n $(WORKERS) --dist loadgroup \
+		-m extras $(EXTRAS_TESTS) $(PYTEST_ARGS)
 
 ci: $(VENV)/.installed-test  ## the larger sample, which .ci/run runs after `make test`
 	$(PYTEST) -m ci $(PYTEST_ARGS)
@@ -115,6 +131,17 @@ $(VENV)/.created:
 
 $(VENV)/.installed: pyproject.toml | $(VENV)/.created
 	$(PIP) install -e ".$(ZIG)"
+	@touch $@
+
+# torch is named again, so that nothing replaces it. torchaudio, which braindecode imports, is built
+# for another torch; without its compiled parts it works, more slowly.
+$(EXTRAS)/.installed-extras: pyproject.toml | $(VENV)/.created
+	rm -rf $(EXTRAS)
+	$(PY) -m venv $(EXTRAS)
+	$(EXTRAS)/bin/python -m pip --disable-pip-version-check install "$(TORCH)"
+	$(EXTRAS)/bin/python -m pip --disable-pip-version-check install "$(TORCH)" pytest pytest-xdist \
+		hypothesis -e ".[brainflow,data,lsl,moabb,peers,sklearn,study]"
+	find $(EXTRAS) -path '*/torchaudio/lib/*.so' -delete
 	@touch $@
 
 $(VENV)/.installed-test: pyproject.toml | $(VENV)/.created

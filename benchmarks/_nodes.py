@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from biotrain.emit import RUNTIME
-from biotrain.ir.graph import leaves
+from biotrain.ir.graph import flat_nodes
 from biotrain.ir.op import OPS
 from biotrain.ops import SOURCES
 from biotrain.package import Package, fused_on
@@ -168,7 +168,7 @@ def node_times(pkg: Package, x: np.ndarray, y: np.ndarray, rounds: int) -> list[
         device.train(x, y)
         rows.append(list(spent[: len(names)]))
     nodes = {}
-    for node in leaves([*pkg.source.train.nodes, *pkg.source.train.updates]):
+    for node in flat_nodes([*pkg.source.train.nodes, *pkg.source.train.updates]):
         nodes[f"{', '.join(v.name for v in node.outputs)} = {node.op}"] = node
     times = []
     for i, name in enumerate(names):

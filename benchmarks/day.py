@@ -49,7 +49,7 @@ from biotrain.run.live_flash import Flash
 from biotrain.study import load, pretrain
 from biotrain.study.data.continuous import end_to_end, through
 from biotrain.study.data.sources import load_continuous
-from biotrain.study.results.plots import save
+from biotrain.writing.drawing import save
 
 FRONT = FrontSpec(bandpass=(20.0, 90.0), notch=50.0, window_s=1.0, hop_s=0.5, unit=0.25)
 

@@ -75,6 +75,22 @@ class Example:
                 out[text] += 1
         return out
 
+    def stored(self) -> list[tuple[float, float, str]]:
+        """The marks by the samples that are there, one after the other, in seconds: onset from the
+        first sample, without the time that is lost."""
+        lost = GAP_S[1] - GAP_S[0] if self.gap else 0.0
+        return [
+            (onset - self.first_s - (lost if onset >= GAP_S[0] else 0.0), duration, text)
+            for onset, duration, text in self.marks()
+            if onset >= self.first_s
+            and not (self.gap and GAP_S[0] <= onset < GAP_S[1])  # it was not recorded
+        ]
+
+    @property
+    def paused_at(self) -> int:
+        """The first sample after the gap."""
+        return round((GAP_S[0] - self.first_s) * FS)
+
 
 Write = Callable[[Path, Example], str]
 """Writes the recording into a folder and returns what DATA calls it."""
@@ -152,17 +168,64 @@ def _bdf(path: Path, example: Example) -> str:
     return _edf(path, example, wide=True)
 
 
+# ---------------------------------------------------------------- GDF, by the bytes
+
+GDF_CODES = {"tone": 769, "rest": 770, "BAD_move": 1023}
+
+
+def gdf(path: Path, example: Example, version: str = "GDF 2.10") -> str:
+    """Records of a sample each, in float32, and a table of events with their lengths."""
+    new = version >= "GDF 1.9"
+    x = (example.signal() * FACTORS[example.unit]).astype("<f4")
+    count, samples = x.shape
+    fixed = bytearray(256)
+    fixed[:8] = version.encode()
+    if example.date:
+        at, value = (168, struct.pack("<Q", 737000 << 32)) if new else (168, b"2021030210000000")
+        fixed[at : at + len(value)] = value
+    fixed[184:192] = struct.pack("<H6x", 1 + count) if new else struct.pack("<q", 256 * (1 + count))
+    fixed[236:256] = struct.pack("<qIII", samples, 1, round(FS), count)
+    rows = [
+        b"".join(name.ljust(16, b"\x00") for name in (b"C3", b"C4")),
+        bytes(80 * count),
+        bytes(6 * count) + struct.pack("<H", {"uV": 4275, "mV": 4274}[example.unit]) * count
+        if new
+        else example.unit.encode().ljust(8, b"\x00") * count,
+        struct.pack("<d", -1000) * count + struct.pack("<d", 1000) * count,
+        (struct.pack("<d", -1000) * count + struct.pack("<d", 1000) * count)
+        if new
+        else (struct.pack("<q", -1000) * count + struct.pack("<q", 1000) * count),
+        bytes(80 * count),
+        struct.pack("<I", 1) * count + struct.pack("<I", 16) * count,
+        bytes(32 * count),
+    ]
+    marks = [m for m in example.stored() if m[2] in GDF_CODES]
+    events = np.array([[round(m[0] * FS) + 1, GDF_CODES[m[2]], round(m[1] * FS)] for m in marks])
+    head = struct.pack("<B", 3)
+    size = len(events).to_bytes(3, "little") + struct.pack("<f", FS)
+    if not new:
+        size = round(FS).to_bytes(3, "little") + struct.pack("<I", len(events))
+    table = (
+        head + size + events[:, 0].astype("<u4").tobytes() + events[:, 1].astype("<u2").tobytes()
+    )
+    table += bytes(2 * len(events)) + events[:, 2].astype("<u4").tobytes()
+    (path / "sub-1.gdf").write_bytes(bytes(fixed) + b"".join(rows) + x.T.tobytes() + table)
+    return f"{path / 'sub-1.gdf'}?events=769:tone,770:rest,1023:BAD_move"
+
+
 # ---------------------------------------------------------------- MNE
 
 
 def _mne_raw(example: Example) -> object:
     mne = pytest.importorskip("mne", reason="the extra `data` is not installed")
-    whole = Example(**{**vars(example), "first_s": 0.0})
+    whole = Example(**{**vars(example), "first_s": 0.0, "gap": False})
     info = mne.create_info(["C3", "C4"], FS, "eeg")
     raw = mne.io.RawArray(whole.signal() * 1e-6, info, verbose="error")
     if example.date:
         raw.set_meas_date(1_600_000_000)
     inside = [m for m in example.marks() if 0 <= m[0] < LENGTH_S]
+    if example.gap:
+        inside.append((GAP_S[0], GAP_S[1] - GAP_S[0], "BAD_ACQ_SKIP"))
     raw.set_annotations(mne.Annotations(*([m[k] for m in inside] for k in range(3))))
     raw.info["bads"] = ["C4"] if example.bad_channel else []
     return raw.crop(tmin=example.first_s) if example.first_s else raw
@@ -191,10 +254,12 @@ def _vhdr(path: Path, example: Example) -> str:
     )
     first = ",20200101000000000000" if example.date else ""
     lines = [f"Mk1=New Segment,,1,1,0{first}"]
-    for k, (onset, duration, text) in enumerate(example.marks(), 2):
+    for onset, duration, text in example.stored():
         kind = "Bad Interval" if text.startswith("BAD") else "Comment"
         size = round(duration * FS)
-        lines.append(f"Mk{k}={kind},{text},{round(onset * FS) + 1},{size},0")
+        lines.append(f"Mk{len(lines) + 1}={kind},{text},{round(onset * FS) + 1},{size},0")
+    if example.gap:
+        lines.append(f"Mk{len(lines) + 1}=New Segment,,{example.paused_at + 1},1,0{first}")
     (path / "a.vmrk").write_text(
         "Brain Vision Data Exchange Marker File, Version 1.0\n\n[Common Infos]\nCodepage=UTF-8\n"
         "DataFile=a.eeg\n\n[Marker Infos]\n" + "\n".join(lines) + "\n",
@@ -204,7 +269,10 @@ def _vhdr(path: Path, example: Example) -> str:
 
 
 def _set(path: Path, example: Example) -> str:
-    savemat(path / "a.set", {"EEG": eeglab(example.signal(), example.marks())})
+    marks = example.stored()
+    if example.gap:
+        marks.append((example.paused_at / FS - 0.5 / FS, GAP_S[1] - GAP_S[0], "boundary"))
+    savemat(path / "a.set", {"EEG": eeglab(example.signal(), sorted(marks))})
     return str(path / "a.set")
 
 
@@ -243,7 +311,9 @@ def _text(path: Path, example: Example, mark: str = ",", end: str = ".csv") -> s
     for onset, duration, text in sorted(example.marks(), key=lambda m: m[2], reverse=True):
         label[(t >= onset) & (t < onset + duration)] = text
     lines = ["# bads = C4"] if example.bad_channel else []
-    lines.append(mark.join(["time (s)", f"C3 ({example.unit})", f"C4 ({example.unit})", "label"]))
+    time = "timestamp (s)" if example.date else "time (s)"
+    t = t + 1.6e9 if example.date else t
+    lines.append(mark.join([time, f"C3 ({example.unit})", f"C4 ({example.unit})", "label"]))
     lines += [
         mark.join([f"{s:.6f}", f"{a:.6f}", f"{b:.6f}", c])
         for s, a, b, c in zip(t, *x, label, strict=True)
@@ -257,30 +327,39 @@ def _tsv(path: Path, example: Example) -> str:
 
 
 def _openbci(path: Path, example: Example) -> str:
-    t, x = example.times(), example.signal()
-    lines = ["%OpenBCI Raw EXG Data", "%Number of channels = 2", f"%Sample Rate = {FS:g} Hz"]
+    t, x = example.times(), example.signal() * FACTORS[example.unit]
+    lines = [
+        "%OpenBCI Raw EXG Data",
+        f"%unit = {example.unit}",
+        "%Number of channels = 2",
+        f"%Sample Rate = {FS:g} Hz",
+    ]
     lines += ["%Board = OpenBCI_GUI$BoardCytonSerial"]
     lines += ["Sample Index, EXG Channel 0, EXG Channel 1, Accel Channel 0, Marker, Timestamp"]
+    zero = 1.6e9 if example.date else 0.0
     codes = np.zeros(len(t), int)
     for onset, duration, text in example.marks():
-        code = {"tone": 1, "rest": 2}.get(text)
-        if code:
-            codes[(t >= onset) & (t < onset + duration)] = code
+        inside = (t >= onset) & (t < onset + duration)
+        codes[inside] = {"tone": 1, "rest": 2, "BAD_move": 3}[text]
     for k, (a, b) in enumerate(x.T):
         index = round(t[k] * FS) % 256
-        lines.append(f"{index}, {a:.6f}, {b:.6f}, 0.0, {codes[k]}, {1.6e9 + t[k]:.4f}")
+        lines.append(f"{index}, {a:.6f}, {b:.6f}, 0.0, {codes[k]}, {zero + t[k]:.4f}")
     (path / "sub-1.txt").write_text("\n".join(lines) + "\n")
-    return f"{path / 'sub-1.txt'}?events=1:tone,2:rest"
+    return f"{path / 'sub-1.txt'}?events=1:tone,2:rest,3:BAD_move"
 
 
 def _chunk(tag: int, content: bytes) -> bytes:
     return b"\x04" + struct.pack("<IH", len(content) + 2, tag) + content
 
 
-def xdf_bytes(streams: list[tuple[str, list[float], list[object]]], offsets: list[float]) -> bytes:
+def xdf_bytes(
+    streams: list[tuple[str, list[float], list[object]]], offsets: list[float], date: bool = False
+) -> bytes:
     """An XDF file: header, time stamps, samples of each stream; and by how much (s) the clock of
     each is behind the recorder's."""
-    out = b"XDF:" + _chunk(1, b'<?xml version="1.0"?><info><version>1.0</version></info>')
+    dated = "<datetime>2021-03-02T10:00:00+0100</datetime>" if date else ""
+    head = f'<?xml version="1.0"?><info><version>1.0</version>{dated}</info>'
+    out = b"XDF:" + _chunk(1, head.encode())
     for k, (header, _, _) in enumerate(streams, 1):
         out += _chunk(2, struct.pack("<I", k) + header.encode())
     for k, ((header, stamps, values), offset) in enumerate(zip(streams, offsets, strict=True), 1):
@@ -328,6 +407,7 @@ def _xdf(path: Path, example: Example) -> str:
                 (marker, [m[0] + 7000 - behind for m in marks], [m[2] for m in marks]),
             ],
             [0.0, behind],
+            date=example.date,
         )
     )
     return str(path / "sub-1.xdf")
@@ -352,15 +432,15 @@ def _hea(path: Path, example: Example) -> str:
     per_unit = gain / FACTORS[example.unit]
     steps = np.rint(x * gain).astype("<i2")
     if example.gap:  # samples that are not there are written as the lowest integer
-        t = np.arange(round(LENGTH_S * FS)) / FS
-        whole = np.full((2, len(t)), -32768, "<i2")
-        whole[:, np.rint(example.times() * FS).astype(int)] = steps
+        at = np.rint((example.times() - example.first_s) * FS).astype(int)
+        whole = np.full((2, at[-1] + 1), -32768, "<i2")
+        whole[:, at] = steps
         steps = whole
     steps.T.tofile(path / "a.dat")
     date = " 12:00:00 01/02/2020" if example.date else ""
     rows = [f"a.dat 16 {per_unit:g}(0)/{example.unit} 16 0 0 0 0 {n}" for n in ("C3", "C4")]
     (path / "a.hea").write_text("\n".join([f"a 2 {FS:g} {steps.shape[1]}{date}", *rows]) + "\n")
-    marks = example.marks()
+    marks = [(m[0] - example.first_s, *m[1:]) for m in example.marks() if m[0] >= example.first_s]
     with warnings.catch_warnings():  # what wfdb calls in pandas is deprecated there
         warnings.simplefilter("ignore")
         wfdb.wrann(
@@ -401,34 +481,79 @@ def _bids(path: Path, example: Example) -> str:
     return f"bids:{path}"
 
 
-NO_PLACE: dict[str, tuple[str, ...]] = {
-    ".edf": ("bad_channel",),
-    ".bdf": ("bad_channel",),
-    ".fif": ("gap", "unit", "beyond"),
-    ".fif.gz": ("gap", "unit", "beyond"),
-    ".vhdr": ("gap", "bad_channel", "first_s", "beyond"),
-    ".set": ("date", "gap", "unit", "bad_channel", "first_s", "beyond"),
-    ".csv": ("date", "beyond"),
-    ".tsv": ("date", "beyond"),
-    ".toml": ("date", "beyond"),
-    ".txt": ("date", "bad_channel", "first_s", "beyond", "unit", "rejected"),
-    ".xdf": ("date", "bad_channel", "beyond"),
-    ".xdfz": ("date", "bad_channel", "beyond"),
-    ".xdf.gz": ("date", "bad_channel", "beyond"),
-    ".hea": ("bad_channel", "first_s", "beyond"),
+def _moabb(path: Path, example: Example) -> str:
+    """A data set of MOABB that lies in memory."""
+    datasets = pytest.importorskip("moabb.datasets", reason="MOABB is not installed (extra moabb)")
+    from moabb.datasets.base import BaseDataset
+
+    raw = _mne_raw(example)
+    held = raw.annotations  # type: ignore[attr-defined]
+    cut = (held.duration < 1.99) & (held.description != "BAD_move")  # to MOABB all are as long
+    held.delete(np.flatnonzero(cut))
+
+    class Made(BaseDataset):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__([1], 1, {"tone": 1, "rest": 2}, "Made", [0, 2], "imagery")
+
+        def _get_single_subject_data(self, subject: int) -> object:
+            return {"0": {"0": raw.copy()}}  # type: ignore[attr-defined]
+
+        def data_path(self, *given: object, **more: object) -> list[str]:
+            return []
+
+    datasets.Made = Made
+    return "moabb:Made"
+
+
+SPECIAL = ("date", "gap", "unit", "rejected", "bad_channel", "first_s")
+"""What every reader is tested with; and, where a format has it, events outside of the recording."""
+
+VOLTS, NONE_LOST = "its signals are volts by definition", "no sample is left out of its runs"
+NO_DATE = "it has no field for a date"
+NO_PLACE: dict[str, dict[str, str]] = {
+    ".fif": {"unit": VOLTS},
+    ".fif.gz": {"unit": VOLTS},
+    ".set": {"unit": "its signals are microvolts by definition", "date": NO_DATE},
+    ".gdf": {"gap": "it has no times of records"},
+    "moabb:": {"unit": VOLTS, "gap": NONE_LOST},
 }
-"""What a format has no place for, or its writers refuse; all else is in the matrix."""
+"""What a format has no place for, and why; all else is in the matrix."""
+
+NOTHING_BEYOND = (
+    *(".fif", ".fif.gz", ".vhdr", ".set", ".csv", ".tsv", ".toml", ".txt", ".xdf", ".xdfz"),
+    *(".xdf.gz", ".hea", ".gdf", "moabb:"),
+)
+"""Formats whose writers refuse events outside of the recording, or whose events are a column."""
+
+BADS_ASKED = (
+    *(".edf", ".bdf", ".gdf", ".vhdr", ".set", ".txt", ".xdf", ".xdfz", ".xdf.gz", ".hea"),
+)
+"""Formats that cannot name bad channels themselves, so DATA does (`bads`)."""
 
 
 def possible(kind: str, example: Example) -> bool:
     """Whether a format can hold what is special about the recording."""
-    plain = Example()
-    return all(getattr(example, k) == getattr(plain, k) for k in NO_PLACE.get(kind, ()))
+    without = [*NO_PLACE.get(kind, ()), *(["beyond"] if kind in NOTHING_BEYOND else [])]
+    return all(getattr(example, k) == getattr(Example(), k) for k in without)
+
+
+def channels(kind: str) -> tuple[str, str]:
+    """The names of the channels in a format."""
+    return ("EXG Channel 0", "EXG Channel 1") if kind == ".txt" else ("C3", "C4")
+
+
+def written(kind: str, path: Path, example: Example) -> str:
+    """The recording in a format; what DATA calls it."""
+    source = WRITERS[kind](path, example)
+    if example.bad_channel and kind in BADS_ASKED:
+        source += f"{'&' if '?' in source else '?'}bads={channels(kind)[1]}"
+    return source
 
 
 WRITERS: dict[str, Write] = {
     ".edf": _edf,
     ".bdf": _bdf,
+    ".gdf": gdf,
     ".fif": _fif,
     ".fif.gz": _fif_gz,
     ".vhdr": _vhdr,
@@ -442,11 +567,6 @@ WRITERS: dict[str, Write] = {
     ".hea": _hea,
     ".toml": _toml,
     "bids:": _bids,
+    "moabb:": _moabb,
 }
 """By the key that the tables of readers have."""
-
-UNWRITTEN = {
-    ".gdf": "no program here writes GDF",
-    "moabb:": "MOABB reads its own sets; tests/test_ecosystem.py reads one",
-}
-"""Readers that are not in the matrix, and why."""

@@ -25,8 +25,8 @@ class FakeRaw:
     def get_channel_types(self) -> list[str]:
         return ["eeg", "eeg"]
 
-    def get_data(self, picks: list[str]) -> np.ndarray:
-        assert picks == ["C3", "C4"]
+    def get_data(self, picks: list[int]) -> np.ndarray:
+        assert picks == [0, 1]
         return np.stack([np.arange(1000.0), -np.arange(1000.0)]) * 1e-6
 
 

@@ -15,6 +15,10 @@ from pathlib import Path
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 
+# What runs on this machine is built in a fourth of the time of -O3. The bits do not depend on it;
+# `optimised_build` is for files that run much C or stand for what a user builds.
+os.environ.setdefault("BIOTRAIN_CFLAGS", "-O0 -Dalways_inline=unused")
+
 # Where _cc.py keeps what it builds: one folder for all workers, which inherit the name from the
 # process that starts them and removes it.
 if "BIOTRAIN_TEST_BUILDS" not in os.environ:
@@ -34,6 +38,10 @@ hypothesis.settings.register_profile("biotrain", derandomize=True, deadline=None
 hypothesis.settings.load_profile("biotrain")
 
 
+APART = ("ci", "full", "exhaustive", "extras")
+"""Marks that name the target of a test."""
+
+
 def pytest_runtest_setup() -> None:
     """Seed the global generators before every test, whatever order or worker it runs in.
 
@@ -48,7 +56,7 @@ def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
     """Give the cases of a `sample(test, ci)` their targets: see docs/testing.md."""
     groups: dict[str, list[pytest.Item]] = {}
     for item in items:
-        apart = any(item.get_closest_marker(name) for name in ("ci", "full", "exhaustive"))
+        apart = any(item.get_closest_marker(name) for name in APART)
         if item.get_closest_marker("sample") and not apart:
             groups.setdefault(item.nodeid.split("[")[0], []).append(item)
     for group in groups.values():
@@ -58,6 +66,31 @@ def pytest_collection_modifyitems(items: Sequence[pytest.Item]) -> None:
         order = spread(len(group), len(group))
         for place in order[test:]:
             group[place].add_marker(pytest.mark.ci if place in order[:ci] else pytest.mark.full)
+
+
+def _missing(report: pytest.TestReport | pytest.CollectReport) -> bool:
+    """Whether a test skips for want of a package where all are said to be there (`make extras`)."""
+    said = str(report.longrepr)
+    wanted = report.skipped and "not installed" in said
+    return bool(os.environ.get("BIOTRAIN_ALL_INSTALLED")) and wanted
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Iterator[None]:
+    """A missing package fails the test where all are said to be there."""
+    report: pytest.TestReport = yield
+    if _missing(report):
+        report.outcome, report.longrepr = "failed", str(report.longrepr)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report() -> Iterator[None]:
+    """The same where a whole file skips."""
+    report: pytest.CollectReport = yield
+    if _missing(report):
+        report.outcome, report.longrepr = "failed", str(report.longrepr)
+    return report
 
 
 def cpu_seconds() -> float:
@@ -83,16 +116,16 @@ def rng() -> np.random.Generator:
     return np.random.default_rng(0)
 
 
-@pytest.fixture
-def quick_build(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Builds of the host at -O1, in half the time, where a file is about what the C computes.
+@pytest.fixture(scope="module")
+def optimised_build() -> Iterator[None]:
+    """Builds of the host at -O3, as a user's, for the tests of a file and the processes they start.
 
-    The bits do not depend on it; -O3 stays where whole networks meet torch (test_verify.py), where
-    builds are compared (test_device.py, test_matrix.py), and for every kernel (test_ops.py).
+    For whole networks against torch (test_verify.py), builds that are compared (test_device.py,
+    test_matrix.py), and wherever the C runs for longer than it takes to build.
     """
-    from biotrain.run.host import OPTIMISED, HostDevice
-
-    monkeypatch.setitem(HostDevice.__init__.__kwdefaults__, "flags", ("-O1", *OPTIMISED[1:]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("BIOTRAIN_CFLAGS", raising=False)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -23,8 +23,6 @@ from biotrain.run.device import Device
 from biotrain.run.host import HostDevice
 from biotrain.study.labelfree import adabn
 
-pytestmark = pytest.mark.usefixtures("quick_build")
-
 CHANS, TIMES, CLASSES = 3, 120, 3
 Floats = NDArray[np.float32]
 
@@ -255,7 +253,6 @@ def test_what_cannot_be_estimated() -> None:
 
 
 @pytest.mark.ci
-@pytest.mark.xdist_group("emulator")
 def test_the_bits_of_the_host_in_an_emulator() -> None:
     for needed in ("unicorn", "elftools", "ziglang"):
         if not find_spec(needed):

@@ -23,10 +23,10 @@ DRIVER = f"""#include "bt_align.h"
 int run(int channels, int windows, int times, const float *x, float *y, float *matrix, int *added);
 int run(int channels, int windows, int times, const float *x, float *y, float *matrix, int *added)
 {{
-    static double room[BT_ALIGN_ROOM({MOST})];
+    static double workspace[BT_ALIGN_WORKSPACE({MOST})];
     static float own[BT_ALIGN_MATRIX({MOST})];
     bt_align a;
-    bt_align_begin(&a, channels, room, own);
+    bt_align_begin(&a, channels, workspace, own);
     const int size = channels * times;
     for (int n = 0; n < windows; n++)
         added[n] = (int)bt_align_add(&a, x + n * size, times);

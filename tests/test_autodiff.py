@@ -13,8 +13,6 @@ from biotrain.errors import GraphError
 from biotrain.ir.graph import Graph, Loop, Node, Span, Step, Value, verify
 from biotrain.package import Package
 
-pytestmark = pytest.mark.usefixtures("quick_build")
-
 
 class Shared(nn.Module):
     """A parameter used twice, an addition of a parameter, a residual, an unused parameter."""

@@ -14,8 +14,6 @@ import biotrain as bt
 from biotrain.package import Package
 from biotrain.planner.batch_norm import Batch
 
-pytestmark = pytest.mark.usefixtures("quick_build")
-
 SGD = bt.SGD(lr=5e-3, momentum=0.9, weight_decay=1e-3)
 
 

@@ -78,19 +78,14 @@ def refuse_warnings(pkg: Package, start: list[str], optimize: Optimize, folder: 
 
 
 CASES = [
-    pytest.param(
-        network,
-        build,
-        optimize,
-        id=f"{network}-{build.replace(' ', '-')}-{optimize}",
-        marks=() if (i + j) % 3 == 0 else pytest.mark.ci,
-    )
-    for i, network in enumerate(NETWORKS)
-    for j, build in enumerate(BUILDS)
+    pytest.param(network, build, optimize, id=f"{network}-{build.replace(' ', '-')}-{optimize}")
+    for network in NETWORKS
+    for build in BUILDS
     for optimize in OPTIMIZE
 ]
 
 
+@pytest.mark.sample(test=3, ci=12)
 @pytest.mark.parametrize(("network", "build", "optimize"), CASES)
 def test_no_warning_in_either_mode(
     network: str, build: str, optimize: Optimize, tmp_path: Path
@@ -100,12 +95,14 @@ def test_no_warning_in_either_mode(
     refuse_warnings(package(network, target, optimize), start, optimize, tmp_path)
 
 
+@pytest.mark.sample(test=1)
 @pytest.mark.parametrize("optimize", OPTIMIZE)
 def test_no_warning_from_a_live_package_of_integers(optimize: Optimize, tmp_path: Path) -> None:
     start = compiler_command("nrf52840", "gcc")
     refuse_warnings(package("epidenet", "nrf52840", optimize, live=True), start, optimize, tmp_path)
 
 
+@pytest.mark.sample(test=1)
 @pytest.mark.parametrize("optimize", OPTIMIZE)
 def test_the_plan_says_what_the_code_is_for(optimize: Optimize) -> None:
     pkg = package("epidenet", "nrf52840", optimize)
@@ -127,6 +124,7 @@ def published(optimize: Optimize) -> Package:
     return Model("epidenet", ModelOptions()).compiled(options)
 
 
+@pytest.mark.sample(test=0, ci=1)
 @pytest.mark.parametrize("name", ["gcc", "zig"])
 def test_size_is_smaller_and_has_the_same_bits(name: Compiler) -> None:
     """Code within the bars, and at most 1.5 times the cycles, counted over one window."""

@@ -36,7 +36,7 @@ def test_the_table_has_every_network_on_every_core() -> None:
     assert code_size.text(ROWS.values()) == code_size.PAGE.read_text(encoding="utf-8")
 
 
-@pytest.mark.sample(test=1)
+@pytest.mark.sample(test=0, ci=2)
 @pytest.mark.parametrize(("network", "core", "compiler"), SAMPLE)
 def test_code_has_the_size_of_the_table(network: str, core: str, compiler: str) -> None:
     build = code_size.load_target(core).build

@@ -9,9 +9,16 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
+from _small import tiny
 
+import biotrain as bt
+from biotrain.errors import CompilerError
+from biotrain.frontend import FrontEnd
 from biotrain.run import compiler
 from biotrain.run.compiler import cache_folder, shared_library
+from biotrain.run.front_stream import FrontStream
+from biotrain.run.host import OPTIMISED
 
 FILES = {
     "unused.h": "#define UNUSED 1\n",
@@ -107,3 +114,18 @@ def test_every_cache_folder_has_libraries_of_its_own(
     monkeypatch.setenv("BIOTRAIN_CACHE", str(tmp_path / "other"))
     other = shared_library(FILES, FLAGS)
     assert (first.parent, other.parent) == (cache, tmp_path / "other")
+
+
+def test_own_flags_reach_every_build_of_this_machine(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They come after BioTrain's; flags that are asked for in Python stand alone."""
+    monkeypatch.setenv("BIOTRAIN_CFLAGS", "-O0 -include not_there.h")
+    plain = bt.compile(tiny(2, 33, 2), torch.zeros(1, 2, 33))
+    with pytest.raises(CompilerError, match=r"not_there\.h"):
+        plain.run("host")
+    plain.run("host", flags=(*OPTIMISED, "-O0", "-Dalways_inline=unused"))
+    with pytest.raises(CompilerError, match=r"not_there\.h"):
+        FrontStream(FrontEnd(200.0, 2, 64, 16, bandpass=(1.0, 40.0)))
+    monkeypatch.delenv("BIOTRAIN_CFLAGS")
+    assert compiler.further_flags() == ()

@@ -103,11 +103,10 @@ def test_a_file_is_read_as_it_was_written(emg: Continuous, tmp_path: Path) -> No
         load_continuous(tmp_path / "less.npz")
 
 
-def test_windows_cut_upstream_skip_it_and_say_so(tmp_path: Path) -> None:
+def test_windows_that_were_cut_before_have_no_front_end(tmp_path: Path) -> None:
     path = load("synthetic-emg").take(range(8)).save(tmp_path / "cut.npz")
-    rec, note = recordings(path, None, read_front(SPEC))
-    assert note == "synthetic-emg: cut into windows upstream, so the front end is skipped"
-    assert len(rec) == 8
+    with pytest.raises(RecordingError, match="windows that were cut before, which no front end"):
+        recordings(path, None, read_front(SPEC))
     with pytest.raises(RecordingError, match="not both"):
         recordings(path, 100.0, read_front(SPEC))
 

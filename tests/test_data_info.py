@@ -31,6 +31,21 @@ def test_info_says_events_rejected_windows_and_what_was_assumed(
         assert words in shown
 
 
+def test_info_through_a_front_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = WRITERS[".edf"](tmp_path, Example(rejected=True))
+    front = tmp_path / "front.toml"
+    front.write_text("bandpass = [4, 40]\nwindow = 64\nhop = 32\nunit = 0.05\n")
+    asked = ["data", "info", source, "--front", str(front)]
+    assert main([*asked, "--json", "-"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["samples"], facts["windows"]) == (64, 60)  # of 63; three touch it
+    assert facts["left_out"]["touch a BAD or EDGE annotation"]["windows"] > 0
+    assert main(asked) == 0
+    assert "through the front end in C: 2 channels at 128 Hz" in capsys.readouterr().out
+    assert main([*asked, "--window", "1"]) == 2
+    assert "the file of --front says what a window is" in capsys.readouterr().err
+
+
 def test_a_picture_of_the_windows(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = WRITERS[".csv"](tmp_path, Example())
     for name in ("a.png", "a.svg"):
@@ -55,5 +70,13 @@ def test_people_are_chosen_by_name(tmp_path: Path, capsys: pytest.CaptureFixture
     (tmp_path / "own.toml").write_text('pattern = "{subject}.csv"\nwindow = 1\n')
     asked = ["adapt", "--data", str(tmp_path / "own.toml"), "--strategies", "none", "--subject"]
     assert main([*asked, "bert", "--pretrain-epochs", "0"]) == 0
+    row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("bert"))
+    assert "%" in row
+    study = ["study", "--data", str(tmp_path / "own.toml"), "--strategies", "none"]
+    study += ["--pretrain-epochs", "0", "--scenarios", "day1", "--out", str(tmp_path / "out")]
+    assert main([*study, "--subject", "bert"]) == 0
+    assert capsys.readouterr().out
+    assert main([*study, "--subject", "dora"]) == 2
+    assert "no subject dora; there are anna, bert" in capsys.readouterr().err
     assert main([*asked, "carl"]) == 2
     assert "no subject carl; there are anna, bert" in capsys.readouterr().err

@@ -17,6 +17,8 @@ from biotrain.package import Package
 from biotrain.run.device import Device
 from biotrain.run.host import HostDevice
 
+pytestmark = pytest.mark.usefixtures("optimised_build")
+
 CHANS, TIMES, CLASSES = 3, 160, 4
 
 

@@ -14,6 +14,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -117,7 +118,21 @@ def follow(page: str, tree: Path) -> Followed:
             done.written[name] = lines
         for line in re.findall(r"^\$ (.*)$", body, re.MULTILINE) if not match[1] else ():
             done.said.append((line, run(line, tree)))
+    formatted(tree, done.written)
     return done
+
+
+def formatted(tree: Path, written: Iterable[str]) -> None:
+    """`make static` stays green after the page: what it wrote is linted and formatted."""
+    for name in ("pyproject.toml", ".clang-format", ".clang-format-ignore"):
+        shutil.copy(ROOT / name, tree)
+    python = [name for name in written if name.endswith(".py")]
+    if python:
+        run(f"python -m ruff check {' '.join(python)}", tree)
+        run(f"python -m ruff format --check {' '.join(python)}", tree)
+    headers = [name for name in written if name.endswith(".h")]
+    if headers:
+        run(f"clang-format --dry-run --Werror {' '.join(headers)}", tree)
 
 
 def passed(text: str) -> int:

@@ -61,6 +61,7 @@ def test_epochs_of_mne_are_windows() -> None:
 # ---------------------------------------------------------------- MOABB
 
 
+@pytest.mark.extras
 def test_a_data_set_of_moabb_by_name() -> None:
     """MOABB's own fake set through the reader that reads BNCI2014-004."""
     pytest.importorskip("moabb.datasets", reason="MOABB is not installed (extra moabb)")
@@ -73,6 +74,7 @@ def test_a_data_set_of_moabb_by_name() -> None:
         load("moabb:BNCI2014-0004")
 
 
+@pytest.mark.extras
 def test_it_runs_in_the_evaluations_of_moabb(tmp_path: Path) -> None:
     pytest.importorskip("moabb.datasets", reason="MOABB is not installed (extra moabb)")
     from moabb.datasets.fake import FakeDataset
@@ -120,6 +122,7 @@ def brief(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(few.save(tmp_path_factory.mktemp("brief") / "brief.npz"))
 
 
+@pytest.mark.extras
 def test_braindecodes_eegnet_compiles_and_equals_torch(eegnet: Any) -> None:
     torch.manual_seed(0)
     net = eegnet(n_chans=4, n_outputs=3, n_times=128).eval()
@@ -131,6 +134,7 @@ def test_braindecodes_eegnet_compiles_and_equals_torch(eegnet: Any) -> None:
     assert bt.verify(pkg, steps=2, seeds=2).ok
 
 
+@pytest.mark.extras
 def test_braindecodes_eegnet_as_module_factory(eegnet: Any, brief: str, tmp_path: Path) -> None:
     name = f"braindecode.models:{eegnet.__name__}"
     told = tmp_path / "told.json"

@@ -4,14 +4,17 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 
 import pytest
 from _behaviour import cases, package
 from hypothesis import given
 from hypothesis import strategies as st
 
-from biotrain.emit.schedule import affine
+from biotrain.emit.live import live_header
+from biotrain.emit.schedule import Shapes, affine
 from biotrain.frontend import FrontEnd
+from biotrain.ir.op import Call
 from biotrain.planner.slices import CALL_CYCLES
 
 numbers = st.integers(-40, 40)
@@ -91,3 +94,36 @@ def test_a_frame_costs_its_front_end() -> None:
     assert found[0] == 40 * 2 + 60
     assert found[1] == round(40 * 2 + 24 * front.ops_per_second / front.fs_in) + 60
     assert found[1] > found[0]
+
+
+@pytest.mark.parametrize(
+    ("bits", "low", "high", "frame_bytes"),
+    [
+        (16, "(-32768)", "32767", 4),
+        (24, "(-8388608)", "8388607", 8),
+        (32, "(-2147483647 - 1)", "2147483647", 8),
+    ],
+)
+def test_the_ends_of_a_converter_are_those_of_its_bits(
+    bits: int, low: str, high: str, frame_bytes: int
+) -> None:
+    source = package(cases()["epidenet-live"]).source
+    assert source.live is not None
+    front = FrontEnd(200.0, 2, 400, 100, bandpass=(1.0, 40.0))
+    live = replace(source.live.live, converter_bits=bits, front=front)
+    plan = replace(source.live, live=live)
+    assert plan.frame_bytes == frame_bytes  # two channels
+    text = live_header(source, plan)
+    assert f"#define BT_LIVE_LOW {low} " in text
+    assert f"#define BT_LIVE_HIGH {high}\n" in text
+
+
+def test_a_geometry_of_two_numbers_has_a_name_and_one_number_none() -> None:
+    shapes = Shapes()
+    two = Call("bt_f", "bt_pair", (("rows", 2), ("times", 3)), (), (2, 3))
+    assert shapes.name(two, "layer") == "k_layer_pair"
+    assert shapes.lines() == ["static const bt_pair k_layer_pair = {.rows = 2, .times = 3};"]
+    one = replace(two, geometry=(("rows", 2),))
+    assert shapes.name(one, "layer") == "(bt_pair){.rows = 2}"
+    run_time = replace(two, geometry=(("rows", 2), ("rate", "m->lr")))
+    assert shapes.name(run_time, "layer") == "(bt_pair){.rows = 2, .rate = m->lr}"

@@ -80,7 +80,6 @@ def device(request: pytest.FixtureRequest) -> Iterator[SessionDevice]:
 
 
 @pytest.mark.sample(test=1)
-@pytest.mark.xdist_group("emulator")
 def test_it_does_what_the_host_does(device: SessionDevice) -> None:
     """Training, a rest, gradients by hand, logits, tensors, checkpoints: every bit."""
     host = package().run("host")
@@ -103,7 +102,6 @@ def test_it_does_what_the_host_does(device: SessionDevice) -> None:
 
 
 @pytest.mark.sample(test=2)
-@pytest.mark.xdist_group("emulator")
 @pytest.mark.parametrize("kind", ["nan", "inf", "label", "flat"])
 def test_a_bad_window_gets_the_host_s_line(device: SessionDevice, kind: str) -> None:
     host = package().run("host")
@@ -131,7 +129,6 @@ def test_a_bad_window_gets_the_host_s_line(device: SessionDevice, kind: str) -> 
     assert device.crc32() == host.crc32()
 
 
-@pytest.mark.xdist_group("emulator")
 def test_a_bad_checkpoint_changes_nothing(device: SessionDevice) -> None:
     device.reset()
     host = package().run("host")
@@ -153,7 +150,6 @@ def test_a_bad_checkpoint_changes_nothing(device: SessionDevice) -> None:
     assert device.crc32() == host.crc32()
 
 
-@pytest.mark.xdist_group("emulator")
 def test_a_checkpoint_goes_from_one_place_to_the_other(device: SessionDevice) -> None:
     """Trained on the host, continued on the device."""
     host = package().run("host")

@@ -17,7 +17,7 @@ from test_networks import FLAGS
 
 import biotrain as bt
 from biotrain.errors import BioTrainError, DeviceError, DoesNotFitError
-from biotrain.ir.graph import leaves
+from biotrain.ir.graph import flat_nodes
 from biotrain.package import Package
 from biotrain.run.compiler import NUMERICS, STRICT, find_compiler
 from biotrain.run.device import Device
@@ -143,7 +143,7 @@ def test_what_crosses_is_what_the_rest_reads() -> None:
     plain = package(Skipping(), "[ob]*").source.features
     assert plain
     assert [v.size for v in plain.values] == [4 * 15] * 2
-    trunk, head = ([n.op for n in leaves(g.graph.nodes)] for g in (plain.trunk, plain.head))
+    trunk, head = ([n.op for n in flat_nodes(g.graph.nodes)] for g in (plain.trunk, plain.head))
     assert "reshape" not in trunk
     assert "conv" not in head
 

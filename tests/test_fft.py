@@ -22,7 +22,7 @@ from biotrain.emit import kernel_sources
 from biotrain.graph.cost import node_macs, node_ops
 from biotrain.graph.rewrite import DEFAULT
 from biotrain.graph.rewrite.fastconv import FFT, fastconv, fft
-from biotrain.ir.graph import Span, leaves, verify
+from biotrain.ir.graph import Span, flat_nodes, verify
 from biotrain.ir.op import OPS, Builder
 from biotrain.ops import SOURCES
 from biotrain.ops.fft import SIZES, step
@@ -39,14 +39,14 @@ void there(int values, int filled, const float *s, float *z)
 void back(int values, float *z);
 void back(int values, float *z) { bt_fft_back(values, z); }
 void fft_all(int rows, int t, int k, int p, int size, int step, const float *x, const float *w,
-             const float *dy, float *y, float *dx, float *dw, float *room);
+             const float *dy, float *y, float *dx, float *dw, float *workspace);
 void fft_all(int rows, int t, int k, int p, int size, int step, const float *x, const float *w,
-             const float *dy, float *y, float *dx, float *dw, float *room)
+             const float *dy, float *y, float *dx, float *dw, float *workspace)
 {
   const bt_fft g = {1, 1, t, t, k, p, size, step};
-  bt_fft_forward(g, bt_all(rows, t), bt_read(x, t), w, NULL, room, bt_write(y, t));
-  bt_fft_input_gradient(g, bt_all(rows, t), bt_read(dy, t), w, room, bt_write(dx, t));
-  bt_fft_weight_gradient(g, bt_all(rows, t), bt_read(x, t), bt_read(dy, t), room, dw);
+  bt_fft_forward(g, bt_all(rows, t), bt_read(x, t), w, NULL, workspace, bt_write(y, t));
+  bt_fft_input_gradient(g, bt_all(rows, t), bt_read(dy, t), w, workspace, bt_write(dx, t));
+  bt_fft_weight_gradient(g, bt_all(rows, t), bt_read(x, t), bt_read(dy, t), workspace, dw);
 }
 """
 
@@ -72,10 +72,10 @@ def at(array: np.ndarray) -> ctypes.c_void_p:
 def run(lib: ctypes.CDLL, size: int, x: np.ndarray, w: np.ndarray, dy: np.ndarray) -> Arrays:
     """(y, dx, dw) of one depthwise convolution of rows, padded on both sides."""
     results = [np.zeros_like(a) for a in (x, x, w)]
-    room = np.full(3 * size, np.nan, np.float32)
+    workspace = np.full(3 * size, np.nan, np.float32)
     (rows, times), taps = x.shape, w.shape[1]
     numbers = (rows, times, taps, (taps - 1) // 2, size, step(size, taps))
-    lib.fft_all(*numbers, *map(at, (x, w, dy, *results, room)))
+    lib.fft_all(*numbers, *map(at, (x, w, dy, *results, workspace)))
     return tuple(results)
 
 
@@ -160,7 +160,7 @@ def test_long_taps_are_transformed_where_the_target_says_so(target: str) -> None
     plain = depthwise(128)
     fast = fastconv(plain, price=price)
     verify(fast)
-    assert [n.op for n in fast.nodes if n.op != "fft_room"] == list(FFT.values())
+    assert [n.op for n in fast.nodes if n.op != "fft_workspace"] == list(FFT.values())
     assert node_macs(fast.nodes) == node_macs(plain.nodes)
     assert node_ops(fast.nodes) < 0.35 * node_ops(plain.nodes)
     assert fastconv(depthwise(17), price=price) == depthwise(17)
@@ -169,7 +169,7 @@ def test_long_taps_are_transformed_where_the_target_says_so(target: str) -> None
 def test_without_prices_nothing_is_transformed_unless_asked_for() -> None:
     plain = depthwise(128)
     assert not any(n.op in FFT.values() for n in fastconv(plain).nodes)
-    assert [n.op for n in fft(plain).nodes if n.op != "fft_room"] == list(FFT.values())
+    assert [n.op for n in fft(plain).nodes if n.op != "fft_workspace"] == list(FFT.values())
     assert fft(depthwise(3)) == depthwise(3)
     for changes in ({"groups": 1}, {"stride": (1, 2)}, {"dilation": (1, 2)}):
         assert fft(depthwise(64, **changes)) == depthwise(64, **changes)
@@ -217,7 +217,7 @@ def package(norm: nn.Module | None = None, **options: object) -> bt.Package:
 
 def test_a_network_trains_and_every_plan_has_its_bits() -> None:
     full = package(frontier=True)
-    assert {n.op for n in leaves(full.graph.nodes)} >= set(FFT.values())
+    assert {n.op for n in flat_nodes(full.graph.nodes)} >= set(FFT.values())
     least = min(p.ram_bytes for p in full.plan.frontier)
     small = package(memory=least)
     assert small.plan.ram_bytes < full.plan.ram_bytes
@@ -226,10 +226,10 @@ def test_a_network_trains_and_every_plan_has_its_bits() -> None:
     assert bt.verify(small, steps=10).crc32 == report.crc32
 
 
-def test_the_room_goes_with_the_op_that_works_in_it() -> None:
+def test_the_workspace_goes_with_the_op_that_works_in_it() -> None:
     """It is no feature of the frozen layers, and no window of a batch has one of its own."""
     last = package(strategy="last*")
     assert last.plan.feature_bytes == 4 * 8
     batch = package(nn.BatchNorm1d(8), batch=4)
-    assert "fft_room" in {n.op for n in leaves(batch.graph.nodes)}
-    assert not any("room" in line for line in batch.plan.choices)
+    assert "fft_workspace" in {n.op for n in flat_nodes(batch.graph.nodes)}
+    assert not any("workspace" in line for line in batch.plan.choices)

@@ -22,8 +22,6 @@ from biotrain.run.compiler import NUMERICS, STRICT, find_compiler
 from biotrain.run.device import Device
 from biotrain.run.host import HostDevice
 
-pytestmark = pytest.mark.usefixtures("quick_build")
-
 CHANS, TIMES, CLASSES = 3, 160, 4
 NAMES = ("eegnet", "epidenet", "mibminet")
 SGD = bt.SGD(schedule="cosine")

@@ -30,7 +30,7 @@ import biotrain.package
 from biotrain.cli import main
 from biotrain.errors import BioTrainError, CheckpointError, DeviceError, DoesNotFitError
 from biotrain.graph.rewrite.precision import SMALLEST_BYTES, Store, keep_half, parse_store
-from biotrain.ir.graph import Graph, Node, Value, leaves
+from biotrain.ir.graph import Graph, Node, Value, flat_nodes
 from biotrain.ir.op import OPS, Builder, Sample
 from biotrain.ops.half import EPS, torch_dtype
 from biotrain.run.compiler import NUMERICS, STRICT, find_compiler
@@ -195,13 +195,15 @@ def test_nothing_but_the_rounding_changes(index: int) -> None:
 
 def test_what_is_chosen() -> None:
     graph = package("mibminet", None).graph
-    again = {n.outputs[0].name for n in leaves(graph.nodes) if n.op.startswith("from_")}
+    again = {n.outputs[0].name for n in flat_nodes(graph.nodes) if n.op.startswith("from_")}
     assert not again
     halves = package("mibminet", None, store="fp16").graph
-    stored = {n.inputs[0].name for n in leaves(halves.nodes) if n.op == "to_fp16"}
+    stored = {n.inputs[0].name for n in flat_nodes(halves.nodes) if n.op == "to_fp16"}
     assert {"norm1", "temporal"} <= stored
     assert not stored & {"spatial", "x", "reshape"}
-    for node in leaves(halves.nodes):  # a norm of what is kept reads that, its statistics do not
+    for node in flat_nodes(
+        halves.nodes
+    ):  # a norm of what is kept reads that, its statistics do not
         if node.op == "row_moments":
             assert not node.inputs[0].name.partition("_")[2].startswith("again")
         if node.op == "norm_relu_pool" and node.inputs[0].name.startswith("temporal"):
@@ -215,13 +217,15 @@ def test_nothing_before_a_norm() -> None:
     assert "nothing" in pkg.plan.choices[-1]
     assert "bt_half.h" not in pkg.files
     named = bt.compile(net, x, store="fp16:ac*")
-    origins = {n.origin for n in leaves(named.graph.nodes) if n.op == "to_fp16"}
+    origins = {n.origin for n in flat_nodes(named.graph.nodes) if n.op == "to_fp16"}
     assert origins == {"act"}
 
 
 def test_frozen_layers_need_nothing() -> None:
     pkg = package("mibminet", None, strategy="last", store="fp16")
-    assert not [n for n in leaves(pkg.graph.nodes) if n.op == "to_fp16" and n.origin == "temporal"]
+    assert not [
+        n for n in flat_nodes(pkg.graph.nodes) if n.op == "to_fp16" and n.origin == "temporal"
+    ]
 
 
 # ---- off unless asked for

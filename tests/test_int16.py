@@ -24,7 +24,7 @@ from torch import nn
 import biotrain as bt
 from biotrain.cli import main
 from biotrain.errors import BioTrainError, CheckpointError, DeviceError, DoesNotFitError
-from biotrain.ir.graph import Node, Span, Value, leaves
+from biotrain.ir.graph import Node, Span, Value, flat_nodes
 from biotrain.ir.op import OPS, Builder, Sample
 from biotrain.ops.int16 import reads_int16
 from biotrain.package import Package
@@ -279,7 +279,7 @@ def test_the_window_takes_half_the_bytes() -> None:
 def test_conversions_are_counted() -> None:
     """Whole: at least one multiply per sample and call; row by row: as often as rows are read."""
     pkg = package()
-    count = [n for n in leaves(pkg.graph.nodes) if n.op in ("conv_int16", "centred_dw_int16")]
+    count = [n for n in flat_nodes(pkg.graph.nodes) if n.op in ("conv_int16", "centred_dw_int16")]
     assert count
     node = next(n for n in count if n.op == "conv_int16")
     rule = OPS[node.op]

@@ -16,8 +16,10 @@ from _cc import RUNTIME
 import biotrain as bt
 from biotrain.frontend import FrontEnd
 from biotrain.frontend.live import Live
+from biotrain.live import PacedDevice
 from biotrain.package import Package
 from biotrain.run.front_stream import windows_of
+from biotrain.run.live_clock import ClockedDevice
 from biotrain.run.live_device import Event, LiveDevice
 
 CHANS, TIMES, HOP, CLASSES, SCALE = 2, 32, 16, 3, 0.01
@@ -186,6 +188,50 @@ def test_lost_frames_begin_a_new_window() -> None:
     whole += [w for w, _ in cut_out(x[:, 80:200], y[80:200])]  # and after it
     plain = package(live=False).run("host").predict(np.stack(whole))
     np.testing.assert_array_equal(np.asarray([e.logits for e in events], np.float32), plain)
+
+
+@pytest.mark.parametrize("kind", ["none", *FRONTS])
+def test_after_a_gap_that_is_told_everything_begins_anew(kind: str) -> None:
+    """Filters, window and labels: what is predicted behind the gap is what a device predicts that
+    gets the signal from there on only; its calibration goes on."""
+    wide = kind == "decimation, window"
+    front: dict[str, Any] = {}
+    if kind != "none":
+        front = {"front": FRONTS[kind], "hop": 0, "converter_bits": 24 if wide else 16}
+    x, y = signal(900)
+    frames = x.astype(np.int32) * 200 if wide else x
+    told, plain, fresh = (package(**front).live() for _ in range(3))
+    before = told.play(frames[:, :405], y[:405])
+    told.gap()
+    events = told.play(frames[:, 405:], y[405:])
+    alone = fresh.play(frames[:, 405:], y[405:])
+    assert [e.logits for e in events] == [e.logits for e in alone]
+    assert [e.label for e in events] == [e.label for e in alone]
+    first = len(before)
+    assert [e.window for e in events] == [first + k for k in range(len(alone))]
+    untold = plain.play(frames, y)
+    assert [e.logits for e in untold[first:]] != [e.logits for e in alone]
+    assert told.counters["lost"] == 0
+
+
+def test_a_clock_goes_on_through_a_gap() -> None:
+    """In the emulator a prediction is as late after lost frames as before them."""
+    for needed in ("unicorn", "elftools"):
+        pytest.importorskip(needed)
+    x, _ = signal(200)
+    dev = PacedDevice(ClockedDevice(package(), fs=250.0), 250.0)
+    before = dev.play(x[:, :100], -1)  # no label: nothing is written to flash meanwhile
+    ended = dev.gap(500)
+    after = dev.play(x[:, 100:], -1)
+    clock = dev.device
+    assert isinstance(clock, ClockedDevice)
+    assert clock.t == pytest.approx(700 / 250.0, abs=0.05)
+    late = [e.late_s for e in [*before, *ended, *after] if e.name == "predicted"]
+    assert len(after) >= 4
+    assert min(late) > 0
+    assert max(late) < 0.01
+    fresh = package().live().play(x[:, 100:])
+    assert [e.predicted for e in after] == [e.predicted for e in fresh][: len(after)]
 
 
 def test_a_loss_that_is_not_finite_is_left_out() -> None:

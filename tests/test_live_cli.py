@@ -80,6 +80,7 @@ def test_the_table_of_ram_lists_each_part_of_a_live_firmware_once(
     assert min(size for _, size in parts) >= 0
 
 
+@pytest.mark.extras
 def test_a_board_of_brainflow(raw: tuple[str, str], capsys: pytest.CaptureFixture[str]) -> None:
     """The real synthetic board, cued, where the extra is installed."""
     pytest.importorskip("brainflow", reason="the extra `brainflow` is not installed")

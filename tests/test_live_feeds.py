@@ -79,6 +79,7 @@ def test_cues_are_the_labels() -> None:
         Cued(Endless(), 3, 0.5)
 
 
+@pytest.mark.extras
 def test_brainflows_synthetic_board() -> None:
     """The real library and its own board, where the extra is installed."""
     pytest.importorskip("brainflow", reason="the extra `brainflow` is not installed")
@@ -99,6 +100,7 @@ def test_brainflows_synthetic_board() -> None:
     assert not feed._board.is_prepared()  # released when the loop ended
 
 
+@pytest.mark.extras
 def test_an_lsl_stream() -> None:
     """An outlet in this process and the real liblsl, where the extra is installed."""
     pylsl = pytest.importorskip("pylsl", reason="the extra `lsl` is not installed")
@@ -142,7 +144,7 @@ def _send(outlet: Any, marker: Any, begin: float) -> None:
 class FakeInlet:
     """As much of pylsl as the feed uses: nothing ever comes."""
 
-    def __init__(self, info: object, max_buflen: int = 0, processing_flags: int = 0) -> None:
+    def __init__(self, info: object, **given: object) -> None:
         self._info = info
 
     def info(self) -> object:

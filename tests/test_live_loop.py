@@ -20,6 +20,7 @@ class FakeDevice:
         self.span, self.hop, self.learned = span, hop, learned
         self.frames, self.windows, self.left, self.stored = 0, 0, 0, 0
         self.told: list[int] = []
+        self.lost: list[int] = []
 
     def play(self, frames: Any, labels: Any) -> Iterator[SimpleNamespace]:
         for label in labels:
@@ -41,6 +42,10 @@ class FakeDevice:
 
     def idle(self, frames: int) -> list[SimpleNamespace]:
         self.idled = frames
+        return []
+
+    def gap(self, frames: int) -> list[SimpleNamespace]:
+        self.frames, self.lost = 0, [*self.lost, frames]
         return []
 
     def calibrate(self) -> None:
@@ -114,8 +119,31 @@ def test_a_gap_is_power_off_and_on() -> None:
     # No window of 20 samples reaches over the gap at 4 s.
     assert [p.t for p in found.predictions] == [2.0, 3.0, 4.0, 6.0, 7.0, 8.0]
     assert found.counters["windows"] == 6
+    first = FakeDevice(20, 10)
     _, same = live(chunks([1] * 8, gaps=(0, 4)), first, replace(settings, restarts=False))
     assert same is first
+    assert first.lost == [0]
+
+
+def test_lost_samples_are_told_to_the_device_and_to_the_person() -> None:
+    """Power stays on, the window begins anew, and what is predicted afterwards is told by its
+    time."""
+    labels = [1, 1, 1, 0, 0, 0]
+    played = chunks(labels)
+    played[2] = replace(played[2], gap=True, lost=7)
+    none = Chunk(np.zeros((1, 0), np.int64), np.zeros(0, np.int64), note="no sample for 1.0 s")
+    device = FakeDevice(20, 10)
+    settings = SessionSettings(10.0, span=20, hop=10, classes=("a", "b"))
+    found, last = live([*played[:2], none, *played[2:]], device, settings)
+    assert last is device
+    assert device.lost == [7]
+    assert [p.t for p in found.predictions] == [2.0, 4.0, 5.0, 6.0]  # no window over the gap
+    assert [p.label for p in found.predictions] == [1, -1, 0, 0]
+    assert [(n.t, n.kind, n.text) for n in found.notes] == [
+        (2.0, "feed", "no sample for 1.0 s"),
+        (2.0, "gap", "7 samples are lost: the device begins a new window"),
+    ]
+    assert found.to_json()["gaps"] == [(2.0, 7)]
 
 
 def test_a_window_has_a_label_where_all_its_samples_have() -> None:

@@ -69,10 +69,7 @@ def needs(place: matrix.Place, case: matrix.Case) -> None:
 @pytest.mark.sample(test=3, ci=16)
 @pytest.mark.parametrize(
     ("model", "place"),
-    [
-        pytest.param(m, p, marks=pytest.mark.xdist_group(f"matrix-{m}"), id=f"{m}-{p}")
-        for m, p in quick()
-    ],
+    [pytest.param(m, p, id=f"{m}-{p}") for m, p in quick()],
 )
 def test_one_crc_wherever_it_trains(model: str, place: matrix.Place) -> None:
     needs(place, CASES[model])
@@ -81,7 +78,6 @@ def test_one_crc_wherever_it_trains(model: str, place: matrix.Place) -> None:
 
 
 @pytest.mark.sample(test=1)
-@pytest.mark.xdist_group("matrix-mibminet")
 @pytest.mark.parametrize("compiler", ["zig", "gcc"])
 @pytest.mark.parametrize("core", ["cortex-m4f", "rv32imfc"])
 def test_a_fused_package_has_fused_instructions_and_no_call_of_fmaf(

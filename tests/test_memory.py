@@ -14,7 +14,7 @@ import biotrain.ops  # noqa: F401 (fills the table of ops)
 from biotrain.errors import GraphError
 from biotrain.ir.graph import Graph, Node, Value
 from biotrain.planner.place import ALIGNMENT, Buffer, lifetimes, lower_bound, peak, place
-from biotrain.planner.validate import replay
+from biotrain.planner.validate import replay, validate
 
 
 @st.composite
@@ -104,3 +104,13 @@ def test_the_validator_sees_every_partial_overlap(shift: int) -> None:
     placed[b] = replace(placed[b], offset=placed[a].offset + size - shift)
     with pytest.raises(GraphError, match="overwrit"):
         replay(graph, placed)
+
+
+def test_the_validator_asks_for_the_rules_of_the_graph_too() -> None:
+    """A name that is given twice: the replay of memory alone would not mind."""
+    x, a = Value("x", (1, 2, 64), kind="input"), Value("a", (1, 2, 64))
+    graph = Graph((Node("relu", (x,), (a,)), Node("relu", (x,), (a,))), (x,), (a,))
+    placed = place(lifetimes(graph, inplace=False))
+    replay(graph, placed)
+    with pytest.raises(GraphError):
+        validate(graph, placed)

@@ -33,8 +33,6 @@ from biotrain.ir.op import Sample
 from biotrain.package import compile_model
 from biotrain.run.compiler import NUMERICS, find_compiler
 
-pytestmark = pytest.mark.usefixtures("quick_build")
-
 EPS = float(np.finfo(np.float32).eps)
 ALGEBRAIC = (*FORWARD, *GRADIENT)
 CHANNELS, TIMES, CLASSES = 4, 299, 3

@@ -35,7 +35,7 @@ from biotrain.planner.validate import validate
 from biotrain.run.host import OPTIMISED
 from biotrain.verification import FACTOR, TensorError, VerifyReport
 
-FLAGS = ("-O1", *OPTIMISED[1:])
+FLAGS = (*OPTIMISED, "-O0", "-Dalways_inline=unused")
 """The bits are the same, and the compiler takes a third of the time. At -O0 it takes ten times as
 long: kernels are inlined always, and nothing makes the copies shorter."""
 NETWORKS = int(os.environ.get("BIOTRAIN_NETWORKS", "6"))

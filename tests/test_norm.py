@@ -15,8 +15,6 @@ from biotrain.ir.optimizer import SGD
 from biotrain.package import compile_model
 from biotrain.topology import prepare
 
-pytestmark = pytest.mark.usefixtures("quick_build")
-
 EPS = float(np.finfo(np.float32).eps)
 CHANNELS, TIMES, CLASSES = 3, 150, 3
 PLAIN = SGD(lr=0.05, momentum=0.0, weight_decay=0.0)

@@ -18,8 +18,6 @@ from biotrain.errors import CaptureError
 from biotrain.package import compile_model
 from biotrain.run.compiler import find_compiler
 
-pytestmark = pytest.mark.usefixtures("quick_build")
-
 BAR = 64 * np.finfo(np.float32).eps
 """Of the largest gradient of a tensor: these networks are a few layers deep."""
 

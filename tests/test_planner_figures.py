@@ -18,7 +18,7 @@ from _behaviour import package as behaviour
 
 import biotrain as bt
 from biotrain.errors import DoesNotFitError
-from biotrain.ir.graph import Loop, leaves
+from biotrain.ir.graph import Loop, flat_nodes
 from biotrain.ir.op import OPS
 from biotrain.package import Package
 from biotrain.planner.place import lifetimes, lower_bound
@@ -88,11 +88,7 @@ def plans(name: str, target: str) -> tuple[Package, ...]:
     return free, *(package(name, target, ram) for ram in rams)
 
 
-EACH = [
-    pytest.param(*case, marks=pytest.mark.xdist_group(f"figures-{case[0]}"), id="-".join(case))
-    for case in FIGURES
-]
-"""One worker makes all plans of a network."""
+EACH = [pytest.param(*case, id="-".join(case)) for case in FIGURES]
 
 
 @pytest.mark.sample(test=1)
@@ -155,7 +151,7 @@ def test_what_is_said_of_a_plan_is_counted_rightly(name: str, target: str) -> No
     assert len(rows) + int(smaller[1] if smaller else 0) == len(loops)
     counts = {str(loop.count) for loop in loops}
     assert {count for _, count in rows} <= counts
-    views = {v.name for n in leaves(pkg.graph.nodes) if OPS[n.op].alias for v in n.outputs}
+    views = {v.name for n in flat_nodes(pkg.graph.nodes) if OPS[n.op].alias for v in n.outputs}
     owned = [[m for m in b.members if m not in views] for b in lifetimes(pkg.graph)]
     over = len(re.findall(r"(?<!fused loop) over ", text)) + int(
         (re.search(r", (\d+) more", text) or [0, 0])[1]
@@ -163,7 +159,6 @@ def test_what_is_said_of_a_plan_is_counted_rightly(name: str, target: str) -> No
     assert over == sum(max(0, len(own) - 1) for own in owned)
 
 
-@pytest.mark.xdist_group("figures-mibminet")
 def test_operations_are_told_in_percent_of_those_of_everything_stored() -> None:
     free, *_, least = plans("mibminet", "host")
     said = re.search(r"operations ([+-][\d.]+)%", least.plan.choices[0])

@@ -7,13 +7,13 @@ import pytest
 import torch
 
 import biotrain as bt
-from biotrain.ir.graph import Loop, leaves
+from biotrain.ir.graph import Loop, flat_nodes
 from biotrain.package import Package
 from biotrain.planner.explain import computations
 from biotrain.reports.figures import COLOURS, plan_figure
 from biotrain.reports.published import REFERENCES, references
 from biotrain.reports.timeline import timeline
-from biotrain.study.results.plots import save
+from biotrain.writing.drawing import save
 
 
 def package(memory: int | None = None, frontier: bool = False, norm: str = "group") -> Package:
@@ -36,7 +36,7 @@ def small(stored: Package) -> Package:
 
 def test_timeline_of_what_is_stored(stored: Package) -> None:
     line = timeline(stored)
-    assert line.nodes == tuple(leaves(stored.graph.nodes))
+    assert line.nodes == tuple(flat_nodes(stored.graph.nodes))
     forward, loss, backward = line.phases
     assert [p.name for p in line.phases] == ["forward", "loss", "backward"]
     assert line.nodes[loss.first].op == "cross_entropy"
@@ -65,8 +65,8 @@ def test_timeline_of_loops(small: Package) -> None:
 
 
 def test_makings_find_what_is_computed_twice(small: Package, stored: Package) -> None:
-    assert all(before == 0 for _, before in computations(leaves(stored.graph.nodes)))
-    twice = [name for name, before in computations(leaves(small.graph.nodes)) if before]
+    assert all(before == 0 for _, before in computations(flat_nodes(stored.graph.nodes)))
+    twice = [name for name, before in computations(flat_nodes(small.graph.nodes)) if before]
     assert twice
     words = next(c for c in small.plan.choices if c.startswith("recomputed, "))
     assert any(name in words for name in twice)

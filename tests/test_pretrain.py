@@ -303,7 +303,7 @@ def test_adapt_drives_the_device_and_reports(
     assert b"synthetic-emg" in (tmp_path / "a.svg").read_bytes()
     with pytest.raises(BioTrainError, match=r"a figure is .png or .svg"):
         plots.save(plots.figure(result), tmp_path / "a.pdf")
-    with pytest.raises(BioTrainError, match="cannot be written"):
+    with pytest.raises(BioTrainError, match="cannot write"):
         plots.save(plots.figure(result), tmp_path / "none" / "a.png")
 
 

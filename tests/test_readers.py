@@ -8,16 +8,20 @@ writes the made recording in its format.
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from _formats import TONE_STD, UNWRITTEN, WRITERS, Example, possible
+from _formats import NO_PLACE, SPECIAL, TONE_STD, WRITERS, Example, channels, possible, written
 
 from biotrain.frontend import read_front
 from biotrain.study import load
+from biotrain.study.data.raw import CutRequest, RawSignal, Segment
 from biotrain.study.data.readers.table import READERS
-from biotrain.study.data.recordings import Recordings
+from biotrain.study.data.recordings import RecordingError, Recordings
 from biotrain.study.data.sources import SCHEMES, load_continuous, recordings
 
 EXAMPLES = {
@@ -37,33 +41,44 @@ EXAMPLES = {
 
 
 def test_every_reader_is_in_the_matrix() -> None:
-    assert {*WRITERS, *UNWRITTEN} == {*READERS, *SCHEMES, ".toml"}
+    """With all that makes labels or amplitudes wrong, but for what its format cannot hold."""
+    assert set(WRITERS) == {*READERS, *SCHEMES, ".toml"}
+    assert set(NO_PLACE) <= set(WRITERS)
+    held = {kind: [k for k in SPECIAL if k not in NO_PLACE.get(kind, {})] for kind in WRITERS}
+    assert all(set(some) <= set(SPECIAL) for some in NO_PLACE.values())
+    assert all(len(some) >= 4 for some in held.values())
 
 
-def matrix(*names: str) -> list[tuple[str, str]]:
+def matrix(*names: str) -> list[Any]:
     """Every format with every example that it can hold."""
+    marks = {"moabb:": pytest.mark.extras}
     return [
-        (kind, name)
+        pytest.param(kind, name, marks=marks.get(kind, ()))
         for kind in WRITERS
         for name in (names or EXAMPLES)
         if possible(kind, EXAMPLES[name])
     ]
 
 
-def is_right(rec: Recordings) -> None:
-    """Windows of "tone" hold the tone, those of "rest" do not."""
+def is_right(rec: Recordings, within: float = 2.0) -> None:
+    """Windows of "tone" hold the tone, those of "rest" do not, to `within` microvolts."""
     spread = rec.signal()[:, 0].std(axis=1)
     tone = rec.y == rec.classes.index("tone")
-    np.testing.assert_allclose(spread[tone], TONE_STD, atol=2.0)
-    assert (spread[~tone] < 2.0).all()
+    np.testing.assert_allclose(spread[tone], TONE_STD, atol=within)
+    assert (spread[~tone] < within).all()
 
 
 @pytest.mark.parametrize(("kind", "name"), matrix())
 def test_windows(kind: str, name: str, tmp_path: Path) -> None:
+    windows_are_right(kind, name, tmp_path)
+
+
+def windows_are_right(kind: str, name: str, tmp_path: Path) -> None:
+    """The windows of an example in a format: their signal, labels and number, and what is told."""
     example = EXAMPLES[name]
-    source = WRITERS[kind](tmp_path, example)
+    source = written(kind, tmp_path, example)
     rec = load(source, window_s=2.0)
-    is_right(rec)
+    is_right(rec, within=5.0 if kind == "moabb:" else 2.0)  # its paradigm filters around the tone
     counts = {c: int((rec.y == k).sum()) for k, c in enumerate(rec.classes)}
     assert counts == example.counts()
     left_out = sum(one.count for one in rec.left_out)
@@ -72,19 +87,56 @@ def test_windows(kind: str, name: str, tmp_path: Path) -> None:
         assert left_out >= 1
     if example.bad_channel:
         assert "bad channels are kept" in told
-        assert "C4" in told
+        good, bad = channels(kind)
+        assert bad in told
         more = "&" if "?" in source else "?"
-        assert load(f"{source}{more}bad_channels=drop", window_s=2.0).channels == ("C3",)
+        assert load(f"{source}{more}bad_channels=drop", window_s=2.0).channels == (good,)
         silent = load(f"{source}{more}bad_channels=zero", window_s=2.0)
         assert not silent.signal()[:, 1].any()
     if example.gap:
-        assert "missing" in told
+        assert "missing" in told or "paused" in told
+
+
+def _late(raw: RawSignal) -> RawSignal:
+    marks = [replace(mark, onset_s=mark.onset_s + 15.0) for mark in raw.marks]
+    return replace(raw, marks=tuple(marks))
+
+
+SPOILED: dict[str, Callable[[RawSignal], RawSignal]] = {
+    "unit": lambda raw: replace(raw, x=raw.x / 1000),
+    "gap": lambda raw: replace(raw, segments=(Segment(0, 0.0),)),
+    "rejected": lambda raw: replace(raw, marks=tuple(m for m in raw.marks if not m.rejects)),
+    "bad channel": lambda raw: replace(raw, bads=()),
+    "first": _late,
+    "date": _late,
+}
+"""What readers have done wrong: units unread, gaps unseen, times from another zero."""
+
+
+@pytest.mark.parametrize("name", SPOILED)
+def test_a_reader_that_lacks_something_fails(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A new reader gets the whole matrix by being in the table, so it cannot lack any of it."""
+    kind = ".edf" if name == "rejected" else ".csv"  # in a column BAD ends an event in any case
+    right = READERS[kind]
+    windows_are_right(kind, name, tmp_path)
+
+    def wrong(path: Path, request: CutRequest) -> RawSignal:
+        return SPOILED[name](right(path, request))
+
+    monkeypatch.setitem(READERS, kind, wrong)  # type: ignore[arg-type]
+    with pytest.raises((AssertionError, RecordingError)):
+        windows_are_right(kind, name, tmp_path)
+    monkeypatch.setitem(READERS, ".new", right)  # type: ignore[arg-type]
+    with pytest.raises(AssertionError):
+        test_every_reader_is_in_the_matrix()
 
 
 @pytest.mark.parametrize(("kind", "name"), matrix("plain", "rejected", "date first", "gap"))
 def test_through_a_front_end(kind: str, name: str, tmp_path: Path) -> None:
     """The same through the device's own windows: none mixes tone and rest."""
-    source = WRITERS[kind](tmp_path, EXAMPLES[name])
+    source = written(kind, tmp_path, EXAMPLES[name])
     held = load_continuous(source)
     assert held is not None
     assert len(held.parts) == (2 if EXAMPLES[name].gap else 1)

@@ -4,17 +4,18 @@
 from __future__ import annotations
 
 import unicodedata
+import warnings
 from pathlib import Path
 
 import numpy as np
 import pytest
-from _formats import FS, WRITERS, Example, edf_bytes, eeglab
+from _formats import FS, WRITERS, Example, edf_bytes, eeglab, xdf_bytes
 from scipy.io import savemat
 
 from biotrain.frontend import read_front
 from biotrain.study import RecordingError, Recordings, load
 from biotrain.study.data.raw import CutRequest, kind_of, microvolts
-from biotrain.study.data.readers import table
+from biotrain.study.data.readers import table, wfdb_files
 from biotrain.study.data.sources import load_continuous, recordings
 
 MARKS = [(2.0, 4.0, "left"), (8.0, 4.0, "right"), (14.0, 4.0, "left"), (20.0, 4.0, "right")]
@@ -117,6 +118,74 @@ def test_channels_of_two_rates(tmp_path: Path) -> None:
     np.testing.assert_allclose(x[1], x[0], atol=6)  # both are 100 uV, in phase
 
 
+def test_a_wfdb_record_of_several_samples_per_frame(tmp_path: Path) -> None:
+    """Its header has the rate of frames: the EEG of 200 Hz is not 50 Hz, and the marks stay."""
+    wfdb = pytest.importorskip("wfdb", reason="wfdb is not installed (extra data)")
+    t = np.arange(40 * 200) / 200
+    tone = np.rint(1000 * np.sin(2 * np.pi * 60 * t) * (t >= 20)).astype("<i2")  # 50 Hz hides it
+    pulse = np.rint(1000 * np.sin(2 * np.pi * 2 * t[::4])).astype("<i2")
+    tone[4000 + 8 : 4000 + 16] = -32768  # no value
+    frames = np.concatenate([tone.reshape(-1, 4), pulse[:, None]], axis=1)
+    frames.astype("<i2").tofile(tmp_path / "a.dat")
+    (tmp_path / "a.hea").write_text(
+        "a 2 50 2000\na.dat 16x4 10/uV 16 0 0 0 0 C3\na.dat 16 1/mmHg 16 0 0 0 0 ABP\n"
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        wfdb.wrann(
+            "a", "event", np.array([250, 1250]), ['"'] * 2, aux_note=["rest", "tone"],
+            write_dir=str(tmp_path),
+        )  # fmt: skip
+    rec = load(f"{tmp_path / 'a.hea'}?window=4")
+    assert (rec.fs, rec.channels) == (200.0, ("C3",))
+    spread = rec.signal()[:, 0].std(axis=1)
+    assert spread[rec.y == rec.classes.index("tone")] == pytest.approx(70.7, rel=0.01)
+    assert spread[rec.y == rec.classes.index("rest")] == 0
+    both = load(f"{tmp_path / 'a.hea'}?window=4&channels=C3,ABP")
+    assert both.fs == 50.0
+    assert "channels of 50, 200 Hz are resampled to 50 Hz" in notes(both)
+    np.testing.assert_allclose(both.signal()[0, 1].std(), 707, rtol=0.02)
+
+
+@pytest.mark.parametrize("fast", [1.0002, 1.08])
+def test_markers_of_xdf_stay_at_their_samples(fast: float, tmp_path: Path) -> None:
+    """Where the clock of the signal drifts (after 10 minutes by 15 samples), and where its rate is
+    another than its name."""
+    pytest.importorskip("pyxdf", reason="pyxdf is not installed (extra data)")
+    count = round(600 * FS)
+    stamps = 100 + np.arange(count) / (FS * fast)
+    signal = np.zeros((count, 2))
+    at = [round(k * FS) for k in (50, 300, 590)]
+    for k in at:
+        signal[k : k + 64, 0] = 50.0
+    header = (
+        "<info><name>E</name><type>EEG</type><channel_count>2</channel_count><channel_format>float32"
+        f"</channel_format><nominal_srate>{FS:g}</nominal_srate><desc></desc></info>"
+    )
+    marker = (
+        "<info><name>M</name><type>Markers</type><channel_count>1</channel_count><nominal_srate>0"
+        "</nominal_srate><channel_format>string</channel_format><desc></desc></info>"
+    )
+    marks = [float(stamps[k]) for k in at]
+    (tmp_path / "a.xdf").write_bytes(
+        xdf_bytes(
+            [(header, [float(s) for s in stamps], list(signal)), (marker, marks, ["x"] * 3)],
+            [0.0, 0.0],
+        )
+    )
+    rec = load(f"{tmp_path / 'a.xdf'}?window=0.4")
+    assert len(rec) == 3
+    np.testing.assert_allclose(rec.signal()[:, 0], 50.0, atol=0.01)
+    assert ("by the time stamps, which hold" in notes(rec)) == (fast > 1.01)
+
+
+def test_the_leads_of_frank_are_an_electrocardiogram() -> None:
+    assert [wfdb_files._kind(name, "mV") for name in ("vx", "V6", "avr", "C3")] == [
+        *["ecg"] * 3,
+        "eeg",
+    ]
+
+
 @pytest.mark.parametrize("kind", [".edf", ".bdf"])
 def test_the_bytes_say_what_mne_says(kind: str, tmp_path: Path) -> None:
     mne = pytest.importorskip("mne", reason="the extra `data` is not installed")
@@ -128,6 +197,35 @@ def test_the_bytes_say_what_mne_says(kind: str, tmp_path: Path) -> None:
     assert marks == [
         (float(a["onset"]), float(a["duration"]), str(a["description"])) for a in found.annotations
     ]
+
+
+def test_a_boundary_of_eeglab_is_no_class(tmp_path: Path) -> None:
+    """EEGLAB marks where signal was cut out: nothing is learned over it, and nobody reads it as an
+    event; what was cut out counts in the times of what follows."""
+    x = 20 * np.random.default_rng(0).standard_normal((2, round(30 * FS)))
+    marks = [(2.0, 2.0, "a"), (10.0 - 0.5 / FS, 7.0, "boundary"), (12.0, 2.0, "b")]
+    savemat(tmp_path / "a.set", {"EEG": eeglab(x, marks)})
+    rec = load(tmp_path / "a.set")
+    assert rec.classes == ("a", "b")
+    assert rec.time_s is not None
+    np.testing.assert_allclose(rec.time_s, [2.0, 19.0])
+    expected = x[:, round(12 * FS) : round(14 * FS)]
+    np.testing.assert_allclose(rec.signal([1])[0], expected, atol=0.01)
+
+
+def test_bad_channels_and_bad_codes_that_only_the_settings_know(tmp_path: Path) -> None:
+    path = edf(tmp_path / "sub-1_eeg.edf")
+    assert load(f"{path}?bads=C4&bad_channels=drop").channels == ("C3",)
+    with pytest.raises(RecordingError, match="bads names Cz, which no file has; there are: C3, C4"):
+        load(f"{path}?bads=Cz")
+    rec = load(f"{path}?events=left:left,right:BAD&window=2")
+    assert rec.classes == ("left",)
+    over = edf(tmp_path / "over_eeg.edf", marks=[(2.0, 8.0, "a"), (5.0, 1.0, "x")])
+    rec = load(f"{over}?events=a:a,x:EDGE of x&window=2")
+    assert left(rec) == {"touch a BAD or EDGE annotation": 1}
+    (tmp_path / "own.toml").write_text('pattern = "{subject}_eeg.edf"\nbads = "C3"\n')
+    with pytest.raises(RecordingError, match="bads is a list of names of channels"):
+        load(tmp_path / "own.toml")
 
 
 # ---------------------------------------------------------------- windows
@@ -268,8 +366,8 @@ def test_epochs_of_eeglab(tmp_path: Path) -> None:
     assert (rec.n_times, len(rec), rec.classes) == (128, 6, ("a", "b"))
     np.testing.assert_allclose(rec.signal([1])[0], x[:, :, 1], atol=1e-3)
     assert load_continuous(tmp_path / "sub-1.set") is None
-    _, told = recordings(tmp_path / "sub-1.set", None, read_front({"window_s": 0.5, "unit": 1}))
-    assert "cut into windows upstream" in told
+    with pytest.raises(RecordingError, match="give the continuous recording"):
+        recordings(tmp_path / "sub-1.set", None, read_front({"window_s": 0.5, "unit": 1}))
 
 
 def test_epochs_that_touch_bad_annotations(tmp_path: Path) -> None:
@@ -286,6 +384,19 @@ def test_epochs_that_touch_bad_annotations(tmp_path: Path) -> None:
     assert left(rec) == {"touch a BAD or EDGE annotation": 1}
     assert rec.time_s is not None
     assert 3.8 not in rec.time_s.round(3)
+
+
+def test_a_channel_may_be_called_as_a_kind(tmp_path: Path) -> None:
+    """MNE takes the names "eeg" and "stim" for kinds where it is asked for channels by name."""
+    mne = pytest.importorskip("mne", reason="the extra `data` is not installed")
+    x = 1e-5 * np.random.default_rng(0).standard_normal((3, 1280))
+    x[2] = 0
+    x[2, 256:512] = 1
+    info = mne.create_info(["eeg", "C3", "stim"], FS, ["eeg", "eeg", "stim"])
+    mne.io.RawArray(x, info, verbose="error").save(tmp_path / "sub-1_raw.fif", verbose="error")
+    rec = load(f"{tmp_path}?window=2")
+    assert rec.channels == ("eeg", "C3")
+    np.testing.assert_allclose(rec.signal()[0], 1e6 * x[:2, 256:512], atol=0.01)
 
 
 def test_a_split_fif_is_one_recording(tmp_path: Path) -> None:

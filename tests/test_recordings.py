@@ -68,7 +68,7 @@ def test_what_is_saved_loads_again(tmp_path: Path) -> None:
     for key in ("x", "y", "subject", "session", "order", "time_s"):
         np.testing.assert_array_equal(getattr(again, key), getattr(rec, key))
     assert again.repetition is None
-    with pytest.raises(RecordingError, match="cannot be written"):
+    with pytest.raises(BioTrainError, match="cannot write"):
         rec.save(tmp_path / "no" / "such" / "folder.npz")
 
 
@@ -303,12 +303,17 @@ def test_moabb_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
         def get_channel_types(self) -> list[str]:
             return ["eeg", "eeg"]
 
-        def get_data(self, picks: list[str]) -> np.ndarray:
-            assert picks == ["C3", "C4"]
+        def get_data(self, picks: list[int]) -> np.ndarray:
+            assert picks == [0, 1]
             return signal
 
     class Known:
         paradigm = "imagery"
+        subject_list = (1, 12)
+
+        def get_data(self, subjects: list[int]) -> dict[int, dict[str, dict[str, Any]]]:
+            good = types.SimpleNamespace(info={"bads": []})
+            return {one: {"0train": {"0": good}} for one in subjects}
 
     class Rest:
         paradigm = "rstate"

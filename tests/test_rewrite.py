@@ -9,7 +9,7 @@ import torch
 
 import biotrain as bt
 from biotrain.graph.rewrite import REWRITES
-from biotrain.ir.graph import leaves
+from biotrain.ir.graph import flat_nodes
 from biotrain.package import Package
 
 
@@ -36,7 +36,7 @@ def test_all_subsets_give_the_same_weights(name: str) -> None:
 
 def test_fusion_saves_the_gradient_of_the_pooling() -> None:
     plain, fused = (package("mibminet", rewrites=r) for r in ((), ("fuse",)))
-    ops = [[n.op for n in leaves(pkg.graph.nodes)] for pkg in (plain, fused)]
+    ops = [[n.op for n in flat_nodes(pkg.graph.nodes)] for pkg in (plain, fused)]
     assert ops[0].count("avg_pool_dx") == ops[1].count("avg_pool_relu_dx") > 0
     assert "avg_pool_dx" not in ops[1]
     assert fused.plan.ops <= plain.plan.ops

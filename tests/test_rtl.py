@@ -16,9 +16,10 @@ import torch
 
 import biotrain as bt
 from biotrain.errors import CompilerError, EmulatorError
+from biotrain.package import Package
 from biotrain.run import rtl
 from biotrain.run.compiler import run_compiler
-from biotrain.run.cv32e40p_cycles import Latencies, block_costs, cycles_by_address, decode
+from biotrain.run.cv32e40p_cycles import Fpu, block_costs, cycles_by_address, decode
 from biotrain.run.firmware import Compiler
 
 Build = Callable[[str, str], Path]
@@ -164,14 +165,13 @@ FAULTS = {
     'for (;;) __asm__ volatile("");': "it did not wait after 200000 cycles",
 }
 
-ZIG = [
-    "-target",
-    "riscv32-freestanding-none",
-    "-mcpu=generic_rv32+m+f+c+zicsr",
-    "-fno-sanitize=all",
-]
-GCC = ["-march=rv32imfc", "-nostdlib"]
-COMMON = ["-mabi=ilp32f", "-ffreestanding", "-fno-math-errno", "-ffp-contract=off"]
+ZIG = ["-target", "riscv32-freestanding-none", "-fno-sanitize=all"]
+CORE = {
+    "zig": [*ZIG, "-mcpu=generic_rv32+m+f+c+zicsr", "-mabi=ilp32f"],
+    "zfinx": [*ZIG, "-mcpu=generic_rv32+m+c+zfinx+zicsr", "-mabi=ilp32"],  # by zig too
+    "gcc": ["-march=rv32imfc", "-mabi=ilp32f", "-nostdlib"],
+}
+COMMON = ["-ffreestanding", "-fno-math-errno", "-ffp-contract=off"]
 
 
 @pytest.fixture(scope="module")
@@ -184,7 +184,7 @@ def needed() -> None:
 
 @pytest.fixture
 def build(tmp_path: Path, needed: None) -> Build:
-    """Firmware of START and a `work`, by "zig" or "gcc"."""
+    """Firmware of START and a `work`, by "zig" or "gcc", or by zig for "zfinx"."""
 
     def build(text: str, compiler: str) -> Path:
         if compiler == "gcc":
@@ -193,14 +193,14 @@ def build(tmp_path: Path, needed: None) -> Build:
                 pytest.skip(f"{name} is not installed")
             command = [
                 name,
-                *GCC,
+                *CORE["gcc"],
                 "-fno-tree-loop-distribute-patterns",
                 "-Wl,--no-warn-rwx-segments",
             ]
         else:
             if find_spec("ziglang") is None:
                 pytest.skip("the ziglang package is not installed")
-            command = [sys.executable, "-m", "ziglang", "cc", *ZIG]
+            command = [sys.executable, "-m", "ziglang", "cc", *CORE[compiler]]
         for file, content in {"start.c": START, "work.c": text, "link.ld": SCRIPT}.items():
             (tmp_path / file).write_text(content, encoding="utf-8")
         link = ["-Wl,-T,link.ld", "-Wl,-e,start", "-nostdlib", "-o", "work.elf"]
@@ -213,11 +213,12 @@ def build(tmp_path: Path, needed: None) -> Build:
 class Firmware:
     """The machine with the firmware of START, and its arrays."""
 
-    def __init__(self, elf: Path, **options: int) -> None:
+    def __init__(self, elf: Path, max_cycles: int = rtl.MAX_CYCLES, fpu: Fpu | None = None) -> None:
         image = rtl.Elf(elf)
         self.box = image.symbol("box")[0]
         self.code = image.segments[0].data
-        self.machine = rtl.RtlMachine(elf, self.box, image.symbol("bt_idle")[0], **options)
+        idle = image.symbol("bt_idle")[0]
+        self.machine = rtl.RtlMachine(elf, self.box, idle, max_cycles=max_cycles, fpu=fpu)
         self.profile = self.machine.profile(image.segments[0].address, len(self.code))
         self.machine.run()
 
@@ -298,12 +299,13 @@ def test_memory_is_where_the_caller_says(build: Build) -> None:
 
 
 @pytest.mark.ci
-@pytest.mark.parametrize("compiler", ["zig", "gcc"])
+@pytest.mark.parametrize("compiler", ["zig", "gcc", "zfinx"])
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_cycles_are_predicted(
     build: Build, rng: np.random.Generator, kernel: str, compiler: str
 ) -> None:
-    firmware = Firmware(build(work(KERNELS[kernel]), compiler))
+    fpu = Fpu(zfinx=compiler == "zfinx")
+    firmware = Firmware(build(work(KERNELS[kernel]), compiler), fpu=fpu)
     profile = firmware.profile
     firmware.put(0, rng.standard_normal(256))
     firmware.put(1, rng.standard_normal(256))
@@ -315,19 +317,42 @@ def test_cycles_are_predicted(
     assert profile.cycles_of(0, len(firmware.code)) == cycles
     assert int(profile.executed.sum()) == firmware.machine.instructions - before[1]
     blocks, taken = profile.blocks(firmware.code)
-    predicted = cycles_by_address(firmware.code, 0, blocks, taken)
+    predicted = cycles_by_address(firmware.code, 0, blocks, taken, fpu)
     assert sum(predicted.values()) == pytest.approx(cycles, rel=0.02)
+
+
+def small(target: str) -> Package:
+    """A small EpiDeNet whose step takes a million cycles."""
+    torch.manual_seed(0)
+    net = bt.models.build("epidenet", 2, 128, 3, 64.0, norm="group", pool="avg")
+    net = bt.prepare(net, pool="avg").train()
+    return bt.compile(net, torch.zeros(1, 2, 128), target=target, accumulate=2)
+
+
+@pytest.mark.ci
+def test_floats_in_integer_registers_have_the_same_bits(needed: None) -> None:
+    """The cores of GAP9 have no float registers: in the RTL, built with ZFINX, and in QEMU."""
+    if find_spec("ziglang") is None:
+        pytest.skip("the ziglang package is not installed")
+    x = np.random.default_rng(1).standard_normal((2, 2, 128)).astype(np.float32)
+    y = np.array([0, 2])
+    host = small("cv32e40p").run("host")
+    host.train(x, y)
+    pkg = small("rv32imc_zfinx")
+    for on in ("rtl", "qemu"):
+        if on == "qemu" and not shutil.which("qemu-system-riscv32"):
+            continue
+        device = pkg.run(on)
+        device.train(x, y)
+        assert device.crc32() == host.crc32(), on
+        device.close()
 
 
 @pytest.mark.ci
 @pytest.mark.parametrize("compiler", ["zig", "gcc"])
 def test_a_training_step(needed: None, compiler: Compiler) -> None:
     """Two windows of a small EpiDeNet: the host's bits, and within 2 % the predicted cycles."""
-    torch.manual_seed(0)
-    net = bt.models.build("epidenet", 2, 128, 3, 64.0, norm="group", pool="avg")
-    pkg = bt.compile(
-        bt.prepare(net, pool="avg").train(), torch.zeros(1, 2, 128), target="cv32e40p", accumulate=2
-    )
+    pkg = small("cv32e40p")
     if compiler == "gcc" and not shutil.which("riscv64-unknown-elf-gcc"):
         pytest.skip("riscv64-unknown-elf-gcc is not installed")
     x = np.random.default_rng(1).standard_normal((2, 2, 128)).astype(np.float32)
@@ -386,6 +411,14 @@ def test_instructions_are_decoded(
     assert one.length == len(code) // 2
 
 
+def test_floats_are_decoded_in_integer_registers() -> None:
+    one = decode(bytes.fromhex("7347f7c3")[::-1], 0, zfinx=True)  # fmadd.s a5, a5, s4, a4
+    assert (one.kind, one.writes, one.reads) == ("addmul", 15, (15, 20, 14))
+    for code in ("0007a707", "00f72027", "6398", "e398"):  # flw, fsw, c.flw, c.fsw
+        assert decode(bytes.fromhex(code)[::-1], 0, zfinx=True).kind == "trap"
+        assert decode(bytes.fromhex(code)[::-1], 0).kind != "trap"
+
+
 @pytest.mark.parametrize(
     ("words", "jumps", "latency", "costs"),
     [
@@ -400,7 +433,7 @@ def test_instructions_are_decoded(
 )
 def test_hazards(words: tuple[str, ...], jumps: bool, latency: int, costs: list[int]) -> None:
     code = b"".join(bytes.fromhex(word)[::-1] for word in words)
-    found = block_costs(code, 0x100, (0x100, len(code)), jumps, Latencies(latency, latency))
+    found = block_costs(code, 0x100, (0x100, len(code)), jumps, Fpu(latency, latency))
     assert [cost for _, _, cost in found] == costs
 
 

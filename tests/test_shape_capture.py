@@ -13,10 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from biotrain.errors import CaptureError
-from biotrain.ir.graph import leaves
+from biotrain.ir.graph import flat_nodes
 from biotrain.package import compile_model
-
-pytestmark = pytest.mark.usefixtures("quick_build")
 
 EPS = float(np.finfo(np.float32).eps)
 CHANNELS, TIMES, CLASSES = 4, 45, 3
@@ -163,12 +161,12 @@ def test_max_pool_takes_the_first_of_equals_and_keeps_only_an_index(
     x = np.ones((1, 2, times), np.float32)
     net(torch.tensor(x))
     package = compile_model(net, x)
-    pool = next(n for n in leaves(package.graph.nodes) if n.op == "max_pool")
+    pool = next(n for n in flat_nodes(package.graph.nodes) if n.op == "max_pool")
     assert pool.outputs[1].dtype == dtype
-    back = next(n for n in leaves(package.graph.nodes) if n.op == "max_pool_dx")
+    back = next(n for n in flat_nodes(package.graph.nodes) if n.op == "max_pool_dx")
     assert back.inputs[0].dtype == dtype
     assert (
-        len(next(n for n in leaves(package.source.predict.nodes) if n.op == "max_pool").outputs)
+        len(next(n for n in flat_nodes(package.source.predict.nodes) if n.op == "max_pool").outputs)
         == 1
     )
     device = package.run("host")

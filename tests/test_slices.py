@@ -14,11 +14,11 @@ import biotrain as bt
 from biotrain.frontend.live import Live
 from biotrain.ir.graph import Loop
 from biotrain.package import Package
-from biotrain.run.host import HostDevice
+from biotrain.run.host import OPTIMISED, HostDevice
 from biotrain.run.status import status_number
 
 MORE, BUSY = status_number("BT_MORE"), status_number("BT_ERR_BUSY")
-FLAGS = ("-O1", "-march=native", "-fPIC", "-std=c99", "-ffp-contract=off", "-fno-math-errno")
+FLAGS = (*OPTIMISED, "-O0", "-Dalways_inline=unused")
 SCALE = 0.01
 
 CASES: dict[str, dict[str, Any]] = {
@@ -180,6 +180,23 @@ def test_networks(name: str) -> None:
         if i % 2:
             sliced.more(sliced.step, ones())
     assert sliced.device.crc32() == plain.crc32()
+
+
+def test_a_window_lies_where_it_is_said_to_lie() -> None:
+    """Live firmware writes it there, without a copy."""
+    pkg = compiled({}, Live(hop=40))
+    sliced, window = Sliced(pkg), windows(1)[0]
+    sliced.c.bt_predict_window.restype = ctypes.c_void_p
+    logits = np.zeros(3, np.float32)
+    at = [ctypes.c_void_p(a.ctypes.data) for a in (window, logits)]
+    assert sliced.c.bt_predict_slice(sliced.m, *at, u32(1)) == MORE
+    there = sliced.c.bt_predict_window(sliced.m)
+    assert ctypes.string_at(there, window.nbytes) == window.tobytes()
+    (buffer,) = [
+        b for b in pkg.plan.predict_buffers if pkg.source.predict.inputs[0].name in b.members
+    ]
+    inside = there - sliced.m.value - pkg.context.offset("predict_arena", 8)
+    assert inside == buffer.offset
 
 
 def test_what_would_disturb_a_slice_is_refused() -> None:

@@ -29,7 +29,7 @@ import biotrain as bt
 from biotrain.errors import DoesNotFitError, GraphError
 from biotrain.graph.cost import node_ops
 from biotrain.graph.rewrite import keep_int16
-from biotrain.ir.graph import Graph, Loop, Node, Span, Step, Value, Window, leaves, verify
+from biotrain.ir.graph import Graph, Loop, Node, Span, Step, Value, Window, flat_nodes, verify
 from biotrain.ir.op import OPS
 from biotrain.package import Package
 from biotrain.planner.fused import Group
@@ -88,8 +88,8 @@ def test_schedules_of_drawn_networks(index: int) -> None:
             raise AssertionError(again) from error
         assert peak(buffers) >= lower_bound(buffers), again
         assert node_ops(planned.nodes) == score.ops, again
-        kinds = {n.op for n in leaves(graph.nodes)}
-        assert {n.op for n in leaves(planned.nodes)} == kinds, again
+        kinds = {n.op for n in flat_nodes(graph.nodes)}
+        assert {n.op for n in flat_nodes(planned.nodes)} == kinds, again
     anew = Search(Stream(graph))
     assert schedule(anew, smallest(anew)) == schedule(search, scores[2]), again
 

@@ -10,6 +10,8 @@ import biotrain as bt
 from biotrain.graph.strategy import STRATEGIES
 from biotrain.package import Package
 
+pytestmark = pytest.mark.usefixtures("optimised_build")
+
 SGD = bt.SGD(schedule="cosine")
 ADAM = bt.Adam(lr=1e-3)
 SMALL = ("eegnet", "epidenet", "mibminet")

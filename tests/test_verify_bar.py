@@ -25,8 +25,6 @@ EPS = 2.0**-23
 SEEDED = "0.weight"
 """The parameter that gets the error."""
 
-pytestmark = [pytest.mark.usefixtures("quick_build"), pytest.mark.xdist_group("verify-bar")]
-
 
 @pytest.mark.parametrize("torch_error", [1e-5, 3e-4])
 def test_the_bar_is_four_times_the_error_of_torch(torch_error: float) -> None:

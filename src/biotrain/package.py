@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -45,11 +46,15 @@ from biotrain.planner.request import (
     check_input,
 )
 from biotrain.targets.target import Target, load_target, parse_bytes
+from biotrain.writing.files import Folder
 
 if TYPE_CHECKING:
     from biotrain.run.device import Device
     from biotrain.run.live_device import LiveDevice
     from biotrain.run.live_flash import Flash
+
+NOTHING: Mapping[str, bytes] = MappingProxyType({})
+"""No files."""
 
 
 @dataclass(frozen=True)
@@ -59,24 +64,31 @@ class Package(Build):
     module: torch.nn.Module | None
     """The module as compiled, for verification; None where a `.pt2` file was given."""
 
-    def save(self, folder: str | Path, project: Mapping[str, str] | None = None) -> Path:
+    def save(
+        self,
+        folder: str | Path,
+        project: Mapping[str, str] | None = None,
+        *,
+        beside: Mapping[str, bytes] = NOTHING,
+        force: bool = False,
+    ) -> Path:
         """Write all files and `plan.json` into a folder (made where missing).
 
-        `project`: the files around the C (firmware, build systems, README) by their path in the
-        folder; by default those of `biotrain.run.project.project_files`, with planned figures.
+        project : the files around the C (firmware, build systems, README) by their path in the
+            folder; by default those of `biotrain.run.project.project_files`, with planned figures.
+        beside : more files that belong to the package.
+        force : replace files that BioTrain did not write there, or that somebody changed since;
+            without, BioTrainError names the first of them and nothing is written.
+
+        Files of an earlier package in the folder that this one has not are removed.
         """
         from biotrain.run.project import project_files
 
         path = Path(folder)
-        try:
-            around = project_files(self) if project is None else project
-            for name, text in {**self.files, **around}.items():
-                (path / name).parent.mkdir(parents=True, exist_ok=True)
-                (path / name).write_text(text, encoding="utf-8")
-            plan = json.dumps(self.plan.to_json(), indent=1) + "\n"
-            (path / "plan.json").write_text(plan, encoding="utf-8")
-        except OSError as error:
-            raise BioTrainError(f"cannot write into '{path}': {error.strerror}") from error
+        around = project_files(self) if project is None else project
+        plan = json.dumps(self.plan.to_json(), indent=1) + "\n"
+        files: dict[str, str | bytes] = {**self.files, **around, "plan.json": plan, **beside}
+        Folder(path, force).write(files, whole=True)
         return path
 
     def run(self, on: str = "host", **options: Any) -> Device:

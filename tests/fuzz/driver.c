@@ -2,7 +2,7 @@
 /* The calls that tests/test_store.py makes. */
 #include <stdlib.h>
 
-#include "checks.h"
+#include "worn.h"
 
 bench *bench_new(void); slots_bench *slots_new(void); void forget(void *p);
 int init(bench *b, uint32_t page, uint32_t pages, uint32_t unit, uint32_t n, uint32_t classes,
@@ -23,6 +23,12 @@ uint32_t slots_version(slots_bench *b);
 int slots_call(slots_bench *b, int what, uint32_t version);
 uint32_t slots_breaches(slots_bench *b); uint8_t *slots_memory(slots_bench *b);
 void shuffled(uint32_t n, uint32_t seed, uint32_t epoch, uint32_t *out);
+uint32_t worn(bench *b);
+int stuck_bits(bench *b, uint32_t *at, uint32_t to, uint32_t step);
+int rotten_bits(bench *b, uint32_t *at, uint32_t step);
+int dying(bench *b, int death, uint32_t *at, uint32_t step);
+int worn_out(bench *b, int death, uint32_t *appended);
+int slots_worn(slots_bench *b, uint32_t *at, uint32_t step);
 
 bench *bench_new(void) { return (bench *)calloc(1, sizeof(bench)); }
 slots_bench *slots_new(void) { return (slots_bench *)calloc(1, sizeof(slots_bench)); }
@@ -71,3 +77,11 @@ void shuffled(uint32_t n, uint32_t seed, uint32_t epoch, uint32_t *out)
     for (uint32_t i = 0; i < n; i++)
         out[i] = bt_shuffled(n, seed, epoch, i);
 }
+uint32_t worn(bench *b) { return b->store.worn; }
+int stuck_bits(bench *b, uint32_t *at, uint32_t to, uint32_t step)
+{ return sweep_stuck(b, at, to, step); }
+int rotten_bits(bench *b, uint32_t *at, uint32_t step) { return sweep_rot(b, at, step); }
+int dying(bench *b, int death, uint32_t *at, uint32_t step)
+{ return sweep_dying(b, death, at, step); }
+int worn_out(bench *b, int death, uint32_t *appended) { return wear_out(b, death, appended); }
+int slots_worn(slots_bench *b, uint32_t *at, uint32_t step) { return sweep_slots(b, at, step); }

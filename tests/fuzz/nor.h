@@ -1,11 +1,12 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* NOR flash in memory: keeps its rules, counts breaches and wear, and loses power where asked. */
+/* NOR flash in memory: keeps its rules, counts breaches and wear, loses power where asked, and wears
+ * out: bits that are stuck, pages that are erased so many times and no more. */
 #ifndef NOR_H
 #define NOR_H
 
 #include <string.h>
 
-#include "bt_flash.h"
+#include "sim_flash.h"
 
 #define NOR_BYTES 65536
 #define NOR_PAGES 1024
@@ -21,17 +22,27 @@ typedef struct nor {
     uint32_t noise;    /* state of the generator for what a cut leaves */
     bool off;
     bool fail_next;    /* the next program is refused, and nothing is changed */
+    uint32_t life[NOR_PAGES]; /* erasures that a page stands; 0: any number */
+    int death;                /* what an erasure does then: a DEATH_ */
+    bool stuck;               /* one bit reads as it does for good */
+    uint32_t stuck_at;        /* its number: 8 address + bit */
+    uint8_t stuck_to;
 } nor;
 
+enum {
+    DEATH_REFUSES, /* the driver says so, the page is as it was */
+    DEATH_PART,    /* the driver says so, a part of it is erased */
+    DEATH_SILENT,  /* the driver does not know, the page is as it was */
+    DEATH_BITS,    /* the driver does not know, any bits are erased */
+    DEATHS
+};
+
 enum { BREACH_RANGE = 1, BREACH_UNIT, BREACH_TWICE, BREACH_SETS_BIT, BREACH_CROSSES, BREACH_RAM };
-enum { ERASE_STEPS = 5 };
+enum { ERASE_STEPS = 24 }; /* of a page: the parts of SIM_, most of them several times */
 
 static inline uint32_t nor_noise(nor *n)
 {
-    n->noise ^= n->noise << 13;
-    n->noise ^= n->noise >> 17;
-    n->noise ^= n->noise << 5;
-    return n->noise;
+    return sim_noise(&n->noise);
 }
 
 static inline bool nor_breach(nor *n, uint32_t which)
@@ -48,6 +59,15 @@ static inline bool nor_goes_off(nor *n, uint64_t steps)
     return n->off;
 }
 
+/* Has the unit a cleared bit? One that a cut left as it was can be programmed still. */
+static inline uint8_t nor_marked(const nor *n, uint32_t unit)
+{
+    for (uint32_t i = 0; i < n->unit_bytes; i++)
+        if (n->memory[unit * n->unit_bytes + i] != 0xffu)
+            return 1;
+    return 0;
+}
+
 static inline bool nor_erase(void *context, uint32_t page)
 {
     nor *n = (nor *)context;
@@ -59,29 +79,27 @@ static inline bool nor_erase(void *context, uint32_t page)
     for (uint32_t step = 0; step < ERASE_STEPS; step++) {
         if (!nor_goes_off(n, 1))
             continue;
-        /* Nothing yet; half a page, in front or behind; any bits; all of it. */
-        if (step == 1u || step == 2u)
-            memset(at + (step - 1u) * n->page_bytes / 2u, 0xff, n->page_bytes / 2u);
-        for (uint32_t i = 0; step == 3u && i < n->page_bytes; i++)
-            at[i] |= (uint8_t)nor_noise(n);
-        if (step == 4u)
-            memset(at, 0xff, n->page_bytes);
+        const uint32_t part = step < SIM_BITS          ? step
+                              : step < ERASE_STEPS - 1 ? SIM_BITS + step % 3u
+                                                       : SIM_ALL;
+        sim_erase_part(at, n->page_bytes, part, &n->noise);
         return false;
     }
     n->wear[page]++;
-    memset(at, 0xff, n->page_bytes);
     const uint32_t units = n->page_bytes / n->unit_bytes;
+    if (n->life[page] != 0u && n->wear[page] > n->life[page]) {
+        sim_erase_part(at, n->page_bytes,
+                       n->death == DEATH_PART   ? SIM_LINES
+                       : n->death == DEATH_BITS ? SIM_BITS
+                                                : SIM_NONE,
+                       &n->noise);
+        for (uint32_t i = page * units; i < (page + 1u) * units; i++)
+            n->programmed[i] = nor_marked(n, i);
+        return n->death == DEATH_SILENT || n->death == DEATH_BITS;
+    }
+    memset(at, 0xff, n->page_bytes);
     memset(n->programmed + page * units, 0, units);
     return true;
-}
-
-/* Has the unit a cleared bit? One that a cut left as it was can be programmed still. */
-static inline uint8_t nor_marked(const nor *n, uint32_t unit)
-{
-    for (uint32_t i = 0; i < n->unit_bytes; i++)
-        if (n->memory[unit * n->unit_bytes + i] != 0xffu)
-            return 1;
-    return 0;
 }
 
 static inline bool nor_program(void *context, uint32_t address, const void *data, size_t bytes)
@@ -130,6 +148,12 @@ static inline bool nor_read(void *context, uint32_t address, void *data, size_t 
     if (address > n->pages * n->page_bytes || bytes > n->pages * n->page_bytes - address)
         return nor_breach(n, BREACH_RANGE);
     memcpy(data, n->memory + address, bytes);
+    const uint32_t at = n->stuck_at / 8u;
+    if (n->stuck && at >= address && at - address < bytes) {
+        uint8_t *byte = (uint8_t *)data + (at - address);
+        const uint8_t bit = (uint8_t)(1u << n->stuck_at % 8u);
+        *byte = (uint8_t)(n->stuck_to ? *byte | bit : *byte & ~bit);
+    }
     return true;
 }
 

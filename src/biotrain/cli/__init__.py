@@ -25,6 +25,7 @@ from biotrain.cli.live import live_verb
 from biotrain.cli.options import ReaderGone
 from biotrain.cli.study import report_verb, study_verb
 from biotrain.errors import BioTrainError
+from biotrain.writing.text import terminal
 
 INTERNAL, INTERRUPTED, PIPE_CLOSED = 70, 130, 141
 """Exit codes that are not those of an error of the user; see above."""
@@ -95,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         text = _blame(error)
         if text:
             return _fail(text, 2)
-        traceback.print_exc()
+        sys.stderr.write(terminal(traceback.format_exc()))
         return _fail("this is an error of BioTrain or of a package below it; see above", INTERNAL)
     if code == INTERRUPTED:  # typer turns KeyboardInterrupt into this
         return _fail("interrupted", INTERRUPTED)
@@ -125,5 +126,5 @@ def _drop_output() -> None:
 def _fail(text: str, code: int) -> int:
     """Print one line on standard error; returns `code`."""
     words = (w if len(w) <= LONGEST_WORD else f"{w[:LONGEST_WORD]}..." for w in text.split())
-    sys.stderr.write(f"biotrain: {' '.join(words)}\n")
+    sys.stderr.write(f"biotrain: {terminal(' '.join(words))}\n")
     return code

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """`list`, `prepare`, `plan` and `compile`: from a model to its C."""
 
+import io
 import json
-import shutil
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from biotrain.cli.console import Busy, Out, table, writable, writable_figure, writable_folder
-from biotrain.cli.options import Json, ModelName, ModelOptions, Show, TrainOptions, options
+from biotrain.cli.console import Busy, Out, table, writable_figure, writable_folder
+from biotrain.cli.options import Force, Json, ModelName, ModelOptions, Show, TrainOptions, options
 from biotrain.errors import BioTrainError
 from biotrain.frontend import describe
+from biotrain.writing.files import MANIFEST, check_file, write_file
 
 if TYPE_CHECKING:
     from biotrain.cli.model import Model
@@ -164,7 +165,7 @@ def prepare_verb(
     if output is not None:
         if output.suffix != ".pt2":
             raise BioTrainError(f"cannot write '{output}': an exported model is a .pt2 file")
-        writable(output)
+        check_file(output)
     from biotrain import topology
     from biotrain.cli.model import Model
 
@@ -187,7 +188,7 @@ def prepare_verb(
         + (f", {less:,} bytes less per training sample" if less else "")
     )
     if output is not None:
-        _export(chosen, net, output)
+        write_file(output, _export(chosen, net))
         out.say(f"wrote {output}")
     written = None if output is None else str(output)
     out.result({"model": model, "params": count, **report.to_dict(), "out": written})
@@ -263,6 +264,7 @@ def compile_verb(
         Path | None,
         typer.Option("-o", "--out", metavar="DIR", help="Folder of the C; made where missing."),
     ] = None,
+    force: Force = False,
     measure: Annotated[
         bool,
         typer.Option(
@@ -296,9 +298,9 @@ def compile_verb(
         with Busy("linking the firmware" if pkg.target.build else "writing"):
             project = project_files(pkg, measure=True)
             pkg = linked(pkg, project)
-        pkg.save(output, project)
-        _describe(chosen, pkg, chosen.fed(train), output)
-        names = [*pkg.files, *project, "plan.json", SETTINGS_FILE, MODULE_FILE]
+        beside = _describe(chosen, pkg, chosen.fed(train))
+        pkg.save(output, project, beside=beside, force=force)
+        names = [*pkg.files, *project, "plan.json", SETTINGS_FILE, MODULE_FILE, MANIFEST]
         files = [{"name": n, "bytes": (output / n).stat().st_size} for n in names]
     if show:
         _show(out, pkg, show)
@@ -368,18 +370,18 @@ def draw_plan(
 ) -> None:
     """Write the picture of a plan."""
     from biotrain.reports.figures import plan_figure
-    from biotrain.study.results.plots import save
+    from biotrain.writing.drawing import save
 
     save(plan_figure(pkg, known, others), path)
 
 
-def _describe(chosen: "Model", pkg: "Package", train: TrainOptions, folder: Path) -> None:
-    """Write what `run DIR` needs: the exported module, and what was asked for."""
+def _describe(chosen: "Model", pkg: "Package", train: TrainOptions) -> dict[str, bytes]:
+    """The files that `run DIR` needs: the exported module, and what was asked for."""
     if chosen.exported:
-        shutil.copyfile(chosen.name, folder / MODULE_FILE)
+        module = Path(chosen.name).read_bytes()
     else:
         assert pkg.module is not None
-        _export(chosen, pkg.module, folder / MODULE_FILE)
+        module = _export(chosen, pkg.module)
     settings = {
         "model": chosen.name if not chosen.exported else Path(chosen.name).name,
         "n_outputs": pkg.source.train.outputs[0].size,
@@ -390,14 +392,17 @@ def _describe(chosen: "Model", pkg: "Package", train: TrainOptions, folder: Path
         "bits": chosen.bits,
     }
     text = json.dumps(settings, indent=1) + "\n"
-    (folder / SETTINGS_FILE).write_text(text, encoding="utf-8")
+    return {MODULE_FILE: module, SETTINGS_FILE: text.encode()}
 
 
-def _export(chosen: "Model", net: Any, path: Path) -> None:
+def _export(chosen: "Model", net: Any) -> bytes:
+    """The module as a `.pt2` file. (In memory: on a full disk, torch's writer ends the process.)"""
     import torch
 
     from biotrain.graph.capture import export
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        torch.export.save(export(net, chosen.example()), str(path))
+        data = io.BytesIO()
+        torch.export.save(export(net, chosen.example()), data)
+        return data.getvalue()

@@ -8,12 +8,12 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar
 
-from rich.console import Console, RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -24,17 +24,35 @@ from rich.progress import (
     TextColumn,
     TimeElapsedColumn,
 )
+from rich.segment import Segment
 from rich.status import Status
 from rich.table import Table
 from rich.text import Text
 
 from biotrain.errors import BioTrainError
+from biotrain.writing.files import check_file, write_file
+from biotrain.writing.text import terminal
 
 if TYPE_CHECKING:
     from biotrain.study.run import Event
 
 PLAIN_WIDTH = 120
 """Characters in a line of a table that goes into a file or a pipe."""
+
+
+class Terminal(Console):
+    """A console on which names of others stay text: their control codes are shown as numbers."""
+
+    def render_str(self, text: str, *given: Any, **settings: Any) -> Text:
+        """As rich measures and shows a string."""
+        return super().render_str(terminal(text), *given, **settings)
+
+    def render(
+        self, renderable: RenderableType, options: ConsoleOptions | None = None
+    ) -> Iterable[Segment]:
+        """As rich renders; its own control codes stay."""
+        for one in super().render(renderable, options):
+            yield one if one.control else Segment(terminal(one.text), one.style)
 
 
 def console(*, stderr: bool = False) -> Console:
@@ -44,28 +62,16 @@ def console(*, stderr: bool = False) -> Console:
         if not re.fullmatch("[1-9][0-9]{0,3}", os.environ.get(name, "1")):
             del os.environ[name]
     if stream.isatty():
-        return Console(file=stream, highlight=False)
-    width = int(os.environ.get("COLUMNS", PLAIN_WIDTH))
-    return Console(file=stream, highlight=False, width=width, no_color=True, force_terminal=False)
-
-
-def writable(path: Path) -> Path:
-    """`path`, if a file of that name can be written; asked before long work, not after it."""
-    folder = path.parent
-    if not folder.is_dir():
-        raise BioTrainError(f"cannot write '{path}': there is no folder '{folder}'")
-    if path.is_dir():
-        raise BioTrainError(f"cannot write '{path}': it is a folder")
-    if not os.access(path if path.exists() else folder, os.W_OK):
-        raise BioTrainError(f"cannot write '{path}': permission denied")
-    return path
+        return Terminal(file=stream, highlight=False)
+    width = int(os.environ.get("COLUMNS") or PLAIN_WIDTH)
+    return Terminal(file=stream, highlight=False, width=width, no_color=True, force_terminal=False)
 
 
 def writable_figure(path: Path) -> Path:
     """`path`, if it names a picture that can be written."""
     if path.suffix.lower() not in (".png", ".svg"):
         raise BioTrainError(f"cannot write '{path}': a figure is .png or .svg")
-    return writable(path)
+    return check_file(path)
 
 
 def writable_folder(path: Path) -> Path:
@@ -96,7 +102,7 @@ class Out:
     def __init__(self, to: str | None) -> None:
         self.to = to
         if to is not None and to != "-":
-            writable(Path(to))
+            check_file(to)
 
     @property
     def quiet(self) -> bool:
@@ -107,11 +113,12 @@ class Out:
         """Print one line for the person: on standard output, or on standard error where that holds
         JSON."""
         stream = sys.stderr if self.quiet else sys.stdout
-        stream.write(f"{text}\n")
+        stream.write(f"{terminal(text)}\n")
         stream.flush()
 
     def text(self, text: str) -> None:
         """Print text as it is, for `--show`."""
+        text = terminal(text)
         sys.stdout.write(text if text.endswith("\n") else f"{text}\n")
 
     def show(self, *things: RenderableType) -> None:
@@ -135,7 +142,7 @@ class Out:
         if self.to == "-":
             sys.stdout.write(text)
         else:
-            Path(self.to).write_text(text, encoding="utf-8")
+            write_file(self.to, text)
 
 
 def table(*columns: str, title: str | None = None, numbers: Sequence[int] = ()) -> Table:

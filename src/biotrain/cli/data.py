@@ -7,9 +7,10 @@ from typing import Annotated, Any
 import typer
 
 from biotrain.cli.build import list_data
-from biotrain.cli.console import Busy, Out, table, writable, writable_figure
-from biotrain.cli.options import Json, options
+from biotrain.cli.console import Busy, Out, table, writable_figure
+from biotrain.cli.options import Front, Json, options
 from biotrain.errors import BioTrainError
+from biotrain.writing.files import check_file
 
 app = typer.Typer(help="Recordings: list, info, convert.", no_args_is_help=True)
 
@@ -45,6 +46,7 @@ def _info(
         float | None,
         typer.Option("--tmin", metavar="S", help="Seconds from an event to its first window."),
     ] = None,
+    front: Front = None,
     figure: Annotated[
         Path | None,
         typer.Option("--figure", metavar="FILE.png|svg", help="Draw some windows of every class."),
@@ -55,16 +57,22 @@ def _info(
     out = Out(to)
     if figure is not None:
         writable_figure(figure)
+    from biotrain.cli.model import recordings
     from biotrain.study.data.join import recordings_of
     from biotrain.study.data.recordings import decimate as decimated
     from biotrain.study.data.sources import files_of, load
 
     given = {k: v for k, v in (("window", window), ("tmin", tmin)) if v is not None}
+    if front is not None and given:
+        raise BioTrainError("the file of --front says what a window is: no --window, no --tmin")
     with Busy(f"reading {data}"):
         held = files_of(data, given)
-        rec = load(data) if held is None else recordings_of(held)
-        if decimate is not None:
-            rec = decimated(rec, decimate)
+        if front is not None:
+            rec, note = recordings(data, decimate, front)
+            out.say(note.split(f"; {rec.name}: ")[0])  # the rest is shown below
+        else:
+            rec = load(data) if held is None else recordings_of(held)
+            rec = rec if decimate is None else decimated(rec, decimate)
     if held is None and given:
         raise BioTrainError(f"{data}: its windows are cut already; --window and --tmin cannot act")
     events = {} if held is None else held.lengths()
@@ -75,12 +83,15 @@ def _info(
     out.show(*_shown(rec, facts))
     if figure is not None:
         from biotrain.study.data.figure import figure as draw
-        from biotrain.study.results.plots import save
+        from biotrain.writing.drawing import save
 
         save(draw(rec), figure)
         out.say(f"wrote {figure}")
     out.result(facts)
 
+
+SHOWN_PEOPLE = 20
+"""Rows of `data info`, which stays on one screen."""
 
 LENGTHS = ("count", "shortest_s", "longest_s")
 """What `data info` says of the events of a class."""
@@ -101,14 +112,16 @@ def _shown(rec: Any, facts: dict[str, Any]) -> list[Any]:
         shown.add_row(f"events of {name}", f"{one['count']}, {length}")
     columns = ("subject", "sessions", "runs", "windows", *rec.classes, "rejected", "amplitude")
     people = table(*columns, numbers=range(1, len(columns)))
-    for one in facts["subjects"]:
+    for one in facts["subjects"][:SHOWN_PEOPLE]:
         people.add_row(
             *(str(one[key]) for key in ("subject_name", "sessions", "runs", "windows")),
             *(str(count) for count in one["of_class"]),
             str(one["rejected"]),
             f"{one['amplitude']:.3g}",
         )
-    lines = [f"left out: {one['windows']} {reason}" for reason, one in facts["left_out"].items()]
+    more = len(facts["subjects"]) - SHOWN_PEOPLE
+    lines = [f"and {more} people more, all of them with --json"] if more > 0 else []
+    lines += [f"left out: {one['windows']} {reason}" for reason, one in facts["left_out"].items()]
     return [shown, "", people, *lines, *facts["notes"]]
 
 
@@ -182,7 +195,7 @@ def _convert(
 ) -> None:
     """Make the .npz of a public set from the files that its authors publish."""
     out = Out(to)
-    writable(file)
+    check_file(file)
     from biotrain.study.data.convert import ORIGINALS, convert
 
     with Busy(f"converting {name}"):

@@ -10,7 +10,7 @@ import numpy as np
 import typer
 
 from biotrain.cli.build import MODULE_FILE, SETTINGS_FILE
-from biotrain.cli.console import Out, Work, table, writable, writable_figure
+from biotrain.cli.console import Out, Work, table, writable_figure
 from biotrain.cli.options import (
     Json,
     ModelName,
@@ -19,9 +19,11 @@ from biotrain.cli.options import (
     TrainOptions,
     option,
     options,
+    people,
 )
 from biotrain.errors import BioTrainError
 from biotrain.frontend import FrontEnd
+from biotrain.writing.files import check_file
 
 if TYPE_CHECKING:
     from biotrain.package import Package
@@ -52,7 +54,7 @@ class RunOptions:
     """What is trained on, for how long, and what is kept of it."""
 
     subject: Annotated[
-        int | None, option("--subject", "Only the windows of this subject.", RUN)
+        str | None, option("--subject", "Only the windows of this subject.", RUN, metavar="NAME")
     ] = None
     samples: Annotated[int | None, option("--samples", "At most so many windows.", RUN, min=1)] = (
         None
@@ -94,7 +96,7 @@ def run_verb(
     """Train with the generated C on windows of a recording (or on noise), and time it."""
     out = Out(to)
     if how.save is not None:
-        writable(how.save)
+        check_file(how.save)
     if how.profile is not None:
         if on != "emulator":
             raise BioTrainError("--profile counts instructions: add --on emulator")
@@ -304,8 +306,7 @@ def _windows(
         raise BioTrainError(f"{rec.name} has {rec.n_classes} classes, the model {outputs} outputs")
     chosen = np.arange(len(rec))
     if how.subject is not None:
-        rec.sessions(how.subject)  # says which subjects there are
-        chosen = np.flatnonzero(rec.subject == how.subject)
+        chosen = np.flatnonzero(np.isin(rec.subject, rec.people(people(how.subject))))
     chosen = rng.permutation(chosen)[: how.samples]
     return rec.signal(chosen), rec.y[chosen]
 

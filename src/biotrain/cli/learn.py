@@ -2,22 +2,26 @@
 """`adapt` and `demo`: a network learns a person that it has never seen, in the generated C."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
-from biotrain.cli.build import draw_plan
 from biotrain.cli.console import Out, Work, table, writable_folder
 from biotrain.cli.learn_options import LearnOptions
-from biotrain.cli.options import Front, Json, integers, names, one_thread, options
+from biotrain.cli.options import Force, Front, Json, integers, names, one_thread, options, people
+from biotrain.writing.files import Folder
 
 if TYPE_CHECKING:
     from biotrain.package import Package
     from biotrain.study import AdaptResult, AdaptSettings, Recordings
+
+WRITTEN, PLAN_FIGURE = ("accuracy.png", "results.json"), "plan.png"
+"""What is written beside the C."""
 
 
 @options
@@ -30,7 +34,7 @@ def adapt_verb(
         str, typer.Option("--model", metavar="NAME", help="A built-in network or module:factory.")
     ] = "epidenet",
     subject: Annotated[
-        str, typer.Option("--subject", metavar="N|N,N|all", help="Who is new to the network.")
+        str, typer.Option("--subject", metavar="NAME,...|all", help="Who is new to the network.")
     ] = "all",
     split: Annotated[
         str | None,
@@ -54,12 +58,14 @@ def adapt_verb(
         Path | None,
         typer.Option("--out", metavar="DIR", help="Figure, JSON and C go there; made if missing."),
     ] = None,
+    force: Force = False,
     to: Json = None,
 ) -> None:
     """Pretrain on the other subjects, calibrate to a new one in the generated C, and test."""
     out = Out(to)
-    if folder is not None:
-        writable_folder(folder)
+    where = None if folder is None else Folder(writable_folder(folder), force)
+    if where is not None:
+        where.check(WRITTEN)
     from biotrain.cli.model import recordings
 
     rec, note = recordings(data, decimate, front)
@@ -76,23 +82,15 @@ def adapt_verb(
         **learn.pretraining,
         **learn.recipe,
     )
-    subjects = rec.subjects if subject == "all" else _people(rec, subject)
+    subjects = rec.subjects if subject == "all" else rec.people(people(subject))
     asked = _Asked(model, subjects, names(learn.strategies or ""), settings)
-    result = _adapt(rec, asked, folder, out)
+    result = _adapt(rec, asked, where, out)
     _show_result(out, result)
-    if folder is not None:
-        _write(result, folder)
+    if folder is not None and where is not None:
+        _write(result, where)
         out.say(f"\nfigure {folder / 'accuracy.png'}, numbers {folder / 'results.json'}, "
                 f"C {folder / 'c'}")  # fmt: skip
     out.result(result.to_dict())
-
-
-def _people(rec: "Recordings", text: str) -> list[int]:
-    """Subjects by number, or by the names that they have in their files."""
-    named = [part.strip() for part in text.split(",")]
-    if all(part.lstrip("-").isdigit() for part in named):
-        return integers("--subject", text)
-    return [rec.number_of("subject", part) for part in named]
 
 
 @options
@@ -110,13 +108,17 @@ def demo_verb(
     target: Annotated[
         str, typer.Option("--target", help="What the C is planned for.")
     ] = "nrf52840",
+    force: Force = False,
     to: Json = None,
 ) -> None:
     """In a minute or two: EpiDeNet learns unseen people from synthetic EMG, in generated C."""
     out = Out(to)
-    writable_folder(folder)
+    where = Folder(writable_folder(folder), force)
+    where.check((*WRITTEN, PLAN_FIGURE))
     begin = time.perf_counter()
+    from biotrain.reports.figures import plan_figure
     from biotrain.study.data.sources import load
+    from biotrain.writing.drawing import as_png
 
     rec = load("synthetic-emg")
     out.say(
@@ -128,10 +130,9 @@ def demo_verb(
 
     settings = AdaptSettings(target=target, epochs=epochs, pretrain_epochs=pretrain_epochs)
     asked = _Asked("epidenet", rec.subjects[-subjects:], (), settings)
-    result = _adapt(rec, asked, folder, out)
+    result = _adapt(rec, asked, where, out)
     pkg = _planned(rec, result)
-    draw_plan(pkg, folder / "plan.png")
-    _write(result, folder)
+    _write(result, where, {PLAN_FIGURE: as_png(plan_figure(pkg))})
     _show_result(out, result)
     plan = pkg.plan
     work = f", {plan.ms_per_sample:.1f} ms per sample (estimate)" if plan.ms_per_sample else ""
@@ -165,7 +166,7 @@ class _Asked:
     settings: "AdaptSettings"
 
 
-def _adapt(rec: "Recordings", asked: _Asked, folder: Path | None, out: Out) -> "AdaptResult":
+def _adapt(rec: "Recordings", asked: _Asked, folder: Folder | None, out: Out) -> "AdaptResult":
     """Run `adapt` with a progress bar; where nobody named a norm, each strategy has the one that
     did best and that the network can have."""
     from biotrain.cli.model import network
@@ -226,11 +227,17 @@ def _planned(rec: "Recordings", result: "AdaptResult") -> "Package":
     )
 
 
-def _write(result: "AdaptResult", folder: Path) -> None:
-    from biotrain.study.results.plots import figure, save
+def _write(
+    result: "AdaptResult", folder: Folder, beside: Mapping[str, bytes] = MappingProxyType({})
+) -> None:
+    from biotrain.study.results.plots import figure
+    from biotrain.writing.drawing import as_png
 
-    save(figure(result), folder / "accuracy.png")
-    (folder / "results.json").write_text(result.to_json(), encoding="utf-8")
+    own: dict[str, str | bytes] = {
+        "accuracy.png": as_png(figure(result)),
+        "results.json": result.to_json(),
+    }
+    folder.write({**own, **beside})
 
 
 def _show_result(out: Out, result: "AdaptResult") -> None:
@@ -255,7 +262,7 @@ def by_subject(result: "AdaptResult") -> Table:
                 if row.subject == person and row.strategy == strategy
             ]
             cells.append(f"{100 * sum(found) / len(found):.1f} %")
-        shown.add_row(str(person), *cells)
+        shown.add_row(result.settings.name_of(person), *cells)
     means = []
     for entry in result.summary:
         sd = entry.accuracy_sd

@@ -65,7 +65,7 @@ def live_verb(
     show_session(out, session, took)
     if play.figure is not None:
         from biotrain.live import figure as draw
-        from biotrain.study.results.plots import save
+        from biotrain.writing.drawing import save
 
         save(draw(session, f"{stream.feed.name}: {pkg.source.title}, {device.on}"), play.figure)
         out.say(f"wrote {play.figure}")

@@ -25,7 +25,8 @@ class FeedOptions:
         ),
     ] = None
     subject: Annotated[
-        int | None, option("--subject", "Who wears the device; else the last.", FEED)
+        str | None,
+        option("--subject", "Who wears the device; else the last.", FEED, metavar="NAME"),
     ] = None
     sessions: Annotated[
         str | None, option("--sessions", "Which are played; else all.", FEED, metavar="N,N")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from biotrain.cli.console import Busy, Out, Work
 from biotrain.cli.live_options import DeviceOptions, FeedOptions
-from biotrain.cli.options import integers, names
+from biotrain.cli.options import integers, names, people
 from biotrain.errors import BioTrainError
 
 if TYPE_CHECKING:
@@ -60,8 +60,7 @@ def load_source(given: FeedOptions, spec: "FrontSpec | None", out: Out) -> Sourc
     rec, note = recordings(given.data, None, spec)
     if note:
         out.say(note)
-    subject = rec.subjects[-1] if given.subject is None else given.subject
-    rec.sessions(subject)  # says which subjects there are
+    subject = rec.subjects[-1] if given.subject is None else rec.people(people(given.subject))[0]
     if raw is not None and spec is not None:
         front = raw.front(spec)
         cue = (front.window + front.hop) * front.decimate  # one window fits in wherever it begins

@@ -36,6 +36,11 @@ def show_session(out: Out, session: "Session", took: float) -> None:
     keys = ("windows", "predicted", "stored", "trained", "steps", "calibrations", "kept")
     text = ", ".join(f"{counted[key]:,} {key}" for key in keys if key in counted)
     out.say(f"{session.t:.1f} s of signal in {took:.1f} s: {text}; {session.missed} windows missed")
+    if session.gaps:
+        lost = sum(count for _, count in session.gaps)
+        out.say(
+            f"{len(session.gaps)} gaps in the signal, {lost:,} samples lost: told to the device"
+        )
     if session.latest_s:
         out.say(f"a prediction was there at most {1e3 * session.latest_s:.0f} ms after its window")
     out.say(f"CRC-32 of the weights {session.crc32:08x}")

@@ -70,13 +70,14 @@ class Model:
 
     @cached_property
     def front(self) -> FrontEnd | None:
-        """The front end of `--front`, for the recordings of `--data` or the shape; None where they
-        are cut upstream, or nobody asked for one."""
+        """The front end of `--front`, for the recordings of `--data` or the shape; None where
+        nobody asked for one. Raises RecordingError where the recordings are windows already."""
         given = self.options
         if given.front is None:
             return None
         spec = read_front(given.front)
         if given.data is not None:
+            assert self.recordings is not None
             return None if self.continuous is None else self.continuous.front(spec)
         rate, chans = self.shape.get("sfreq"), self.shape.get("n_chans")
         times = self.shape.get("n_times")

@@ -38,6 +38,12 @@ Json = Annotated[
         help="Write the result as JSON; nothing else is then on standard output.",
     ),
 ]
+Force = Annotated[
+    bool,
+    typer.Option(
+        "--force", help="Replace files that BioTrain did not write there, or that were changed."
+    ),
+]
 On = Annotated[
     str,
     typer.Option(
@@ -366,6 +372,11 @@ def integers(option: str, text: str) -> list[int]:
         return found
     except ValueError:
         raise BioTrainError(f"{option} takes numbers, 1 or 1,2,3; not '{text}'") from None
+
+
+def people(text: str) -> list[str]:
+    """Subjects by the names that they have in their files, or by number: "anna,bert", "1,2"."""
+    return [part.strip() for part in text.split(",")]
 
 
 def one_thread() -> None:

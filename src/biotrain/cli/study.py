@@ -13,8 +13,9 @@ from rich.table import Table
 
 from biotrain.cli.console import Busy, Out, StudyProgress, table
 from biotrain.cli.learn_options import LearnOptions
-from biotrain.cli.options import Front, Json, integers, names, one_thread, options
+from biotrain.cli.options import Force, Front, Json, integers, names, one_thread, options, people
 from biotrain.errors import BioTrainError
+from biotrain.writing.text import terminal
 
 if TYPE_CHECKING:
     from biotrain.study.results.statistics import Entry
@@ -50,7 +51,8 @@ def study_verb(
     ] = None,
     front: Front = None,
     subjects: Annotated[
-        str | None, typer.Option("--subject", metavar="N,N", help="Only these are new in turn.")
+        str | None,
+        typer.Option("--subject", metavar="NAME,...", help="Only these are new."),
     ] = None,
     scenarios: Annotated[
         str | None, typer.Option("--scenarios", help="day1, longitudinal, sizes.")
@@ -115,6 +117,7 @@ def report_verb(
         str,
         typer.Option(help="Strategies to compare with across the sets, as well as none and last."),
     ] = "",
+    force: Force = False,
     to: Json = None,
 ) -> None:
     """One HTML page of a study, with figures and tables, and the CSV behind it."""
@@ -126,7 +129,7 @@ def report_verb(
     with Busy("writing the report"):
         study, rows = study_rows(folder)
         names = [name.strip() for name in against.split(",") if name.strip()]
-        paths = write_report(folder, where, metric, names)
+        paths = write_report(folder, where, metric, names, force)
     for path in paths.values():
         out.say(str(path))
     if to is None:
@@ -151,7 +154,7 @@ def _add_data(
         if "front" in own:
             own["front"] = str(own["front"])
         if "subjects" in own:
-            own["subjects"] = integers("--subject", own["subjects"])
+            own["subjects"] = people(own["subjects"])
         asked["data"] = [{"source": source, "models": names(model), **own} for source in data]
     elif own:
         raise BioTrainError("--decimate, --front, --subject belong to --data; SPEC has its own")
@@ -195,7 +198,7 @@ def _show(out: Out, outcome: "Outcome", entries: "Sequence[Entry]") -> None:
         alike.setdefault(why, []).append(where)
     for why, places in alike.items():
         count = f" and {len(places) - 1} more" if len(places) > 1 else ""
-        sys.stderr.write(f"failed: {places[0]}{count}: {why}\n")
+        sys.stderr.write(f"failed: {terminal(f'{places[0]}{count}: {why}')}\n")
 
 
 def _table_of(entries: "Sequence[Entry]", dataset: str, model: str, scenario: str) -> Table:

@@ -24,10 +24,12 @@ from biotrain.emit.source import (
     running_values,
     trained_values,
 )
+from biotrain.emit.text import titled
 from biotrain.emit.trim import trimmed
-from biotrain.ir.graph import leaves
+from biotrain.ir.graph import flat_nodes
 from biotrain.ir.op import OPS, float_literal
 from biotrain.ops import SOURCES
+from biotrain.writing.text import comment
 
 RUNTIME = Path(__file__).parent.parent / "rt"
 RUNTIME_FILES = (
@@ -101,7 +103,7 @@ def _stems(source: Source) -> list[str]:
         for phase in schedule.phases if schedule else ():
             nodes += [*phase.before, *phase.graph.nodes]
         nodes += schedule.after if schedule else ()
-    found = [OPS[n.op] for n in leaves(nodes) if not OPS[n.op].alias]
+    found = [OPS[n.op] for n in flat_nodes(nodes) if not OPS[n.op].alias]
     other = "bt_conv_leaf.h" if source.optimize == "size" else "bt_conv_small.h"
     return kernel_sources([op.source for op in found], without=(other,))
 
@@ -124,7 +126,7 @@ def kernel_sources(stems: Iterable[str], without: Sequence[str] = ()) -> list[st
 def _weights(source: Source) -> str:
     lines = [
         "/* SPDX-License-Identifier: Apache-2.0 */",
-        f"/* {source.title}: initial values (hex floats: exact). */",
+        *titled(source.title, ": initial values (hex floats: exact). */"),
         "",
         "#include <stdint.h>",
         "",
@@ -142,7 +144,7 @@ def _weights(source: Source) -> str:
         numbers = ", ".join(float_literal(x) for x in data)
         body = fill(numbers, 100, initial_indent="  ", subsequent_indent="  ")
         lines += [
-            f"/* {source.torch_names[v.name]}: {shape} */",
+            f"/* {comment(source.torch_names[v.name])}: {shape} */",
             f"extern const float bt_w_{v.name}[{v.size}];",
             f"const float bt_w_{v.name}[{v.size}] = {{",
             body,

@@ -7,6 +7,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from biotrain.emit.source import CTYPE, Source, running_values, trained_values
+from biotrain.emit.text import titled
 from biotrain.ir.graph import Value
 from biotrain.planner.context import COUNTERS, OF_GRADIENTS, OF_SLICES, PROGRESS
 from biotrain.targets.layout import F32, Dim, Member, Scalar, Struct
@@ -63,7 +64,9 @@ def layout_header(source: Source) -> str:
     """`model_layout.h`: what model.c asserts of its structs."""
     lines = [
         "/* SPDX-License-Identifier: Apache-2.0 */",
-        f"/* {source.title}: where the members of the context lie, asserted member by member. */",
+        *titled(
+            source.title, ": where the members of the context lie, asserted member by member. */"
+        ),
         "#ifndef BT_MODEL_LAYOUT_H",
         "#define BT_MODEL_LAYOUT_H",
         "",

@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 
 from biotrain.emit.source import Source
+from biotrain.errors import BioTrainError
 
 FILES = ("model.h", "model.c", "model_weights.c", "model_layout.h")
 """The files of one model; all others are the same for every model."""
@@ -19,6 +20,10 @@ _DEFINED = re.compile(
     r"|^typedef \w+ (bt_\w+);|^extern const .*?\b(bt_\w+)[;\[]|^[\w ]+\*? ?\*?\b(bt_\w+)\(",
     re.M,
 )
+
+
+_COMMENT = re.compile(r"/\*.*?\*/", re.S)
+_WORD = re.compile(r"\b[A-Za-z_]\w*")
 
 
 def public_names(files: Mapping[str, str]) -> list[str]:
@@ -44,6 +49,14 @@ def renamed(files: Mapping[str, str], source: Source) -> dict[str, str]:
     if not source.prefix:
         return dict(files)
     names = public_names(files)
+    code = [_COMMENT.sub("", text) for text in files.values()]
+    words = {word: None for text in code for word in _WORD.findall(text)}
+    for name in names:
+        if prefixed(name, source) in words:
+            raise BioTrainError(
+                f"with the prefix '{source.prefix}', {name} gets the name "
+                f"{prefixed(name, source)}, which a tensor of the model has: choose another"
+            )
     made = {name: with_prefix(text, names, source) for name, text in files.items()}
     return {prefixed(n, source) if n in FILES else n: text for n, text in made.items()}
 

@@ -9,9 +9,10 @@ from collections.abc import Mapping, Sequence
 from biotrain.emit.routines import Routines
 from biotrain.emit.source import CTYPE, Source
 from biotrain.emit.text import wrap
-from biotrain.ir.graph import Loop, Node, Span, Step, Value, Window
+from biotrain.ir.graph import Loop, Node, Span, Step, Value, Window, flat_nodes
 from biotrain.ir.op import OPS, Call, Operand, rows_times
 from biotrain.planner.place import Buffer
+from biotrain.writing.text import comment, identifier
 
 
 class Places:
@@ -56,8 +57,8 @@ class Places:
 
     def hint(self, node: Node) -> str:
         """A name for the geometry of a node: the module it stems from, or what it writes."""
-        path = node.origin.rpartition(".")[2]
-        return path if path.isidentifier() else node.outputs[0].name
+        path = identifier(node.origin.rpartition(".")[2])
+        return path if path and not path[0].isdigit() else node.outputs[0].name
 
     def offset(self, value: Value) -> int:
         """Byte offset in the arena."""
@@ -67,11 +68,26 @@ class Places:
         """Pointers to the tensors of the arena that the nodes use, in order of offset."""
         used = {v.name: v for v in inputs if v.resident}
         used.update({v.name: v for n in nodes for v in n.outputs if v.kind == "temp"})
+        for name in self._renamed(nodes):
+            used.pop(name, None)
         used = {name: v for name, v in used.items() if not self.outside(v)}
         return [
             self.declaration(v, "x".join(map(str, v.shape)).replace("x", " x "))
             for v in sorted(used.values(), key=lambda v: (self.offset(v), v.name))
         ]
+
+    def _renamed(self, nodes: Sequence[Node]) -> list[str]:
+        """Names of tensors that no call takes: an alias of them does, under another name."""
+        source = self._source
+        last = [*source.train.outputs, *source.predict.outputs]
+        last += source.features.values if source.features else ()
+        alias = [n for n in nodes if not isinstance(n, Loop) and OPS[n.op].alias]
+        calls = [n for n in nodes if isinstance(n, Loop) or not OPS[n.op].alias]
+        taken = {v.name: None for n in flat_nodes(calls) for v in n.inputs}
+        taken |= {v.name: None for v in last}
+        read = {v.name: None for n in alias for v in n.inputs}
+        made = [v.name for n in alias for v in n.outputs]
+        return [name for name in made if name in read and name not in taken]
 
     def outside(self, value: Value) -> bool:
         """Whether something else declares the value."""
@@ -206,7 +222,7 @@ def items_text(function: str, items: Sequence[str], indent: str) -> list[str]:
 
 def _comment(node: Node, number: str, share: str = "") -> str:
     shape = " x ".join(map(str, node.outputs[0].shape))
-    origin = f"  [{node.origin}]" if node.origin else ""
+    origin = f"  [{comment(node.origin)}]" if node.origin else ""
     names = ", ".join(v.name for v in node.outputs)
     inputs = ", ".join(v.name for v in node.inputs)
     return f"/* {number}{names} = {node.op}({inputs})  {share}{shape}{origin} */"

@@ -6,7 +6,7 @@ from __future__ import annotations
 from biotrain.emit.schedule import Places, Shapes
 from biotrain.emit.slices import GOES, Slices
 from biotrain.emit.source import Source, running_values, trained_values
-from biotrain.emit.step import corrections, new_group, rate
+from biotrain.emit.step import REFUSED, corrections, finite_logits, fits, new_group, rate
 from biotrain.ir.graph import Value
 from biotrain.ir.op import float_literal
 from biotrain.planner.slices import CALL_CYCLES, SAMPLE_CYCLES
@@ -14,6 +14,10 @@ from biotrain.planner.slices import CALL_CYCLES, SAMPLE_CYCLES
 SLICES = [*GOES.splitlines(), ""]
 
 _WINDOW, _STEP, _LOOK = 1, 2, 3
+
+_TRIED, _TRY_CYCLES = 256, 30 * 256 + CALL_CYCLES
+"""Elements of an update that are tried in one slice, and its cycles (an estimate: Adam divides and
+takes a root for each)."""
 
 
 def _slices(source: Source, places: Places, shapes: Shapes) -> Slices:
@@ -58,8 +62,8 @@ def predict_functions(source: Source, shapes: Shapes) -> list[str]:
         *_taken(x),
         "  }",
         *body,
-        f"  memcpy(logits, {logits.name}, {logits.size} * sizeof *logits);",
         "  s->open = 0;",
+        *finite_logits(logits.name, logits.size),
         "  return BT_OK;",
         "}",
         "",
@@ -227,10 +231,16 @@ def _step_slice(source: Source, shapes: Shapes) -> list[str]:
             f"  scale *= bt_minf(1.0f, {float_literal(clip)} / (norm + 1e-6f));",
             "  s->scale = scale;",
         ]
-    text += [*rate(source), "  s->rate = lr;", *corrections(source)]
+    text += [*rate(source), "  s->rate = lr;"]
     lines += slices.lines(text, 4 * CALL_CYCLES)
     lines += ["  const float lr = s->rate;", "  (void)lr;"]
     lines += ["  const float scale = s->scale;", "  (void)scale;"] if separate else []
+    for node in source.train.updates:
+        text = ["bool fits = true;", *fits(node, slices.places, "n", at=" + at", indent="")]
+        text += ["if (!fits) {", *(f"  {line}" for line in REFUSED), "}"]
+        lines += slices.flat(text, node.outputs[0].size, _TRIED, _TRY_CYCLES)
+    if corrections(source):
+        lines += slices.lines(corrections(source), CALL_CYCLES)
     for i, node in enumerate(source.train.updates):
         lines += slices.node(node, i)
     return [

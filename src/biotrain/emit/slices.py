@@ -71,6 +71,20 @@ class Slices:
         """Statements that run once."""
         return self._guarded([*self._ask(cycles, "    "), *("  " + line for line in text)])
 
+    def flat(self, text: Sequence[str], count: int, most: int, cycles: int) -> list[str]:
+        """Statements over a flat array, for `n` elements from `at` on, `most` in a slice."""
+        blocks = -(-count // most)
+        return self._guarded(
+            [
+                f"    for (; s->block < {blocks}; s->block++) {{",
+                *self._ask(cycles, "      "),
+                f"      const int at = {most} * (int)s->block, n = bt_min({most}, {count} - at);",
+                *(f"      {line}" for line in text),
+                "    }",
+                "    s->block = 0;",
+            ]
+        )
+
     def node(self, node: Node, index: int, behind: Sequence[str] = ()) -> list[str]:
         """A node of the graph; `behind` runs in the same slice, where the node is not cut."""
         if not isinstance(node, Loop) and OPS[node.op].alias:

@@ -90,7 +90,7 @@ def fingerprint(source: Source) -> int:
     parts += [f"int16 {source.input_scale}"] if source.input_scale is not None else []
     parts += [f"store {source.store}"] if source.store != "float32" else []
     parts += ["adabn"] if source.adabn else []
-    crc = zlib.crc32("\n".join(parts).encode())
+    crc = zlib.crc32("\n".join(parts).encode(errors="surrogatepass"))
     frozen = [*source.train.params, *source.train.consts]
     for v in frozen:
         if v.name not in source.trained:

@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
+from biotrain.emit.schedule import Places, items_text
 from biotrain.emit.source import Source
-from biotrain.ir.op import float_literal
+from biotrain.ir.graph import Node
+from biotrain.ir.op import OPS, float_literal
 from biotrain.ir.optimizer import SGD
+from biotrain.ops.optim import Update
 
 
 def corrections(source: Source) -> list[str]:
@@ -43,3 +46,47 @@ def new_group(source: Source) -> list[str]:
     if source.gradients == "momentum":
         lines += ["  m->group = BT_GROUP;"]
     return lines
+
+
+def finite_logits(name: str, size: int) -> list[str]:
+    """The end of a prediction: it gives numbers, or says that there are none."""
+    return [
+        f"  for (int i = 0; i < {size}; i++)",
+        f"    if (!bt_isfinite({name}[i]))",
+        "      return BT_ERR_OUTPUT_NONFINITE;",
+        f"  memcpy(logits, {name}, {size} * sizeof *logits);",
+    ]
+
+
+REFUSED = (
+    "bt_drop(m);",
+    "m->rejected++;",
+    "return BT_ERR_WEIGHT_NONFINITE;",
+)
+"""Where a step would leave NaN or infinity: the group is dropped before a weight is touched."""
+
+
+def fits(
+    node: Node,
+    places: Places,
+    count: str | int,
+    *,
+    of_all: bool = False,
+    at: str = "",
+    indent: str = "  ",
+) -> list[str]:
+    """A statement that clears `fits` where an update would leave NaN or infinity.
+
+    count: of elements. of_all: for the tensor `t` of a loop over all parameters instead of the
+    node's own. at: from which element on.
+    """
+    rule = OPS[node.op]
+    assert isinstance(rule, Update)
+    call = rule.fits(node)
+    pointers = [
+        places.pointer((node.inputs if o.source == "in" else node.outputs)[o.index]) + at
+        for o in call.operands
+    ]
+    if of_all:
+        pointers = [f"bt_floats(&{p.rpartition('.')[0]}, t)" for p in pointers]
+    return items_text(f"fits &= {call.function}", [str(count), *pointers, *call.extra], indent)

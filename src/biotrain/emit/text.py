@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from textwrap import fill
 
+from biotrain.writing.text import comment
+
 
 def wrap(text: str, first: str, rest: str) -> list[str]:
     """Break C text at 100 columns, between items and never inside one."""
@@ -18,3 +20,8 @@ def wrap(text: str, first: str, rest: str) -> list[str]:
         break_on_hyphens=False,
     )
     return lines.replace("\x00", " ").split("\n")
+
+
+def titled(title: str, text: str = "") -> list[str]:
+    """The begin of a comment: the title, which somebody chose, and what the file is."""
+    return wrap(f"/* {comment(title)}{text}", "", " * ")

@@ -125,12 +125,13 @@ def _defines_nothing_used(name: str, texts: Mapping[str, str], users: str) -> bo
 
 
 def _own(text: str) -> list[str]:
-    """The words that a header defines: functions, types and macros."""
+    """The words that a header defines: functions, types, tables and macros."""
     made = set(re.findall(r"\b(bt_\w+)\(", text)) | set(re.findall(r"}\s*(bt_\w+);", text))
     made |= set(re.findall(r"^#define (\w+)", text, re.M)) - set(
         re.findall(r"^#ifndef (\w+_H)$", text, re.M)
     )
     made |= set(re.findall(r"^typedef \w+ (bt_\w+);", text, re.M))
+    made |= set(re.findall(r"^static const [\w ]*?(bt_\w+)\[", text, re.M))
     return sorted(made)
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from biotrain.ir.graph import Graph, Loop, Node, Span, Step, leaves
+from biotrain.ir.graph import Graph, Loop, Node, Span, Step, flat_nodes
 from biotrain.ir.op import OPS
 from biotrain.targets.target import Target
 
@@ -62,7 +62,7 @@ def node_cycles(nodes: Sequence[Node], target: Target) -> float:
 
 def node_macs(nodes: Sequence[Node]) -> int:
     """Nominal multiply-adds of some nodes; a loop counts as its nodes once over the whole."""
-    return sum(OPS[n.op].macs(n) for n in leaves(nodes))
+    return sum(OPS[n.op].macs(n) for n in flat_nodes(nodes))
 
 
 def node_ops(nodes: Sequence[Node]) -> int:

@@ -211,7 +211,7 @@ class Loop(Node):
         return "\n".join([head, *lines])
 
 
-def leaves(nodes: Iterable[Node]) -> Iterator[Node]:
+def flat_nodes(nodes: Iterable[Node]) -> Iterator[Node]:
     """The nodes, those inside loops in place of the loops."""
     for node in nodes:
         if isinstance(node, Loop):

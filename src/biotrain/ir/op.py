@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from biotrain.errors import GraphError
 from biotrain.ir.graph import Attr, DType, Kind, Node, Shape, Span, Value
+from biotrain.writing.text import identifier
 
 if TYPE_CHECKING:
     import torch
@@ -247,16 +248,29 @@ def register(source: str) -> Callable[[type[Op]], type[Op]]:
 _KEYWORDS = (
     "auto break case char const continue default do double else enum extern float for goto if "
     "inline int long register restrict return short signed sizeof static struct switch typedef "
-    "union unsigned void volatile while true false bool"
+    "union unsigned void volatile while "
+    # C23, and what compilers know without -std=c99
+    "alignas alignof asm bool constexpr false linux nullptr static_assert thread_local true typeof "
+    "typeof_unqual unix "
+    # C++, which reads model.h
+    "and and_eq bitand bitor catch char8_t char16_t char32_t class co_await co_return co_yield "
+    "compl concept consteval constinit const_cast decltype delete dynamic_cast explicit export "
+    "friend mutable namespace new noexcept not not_eq operator or or_eq private protected public "
+    "reinterpret_cast requires static_cast template this throw try typeid typename using virtual "
+    "wchar_t xor xor_eq"
+)
+_TYPES = (
+    "int8_t int16_t int32_t int64_t intptr_t ptrdiff_t size_t uint8_t uint16_t uint32_t uint64_t "
+    "uintptr_t"
 )
 _LOCALS = (
-    "m status x_in logits loss_out target_in memcpy memset NULL i finite scale lr sample n source "
-    "total label_in s b at box r0 r1 t0 t1"
+    "m status x_in logits loss_out target_in memcpy memmove memset NULL i finite scale lr sample n "
+    "source total label_in s b at box r0 r1 t0 t1 features features_in max_cycles"
 )
-_PREFIXES = ("bt_", "BT_", "k_", "g_", "momentum_", "mean_", "square_", "_")
+_PREFIXES = ("bt_", "BT_", "do_", "k_", "g_", "momentum_", "mean_", "square_", "_")
 """Starts of the names that the compiler gives itself."""
-RESERVED = tuple(f"{_KEYWORDS} {_LOCALS}".split())
-"""Names that the emitted C uses itself."""
+RESERVED = tuple(f"{_KEYWORDS} {_TYPES} {_LOCALS}".split())
+"""Names that the emitted C uses itself, or that are no names in a compiler that reads it."""
 
 
 class Builder:
@@ -279,7 +293,7 @@ class Builder:
 
     def name(self, hint: str) -> str:
         """A C identifier that is still free."""
-        base = "".join(c if c.isascii() and c.isalnum() else "_" for c in hint) or self._prefix
+        base = identifier(hint) or self._prefix
         if base[0].isdigit() or base.isupper() or base.startswith(_PREFIXES):
             base = f"{self._prefix}{base}"
         name, i = base, 1

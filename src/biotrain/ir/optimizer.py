@@ -16,6 +16,10 @@ Gradients = Literal["separate", "momentum", "update"]
 GRADIENTS: tuple[Gradients, ...] = ("separate", "momentum", "update")
 
 
+RATE_MOST = 1e10
+"""The largest learning rate: `BT_RATE_MOST` of `model.h`."""
+
+
 @dataclass(frozen=True, slots=True)
 class SGD:
     """`torch.optim.SGD`: momentum, L2 weight decay, Nesterov; the defaults are the paper's.
@@ -59,6 +63,8 @@ class Adam:
         _check(self)
         if not all(0.0 <= beta < 1.0 for beta in self.betas):
             raise BioTrainError(f"Adam's betas must lie in [0, 1), not {self.betas}")
+        if not (isfinite(self.eps) and self.eps >= 0.0):
+            raise BioTrainError(f"Adam's eps must be a number from 0, not {self.eps}")
 
     @property
     def slots(self) -> tuple[str, ...]:
@@ -98,6 +104,8 @@ def _check(optimizer: Any) -> None:
         value = getattr(optimizer, name)
         if not (isfinite(value) and value >= 0):
             raise BioTrainError(f"{name} must be a number from 0, not {value}")
+    if optimizer.lr > RATE_MOST:
+        raise BioTrainError(f"lr must be {RATE_MOST:g} at most, not {optimizer.lr}")
     if not 0 <= getattr(optimizer, "momentum", 0.0) < 1:
         raise BioTrainError(f"momentum must lie in [0, 1), not {optimizer.momentum}")
     if optimizer.schedule not in ("constant", "cosine"):

@@ -68,6 +68,16 @@ class PacedDevice:
             return self._reported([(e.event, e.late_s) for e in device.rest(frames / self.fs)])
         return self._reported([(e, 0.0) for e in device.work(self._cycles, calls=frames)])
 
+    def gap(self, frames: int) -> list[DeviceEvent]:
+        """So many frames were lost before the next one: the device ends what it has, then it is
+        told; returns the events until then."""
+        found = self.idle(max(1, frames))
+        while self.device.pending and not self.device.off:
+            found += self.idle(1)
+        if not self.device.off:
+            self.device.gap(frames)
+        return found
+
     def _reported(self, found: Sequence[tuple[Event, float]]) -> list[DeviceEvent]:
         device = self.device
         state = device.state if any(e.name == "calibrated" for e, _ in found) else {}

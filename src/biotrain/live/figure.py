@@ -14,6 +14,7 @@ LABEL_COLOUR, CALIBRATION_COLOUR = "#BBBBBB", "#F7E3B0"
 NOTE_COLOURS = {
     "calibrated": "#009E73",
     "restarted": "#555555",
+    "gap": "#999999",
     "drifted": "#CC79A7",
     "failed": WRONG_COLOUR,
 }

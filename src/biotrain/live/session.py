@@ -30,6 +30,10 @@ class SessionDevice(Protocol):
         """Let the device work for as long as so many frames take, while none arrives; returns the
         events."""
 
+    def gap(self, frames: int) -> Iterable[Any]:
+        """Tell the device that so many samples were lost before the next one; returns the events
+        until then."""
+
     def calibrate(self) -> None:
         """Begin a calibration on the stored windows."""
 
@@ -59,8 +63,8 @@ class SessionSettings:
     fs: converter samples per second. span, hop: converter samples of a window, and from the
     beginning of one to that of the next. calibrate_after: a calibration begins whenever so many
     windows have been stored. told_s: seconds of signal after which the device is told no labels
-    any more (None: it always is). restarts: power goes off and on wherever signal is missing; else
-    the device sees a jump.
+    any more (None: it always is). restarts: power goes off and on between the stretches of a
+    recording; else the device is told that signal is missing, as it is wherever samples were lost.
     """
 
     fs: float
@@ -102,7 +106,8 @@ class Session:
 
     t: seconds of signal. where: the stretch of the recording. calibrating: begin and end of each
     calibration, in seconds. counters: over all restarts. latest_s: longest time from the end of a
-    window to its prediction, which the emulator counts. crc32: of the weights, at the end.
+    window to its prediction, which the emulator counts. crc32: of the weights, at the end. gaps:
+    where signal is missing, in seconds of signal, and how many samples (0: not known).
     """
 
     classes: Sequence[str]
@@ -115,6 +120,7 @@ class Session:
     counters: dict[str, int] = field(default_factory=dict)
     latest_s: float = 0.0
     crc32: int = 0
+    gaps: list[tuple[float, int]] = field(default_factory=list)
 
     def accuracy(self, begin: float = 0.0, end: float = float("inf")) -> float | None:
         """Share of the labelled windows in [begin, end) that were predicted right."""
@@ -147,6 +153,7 @@ class Session:
             "counters": self.counters,
             "notes": [asdict(note) for note in self.notes],
             "calibrating": self.calibrating,
+            "gaps": self.gaps,
             "predictions": [asdict(p) for p in self.predictions],
             "latest_s": self.latest_s,
             "crc32": self.crc32,
@@ -200,11 +207,18 @@ class _Player:
     def play(self, chunk: Chunk) -> bool:
         """One chunk; whether the device still has power after it."""
         session, settings = self.session, self.settings
-        if self.device.off or (chunk.gap and session.t > 0 and settings.restarts):
+        if self.device.off:
             self._restart()
+        elif chunk.gap and session.t > 0:
+            if settings.restarts and not chunk.lost:
+                self._restart()
+            else:
+                self._gap(chunk.lost)
         session.where = chunk.where or session.where
         if chunk.note:
             self._note("feed", chunk.note)
+        if not chunk.x.shape[1]:
+            return True
         tells = settings.told_s is None or session.t < settings.told_s
         self._labels.add(chunk.labels)
         session.t += chunk.x.shape[1] / settings.fs
@@ -237,6 +251,16 @@ class _Player:
         self.device = self.device.restart()
         self._labels = _LabelHistory(self.settings.span, self.settings.hop, self.session.t)
         self._note("restarted", text)
+
+    def _gap(self, lost: int) -> None:
+        """The device is told that samples are missing, and begins a new window behind them."""
+        self._record(self.device.gap(lost))
+        number = self.device.counters.get("windows", 0)
+        span, hop = self.settings.span, self.settings.hop
+        self._labels = _LabelHistory(span, hop, self.session.t, number)
+        self.session.gaps.append((self.session.t, lost))
+        how_many = f"{lost} samples are lost" if lost else "signal is missing"
+        self._note("gap", f"{how_many}: the device begins a new window")
 
     def _calibrate_when_due(self) -> None:
         session, stored = self.session, self.session.counters.get("stored", 0)
@@ -277,10 +301,12 @@ class _Player:
 
 
 class _LabelHistory:
-    """The labels of the newest samples since power came, at `begin_s` seconds of signal."""
+    """The labels of the newest samples since power came, or since a gap, at `begin_s` seconds of
+    signal; the first window from there on is the device's number `first_window`."""
 
-    def __init__(self, span: int, hop: int, begin_s: float = 0.0) -> None:
+    def __init__(self, span: int, hop: int, begin_s: float = 0.0, first_window: int = 0) -> None:
         self.span, self.hop, self.begin_s = span, hop, begin_s
+        self._first_window = first_window
         self._labels = np.zeros(0, np.int64)
         self._first = 0  # number of the first sample whose label is still here
 
@@ -293,7 +319,7 @@ class _LabelHistory:
     def window(self, number: int) -> tuple[int, int]:
         """One past the last sample of a window, and the label that all its samples have; -1 where
         they differ or have none."""
-        begin = number * self.hop
+        begin = (number - self._first_window) * self.hop
         own = self._labels[max(begin - self._first, 0) : begin - self._first + self.span]
         same = len(own) == self.span and (own == own[0]).all()
         return begin + self.span, int(own[0]) if same else -1

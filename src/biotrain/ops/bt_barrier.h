@@ -47,6 +47,8 @@
 #define BT_COMPUTE_SUMS(s) BT_ORDER_FOUR(s)
 #elif defined(__GNUC__) && defined(__riscv_flen)
 #define BT_COMPUTE_SUMS(s) __asm__("" : "+f"((s)[0]), "+f"((s)[1]), "+f"((s)[2]), "+f"((s)[3]))
+#elif defined(__GNUC__) && defined(__riscv_zfinx) /* floats lie in the registers of integers */
+#define BT_COMPUTE_SUMS(s) __asm__("" : "+r"((s)[0]), "+r"((s)[1]), "+r"((s)[2]), "+r"((s)[3]))
 #else
 #define BT_COMPUTE_SUMS(s) ((void)(s))
 #endif

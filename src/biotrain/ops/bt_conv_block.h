@@ -13,9 +13,10 @@
 /* Outputs of a tile of a sliding sum. */
 #define BT_TILE_OUTPUTS 8
 /* Outputs of a wide tile, whose taps are all inside the input: twelve sums, twelve samples and some
- * weights fill the 32 registers of RISC-V, where a load takes as long as a multiply-add. */
+ * weights fill the 32 float registers of RISC-V, where a load takes as long as a multiply-add. With
+ * zfinx these registers hold the addresses too, so that twelve outputs spill. */
 #ifndef BT_WIDE_OUTPUTS
-#if BT_FUSED && defined(__riscv)
+#if BT_FUSED && defined(__riscv_flen)
 #define BT_WIDE_OUTPUTS 12
 #else
 #define BT_WIDE_OUTPUTS 8

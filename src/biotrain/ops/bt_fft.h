@@ -31,11 +31,11 @@ typedef struct bt_fft_size {
   int size;
 } bt_fft_size;
 
-BT_KERNEL void bt_fft_room(bt_fft_size g, bt_box box, float *room)
+BT_KERNEL void bt_fft_workspace(bt_fft_size g, bt_box box, float *workspace)
 {
   (void)g;
   (void)box;
-  (void)room;
+  (void)workspace;
 }
 
 BT_KERNEL void bt_fft_zeros(int n, float *restrict z)
@@ -97,27 +97,27 @@ BT_OUTLINED void bt_fft_put(int n, const float *from, bool add, float start, flo
     to[i] = from[i] + start;
 }
 
-/* The taps w[j ws] as bt_fft_filter takes them, behind the block in `room`. */
-BT_OUTLINED void bt_fft_ready(int size, int taps, const float *w, int ws, float *room)
+/* The taps w[j ws] as bt_fft_filter takes them, behind the block in `workspace`. */
+BT_OUTLINED void bt_fft_ready(int size, int taps, const float *w, int ws, float *workspace)
 {
   const int filled = bt_fft_filled(size, taps);
-  float *const f = room + size;
+  float *const f = workspace + size;
   bt_fft_copy(taps, w, ws, f);
   bt_fft_zeros(size - taps, f + taps);
   bt_fft_there(size / 2, filled, f, f);
   bt_fft_taps(size / 2, f, f + size);
 }
 
-/* to[t - t0] = start + (or +=) sum_j w[j] x[t + shift + j] for t in [t0, t1); taps in `room`. */
+/* to[t - t0] = start + (or +=) sum_j w[j] x[t + shift + j] for t in [t0, t1); taps in `workspace`. */
 BT_OUTLINED void bt_fft_blocks(bt_fft g, int t0, int t1, bt_fft_line x, int shift, bool add,
-                               float start, float *to, float *room)
+                               float start, float *to, float *workspace)
 {
   for (int t = t0 / g.step * g.step; t < t1; t += g.step) {
     const int from = bt_max(t0, t), end = bt_min(t1, t + g.step);
-    bt_fft_load(g.size, g.size, x, t + shift, room);
-    bt_fft_filter(g.size / 2, room + g.size, room + 2 * g.size, room);
-    bt_fft_back(g.size / 2, room);
-    bt_fft_put(end - from, room + (from - t), add, start, to + (from - t0));
+    bt_fft_load(g.size, g.size, x, t + shift, workspace);
+    bt_fft_filter(g.size / 2, workspace + g.size, workspace + 2 * g.size, workspace);
+    bt_fft_back(g.size / 2, workspace);
+    bt_fft_put(end - from, workspace + (from - t), add, start, to + (from - t0));
   }
 }
 
@@ -131,48 +131,48 @@ BT_KERNEL bt_fft_line bt_fft_span(bt_fft g, bt_in x, int row, int times, int t0,
 }
 
 BT_KERNEL void bt_fft_forward(bt_fft g, bt_box box, bt_in x, const float *w, const float *b,
-                               float *room, bt_out y)
+                               float *workspace, bt_out y)
 {
   for (int r = box.r0; r < box.r1; r++) {
     const int o = r / g.rows, row = o / g.outs * g.rows + r % g.rows;
     const bt_fft_line line = bt_fft_span(g, x, row, g.times, box.t0, box.t1, -g.padding);
     if (r == box.r0 || r % g.rows == 0)
-      bt_fft_ready(g.size, g.taps, w + o * g.taps, 1, room);
+      bt_fft_ready(g.size, g.taps, w + o * g.taps, 1, workspace);
     bt_fft_blocks(g, box.t0, box.t1, line, -g.padding, false, b ? b[o] : 0.0f,
-                  bt_to(y, r, box.t0), room);
+                  bt_to(y, r, box.t0), workspace);
   }
 }
 
-BT_KERNEL void bt_fft_input_gradient(bt_fft g, bt_box box, bt_in dy, const float *w, float *room,
+BT_KERNEL void bt_fft_input_gradient(bt_fft g, bt_box box, bt_in dy, const float *w, float *workspace,
                                      bt_out dx)
 {
   const int shift = g.padding - (g.taps - 1);
   for (int c = box.r0 / g.rows; c * g.rows < box.r1; c++)
     for (int i = 0; i < g.outs; i++) {
       const int o = c * g.outs + i;
-      bt_fft_ready(g.size, g.taps, w + (o + 1) * g.taps - 1, -1, room);
+      bt_fft_ready(g.size, g.taps, w + (o + 1) * g.taps - 1, -1, workspace);
       for (int r = bt_max(box.r0, c * g.rows); r < bt_min(box.r1, (c + 1) * g.rows); r++) {
         const int row = o * g.rows + r % g.rows;
         const bt_fft_line line = bt_fft_span(g, dy, row, g.out_times, box.t0, box.t1, shift);
-        bt_fft_blocks(g, box.t0, box.t1, line, shift, i > 0, 0.0f, bt_to(dx, r, box.t0), room);
+        bt_fft_blocks(g, box.t0, box.t1, line, shift, i > 0, 0.0f, bt_to(dx, r, box.t0), workspace);
       }
     }
 }
 
 /* The box holds whole channels and all times. */
-BT_KERNEL void bt_fft_weight_gradient(bt_fft g, bt_box box, bt_in x, bt_in dy, float *room,
+BT_KERNEL void bt_fft_weight_gradient(bt_fft g, bt_box box, bt_in x, bt_in dy, float *workspace,
                                       float *dw)
 {
-  float *const f = room + g.size, *const sum = room + 2 * g.size;
+  float *const f = workspace + g.size, *const sum = workspace + 2 * g.size;
   for (int o = box.r0 / g.rows; o * g.rows < box.r1; o++) {
     for (int r = o * g.rows; r < (o + 1) * g.rows; r++) {
       const int row = o / g.outs * g.rows + r % g.rows;
       const bt_fft_line from = {bt_at(x, row, x.t0), x.t0, 0, g.times};
       const bt_fft_line by = {bt_at(dy, r, dy.t0), dy.t0, 0, g.out_times};
       for (int t = 0; t < g.out_times; t += g.step) {
-        bt_fft_load(g.size, g.size, from, t - g.padding, room);
+        bt_fft_load(g.size, g.size, from, t - g.padding, workspace);
         bt_fft_load(g.size, g.step, by, t, f);
-        bt_fft_add(g.size / 2, r % g.rows == 0 && t == 0, f, room, sum);
+        bt_fft_add(g.size / 2, r % g.rows == 0 && t == 0, f, workspace, sum);
       }
     }
     bt_fft_total(g.size / 2, sum);

@@ -122,7 +122,7 @@ BT_KERNEL void bt_norm_relu_pool_eights(bt_norm_pool g, bt_box box, bt_in x, con
       int32_t counts[8];
       uint8_t *number = bt_to8(n, r, t);
       bt_eight_to_some(bt_to(s, r, t), total, m);
-      _mm256_storeu_si256((__m256i *)counts, count);
+      _mm256_storeu_si256((__m256i *)(void *)counts, count);
       for (int j = 0; j < m; j++)
         number[j] = (uint8_t)counts[j];
     }

@@ -3,7 +3,7 @@
 
 `fft`, `fft_dx` and `fft_dw` take the place of `conv`, `conv_dx` and `conv_dw`: the same shapes and
 attributes, `size` (samples of a transform), and one operand more, the scratch memory, which
-`fft_room` stands for in the memory plan. The rounding is another than that of the direct
+`fft_workspace` stands for in the memory plan. The rounding is another than that of the direct
 convolution: it is a choice of the package.
 """
 
@@ -127,10 +127,10 @@ class _Fft(_Conv):
 
 
 @register("bt_fft.h")
-class FftRoom(Op):
+class FftWorkspace(Op):
     """Scratch memory: a tensor that the next op overwrites, and that nobody reads."""
 
-    name = "fft_room"
+    name = "fft_workspace"
 
     def infer(self, shapes: Sequence[Shape], attrs: Mapping[str, Attr]) -> tuple[Shape, ...]:
         size = attrs["size"]
@@ -146,7 +146,7 @@ class FftRoom(Op):
     def call(self, node: Node) -> Call:
         size = node.int("size")
         return Call(
-            "bt_fft_room",
+            "bt_fft_workspace",
             "bt_fft_size",
             (("size", size),),
             (p_out(),),
@@ -174,12 +174,12 @@ class Fft(_Fft, Conv):
         attrs = dict(node.attrs)
         dx = dw = db = None
         if wanted[1]:
-            scratch = b.one("fft_room", hint="room", size=node.int("size"))
+            scratch = b.one("fft_workspace", hint="workspace", size=node.int("size"))
             dw = b.one("fft_dw", x, dy, scratch, hint=f"d_{w.name}", w_shape=w.shape, **attrs)
         if len(wanted) > 3 and wanted[3]:
             db = b.one("conv_db", dy, hint=f"d_{node.inputs[3].name}")
         if wanted[0]:
-            scratch = b.one("fft_room", hint="room", size=node.int("size"))
+            scratch = b.one("fft_workspace", hint="workspace", size=node.int("size"))
             dx = b.one("fft_dx", dy, w, scratch, hint=f"d_{x.name}", x_shape=x.shape, **attrs)
         return (dx, dw, None, db)[: len(wanted)]
 

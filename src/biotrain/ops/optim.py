@@ -5,13 +5,15 @@ The gradient of the step is the mean of what was accumulated: sum / number of sa
 rate and that number are run-time values of `bt_step` (`lr`, `scale`). Where gradients go into the
 momentum, `share` makes the loss's gradient the window's part of the mean, `carry` prepares the
 momentum for a group and `sgd_step` is all that is left to do. With `at_once` an update stands in
-`bt_train_sample`: its rate is in the context, its gradient is of one window, and one that is not
-finite is not applied.
+`bt_train_sample`: its rate is in the context, its gradient is of one window, and an update that
+would leave NaN or infinity is not applied. `bt_step` asks the updates of all parameters (`fits`)
+before it applies one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from biotrain.ir.graph import Attr, Node, Shape
 from biotrain.ir.op import Call, Op, Operand, float_literal, p_in, p_out, register
@@ -27,6 +29,19 @@ class _Flat(Op):
         count = node.outputs[0].size
         geometry = (("count", count),)
         return Call(function, "bt_flat", geometry, operands, (1, count), extra)
+
+
+class Update(_Flat):
+    """The update of a parameter."""
+
+    def fits(self, node: Node) -> Call:
+        """The C expression that is true where the update leaves no NaN and no infinity.
+
+        Its first argument is the number of elements, and it changes nothing.
+        """
+        call = self.call(node)
+        extra = tuple(e for e in call.extra if e != _NOBODY)
+        return replace(call, function=f"{call.function}_fits", extra=extra)
 
 
 @register("bt_optim.h")
@@ -81,7 +96,7 @@ class Carry(_Flat):
 
 
 @register("bt_optim.h")
-class SgdStep(_Flat):
+class SgdStep(Update):
     """The step of SGD whose momentum holds the gradients already: inputs (p, v), output p."""
 
     name = "sgd_step"
@@ -101,11 +116,12 @@ def _run_time(node: Node) -> tuple[str, str, str]:
     return ("m->rate", "1.0f", "&m->skipped") if node["at_once"] else _IN_STEP
 
 
-_IN_STEP = ("lr", "scale", "NULL")
+_NOBODY = "NULL"
+_IN_STEP = ("lr", "scale", _NOBODY)
 
 
 @register("bt_optim.h")
-class Sgd(_Flat):
+class Sgd(Update):
     """SGD with momentum, weight decay and Nesterov: inputs (p, g[, v]), outputs (p[, v])."""
 
     name = "sgd"
@@ -129,7 +145,7 @@ class Sgd(_Flat):
 
 
 @register("bt_optim.h")
-class Adam(_Flat):
+class Adam(Update):
     """Adam (or AdamW where `decoupled`): inputs (p, g, m, v), outputs (p, m, v)."""
 
     name = "adam"
@@ -157,3 +173,15 @@ class Adam(_Flat):
             skipped,
         )
         return self.flat(node, "bt_adam", (p_in(1), p_out(0), p_out(1), p_out(2)), *extra)
+
+    def fits(self, node: Node) -> Call:
+        """As for every update; the corrections of the step are not in the context yet."""
+        call = super().fits(node)
+        names = {f"m->progress.correction{i}": node.float(f"beta{i}") for i in (1, 2)}
+        extra = tuple(_next(e, names[e]) if e in names else e for e in call.extra)
+        return replace(call, extra=extra)
+
+
+def _next(correction: str, beta: float) -> str:
+    """Adam's 1 - beta^steps, one step on."""
+    return f"bt_fma({float_literal(beta)}, {correction}, {float_literal(1.0 - beta)})"

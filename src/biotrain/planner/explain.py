@@ -8,7 +8,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 from biotrain.graph.cost import node_ops
-from biotrain.ir.graph import Graph, Loop, Node, Value, leaves
+from biotrain.ir.graph import Graph, Loop, Node, Value, flat_nodes
 from biotrain.ir.op import OPS
 from biotrain.planner.place import Buffer, lifetimes, lower_bound, peak
 
@@ -104,7 +104,7 @@ def _recomputed(chosen: Graph, stored: Graph) -> list[str]:
 def _work(graph: Graph) -> dict[str, int]:
     """Per tensor: the operations of all nodes that compute it, or windows of it."""
     found: dict[str, int] = {}
-    made = iter(computations(leaves(graph.nodes)))
+    made = iter(computations(flat_nodes(graph.nodes)))
     for node in graph.nodes:
         parts: list[Node] = [node]
         if isinstance(node, Loop):
@@ -118,7 +118,7 @@ def _work(graph: Graph) -> dict[str, int]:
 def _in_place(chosen: Graph, buffers: Sequence[Buffer]) -> list[str]:
     """Tensors that overwrite one another, and the bytes that this saves."""
     views = dict.fromkeys(
-        v.name for n in leaves(chosen.nodes) if OPS[n.op].alias for v in n.outputs
+        v.name for n in flat_nodes(chosen.nodes) if OPS[n.op].alias for v in n.outputs
     )
     pairs: list[tuple[int, str]] = []
     for buffer in buffers:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from biotrain.emit.build import Build
-from biotrain.ir.graph import Graph, Loop, Node, leaves
+from biotrain.ir.graph import Graph, Loop, Node, flat_nodes
 from biotrain.planner.explain import computations
 from biotrain.planner.place import Buffer, positions
 
@@ -57,7 +57,7 @@ def timeline(pkg: Build) -> Timeline:
     if pkg.source.batch is not None:
         return _batch_timeline(pkg)
     graph = pkg.graph
-    nodes = tuple(leaves(graph.nodes))
+    nodes = tuple(flat_nodes(graph.nodes))
     loss, after = _loss(graph, nodes)
     cuts = (("forward", 0, loss), ("loss", loss, after), ("backward", after, len(nodes)))
     phases = tuple(Span(a, b, name) for name, a, b in cuts if b > a)
@@ -70,7 +70,7 @@ def _batch_timeline(pkg: Build) -> Timeline:
     the number of their loop in front."""
     batch = pkg.source.batch
     assert batch is not None
-    flat = tuple(leaves(pkg.graph.nodes))
+    flat = tuple(flat_nodes(pkg.graph.nodes))
     loss, _ = _loss(pkg.graph, flat)
     nodes: list[Node | None] = []
     marks: list[str] = []
@@ -79,7 +79,7 @@ def _batch_timeline(pkg: Build) -> Timeline:
     for q, phase in enumerate(batch.phases):
         nodes += [None] * (phase.first - len(nodes))
         marks += [""] * (phase.first - len(marks))
-        nodes += leaves(phase.graph.nodes)
+        nodes += flat_nodes(phase.graph.nodes)
         marks += [f"{q}:"] * (len(nodes) - len(marks))
         loops += _loops(phase.graph, phase.first)
         last = q + 1 == len(batch.phases)

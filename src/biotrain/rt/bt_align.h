@@ -4,10 +4,10 @@
  * TBME 67(2), 2020). No label is looked at; afterwards the channels of every session have unit
  * variance and no correlation, so that a network meets a new wearer where it met the others.
  *
- *     static double room[BT_ALIGN_ROOM(8)];
+ *     static double workspace[BT_ALIGN_WORKSPACE(8)];
  *     static float matrix[BT_ALIGN_MATRIX(8)];
  *     bt_align a;
- *     bt_align_begin(&a, 8, room, matrix);
+ *     bt_align_begin(&a, 8, workspace, matrix);
  *     bt_align_add(&a, x, times);               for every window of the session
  *     bt_align_solve(&a);
  *     bt_align_apply(&a, x, times);             in place, before bt_adabn, training, prediction
@@ -25,7 +25,7 @@
 #include "bt_status.h"
 
 /* Doubles that an alignment of so many channels needs until it is solved: sums and eigenvectors. */
-#define BT_ALIGN_ROOM(channels) (2 * (channels) * (channels))
+#define BT_ALIGN_WORKSPACE(channels) (2 * (channels) * (channels))
 /* Floats that it needs as long as it is applied: the matrix and a column. */
 #define BT_ALIGN_MATRIX(channels) ((channels) * (channels) + (channels))
 
@@ -43,15 +43,15 @@ typedef struct bt_align {
   float *column; /* channels */
 } bt_align;
 
-/* Start a session, in arrays of BT_ALIGN_ROOM and BT_ALIGN_MATRIX elements. */
-static inline void bt_align_begin(bt_align *a, int channels, double *room, float *matrix)
+/* Start a session, in arrays of BT_ALIGN_WORKSPACE and BT_ALIGN_MATRIX elements. */
+static inline void bt_align_begin(bt_align *a, int channels, double *workspace, float *matrix)
 {
   const int n = channels * channels;
   a->channels = channels;
   a->windows = 0;
   a->samples = 0.0;
-  a->sum = room;
-  a->vectors = room + n;
+  a->sum = workspace;
+  a->vectors = workspace + n;
   a->matrix = matrix;
   a->column = matrix + n;
   for (int i = 0; i < n; i++) {

@@ -5,8 +5,9 @@
  * What is asked of the flash: erasing sets all bits of a page; programming only clears bits; a unit
  * is programmed at most once between two erasures (so flash with error correction will do), its
  * data in RAM on a word boundary, and never across an address that 64 divides. A power cut may
- * leave the unit or the page that it hits with any content. A unit that cannot be read is a false
- * from `read`.
+ * leave the unit or the page that it hits with any content: a page may be erased in any order. A
+ * unit that cannot be read is a false from `read`. A false from `erase` or `program` says that the
+ * place is worn out, and the store goes on without it: what a second try mends is the driver's.
  */
 #ifndef BT_FLASH_H
 #define BT_FLASH_H
@@ -70,6 +71,19 @@ static inline bool bt_flash_blank(const bt_flash *f, uint32_t address, uint32_t 
   return true;
 }
 
+/* Does flash hold these bytes? */
+static inline bool bt_flash_holds(const bt_flash *f, uint32_t address, const uint8_t *data,
+                                  uint32_t bytes)
+{
+  uint8_t there[BT_FLASH_CHUNK];
+  if (!f->read(f->context, address, there, bytes))
+    return false;
+  for (uint32_t i = 0; i < bytes; i++)
+    if (there[i] != data[i])
+      return false;
+  return true;
+}
+
 /* Clears one unit: a mark that what stands before it no longer counts. Any cleared bit makes the
  * mark, so a power cut leaves it made or not made. */
 static inline bool bt_flash_mark(const bt_flash *f, uint32_t address)
@@ -115,6 +129,15 @@ static inline bool bt_flash_finish(bt_flash_writer *w)
     if (!bt_flash_write(w, &ones, 1))
       return false;
   return w->filled == 0u || w->flash->program(w->flash->context, w->address, w->words, w->filled);
+}
+
+/* Programs up to BT_FLASH_CHUNK bytes, and looks whether flash then holds them. */
+static inline bool bt_flash_put(const bt_flash *f, uint32_t address, const uint8_t *data,
+                                uint32_t bytes)
+{
+  bt_flash_writer w = bt_flash_write_at(f, address);
+  return bt_flash_write(&w, data, bytes) && bt_flash_finish(&w) &&
+         bt_flash_holds(f, address, data, bytes);
 }
 
 #endif

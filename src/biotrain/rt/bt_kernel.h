@@ -199,12 +199,15 @@ BT_KERNEL int bt_leaf_end(int t, int end) { return bt_min((t / BT_LEAF + 1) * BT
 #define BT_UNROLLED_FOUR for (int j = 0; j < 4; j++)
 #endif
 
-/* Before a loop over elements that takes cycles enough for four copies of its body. clang, which is
- * told to unroll no other loop of a board's firmware, needs to be told; gcc decides for itself. */
+/* Before a loop over elements or terms that takes cycles enough for four or eight copies of its body.
+ * clang, which is told to unroll no other loop of a board's firmware, needs to be told; gcc decides
+ * for itself. */
 #if BT_SCALAR_TILES && defined(__clang__) && !defined(__OPTIMIZE_SIZE__)
 #define BT_UNROLL_BY_FOUR _Pragma("GCC unroll 4")
+#define BT_UNROLL_BY_EIGHT _Pragma("GCC unroll 8")
 #else
 #define BT_UNROLL_BY_FOUR
+#define BT_UNROLL_BY_EIGHT
 #endif
 
 BT_KERNEL float bt_fold(float lane[BT_LANES])

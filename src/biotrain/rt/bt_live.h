@@ -73,10 +73,11 @@ typedef struct bt_live_counters {
   uint32_t stored;       /* labelled windows */
   uint32_t unstored;     /* labelled windows that flash refused, or found no space */
   uint32_t corrupt;      /* stored windows that could not be read: left out */
+  uint32_t worn;         /* slots of the store that flash no longer serves */
   uint32_t trained;      /* windows */
   uint32_t steps;        /* of the optimizer */
   uint32_t losses;       /* windows left out: loss not finite */
-  uint32_t gradients;    /* groups dropped: NaN or infinity in a gradient */
+  uint32_t gradients;    /* groups dropped: NaN or infinity in gradients or new weights */
   uint32_t checkpoints;  /* written: sessions and work */
   uint32_t failures;     /* checkpoints that flash refused */
   uint32_t calibrations; /* begun, or resumed by bt_live_start */
@@ -198,6 +199,9 @@ typedef struct bt_live {
 bt_status bt_live_start(bt_live *l, const bt_flash *flash);
 /* One sample of every channel. From an interrupt, or from wherever samples come. */
 void bt_live_push(bt_live *l, const bt_raw frame[BT_LIVE_CHANS], int32_t label);
+/* Samples are missing before the next frame (a radio lost packages, a counter skipped): the front
+ * end and the window begin anew with it. From where bt_live_push is called. */
+void bt_live_gap(bt_live *l);
 /* Works for about max_cycles, longer only where a slice is longer (BT_LIVE_LONGEST) or flash takes
  * its time; returns after an event. */
 bt_live_event bt_live_work(bt_live *l, uint32_t max_cycles);
@@ -206,7 +210,8 @@ bt_live_event bt_live_work(bt_live *l, uint32_t max_cycles);
 bt_status bt_live_calibrate(bt_live *l);
 /* Ends a calibration under way; the weights before it are restored. */
 bt_status bt_live_cancel(bt_live *l);
-/* To the session before the newest; to the factory's weights. Both end a calibration under way. */
+/* To the session before the newest; to the factory's weights, and no others are left in flash (the
+ * stored windows are: bt_live_forget). Both end a calibration under way. */
 bt_status bt_live_back(bt_live *l);
 bt_status bt_live_factory(bt_live *l);
 /* Forgets the stored windows. */

@@ -17,7 +17,6 @@ uint32_t bt_live_freeze(bt_live *l);
 void bt_live_onward(bt_live *l);
 /* Largest probability of the logits; *loss: minus the logarithm of that of `label`. */
 float bt_live_softmax(const float *logits, int32_t label, int32_t *best, float *loss);
-bool bt_live_finite(const float *logits);
 
 /* live_sessions.c */
 

@@ -7,9 +7,9 @@
  * ... are straight-line code of adds, multiplies, one division and integer work on the bits, with
  * no table, no libm and no branch, so a compiler may vectorise a loop and the bits stay.
  *
- * Build with -std=c99 (gcc then never contracts a*b+c; with -std=gnuXX add -ffp-contract=off and
- * -DBT_NO_CONTRACTION) and with -fno-math-errno (sqrt becomes one instruction; clang for RV32 needs
- * it for fmaf too).
+ * Build with any standard from C99 on and with -fno-math-errno (sqrt becomes one instruction; clang
+ * for RV32 needs it for fmaf too). gcc never contracts a*b+c with -std=cXX; with -std=gnuXX a pragma
+ * below forbids it, which -ffp-contract=off -DBT_NO_CONTRACTION makes needless.
  *
  * Largest error of each function over all 2^32 arguments (cospi and rsqrt: one period), in ulp of
  * the result (subnormal results in their own ulp), against double precision:
@@ -39,7 +39,8 @@
 #if defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__
 #error "BioTrain handles NaN and infinity: build without -ffinite-math-only"
 #endif
-#if defined(__FLT_EVAL_METHOD__) && __FLT_EVAL_METHOD__ != 0
+#if defined(__FLT_EVAL_METHOD__) && __FLT_EVAL_METHOD__ != 0 && \
+    __FLT_EVAL_METHOD__ != 16 /* 16: half precision stays half, float is float as with 0 */
 #error "BioTrain needs float arithmetic in float: on 32-bit x86 build with -msse2 -mfpmath=sse"
 #endif
 
@@ -49,7 +50,7 @@
 #endif
 
 #if BT_FUSED && !defined(__FP_FAST_FMAF) && !defined(__FMA__) && !defined(__ARM_FEATURE_FMA) && \
-    !defined(__riscv_flen)
+    !defined(__riscv_flen) && !defined(__riscv_zfinx)
 #error \
     "BT_FUSED=1 needs a fused multiply-add in hardware (x86: -mfma or -march=native); else BT_FUSED=0"
 #endif
@@ -57,7 +58,8 @@
 #ifdef __clang__
 #pragma STDC FP_CONTRACT OFF
 #elif defined(__GNUC__) && !defined(__STRICT_ANSI__) && !defined(BT_NO_CONTRACTION)
-#error "gcc may fuse a*b+c here: build with -std=c99, or with -ffp-contract=off -DBT_NO_CONTRACTION"
+/* With -std=gnuXX, gcc fuses a*b+c unless it is told not to: for what follows, this tells it. */
+#pragma GCC optimize("fp-contract=off")
 #endif
 
 /* BT_KERNEL: always inlined, so that constant dimensions specialise the body at every call.

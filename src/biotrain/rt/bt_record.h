@@ -8,16 +8,18 @@
 #include "bt_flash.h"
 
 #ifndef BT_STORE_SLOTS
-#define BT_STORE_SLOTS 512 /* most slots: an eighth of a byte of RAM each; a multiple of 32 */
+#define BT_STORE_SLOTS 512 /* most slots: a quarter of a byte of RAM each; a multiple of 32 */
 #endif
 #ifndef BT_STORE_CLASSES
 #define BT_STORE_CLASSES 16 /* most classes: 4 bytes of RAM each */
 #endif
 
 #define BT_STORE_NONE 0xffffffffu
-#define BT_STORE_HEADER_BYTES 16u
+#define BT_STORE_HEADER_BYTES 16u  /* of one of the two copies */
+#define BT_STORE_NOTES 2u          /* a power cut may tear one */
+#define BT_STORE_NOTE_BYTES 12u
 #define BT_STORE_HEAD_BYTES 20u
-#define BT_STORE_BLOCK 0x31425442u /* "BTB1" */
+#define BT_STORE_BLOCK 0x32425442u /* "BTB2" */
 #define BT_STORE_NEW 0x5742u       /* "BW": a window as it came in */
 #define BT_STORE_COPY 0x4342u      /* "BC": a copy from a block that is to be erased */
 
@@ -30,6 +32,7 @@ typedef struct bt_store {
   uint32_t blocks;
   uint32_t per_block; /* slots */
   uint32_t slot_bytes;
+  uint32_t enough;    /* good slots that a block must have to be filled */
   uint32_t capacity;  /* windows */
   uint32_t count;     /* windows now */
   uint32_t number;    /* of the next window */
@@ -37,8 +40,10 @@ typedef struct bt_store {
   uint32_t erasures;  /* of the most erased block */
   uint32_t open;      /* the block that is being filled, or BT_STORE_NONE */
   uint32_t next;      /* its next slot */
+  uint32_t worn;      /* slots that flash no longer serves, found since the store was mounted */
   uint32_t by_class[BT_STORE_CLASSES]; /* windows */
   uint32_t live[BT_STORE_SLOTS / 32]; /* one bit per slot: holds a window that counts */
+  uint32_t dead[BT_STORE_SLOTS / 32]; /* one bit per slot: counted in `worn` */
 } bt_store;
 
 typedef struct bt_store_head {
@@ -47,20 +52,29 @@ typedef struct bt_store_head {
 
 /* ---- where things are ---- */
 
-/* The header, and a unit that says that the block is being erased. */
-static inline uint32_t bt_store_header_bytes(const bt_store *s)
-{
-  return bt_flash_up(s->flash, BT_STORE_HEADER_BYTES) + bt_flash_unit(s->flash);
-}
-
 static inline uint32_t bt_store_block_at(const bt_store *s, uint32_t block)
 {
   return s->first_page * s->flash->page_bytes + block * s->block_bytes;
 }
 
-static inline uint32_t bt_store_erasing_at(const bt_store *s, uint32_t block)
+/* Behind both copies of the header: a unit that is programmed where the block counts no longer. */
+static inline uint32_t bt_store_dead_at(const bt_store *s, uint32_t block)
 {
-  return bt_store_block_at(s, block) + bt_flash_up(s->flash, BT_STORE_HEADER_BYTES);
+  return bt_store_block_at(s, block) + bt_flash_up(s->flash, 2u * BT_STORE_HEADER_BYTES);
+}
+
+/* And the notes, `which` counts those of all blocks: another block, and its erasures at which it
+ * counts no longer. */
+static inline uint32_t bt_store_note_at(const bt_store *s, uint32_t which)
+{
+  return bt_store_dead_at(s, which / BT_STORE_NOTES) + bt_flash_unit(s->flash) +
+         which % BT_STORE_NOTES * bt_flash_up(s->flash, BT_STORE_NOTE_BYTES);
+}
+
+static inline uint32_t bt_store_header_bytes(const bt_store *s)
+{
+  return bt_flash_up(s->flash, 2u * BT_STORE_HEADER_BYTES) + bt_flash_unit(s->flash) +
+         BT_STORE_NOTES * bt_flash_up(s->flash, BT_STORE_NOTE_BYTES);
 }
 
 static inline uint32_t bt_store_slot_at(const bt_store *s, uint32_t slot)
@@ -77,6 +91,11 @@ static inline uint32_t bt_store_mark_at(const bt_store *s, uint32_t slot)
 static inline bool bt_store_is_live(const bt_store *s, uint32_t slot)
 {
   return slot < s->blocks * s->per_block && (s->live[slot / 32u] >> slot % 32u & 1u) != 0u;
+}
+
+static inline bool bt_store_is_bad(const bt_store *s, uint32_t slot)
+{
+  return (s->dead[slot / 32u] >> slot % 32u & 1u) != 0u;
 }
 
 static inline uint32_t bt_store_live_in(const bt_store *s, uint32_t block)
@@ -167,7 +186,8 @@ static inline bt_status bt_store_drop(bt_store *s, uint32_t slot)
 }
 
 /* Writes a window into the next slot of the open block, from RAM (x) or, where x is NULL, from slot
- * `from`; it counts if flash then holds it. */
+ * `from`; it counts if flash then holds it. BT_ERR_STORE_FLASH: it does not;
+ * BT_ERR_STORE_CORRUPT: `from` cannot be read. */
 static inline bt_status bt_store_write(bt_store *s, const bt_store_head *h, const int16_t *x,
                                        uint32_t from)
 {
@@ -193,7 +213,7 @@ static inline bt_status bt_store_write(bt_store *s, const bt_store_head *h, cons
       data = x + done / 2u;
     else if (!s->flash->read(s->flash->context,
                              bt_store_slot_at(s, from) + BT_STORE_HEAD_BYTES + done, words, n))
-      return BT_ERR_STORE_FLASH;
+      return BT_ERR_STORE_CORRUPT;
     crc = bt_crc32(crc, data, n);
     if (!bt_flash_write(&w, data, n))
       return BT_ERR_STORE_FLASH;
@@ -206,7 +226,8 @@ static inline bt_status bt_store_write(bt_store *s, const bt_store_head *h, cons
       return BT_ERR_STORE_FLASH;
   bt_store_u32(raw, crc);
   if (!bt_flash_write(&w, raw, 4) || !bt_flash_finish(&w) || !bt_store_valid(s, slot, &written) ||
-      written.serial != h->serial)
+      written.serial != h->serial ||
+      !bt_flash_blank(s->flash, bt_store_mark_at(s, slot), bt_flash_unit(s->flash)))
     return BT_ERR_STORE_FLASH;
   s->serial = h->serial + 1u;
   bt_store_count(s, slot, &written);

@@ -3,9 +3,12 @@
  * Two checkpoint slots in flash: save to the older, load the newest, go back, return to the
  * factory.
  *
- * A slot is a run of whole pages: a checkpoint (bt_checkpoint.h) from its first byte on, and in its
- * last unit a mark that is made when the checkpoint is withdrawn. A power cut at any byte of a save
- * leaves the other slot, of a withdrawal the state before or after it. Nothing is kept in RAM.
+ * A slot is a run of whole pages: a checkpoint (bt_checkpoint.h) from its first byte on, and a last
+ * unit for a mark. A checkpoint is withdrawn by erasing its first page, whatever part of it a power
+ * cut leaves erased: erasing can end a checkpoint and never make one. So nothing that was withdrawn
+ * comes back. Only where a page refuses to be erased the mark withdraws instead. A power cut at any
+ * byte of a save leaves the other slot, of a withdrawal the state before or after it. Nothing is
+ * kept in RAM.
  */
 #ifndef BT_SLOTS_H
 #define BT_SLOTS_H
@@ -28,9 +31,14 @@ static inline uint32_t bt_slots_bytes(const bt_slots *s)
   return s->pages / 2u * s->flash->page_bytes;
 }
 
+static inline uint32_t bt_slots_page(const bt_slots *s, bt_slot slot)
+{
+  return s->first_page + (slot == BT_SLOT_B ? s->pages / 2u : 0u);
+}
+
 static inline uint32_t bt_slots_address(const bt_slots *s, bt_slot slot)
 {
-  return s->first_page * s->flash->page_bytes + (slot == BT_SLOT_B ? bt_slots_bytes(s) : 0u);
+  return bt_slots_page(s, slot) * s->flash->page_bytes;
 }
 
 static inline uint32_t bt_slots_mark(const bt_slots *s, bt_slot slot)
@@ -46,6 +54,18 @@ static inline bt_status bt_slots_fit(const bt_slots *s)
   const uint32_t unit = bt_flash_unit(s->flash);
   const size_t bytes = bt_checkpoint_bytes(s->segments, s->count);
   return bytes + 2u * unit <= bt_slots_bytes(s) ? BT_OK : BT_ERR_CHECKPOINT_SHORT;
+}
+
+/* Erases the first pages of a slot, from its header on, and reads them back; stops at one that is worn
+ * out, for the mark that withdraws what is in it stands behind it. */
+static inline bool bt_slots_erase(const bt_slots *s, bt_slot slot, uint32_t pages)
+{
+  const uint32_t page = bt_slots_page(s, slot), bytes = s->flash->page_bytes;
+  for (uint32_t i = 0; i < pages; i++)
+    if (!bt_flash_erase(s->flash, page + i, 1) ||
+        !bt_flash_blank(s->flash, (page + i) * bytes, bytes))
+      return false;
+  return true;
 }
 
 /* CRC of the checkpoint's first `bytes`; false: flash cannot be read. */
@@ -111,25 +131,30 @@ static inline bool bt_slots_sink(void *context, size_t offset, const void *data,
   return bt_flash_write((bt_flash_writer *)context, data, count);
 }
 
-/* Writes the state to the slot that does not hold the newest checkpoint: BT_OK,
- * BT_ERR_CHECKPOINT_SHORT, or BT_ERR_CHECKPOINT_WRITE where flash does not hold it then (the newest
- * before is still there). The state must not change meanwhile. */
+static inline bool bt_slots_write(const bt_slots *s, bt_slot slot, uint32_t sequence)
+{
+  uint32_t written;
+  if (!bt_slots_erase(s, slot, s->pages / 2u))
+    return false;
+  bt_flash_writer w = bt_flash_write_at(s->flash, bt_slots_address(s, slot));
+  return bt_checkpoint_stream(bt_slots_sink, &w, s->segments, s->count, s->fingerprint, sequence) ==
+             BT_OK &&
+         bt_flash_finish(&w) && bt_slots_check(s, slot, &written) == BT_OK;
+}
+
+/* Writes the state to the slot that does not hold the newest checkpoint (to B where there is none and
+ * A is worn out): BT_OK, BT_ERR_CHECKPOINT_SHORT, or BT_ERR_CHECKPOINT_WRITE where flash does not
+ * hold it then (the newest before is still there). The state must not change meanwhile. */
 static inline bt_status bt_slots_save(const bt_slots *s)
 {
-  uint32_t sequence, written;
+  uint32_t sequence;
   if (bt_slots_fit(s) != BT_OK)
     return BT_ERR_CHECKPOINT_SHORT;
   const bt_slot newest = bt_slots_newest(s, &sequence);
-  const bt_slot slot = newest == BT_SLOT_A ? BT_SLOT_B : BT_SLOT_A;
-  const uint32_t page = s->first_page + (slot == BT_SLOT_B ? s->pages / 2u : 0u);
-  if (!bt_flash_erase(s->flash, page, s->pages / 2u))
-    return BT_ERR_CHECKPOINT_WRITE;
-  bt_flash_writer w = bt_flash_write_at(s->flash, bt_slots_address(s, slot));
-  const bt_status status =
-      bt_checkpoint_stream(bt_slots_sink, &w, s->segments, s->count, s->fingerprint, sequence + 1u);
-  if (status != BT_OK || !bt_flash_finish(&w))
-    return BT_ERR_CHECKPOINT_WRITE;
-  return bt_slots_check(s, slot, &written) == BT_OK ? BT_OK : BT_ERR_CHECKPOINT_WRITE;
+  if (bt_slots_write(s, newest == BT_SLOT_A ? BT_SLOT_B : BT_SLOT_A, sequence + 1u) ||
+      (newest == BT_SLOT_NONE && bt_slots_write(s, BT_SLOT_B, sequence + 1u)))
+    return BT_OK;
+  return BT_ERR_CHECKPOINT_WRITE;
 }
 
 /* ---- a save in slices ----
@@ -189,8 +214,11 @@ static inline bt_status bt_slots_more(bt_slots_save_state *w)
   const size_t payload = bt_checkpoint_payload_bytes(s->segments, s->count);
   const uint32_t end = BT_CHECKPOINT_HEADER_BYTES + (uint32_t)payload;
   if (w->erased < pages) {
-    const uint32_t first = s->first_page + (w->slot == (int32_t)BT_SLOT_B ? pages : 0u);
-    return bt_flash_erase(s->flash, first + w->erased++, 1) ? BT_MORE : BT_ERR_CHECKPOINT_WRITE;
+    const uint32_t page = bt_slots_page(s, (bt_slot)w->slot) + w->erased++;
+    return bt_flash_erase(s->flash, page, 1) &&
+                   bt_flash_blank(s->flash, page * s->flash->page_bytes, s->flash->page_bytes)
+               ? BT_MORE
+               : BT_ERR_CHECKPOINT_WRITE;
   }
   if (!w->header) {
     uint8_t header[BT_CHECKPOINT_HEADER_BYTES] = {'B', 'T', 'C', 'K'};
@@ -255,10 +283,16 @@ static inline bt_status bt_slots_load(const bt_slots *s)
   return BT_OK;
 }
 
+/* Withdraws the checkpoint of a slot. */
 static inline bt_status bt_slots_withdraw(const bt_slots *s, bt_slot slot)
 {
-  const bool done = bt_flash_mark(s->flash, bt_slots_mark(s, slot));
-  return done ? BT_OK : BT_ERR_CHECKPOINT_WRITE;
+  uint32_t sequence;
+  if (bt_slots_erase(s, slot, 1))
+    return BT_OK;
+  return bt_flash_mark(s->flash, bt_slots_mark(s, slot)) &&
+                 bt_slots_check(s, slot, &sequence) != BT_OK
+             ? BT_OK
+             : BT_ERR_CHECKPOINT_WRITE;
 }
 
 /* Withdraws the newest checkpoint, so that the one before it is the newest (load it then): BT_OK,
@@ -271,8 +305,8 @@ static inline bt_status bt_slots_back(const bt_slots *s)
   return bt_slots_withdraw(s, bt_slots_newest(s, &a));
 }
 
-/* Withdraws both, the older first: a power cut in between leaves the newest. Then bt_init. */
-static inline bt_status bt_slots_factory(const bt_slots *s)
+/* Withdraws both, the older first: a power cut in between leaves the newest. */
+static inline bt_status bt_slots_withdraw_both(const bt_slots *s)
 {
   uint32_t sequence;
   const bt_slot newest = bt_slots_newest(s, &sequence);
@@ -282,6 +316,17 @@ static inline bt_status bt_slots_factory(const bt_slots *s)
   if (bt_slots_check(s, older, &sequence) == BT_OK && bt_slots_withdraw(s, older) != BT_OK)
     return BT_ERR_CHECKPOINT_WRITE;
   return bt_slots_withdraw(s, newest);
+}
+
+/* The same, and then all of both slots is erased: flash holds no weights any more. Then bt_init. */
+static inline bt_status bt_slots_factory(const bt_slots *s)
+{
+  bt_status status = bt_slots_withdraw_both(s);
+  for (int slot = BT_SLOT_A; slot <= BT_SLOT_B; slot++)
+    if (!bt_flash_blank(s->flash, bt_slots_address(s, (bt_slot)slot), bt_slots_bytes(s)) &&
+        !bt_slots_erase(s, (bt_slot)slot, s->pages / 2u))
+      status = BT_ERR_CHECKPOINT_WRITE;
+  return status;
 }
 
 #endif

@@ -12,7 +12,7 @@ typedef enum bt_status {
   BT_ERR_INPUT_FLAT,          /* a channel is constant (electrode off?): sample ignored; weights unchanged */
   BT_ERR_LOSS_NONFINITE,      /* loss is NaN or infinite: sample not accumulated; weights unchanged */
   BT_ERR_GRADIENT_NONFINITE,  /* NaN or infinity in a gradient: group dropped; weights unchanged */
-  BT_ERR_GRADIENT_SKIPPED,    /* NaN or infinity in a gradient: its parameter unchanged, others updated */
+  BT_ERR_GRADIENT_SKIPPED,    /* NaN or infinity in a gradient or what it would leave: that parameter unchanged, others updated */
   BT_ERR_GROUP,               /* a group's size is announced late, or is zero; weights unchanged */
   BT_ERR_NO_GRADIENT,         /* step asked with no sample accumulated; weights unchanged */
   BT_ERR_BUSY,                /* a sample in slices is not finished: call refused; weights unchanged */
@@ -30,6 +30,7 @@ typedef enum bt_status {
   BT_ERR_LIVE_FEW,            /* too few stored windows for a calibration; weights unchanged */
   BT_ERR_STATISTICS,          /* the statistics of the windows overflow; those of before stay */
   BT_ERR_RATE,                /* learning rate not finite, negative or too large; weights unchanged */
+  BT_ERR_WEIGHT_NONFINITE,    /* the step would leave NaN or infinity: group dropped; weights unchanged */
   BT_STATUS_COUNT             /* how many there are; never returned */
 } bt_status;
 
@@ -61,6 +62,7 @@ static inline const char *bt_status_text(bt_status status)
   case BT_ERR_LIVE_FEW: return "too few stored windows for a calibration";
   case BT_ERR_STATISTICS: return "the statistics of the windows overflow: those of before stay";
   case BT_ERR_RATE: return "the learning rate is not finite, negative or above 1e10";
+  case BT_ERR_WEIGHT_NONFINITE: return "NaN or infinity in the weights after this step: not done";
   case BT_STATUS_COUNT: break;
   }
   return "unknown status";

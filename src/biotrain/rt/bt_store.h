@@ -5,7 +5,8 @@
  * The region is cut into blocks of whole pages, each with `per_block` slots for one window; the
  * block size is that at which most windows fit. One block is filled at a time.
  *
- *   block   header (magic, window size, erasures, CRC-32), a unit for the mark "erasing", the slots
+ *   block   header (magic, window size, erasures, CRC-32) twice, a unit for the mark "dead", two
+ *           notes (block, erasures, CRC-32), the slots
  *   slot    head | samples | CRC-32 of both, in the last word | a unit for the mark "dropped"
  *   head    magic with kind, label, number (age), serial (order of writing), what it takes the
  *           place of (slot, serial)
@@ -20,8 +21,15 @@
  * spread even if some windows stay for good.
  *
  * Power cuts: mounting ignores what has no valid CRC (torn records), finishes a replacement that
- * lacks its mark, and undoes an interrupted move: the copies go while the originals count, that is
- * until the mark "erasing".
+ * lacks its mark, and undoes an interrupted move: the copies go while the originals count. Before a
+ * block is erased, another one notes it and how often it was erased: with that many erasures it
+ * counts no longer, whatever a cut erasure leaves of it. Mounting erases what is noted.
+ *
+ * Worn flash: headers, notes and windows are read back. A slot that does not hold what was written, or
+ * is not blank after an erasure, is used no more, and nor is a block whose header fails or which
+ * refuses to be erased (its mark "dead" says so); `worn` counts these slots. The store goes on with the
+ * others: `capacity` falls, and with it the oldest windows of the most frequent classes. Which slots
+ * are worn is found anew after the next mount.
  */
 #ifndef BT_STORE_H
 #define BT_STORE_H
@@ -43,14 +51,8 @@ static inline uint32_t bt_store_layout(bt_store *s, uint32_t pages, uint32_t blo
     s->blocks = BT_STORE_SLOTS;
   if (s->per_block > BT_STORE_SLOTS / s->blocks)
     s->per_block = BT_STORE_SLOTS / s->blocks;
-  if (s->per_block == 0u || s->blocks < 2u)
-    return s->capacity = 0;
-    /* One block stays empty. Dropped windows leave gaps; slots to spare let them gather before a
-     * block is moved: with a sixteenth and half a block, up to 4 windows are written for one that
-     * comes. */
-  const uint32_t slots = s->blocks * s->per_block;
-  const uint32_t spare = s->per_block > 1u ? slots / 16u + s->per_block / 2u : 0u;
-  return s->capacity = slots - s->per_block - spare;
+  s->enough = s->per_block;
+  return s->capacity = s->per_block == 0u ? 0u : bt_store_holds(s->blocks, s->per_block);
 }
 
 /* Finds the windows of a block, and whether it is the one that was being filled. */
@@ -60,6 +62,10 @@ static inline void bt_store_scan(bt_store *s, uint32_t block)
   if (!bt_store_formatted(s, block, &erasures))
     return;
   s->erasures = erasures > s->erasures ? erasures : s->erasures;
+  if (bt_store_noted(s, block) > erasures) { /* its erasure was cut short */
+    (void)bt_store_format(s, block);
+    return;
+  }
   for (uint32_t i = 0; i < s->per_block; i++) {
     const uint32_t slot = block * s->per_block + i;
     bt_store_head h;
@@ -82,8 +88,9 @@ static inline void bt_store_scan(bt_store *s, uint32_t block)
   }
 }
 
-/* Settles what a power cut left half done: true where something was changed, then call it again. */
-static inline bool bt_store_settle(bt_store *s, bt_status *status)
+/* Settles what a power cut left half done: true where something was changed, then call it again. What
+ * flash refuses here does not count in RAM all the same. */
+static inline bool bt_store_settle(bt_store *s)
 {
   for (uint32_t slot = 0; slot < s->blocks * s->per_block; slot++) {
     bt_store_head h, old;
@@ -93,7 +100,7 @@ static inline bool bt_store_settle(bt_store *s, bt_status *status)
         !bt_store_read_head(s, h.old_slot, &old, &crc) || old.serial != h.old_serial)
       continue;
     if (h.kind == BT_STORE_NEW) {
-      *status = bt_store_drop(s, h.old_slot);
+      (void)bt_store_drop(s, h.old_slot);
       return true;
     }
     /* Twice the same window: the copies go, unless flash refused the erasure of the originals
@@ -111,7 +118,7 @@ static inline bool bt_store_settle(bt_store *s, bt_status *status)
     const uint32_t block = complete ? originals : copies;
     if (block == s->open)
       s->open = BT_STORE_NONE;
-    *status = bt_store_format(s, block);
+    (void)bt_store_format(s, block);
     return true;
   }
   return false;
@@ -121,7 +128,7 @@ static inline bool bt_store_settle(bt_store *s, bt_status *status)
  * Opens the store in `pages` pages of flash from first_page on, for windows of so many int16 and
  * labels 0 .. classes-1. Flash that holds anything else is an empty store, and is erased block by
  * block as it is filled. BT_OK, BT_ERR_STORE_SPACE, BT_ERR_LABEL (too many classes),
- * BT_ERR_STORE_FLASH.
+ * BT_ERR_STORE_FLASH (fewer than two blocks work: what can be read is there).
  */
 static inline bt_status bt_store_mount(bt_store *s, const bt_flash *flash, uint32_t first_page,
                                        uint32_t pages, uint32_t samples, uint32_t classes)
@@ -152,38 +159,37 @@ static inline bt_status bt_store_mount(bt_store *s, const bt_flash *flash, uint3
 
   for (uint32_t block = 0; block < s->blocks; block++)
     bt_store_scan(s, block);
-  bt_status status = BT_OK;
-  while (status == BT_OK && bt_store_settle(s, &status)) {
+  while (bt_store_settle(s)) {
   }
-  while (status == BT_OK && s->count > s->capacity) { /* damage only */
-    bt_store_head h = {0};
-    status = bt_store_drop(s, bt_store_surplus(s, BT_STORE_NONE, &h));
-  }
-  return status;
+  bt_store_evict(s, BT_STORE_NONE);
+  return s->capacity > 0u ? BT_OK : BT_ERR_STORE_FLASH;
 }
 
 /* ---- what a program calls ---- */
 
-/* Stores a window: BT_OK; BT_ERR_LABEL; BT_ERR_STORE_FLASH: not stored, the others are as they were
- * (calling again tries the next slot). */
+/* Stores a window: BT_OK (flash holds it); BT_ERR_LABEL; BT_ERR_STORE_FLASH: not stored, for fewer than
+ * two blocks of the flash work. */
 static inline bt_status bt_store_append(bt_store *s, const int16_t *x, int32_t label)
 {
-  bt_store_head h = {BT_STORE_NEW, (uint32_t)label, 0, 0, BT_STORE_NONE, BT_STORE_NONE};
-  bt_store_head old = {0};
+  bt_store_head h, old = {0};
+  bt_status status;
   if (label < 0 || (uint32_t)label >= s->classes)
     return BT_ERR_LABEL;
-  bt_status status = bt_store_room(s);
-  if (status != BT_OK)
-    return status;
-  if (s->count >= s->capacity) {
-    h.old_slot = bt_store_surplus(s, h.label, &old);
-    h.old_serial = old.serial;
-  }
-  h.number = s->number;
-  h.serial = s->serial;
-  status = bt_store_write(s, &h, x, 0);
-  if (status != BT_OK)
-    return status;
+  do {
+    status = bt_store_room(s);
+    if (status != BT_OK)
+      return status;
+    const bt_store_head fresh = {BT_STORE_NEW, (uint32_t)label, s->number,
+                                 s->serial, BT_STORE_NONE, BT_STORE_NONE};
+    h = fresh;
+    if (s->count >= s->capacity) {
+      h.old_slot = bt_store_surplus(s, h.label, &old);
+      h.old_serial = old.serial;
+    }
+    status = bt_store_write(s, &h, x, 0);
+    if (status != BT_OK)
+      bt_store_spoil(s, s->open * s->per_block + s->next - 1u);
+  } while (status != BT_OK);
   s->number++;
   if (h.old_slot != BT_STORE_NONE)
     (void)bt_store_drop(s, h.old_slot); /* without its mark, the next mount drops it */
@@ -282,24 +288,28 @@ static inline bool bt_store_has_room(const bt_store *s)
   if (s->open != BT_STORE_NONE && s->next < s->per_block)
     return true;
   const uint32_t block = bt_store_least(s, BT_STORE_NONE, false);
-  if (bt_store_live_in(s, block) > 0u || bt_store_live_in(s, bt_store_least(s, block, false)) > 0u)
+  const uint32_t other = block == BT_STORE_NONE ? block : bt_store_least(s, block, false);
+  if (other == BT_STORE_NONE || bt_store_live_in(s, block) > 0u || bt_store_live_in(s, other) > 0u)
     return false; /* the last empty block is opened by moving windows */
   (void)bt_store_formatted(s, block, &erasures);
   (void)bt_store_formatted(s, bt_store_least(s, block, true), &lowest);
   return lowest + BT_STORE_LAG > erasures + 1u;
 }
 
-/* Forgets all windows. A power cut leaves some of them. */
+/* Forgets all windows: every block that holds anything is erased, dropped windows too. A power cut
+ * leaves some of them. BT_ERR_STORE_FLASH: flash refused to erase a block; its windows count no longer,
+ * but bits of them are there. */
 static inline bt_status bt_store_clear(bt_store *s)
 {
+  bt_status status = BT_OK;
   s->open = BT_STORE_NONE;
-  for (uint32_t block = 0; block < s->blocks; block++)
-    if (bt_store_live_in(s, block) > 0u) {
-      const bt_status status = bt_store_format(s, block);
-      if (status != BT_OK)
-        return status;
-    }
-  return BT_OK;
+  for (uint32_t block = 0; block < s->blocks; block++) {
+    const uint32_t at = bt_store_block_at(s, block) + bt_store_header_bytes(s);
+    if (!bt_flash_blank(s->flash, at, s->per_block * s->slot_bytes) &&
+        bt_store_format(s, block) != BT_OK)
+      status = BT_ERR_STORE_FLASH;
+  }
+  return status;
 }
 
 #endif

@@ -41,6 +41,11 @@ void bt_live_push(bt_live *l, const bt_raw frame[BT_LIVE_CHANS], int32_t label)
   l->pushed++;
 }
 
+void bt_live_gap(bt_live *l)
+{
+  l->gap = 1;
+}
+
 static void bt_live_begin(bt_live *l)
 {
   l->frames = l->same = 0;
@@ -196,9 +201,9 @@ static bt_live_event bt_live_predict(bt_live *l, uint32_t *left)
   if (status == BT_MORE)
     return BT_LIVE_IDLE;
   l->due = 0;
-  if (status != BT_OK || !bt_live_finite(l->logits)) {
+  if (status != BT_OK) {
     l->counters.nonfinite++;
-    l->status = (uint32_t)(status != BT_OK ? status : BT_ERR_OUTPUT_NONFINITE);
+    l->status = (uint32_t)status;
     return BT_LIVE_REFUSED;
   }
   l->storing = l->label >= 0 ? 1 : 0;
@@ -218,6 +223,7 @@ static bt_live_event bt_live_store(bt_live *l)
       bt_live_unread(l);
     bt_live_window(l, bt_predict_window(&l->model));
     status = bt_store_append(&l->store, bt_predict_window(&l->model), l->label);
+    l->counters.worn = l->store.worn;
   }
   l->counters.stored += status == BT_OK ? 1u : 0u;
   l->counters.unstored += status == BT_OK ? 0u : 1u;
@@ -247,6 +253,7 @@ bt_status bt_live_start(bt_live *l, const bt_flash *flash)
                                           BT_LIVE_STORE_PAGES, BT_LIVE_CHANS * BT_INPUT_TIMES,
                                           BT_OUTPUTS);
   l->store_ok = status == BT_OK;
+  l->counters.worn = l->store.worn;
   bt_live_reload(l);
   bt_live_resume(l);
   return status;

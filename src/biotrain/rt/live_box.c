@@ -12,6 +12,7 @@ typedef enum bt_box_command {
   BOX_START, /* power comes */
   BOX_PLAY,  /* count frames; each is pushed, then there are `cycles` to work; events */
   BOX_PUSH,  /* count frames */
+  BOX_GAP,   /* samples are missing before the next frame */
   BOX_WORK,  /* cycles; one event */
   BOX_CALIBRATE,
   BOX_CANCEL,
@@ -107,6 +108,9 @@ void bt_live_do(bt_live_box *box)
   case BOX_PUSH:
     for (box->done = 0; box->done < box->count; box->done++)
       bt_live_push(l, box->frames + (size_t)box->done * BT_LIVE_CHANS, box->labels[box->done]);
+    break;
+  case BOX_GAP:
+    bt_live_gap(l);
     break;
   case BOX_WORK:
     box->result = 0;

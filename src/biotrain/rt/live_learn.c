@@ -160,7 +160,7 @@ static void bt_live_finish(bt_live *l)
   if (!l->kept)
     l->record.limit = r.limit; /* drift does not begin a calibration with the same windows */
   const bt_slots work = bt_live_slots(l, true);
-  (void)bt_slots_factory(&work);
+  (void)bt_slots_withdraw_both(&work);
   l->work = BT_SLOT_NONE;
 }
 
@@ -176,14 +176,6 @@ float bt_live_softmax(const float *logits, int32_t label, int32_t *best, float *
   *best = most;
   *loss = bt_logf(sum) + logits[most] - logits[label];
   return 1.0f / sum;
-}
-
-bool bt_live_finite(const float *logits)
-{
-  for (int i = 0; i < BT_OUTPUTS; i++)
-    if (!bt_isfinite(logits[i]))
-      return false;
-  return true;
 }
 
 /* Predicts one held-back window; true: the cycles are used up. */
@@ -206,7 +198,7 @@ static bool bt_live_evaluate_one(bt_live *l, uint32_t *left)
     return true;
   bt_live_unread(l);
   l->at++;
-  if (status != BT_OK || !bt_live_finite(logits)) {
+  if (status != BT_OK) {
     l->loss += 100.0f; /* instead of infinity: such weights are never the best */
     l->evaluated++;
     return false;
@@ -263,7 +255,8 @@ static bool bt_live_step(bt_live *l, uint32_t *left)
   if (status == BT_MORE)
     return true;
   l->counters.steps += status == BT_OK ? 1u : 0u;
-  l->counters.gradients += status == BT_ERR_GRADIENT_NONFINITE ? 1u : 0u;
+  l->counters.gradients +=
+      status == BT_ERR_GRADIENT_NONFINITE || status == BT_ERR_WEIGHT_NONFINITE ? 1u : 0u;
   if (status != BT_OK)
     l->status = (uint32_t)status;
   if (l->at < l->record.windows) {

@@ -51,7 +51,8 @@ void bt_live_save(bt_live *l, uint32_t task)
   /* Better weights of one calibration replace those that it wrote before: the other slot holds the
    * session before it. */
   const bool replaced = !work && l->good_session == l->record.session && *newest != BT_SLOT_NONE;
-  const int32_t other = *newest == BT_SLOT_A ? BT_SLOT_B : BT_SLOT_A;
+  const bool refused = *newest == BT_SLOT_NONE && l->counters.failures % 2u == 1u;
+  const int32_t other = *newest == BT_SLOT_A || refused ? BT_SLOT_B : BT_SLOT_A;
   const int32_t slot = replaced ? *newest : other;
   const uint32_t sequence = (work ? l->work_sequence : l->good_sequence) + 1u;
   (void)bt_slots_begin(&l->save, &slots, (bt_slot)slot, sequence);
@@ -107,7 +108,7 @@ void bt_live_resume(bt_live *l)
     return;
   }
   bt_live_reload(l); /* the windows are gone, and the calibration with them */
-  (void)bt_slots_factory(&work);
+  (void)bt_slots_withdraw_both(&work);
 }
 
 bt_status bt_live_cancel(bt_live *l)
@@ -118,7 +119,7 @@ bt_status bt_live_cancel(bt_live *l)
   const bool found = l->good_session == l->record.session && l->good != BT_SLOT_NONE;
   bt_status status = found ? bt_slots_withdraw(&slots, (bt_slot)l->good) : BT_OK;
   const bt_slots work = bt_live_slots(l, true);
-  if (bt_slots_factory(&work) != BT_OK)
+  if (bt_slots_withdraw_both(&work) != BT_OK)
     status = BT_ERR_CHECKPOINT_WRITE;
   l->work = BT_SLOT_NONE;
   l->counters.undone++;
@@ -139,10 +140,14 @@ bt_status bt_live_back(bt_live *l)
 
 bt_status bt_live_factory(bt_live *l)
 {
+  /* Work first, and even without a calibration under way: the next start would resume it. */
   bt_status status = bt_live_cancel(l);
-  const bt_slots slots = bt_live_slots(l, false);
-  if (status == BT_OK)
-    status = bt_slots_factory(&slots);
+  for (int work = 1; work >= 0; work--) {
+    const bt_slots slots = bt_live_slots(l, work == 1);
+    const bt_status done = bt_slots_factory(&slots);
+    status = status == BT_OK ? done : status;
+  }
+  l->work = BT_SLOT_NONE;
   bt_live_reload(l);
   return status;
 }

@@ -2,7 +2,7 @@
 /* NOR flash in memory, for trials on this machine and in an emulator; not part of a package. It
  * keeps the rules of bt_flash.h and counts breaches of them, and power goes at the step that is
  * asked for: a programmed byte is a step, an erased page four. What the cut hits is left half
- * done. */
+ * done, a page in whatever order it is erased. */
 #ifndef SIM_FLASH_H
 #define SIM_FLASH_H
 
@@ -24,12 +24,43 @@ typedef struct sim_flash {
   uint32_t off;        /* 1: power has gone */
 } sim_flash;
 
-static inline uint32_t sim_noise(sim_flash *f)
+static inline uint32_t sim_noise(uint32_t *state)
 {
-  f->noise ^= f->noise << 13;
-  f->noise ^= f->noise >> 17;
-  f->noise ^= f->noise << 5;
-  return f->noise;
+  *state ^= *state << 13;
+  *state ^= *state >> 17;
+  *state ^= *state << 5;
+  return *state;
+}
+
+/* What a cut erasure leaves of a page; no flash promises an order. */
+enum {
+  SIM_NONE = 0,
+  SIM_FRONT, /* the first half is erased */
+  SIM_BACK,  /* the second half */
+  SIM_BITS,  /* any bits */
+  SIM_LINES, /* any lines of 32 bytes */
+  SIM_WORDS, /* the words up to a place, or from a place on */
+  SIM_ALL
+};
+
+static inline void sim_erase_part(uint8_t *at, uint32_t bytes, uint32_t part, uint32_t *noise)
+{
+  const bool rest = (sim_noise(noise) & 1u) != 0u, edge = (sim_noise(noise) & 1u) != 0u;
+  uint32_t place = sim_noise(noise) % ((edge ? 16u : bytes / 4u) + 1u) * 4u;
+  if (edge && rest) /* the first words only, or the last: what says what a page is lies there */
+    place = bytes - place;
+  uint32_t line = 0;
+  for (uint32_t i = 0; i < bytes; i++) {
+    const uint8_t bits = (uint8_t)sim_noise(noise);
+    if (i % 32u == 0u)
+      line = sim_noise(noise) & 1u;
+    if (part == SIM_ALL || (part == SIM_FRONT && i < bytes / 2u) ||
+        (part == SIM_BACK && i >= bytes / 2u) || (part == SIM_LINES && line != 0u) ||
+        (part == SIM_WORDS && (i >= place) == rest))
+      at[i] = 0xffu;
+    else if (part == SIM_BITS)
+      at[i] = (uint8_t)(at[i] | bits);
+  }
 }
 
 /* One step; true: power has gone. */
@@ -58,14 +89,13 @@ static inline bool sim_erase(void *context, uint32_t page)
   for (uint32_t step = 0; step < SIM_ERASE_STEPS; step++) {
     if (!sim_goes(f))
       continue;
-    /* Nothing yet; the first half; any bits; all of it. */
-    for (uint32_t i = 0; i < f->page_bytes; i++) {
-      const uint8_t bits = (uint8_t)sim_noise(f);
-      if (step == 3u || (step == 1u && i < f->page_bytes / 2u))
-        at[i] = 0xffu;
-      else if (step == 2u)
-        at[i] = (uint8_t)(at[i] | bits);
-    }
+    /* Nothing yet; a half; any bits, lines or words; all of it. */
+    const uint32_t any = sim_noise(&f->noise);
+    const uint32_t part = step == 0u   ? SIM_NONE
+                          : step == 1u ? SIM_FRONT + any % 2u
+                          : step == 2u ? SIM_BITS + any % 3u
+                                       : SIM_ALL;
+    sim_erase_part(at, f->page_bytes, part, &f->noise);
     return false;
   }
   const uint32_t units = f->page_bytes / f->unit_bytes;
@@ -99,7 +129,7 @@ static inline bool sim_program(void *context, uint32_t address, const void *data
     if ((from[i] & ~*at & 0xff) != 0)
       return sim_refuse(f);
     if (sim_goes(f)) {
-      *at = (uint8_t)(*at & (from[i] | sim_noise(f))); /* some of its bits */
+      *at = (uint8_t)(*at & (from[i] | sim_noise(&f->noise))); /* some of its bits */
       /* A unit that reads as blank may be programmed again (docs/on-device.md, limits). */
       const uint32_t first = (address + i) / f->unit_bytes * f->unit_bytes;
       *unit = 0;

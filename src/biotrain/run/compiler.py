@@ -65,6 +65,14 @@ def _temporary_folder() -> tempfile.TemporaryDirectory[str]:
     return tempfile.TemporaryDirectory(prefix="biotrain-cache-")
 
 
+def further_flags() -> tuple[str, ...]:
+    """`BIOTRAIN_CFLAGS`: what stands after BioTrain's own flags where C is built to run here.
+
+    `-O0 -Dalways_inline=unused` builds a package in a fourth of the time; the bits stay.
+    """
+    return tuple(os.environ.get("BIOTRAIN_CFLAGS", "").split())
+
+
 def run_compiler(command: Sequence[str], cwd: Path) -> None:
     """Run a compiler; the first error that it prints is raised as CompilerError."""
     try:

@@ -26,13 +26,15 @@ conversions and moves of the FPU."""
 
 
 @dataclass(frozen=True)
-class Latencies:
-    """Pipeline registers of the FPU, as the core was built. 0 and 1 are predicted exactly."""
+class Fpu:
+    """How the core's FPU was built. Latencies of 0 and 1 are predicted exactly."""
 
     addmul: int = 1
-    """FPU_ADDMUL_LAT: additions, multiplications, fused ones."""
+    """FPU_ADDMUL_LAT, pipeline registers of additions, multiplications, fused ones."""
     others: int = 1
-    """FPU_OTHERS_LAT: comparisons, conversions, moves."""
+    """FPU_OTHERS_LAT, pipeline registers of comparisons, conversions, moves."""
+    zfinx: bool = False
+    """ZFINX: floats lie in the integer registers, as in the cores of GAP9."""
 
 
 # "Cycle counts per instruction type" in the manual.
@@ -73,11 +75,12 @@ def instruction_length(code: bytes, at: int) -> int:
     return 4 if code[at] & 3 == 3 else 2
 
 
-def decode(code: bytes, at: int) -> Instruction:
-    """The RV32IMFC instruction at this offset; anything else is a `trap`."""
+def decode(code: bytes, at: int, zfinx: bool = False) -> Instruction:
+    """The RV32IMFC instruction at this offset, or with `zfinx` the one of RV32IMC_Zfinx; anything
+    else is a `trap`."""
     if instruction_length(code, at) == 2:
-        return _short(int.from_bytes(code[at : at + 2], "little"))
-    return _long(int.from_bytes(code[at : at + 4], "little"))
+        return _short(int.from_bytes(code[at : at + 2], "little"), zfinx)
+    return _long(int.from_bytes(code[at : at + 4], "little"), zfinx)
 
 
 F0 = 32
@@ -122,6 +125,8 @@ _FLOAT: dict[int, tuple[Kind, str]] = {
     0x70: ("other", "d=A"),
     0x78: ("other", "D=1"),
 }
+_FLOAT_MEMORY = (0x07, 0x27)
+"""Opcodes of flw and fsw."""
 # By quadrant and funct3.
 _SHORT: dict[tuple[int, int], tuple[Kind, str]] = {
     (0, 0): ("alu", "l=s"),
@@ -162,7 +167,7 @@ _SHORT_JUMP = (
 )  # fmt: skip
 
 
-def _long(word: int) -> Instruction:
+def _long(word: int, zfinx: bool) -> Instruction:
     opcode, funct3, funct7 = word & 0x7F, word >> 12 & 7, word >> 25
     kind, operands = _LONG.get(opcode, ("trap", "="))
     offset = None
@@ -182,17 +187,20 @@ def _long(word: int) -> Instruction:
     elif kind == "jump":
         offset = _offset(word, _JUMP)
     rd, rs1, rs2 = word >> 7 & 31, word >> 15 & 31, word >> 20 & 31
+    if zfinx and opcode in _FLOAT_MEMORY:
+        kind, operands = "trap", "="
+    f0 = 0 if zfinx else F0
     names = {"d": rd, "1": rs1, "2": rs2}
-    names |= {"D": F0 + rd, "A": F0 + rs1, "B": F0 + rs2, "C": F0 + (word >> 27)}
+    names |= {"D": f0 + rd, "A": f0 + rs1, "B": f0 + rs2, "C": f0 + (word >> 27)}
     return _instruction(kind, 4, operands, names, offset)
 
 
-def _short(word: int) -> Instruction:
+def _short(word: int, zfinx: bool) -> Instruction:
     quadrant, funct3 = word & 3, word >> 13
     rd, rs2, low, high = word >> 7 & 31, word >> 2 & 31, 8 + (word >> 2 & 7), 8 + (word >> 7 & 7)
     kind, operands = _SHORT.get((quadrant, funct3), ("trap", "="))
     offset = None
-    if word == 0:
+    if word == 0 or (zfinx and funct3 & 3 == 3 and quadrant != 1):  # c.flw, c.fsw and with sp
         kind, operands = "trap", "="
     elif (quadrant, funct3) == (1, 4) and word >> 10 & 3 == 3:  # sub, xor, or, and
         operands = "h=hl"
@@ -232,8 +240,8 @@ def _offset(word: int, moves: tuple[tuple[int, int], ...]) -> int:
 class _Pipeline:
     """When the next instruction leaves the decoder; cycle 0 is the first of the block."""
 
-    def __init__(self, latencies: Latencies) -> None:
-        self.latencies = latencies
+    def __init__(self, fpu: Fpu) -> None:
+        self.fpu = fpu
         self.free = 0
         """When the execution stage takes the next instruction."""
         self.ready = [0] * 64
@@ -266,7 +274,7 @@ class _Pipeline:
 
     def _float(self, one: Instruction, cycle: int) -> int:
         """Cycles until the result of an instruction of the FPU may be read."""
-        stages = {"addmul": self.latencies.addmul, "other": self.latencies.others}
+        stages = {"addmul": self.fpu.addmul, "other": self.fpu.others}
         latency = stages.get(one.kind, FLOAT_DIVIDE_CYCLES - 1)
         start = cycle
         # What could overtake the one before it, or is iterative, waits in the execution stage
@@ -292,19 +300,19 @@ class _Pipeline:
 
 
 def block_costs(
-    code: bytes, origin: int, block: Block, jumps: bool, latencies: Latencies
+    code: bytes, origin: int, block: Block, jumps: bool, fpu: Fpu
 ) -> list[tuple[int, Instruction, int]]:
     """Address, instruction and cycles until the next one, of each in a block.
 
     `jumps`: the block is left by a taken branch or a jump, which finds its target in one fetch.
     """
-    pipeline = _Pipeline(latencies)
+    pipeline = _Pipeline(fpu)
     at, end = block[0] - origin, sum(block) - origin
     addresses: list[int] = []
     instructions: list[Instruction] = []
     times: list[int] = []
     while at < end:
-        instructions.append(decode(code, at))
+        instructions.append(decode(code, at, fpu.zfinx))
         addresses.append(origin + at)
         times.append(pipeline.issue(instructions[-1]))
         at += instructions[-1].length
@@ -318,7 +326,7 @@ def cycles_by_address(
     origin: int,
     blocks: Mapping[Block, int],
     taken: Mapping[Block, int],
-    latencies: Latencies | None = None,
+    fpu: Fpu | None = None,
 ) -> dict[int, int]:
     """Predicted cycles of each executed instruction, summed over its executions.
 
@@ -326,7 +334,7 @@ def cycles_by_address(
     each was left by a taken branch or jump (`Histogram` and `Profile` tell both). A block may
     begin inside another one, where control enters it there.
     """
-    latencies = latencies or Latencies()
+    fpu = fpu or Fpu()
     cycles: dict[int, int] = {}
     entered: dict[int, int] = {}  # by jumps through a register
     for block, count in blocks.items():
@@ -336,7 +344,7 @@ def cycles_by_address(
         for jumps, times in ((False, count - left), (True, left)):
             if not times:
                 continue
-            costs = block_costs(code, origin, block, jumps, latencies)
+            costs = block_costs(code, origin, block, jumps, fpu)
             for address, _, cost in costs:
                 cycles[address] = cycles.get(address, 0) + cost * times
             address, last, _ = costs[-1]

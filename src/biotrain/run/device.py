@@ -16,6 +16,7 @@ from biotrain.emit import running_values
 from biotrain.emit.build import Build
 from biotrain.errors import BioTrainError, CheckpointError
 from biotrain.planner.adabn import adabn_windows
+from biotrain.writing.files import write_file
 
 Array = npt.NDArray[np.float32]
 
@@ -235,13 +236,9 @@ class Device(ABC):
 
     def save(self, path: str | Path) -> None:
         """Write the weights as safetensors, torch's names and shapes."""
-        from safetensors import SafetensorError
-        from safetensors.numpy import save_file
+        from safetensors.numpy import save
 
-        try:
-            save_file(self.parameters(), str(path))
-        except (OSError, SafetensorError) as error:
-            raise BioTrainError(f"cannot write '{path}': {error}") from error
+        write_file(path, save(self.parameters()))
 
     def load(self, path: str | Path) -> None:
         """Read weights from safetensors; all of them or, on any mismatch, none."""

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from biotrain.errors import BioTrainError
 from biotrain.frontend.design import FrontEnd
 from biotrain.frontend.emit import emit
-from biotrain.run.compiler import NUMERICS, STRICT, shared_library
+from biotrain.run.compiler import NUMERICS, STRICT, further_flags, shared_library
 
 HOST_LOOPS = """\
 #include "front.h"
@@ -60,6 +60,7 @@ class FrontStream:
         if fused:
             flags += ["-march=native", "-DBT_FUSED=1"]
         self.front = front
+        flags += further_flags()
         path = shared_library({**emit(front), "front_host.c": HOST_LOOPS}, flags)
         self._c = ctypes.CDLL(str(path))
         for name in ("front_bytes", "front_push", "front_push16", "front_frames"):

@@ -16,8 +16,9 @@ from biotrain.emit.build import Build
 from biotrain.emit.context import tensor_layout
 from biotrain.errors import BioTrainError, CheckpointError, DeviceError
 from biotrain.ops import SOURCES
-from biotrain.run.compiler import NUMERICS, find_compiler, shared_library
+from biotrain.run.compiler import NUMERICS, find_compiler, further_flags, shared_library
 from biotrain.run.device import Array, Device
+from biotrain.run.status import refusal
 
 OPTIMISED = ("-O3", "-march=native", "-fPIC", "-std=c99", *NUMERICS)
 """Flags of the host build. The bits do not depend on them, the speed does."""
@@ -73,9 +74,10 @@ class HostDevice(Device):
         self,
         package: Build,
         *,
-        flags: Sequence[str] = OPTIMISED,
+        flags: Sequence[str] | None = None,
         compiler: Sequence[str] | None = None,
     ) -> None:
+        """Build and load the C. `flags`: instead of `OPTIMISED` and `BIOTRAIN_CFLAGS`."""
         super().__init__(package)
         self.library = build(package, flags, compiler)
         self._c = _Symbols(ctypes.CDLL(str(self.library)), package.source)
@@ -233,15 +235,16 @@ class HostDevice(Device):
     def _check(self, status: int, at: int) -> None:
         if status:
             where = f"sample {at}: " if at >= 0 else ""
-            raise DeviceError(f"{where}{self._text(status)}", status)
+            raise DeviceError(f"{where}{refusal(status, self._text(status))}", status)
 
 
 def build(
-    package: Build, flags: Sequence[str] = OPTIMISED, compiler: Sequence[str] | None = None
+    package: Build, flags: Sequence[str] | None = None, compiler: Sequence[str] | None = None
 ) -> Path:
     """The shared library of a package, built or from the cache."""
     command = tuple(compiler or find_compiler())
-    return shared_library(library_files(package), (*flags, "-DBT_VECTOR_LINKAGE=0"), command)
+    chosen = (*OPTIMISED, *further_flags()) if flags is None else flags
+    return shared_library(library_files(package), (*chosen, "-DBT_VECTOR_LINKAGE=0"), command)
 
 
 def _pointer(array: npt.NDArray[Any]) -> ctypes.c_void_p:

@@ -23,6 +23,7 @@ COMMANDS = Enumeration(
         Constant("start", "power comes"),
         Constant("play", "count frames; each is pushed, then there are `cycles` to work; events"),
         Constant("push", "count frames"),
+        Constant("gap", "samples are missing before the next frame"),
         Constant("work", "cycles; one event"),
         Constant("calibrate"),
         Constant("cancel"),

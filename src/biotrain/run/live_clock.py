@@ -83,7 +83,9 @@ class ClockedDevice(LiveDevice):
         self.t = 0.0
         """Seconds since power came."""
         self.pushed = 0
-        """Frames since then."""
+        """Frames since then, with those that were lost on their way."""
+        self._begins = [(0, 0)]
+        """Where windows begin anew: number of the window, and of its first frame."""
         self.busy_s = self.stalled_s = self.longest_s = 0.0
         """Seconds of work, of flash, and of the longest call (with its flash)."""
         self.deepest = 0
@@ -116,6 +118,13 @@ class ClockedDevice(LiveDevice):
                 return found
         return found
 
+    def gap(self, frames: int = 0) -> None:
+        """So many frames were lost before the next one, and their time has passed."""
+        super().gap(frames)
+        self.pushed += frames
+        self.t = max(self.t, self.pushed / self.fs)
+        self._begins.append((self.counters["windows"], self.pushed))
+
     def rest(self, most_s: float = 3600.0) -> list[Timed]:
         """No frames come: works until nothing is left to do, or power goes."""
         found: list[Timed] = []
@@ -135,7 +144,9 @@ class ClockedDevice(LiveDevice):
         if event.name not in ("idle", "more") and not self.off:
             late = 0.0
             if event.name == "predicted":
-                late = self.t - (event.window * self._hop + self._last) / self.fs
+                number, frame = next(b for b in reversed(self._begins) if b[0] <= event.window)
+                last = frame + (event.window - number) * self._hop + self._last
+                late = self.t - last / self.fs
             found.append(Timed(event, self.t, late))
         self._calls += 1
         if self._calls % PRICED_EVERY_CALLS == 0:

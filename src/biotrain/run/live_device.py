@@ -23,7 +23,7 @@ from biotrain.run.device import Array
 from biotrain.run.live_box import event as event_struct
 from biotrain.run.live_flash import Flash, blank_flash
 from biotrain.run.live_runner import EmulatorRunner, HostRunner, Runner
-from biotrain.run.status import status_name, status_text
+from biotrain.run.status import refusal, status_name
 
 if TYPE_CHECKING:
     from biotrain.run.emulator import EmulatorMachine
@@ -118,6 +118,12 @@ class LiveDevice:
             self._hand_over(x[at : at + MOST_FRAMES], y[at : at + MOST_FRAMES])
             self._runner.do("push")
         return len(x)
+
+    def gap(self, frames: int = 0) -> None:
+        """Tell the firmware that samples are missing before the next frame; `frames`: how many, for
+        a device with a clock."""
+        del frames
+        self._runner.do("gap")
 
     def step(self, max_cycles: int = FOREVER) -> Event:
         """One call of `bt_live_work`."""
@@ -240,6 +246,11 @@ class LiveDevice:
         pushed, taken = (int(self._runner.get(f"live.{name}")) for name in ("pushed", "taken"))
         return (pushed - taken) % (1 << 32)
 
+    @property
+    def pending(self) -> bool:
+        """Whether frames wait in the ring, or a window for its prediction."""
+        return self.waiting > 0 or int(self._runner.get("live.due")) > 0
+
     def slice(self, name: str) -> dict[str, int]:
         """Where a call in slices is: `bt_slice` of the context by its name there."""
         model = self.package.context
@@ -353,7 +364,7 @@ class LiveDevice:
 
     def _check(self, status: int) -> None:
         if status:
-            raise DeviceError(status_text(status), status)
+            raise DeviceError(refusal(status), status)
 
 
 def _event(found: Mapping[str, Any]) -> Event:

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from biotrain.emit import RUNTIME
 from biotrain.emit.build import Build
-from biotrain.run.compiler import shared_library
+from biotrain.run.compiler import further_flags, shared_library
 from biotrain.run.host import OPTIMISED
 from biotrain.run.live_box import COMMANDS, box, layout_header
 from biotrain.targets.layout import Struct
@@ -95,7 +95,8 @@ class HostRunner(Runner):
 
     def __init__(self, build: Build) -> None:
         super().__init__(build)
-        library = shared_library(live_files(build), (*OPTIMISED, "-DBT_LIVE_HOSTED"))
+        flags = (*OPTIMISED, *further_flags(), "-DBT_LIVE_HOSTED")
+        library = shared_library(live_files(build), flags)
         self._c = ctypes.CDLL(str(library))
         self._c.bt_live_box_bytes.restype = ctypes.c_size_t
         self._held: list[npt.NDArray[np.uint64]] = []

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from biotrain.graph.cost import step_ops
-from biotrain.ir.graph import Loop, Node, leaves
+from biotrain.ir.graph import Loop, Node, flat_nodes
 from biotrain.ir.op import OPS
 from biotrain.run.profile import Profile
 
@@ -58,7 +58,7 @@ def shared(functions: Mapping[str, int], stem: str, nodes: Sequence[Node]) -> li
     """
     macs: defaultdict[str, int] = defaultdict(int)
     ops: defaultdict[str, int] = defaultdict(int)
-    for node in leaves(nodes):
+    for node in flat_nodes(nodes):
         if OPS[node.op].source == f"bt_{stem}.h" and OPS[node.op].ops(node):
             macs[node.op] += OPS[node.op].macs(node)
             ops[node.op] += OPS[node.op].ops(node)

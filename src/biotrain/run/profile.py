@@ -15,6 +15,7 @@ from biotrain.run.cycles import Cycles
 from biotrain.run.histogram import Block
 from biotrain.run.lines import source_lines
 from biotrain.run.symbols import Program
+from biotrain.writing.drawing import save
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -133,7 +134,7 @@ class Profile:
 
     def save(self, path: str | Path, by: str = "layer") -> None:
         """Draw `figure(by)` into a file."""
-        self.figure(by).savefig(path)
+        save(self.figure(by), path)
 
 
 _NAMES: Mapping[str, Callable[[Place], str]] = {

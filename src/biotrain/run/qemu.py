@@ -140,11 +140,12 @@ class QemuMachine(Machine):
         with (folder / "ram").open("w+b") as file:
             file.truncate(ram.bytes)  # without blocks until somebody writes
             self._memory = held.enter_context(mmap.mmap(file.fileno(), ram.bytes))
-        program, machine = core.qemu
+        program, machine, *options = core.qemu
         image = str(elf.resolve())
         command = [
             program,
             *("-machine", f"{machine},memory-backend=ram"),
+            *options,
             *("-object", f"memory-backend-file,id=ram,size={ram.bytes},mem-path=ram,share=on"),
             *("-nodefaults", "-display", "none", "-S"),
             *("-d", "unimp,guest_errors"),  # boards ignore some stray accesses, but log them

@@ -26,7 +26,7 @@ import numpy.typing as npt
 
 from biotrain.errors import CompilerError, EmulatorError
 from biotrain.run.compiler import cache_folder, temporary, version
-from biotrain.run.cv32e40p_cycles import Latencies, instruction_length
+from biotrain.run.cv32e40p_cycles import Fpu, instruction_length
 from biotrain.run.elf import Elf
 from biotrain.run.machine import Machine
 
@@ -72,7 +72,7 @@ class RtlMachine(Machine):
         idle_address: int,
         memories: Sequence[tuple[int, int]] = MEMORIES,
         max_cycles: int = MAX_CYCLES,
-        latencies: Latencies | None = None,
+        fpu: Fpu | None = None,
     ) -> None:
         """Load the ELF.
 
@@ -81,7 +81,7 @@ class RtlMachine(Machine):
         `memories`: origin and bytes of each. `max_cycles`: of one run.
         """
         self._core: int | None = None
-        self._library = _load(latencies or Latencies())
+        self._library = _load(fpu or Fpu())
         self._command = command_address
         self._idle = idle_address
         self._max_cycles = max_cycles
@@ -222,8 +222,8 @@ def missing() -> str | None:
 
 
 @lru_cache
-def _load(latencies: Latencies) -> ctypes.CDLL:
-    library = ctypes.CDLL(str(build(latencies)))
+def _load(fpu: Fpu) -> ctypes.CDLL:
+    library = ctypes.CDLL(str(build(fpu)))
     machine, u32, u64 = ctypes.c_void_p, ctypes.c_uint32, ctypes.c_uint64
     pointer, integer = ctypes.c_void_p, ctypes.c_int
     for name, result, arguments in (
@@ -245,7 +245,7 @@ def _load(latencies: Latencies) -> ctypes.CDLL:
     return library
 
 
-def build(latencies: Latencies | None = None) -> Path:
+def build(fpu: Fpu | None = None) -> Path:
     """The library of the core, built or from the cache.
 
     Raises
@@ -255,12 +255,13 @@ def build(latencies: Latencies | None = None) -> Path:
     """
     if reason := missing():
         raise CompilerError(reason)
-    latencies = latencies or Latencies()
+    fpu = fpu or Fpu()
     split, core, bench = (BENCH / name for name in ("split.vlt", "core.sv", "bench.cpp"))
     options = [
         *VERILATOR,
-        f"-GADDMUL_LATENCY={latencies.addmul}",
-        f"-GOTHERS_LATENCY={latencies.others}",
+        f"-GADDMUL_LATENCY={fpu.addmul}",
+        f"-GOTHERS_LATENCY={fpu.others}",
+        f"-GZFINX={int(fpu.zfinx)}",
     ]
     rtl, includes = _sources()
     parts: list[object] = [options, CXX, version(("g++",)), version(("verilator",))]

@@ -19,7 +19,7 @@ from biotrain.run.device import Array, Device
 from biotrain.run.elf import Elf
 from biotrain.run.machine import Machine
 from biotrain.run.mailbox import COMMANDS, FIELDS, POINTER_BYTES, session
-from biotrain.run.status import status_text
+from biotrain.run.status import refusal
 
 SLOT_BYTES = 1 << 20
 """Memory for a checkpoint or for features, outside the firmware's own."""
@@ -267,7 +267,7 @@ class SessionDevice(Device):
     def _check(self, at: int) -> None:
         if status := self._get("status"):
             where = f"sample {at}: " if at >= 0 else ""
-            raise DeviceError(f"{where}{status_text(status)}", status)
+            raise DeviceError(f"{where}{refusal(status)}", status)
 
     def _put(self, name: str, value: float) -> None:
         kind = FIELDS.member(name).kind.dtype(POINTER_BYTES)

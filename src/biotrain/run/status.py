@@ -23,6 +23,23 @@ def status_text(status: int) -> str:
     return known[status][1] if 0 <= status < len(known) else "unknown status"
 
 
+_DIVERGED = (
+    "BT_ERR_LOSS_NONFINITE",
+    "BT_ERR_GRADIENT_NONFINITE",
+    "BT_ERR_GRADIENT_SKIPPED",
+    "BT_ERR_WEIGHT_NONFINITE",
+    "BT_ERR_OUTPUT_NONFINITE",
+)
+_ADVICE = "if training diverged: back with reset() or load_state(), then a lower learning rate"
+
+
+def refusal(status: int, text: str | None = None) -> str:
+    """The line of an error: `text` or the status's own, and what to do, where that is known."""
+    line = status_text(status) if text is None else text
+    known = 0 <= status < len(_statuses()) and _statuses()[status][0] in _DIVERGED
+    return f"{line}; {_ADVICE}" if known else line
+
+
 def status_number(name: str) -> int:
     """The number of a status by its name in C."""
     return [known for known, _ in _statuses()].index(name)

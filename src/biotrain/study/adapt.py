@@ -29,6 +29,7 @@ from biotrain.study.rules import REFERENCE, Rule
 from biotrain.study.settings import Strategy
 from biotrain.study.summary import Summary, summarize
 from biotrain.study.task import Labelled, Progress, Task, silent
+from biotrain.writing.files import Folder
 
 __all__ = [
     "REFERENCE",
@@ -95,12 +96,12 @@ class AdaptResult:
 def adapt(
     rec: Recordings,
     model: str | Factory,
-    subject: int | Iterable[int] | str,
+    subject: int | str | Iterable[int | str],
     strategies: Sequence[str] = COMPARED[:-1],
     settings: AdaptSettings | None = None,
     *,
     progress: Progress | None = None,
-    save_to: str | Path | None = None,
+    save_to: str | Path | Folder | None = None,
     **named: Any,
 ) -> AdaptResult:
     """Adapt `model` to `subject`, a subject that it has never seen, and test it.
@@ -114,7 +115,7 @@ def adapt(
 
     model: name of a built-in network, or a callable that takes n_chans, n_times, n_outputs, sfreq
         and norm and returns a torch module.
-    subject: one, several, or "all".
+    subject: one, several, or "all"; by number, or by the name in the files.
     strategies: "none", "last", "bias", "norm", "full", a glob of parameter names (all of them in
         C), or REFERENCE (in torch, BatchNorm, batches of `accumulate`). Without labels: "align",
         "standardise" (in C, on transformed windows; "align+full" then trains), "adabn", "entropy"
@@ -136,7 +137,7 @@ def adapt(
     options = (split, how.calibration, how.test_repetition)
     parts = {s: day1(rec, s, *options) for s in subjects}
     run = _Adaptation(rec, model, how, [how.strategy(name) for name in strategies])
-    folder = None if save_to is None else Path(save_to)
+    folder = Folder(Path(save_to)) if isinstance(save_to, str | Path) else save_to
     for person in subjects:
         for seed in how.seeds:
             run.subject(person, seed, parts[person], progress or silent, folder)
@@ -166,7 +167,7 @@ class _Adaptation:
         seed: int,
         split: tuple[Indices, Indices],
         progress: Progress,
-        folder: Path | None,
+        folder: Folder | None,
     ) -> None:
         """Every strategy on one subject with one seed; networks pretrained alike are shared."""
         others = np.flatnonzero(self.rec.subject != person)[:: self.how.pretrain_every]
@@ -236,24 +237,24 @@ class _Adaptation:
             pretrain_epochs=how.pretrain_epochs,
             pretrain_every=how.pretrain_every,
             windows={str(s): [len(part) for part in split] for s, split in parts.items()},
+            subject_names={str(s): self.rec.name_of("subject", s) for s in parts},
             notes=self.notes,
         )
 
 
-def _subjects(rec: Recordings, subject: int | Iterable[int] | str) -> list[int]:
+def _subjects(rec: Recordings, subject: int | str | Iterable[int | str]) -> list[int]:
     """The numbers of the subjects that were asked for."""
-    if isinstance(subject, str):
-        if subject != "all":
-            raise BioTrainError(f'subject is a number, several, or "all", not "{subject}"')
+    if subject == "all":
         subjects = rec.subjects
+    elif isinstance(subject, str):
+        subjects = rec.people([subject])
     elif isinstance(subject, Iterable):
-        subjects = list(dict.fromkeys(int(s) for s in subject))
+        asked = (s if isinstance(s, str) else int(s) for s in subject)
+        subjects = list(dict.fromkeys(rec.people(asked)))
     else:
-        subjects = [int(subject)]
+        subjects = rec.people([int(subject)])
     if not subjects:
         raise BioTrainError("nothing to do: name at least one subject")
-    for s in subjects:
-        rec.sessions(s)
     if len(rec.subjects) < 2:
         raise SplitError(f"{rec.name}: one subject only; there are no others to pretrain on")
     return subjects

@@ -123,8 +123,8 @@ class AdaptSettings:
 class AdaptRecord:
     """Everything that was chosen in a call of `adapt`, to repeat it; in the order of its JSON.
 
-    lr, norm: by strategy. windows: (calibration, test) by subject. notes: what a reader of the
-    results should know.
+    lr, norm: by strategy. windows: (calibration, test) by subject. subject_names: how each is
+    called in the files. notes: what a reader of the results should know.
     """
 
     dataset: str
@@ -155,7 +155,12 @@ class AdaptRecord:
     pretrain_epochs: int
     pretrain_every: int
     windows: dict[str, list[int]]
+    subject_names: dict[str, str]
     notes: list[str]
+
+    def name_of(self, subject: int) -> str:
+        """How a subject is called."""
+        return self.subject_names.get(str(subject), str(subject))
 
     def to_json(self) -> dict[str, Any]:
         """The fields by name, as plain values."""

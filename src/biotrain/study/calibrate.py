@@ -4,7 +4,6 @@ torch. `adapt` and a study both come through here."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +17,8 @@ from biotrain.study.best_epoch import BestEpoch
 from biotrain.study.rules import NORMS, Rule
 from biotrain.study.settings import CalibrationSettings, Strategy
 from biotrain.study.task import Cost, Task
+from biotrain.writing.files import Folder
+from biotrain.writing.text import file_name
 
 if TYPE_CHECKING:
     from biotrain.package import Package
@@ -81,7 +82,7 @@ def calibrate(
     weights: State | None = None,
     probes: Sequence[Windows] = (),
     keep: bool = False,
-    folder: Path | None = None,
+    folder: Folder | None = None,
 ) -> Calibrated:
     """Adapt `start` to the windows of `task` and test it.
 
@@ -106,7 +107,8 @@ def calibrate(
             backend = TorchBackend(start, rule, settings, task.seed)
         else:
             if folder is not None:
-                package.save(folder / strategy.name.replace("*", "_"))
+                own = folder / file_name(strategy.name)
+                package.save(own.path, force=own.force)
             backend = DeviceBackend(package, rule, settings, task.seed)
     if weights is not None:
         backend.load_weights(weights)

@@ -13,7 +13,7 @@ import numpy as np
 from biotrain import __version__
 from biotrain.errors import BioTrainError
 from biotrain.frontend import FrontSpec, read_front
-from biotrain.study.data.recordings import RecordingError, Recordings
+from biotrain.study.data.recordings import Recordings
 from biotrain.study.data.sources import recordings
 from biotrain.study.data.splits import (
     Indices,
@@ -52,7 +52,7 @@ class Source:
 
     source: str
     decimate: float | None
-    among: tuple[int, ...] | None
+    among: tuple[int | str, ...] | None
     front: FrontSpec | None
     content: str
 
@@ -139,16 +139,13 @@ class SetFacts:
 
 
 def part_of(
-    source: str, hz: float | None, front: FrontSpec | None, among: Sequence[int] | None
+    source: str, hz: float | None, front: FrontSpec | None, among: Sequence[int | str] | None
 ) -> tuple[Recordings, str]:
     """The recordings of a source, with the subjects `among` only (None: all); and a line about the
     front end, "" without one."""
     rec, note = recordings(source, hz, front)
     if among is not None:
-        missing = sorted(set(among) - set(rec.subjects))
-        if missing:
-            raise RecordingError(f"{rec.name}: among: there is no subject {missing[0]}")
-        rec = rec.take(np.flatnonzero(np.isin(rec.subject, among)))
+        rec = rec.take(np.flatnonzero(np.isin(rec.subject, rec.people(among))))
     return rec, note
 
 
@@ -268,8 +265,7 @@ class _Expansion:
         if len(self.strategies) < len(strategies):
             text = f"{model} has no BatchNorm: no statistics to re-estimate, so nothing with adabn"
             self.left_out[text] = None
-        for subject in data.subjects or ():
-            rec.sessions(subject)
+        self.tested = rec.people(data.subjects) if data.subjects else rec.subjects
 
     @property
     def facts(self) -> SetFacts:
@@ -288,7 +284,7 @@ class _Expansion:
 
     def cells(self) -> Iterator[Cell]:
         """The cells of every subject, seed and strategy."""
-        for subject in self.data.subjects or self.rec.subjects:
+        for subject in self.tested:
             parts = list(self.parts(subject))
             everybody = np.flatnonzero(self.rec.subject != subject)
             count = min(self.spec.others, len(everybody))
@@ -297,7 +293,7 @@ class _Expansion:
                 for strategy in self.strategies:
                     yield from self.chain(subject, seed, strategy, parts, others)
         if self.single:
-            who = ", ".join(map(str, self.single))
+            who = ", ".join(self.rec.name_of("subject", one) for one in self.single)
             text = f"{self.rec.name}: one session only, so nothing longitudinal, of subject {who}"
             self.left_out[text] = None
 

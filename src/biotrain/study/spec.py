@@ -20,7 +20,7 @@ epochs = 40
 
 [[data]]
 source = "synthetic-emg"     # whatever biotrain.study.load takes
-front = "front.toml"         # continuous recordings through the device's C; others skip it
+front = "front.toml"         # continuous recordings through the device's C
 models = ["epidenet"]
 """
 
@@ -65,14 +65,14 @@ class Data:
     models: tuple[str, ...]
     decimate: float | None = None  # Hz
     front: str | None = None  # a front end's TOML, for continuous recordings
-    subjects: tuple[int, ...] | None = None  # who is new to the network in turn; all
+    subjects: tuple[int | str, ...] | None = None  # who is new in turn, by number or name; all
     split: str | None = None  # one of SPLITS; what fits
     calibration: float = 0.8
     test_repetition: int | None = None
     pretrain_every: int | None = None  # in place of [pretrain] every
     pretrain_seed: int | None = None  # in place of [pretrain] seed
     scenarios: tuple[str, ...] | None = None  # in place of the study's
-    among: tuple[int, ...] | None = None  # the only subjects that are used, pretraining included
+    among: tuple[int | str, ...] | None = None  # the only ones used, in pretraining too
     strategies: tuple[Strategy, ...] | None = None  # in place of the study's
 
 

@@ -23,6 +23,7 @@ from typing import Any, Self
 from biotrain.errors import BioTrainError
 from biotrain.study.rows import StudyRow
 from biotrain.study.typed import strict_json, typed
+from biotrain.writing.files import check_file, write_file
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,12 @@ class Store:
         try:
             for name in ("pretrained", "adapted"):
                 (self.folder / name).mkdir(parents=True, exist_ok=True)
+                if (self.folder / name).is_symlink():
+                    raise BioTrainError(f"cannot write below '{self.folder / name}': it is a link")
+            for name in (".lock", "study.json", "results.jsonl", "timings.jsonl"):
+                check_file(self.folder / name)
+            if (self.folder / "study.json").exists():
+                read_study(self.folder)  # somebody else's file of this name is refused
             self._lock = os.open(self.folder / ".lock", os.O_CREAT | os.O_RDWR, 0o644)
         except OSError as error:
             raise BioTrainError(f"cannot write into '{self.folder}': {error.strerror}") from error
@@ -174,6 +181,9 @@ def _line(row: dict[str, Any]) -> str:
     return json.dumps(row, separators=(",", ":"), allow_nan=False) + "\n"
 
 
+_AGAIN = "; what was computed before is stored: run the same command again when it can be written"
+
+
 class StoreError(BioTrainError):
     """The folder of a study cannot be read or written any more, so that the study ends."""
 
@@ -181,6 +191,10 @@ class StoreError(BioTrainError):
 def _append(path: Path, row: dict[str, Any]) -> None:
     """Append a line that is on the disk when this returns; or none of it, and StoreError."""
     line = _line(row).encode()
+    try:
+        check_file(path)  # no link is followed
+    except BioTrainError as error:
+        raise StoreError(f"{error}{_AGAIN}") from error
     try:
         file = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o644)
         try:
@@ -216,24 +230,14 @@ def _mend(path: Path) -> int:
 
 def _replace(path: Path, data: bytes) -> None:
     """Write a file whole, or leave what was there, and StoreError."""
-    whole = path.with_name(f"{path.name}.new")
     try:
-        with whole.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        whole.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            whole.unlink()
-        raise StoreError(_lost(path, error)) from error
+        write_file(path, data, sync=True)
+    except BioTrainError as error:
+        raise StoreError(f"{error}{_AGAIN}") from error
 
 
 def _lost(path: Path, error: OSError) -> str:
-    return (
-        f"cannot write '{path}': {error.strerror}; what was computed before is stored: run the "
-        "same command again when it can be written"
-    )
+    return f"cannot write '{path}': {error.strerror}{_AGAIN}"
 
 
 def _exclusive(file: int, folder: Path) -> None:

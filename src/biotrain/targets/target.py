@@ -39,7 +39,7 @@ class Core:
     unicorn: str = ""
     """Name of the CPU model in unicorn; empty: it has none."""
     qemu: tuple[str, ...] = ()
-    """QEMU's program and machine."""
+    """QEMU's program and machine, and more options."""
     qemu_memories: tuple[Memory, ...] = ()
     """Flash and RAM of that machine."""
     rtl: str = ""

@@ -19,6 +19,7 @@ from biotrain.emit.project.readme import readme
 from biotrain.emit.project.template import filled
 from biotrain.emit.source import Source
 from biotrain.targets.target import Target
+from biotrain.writing.text import build_line, visible
 
 __all__ = [
     "Footprint",
@@ -167,7 +168,7 @@ def _flash_hint(target: Target) -> str:
 def library_files(source: Source, stack_bytes: int) -> dict[str, str]:
     """What makes the folder a library for Zephyr, Arduino and PlatformIO."""
     values = {
-        "TITLE": source.title,
+        "TITLE": build_line(source.title),
         "STACK": f"{stack_bytes:,}",
         "CONTEXT": str(source.plan.context_bytes),
         **live_values(source),
@@ -178,7 +179,7 @@ def library_files(source: Source, stack_bytes: int) -> dict[str, str]:
     manifest = {
         "name": "biotrain_model",
         "version": "1.0.0",
-        "description": f"{source.title}: a network that predicts and trains on the device",
+        "description": f"{visible(source.title)}: a network that predicts and trains on the device",
         "keywords": ["biosignals", "training"],
         "headers": "model.h" if source.live is None else "live.h",
         "frameworks": "*",

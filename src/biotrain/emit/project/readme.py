@@ -8,6 +8,7 @@ from biotrain.emit.project.footprint import Footprint
 from biotrain.emit.project.template import filled
 from biotrain.emit.source import Source
 from biotrain.targets.target import Target
+from biotrain.writing.text import markdown
 
 Row = tuple[str, str, str]
 
@@ -19,7 +20,7 @@ def readme(source: Source, target: Target, footprint: Footprint | None) -> str:
     if core is not None and core.unicorn:
         run.append(f"biotrain run . --on emulator    # as firmware, on an emulated {target.core}")
     values = {
-        "TITLE": source.title,
+        "TITLE": markdown(source.title),
         "PREFIX_NOTE": _prefix_note(source),
         "DESCRIPTION": target.description,
         "ORIGIN": _origin(target, footprint),

@@ -115,7 +115,7 @@ def _replaced(graph: Graph, chosen: Callable[[Node], Node]) -> Graph:
         best = chosen(node)
         if best.op in FFT.values() and best is not node:
             b.origin = node.origin
-            scratch = b.one("fft_room", hint="room", size=best.int("size"))
+            scratch = b.one("fft_workspace", hint="workspace", size=best.int("size"))
             nodes.append(b.nodes[-1])
             best = replace(best, inputs=(*best.inputs[:2], scratch, *best.inputs[2:]))
         nodes.append(best)

@@ -21,7 +21,7 @@ from fnmatch import fnmatchcase
 
 from biotrain.errors import BioTrainError
 from biotrain.ir.access import by_view
-from biotrain.ir.graph import Graph, Node, Value, leaves, verify
+from biotrain.ir.graph import Graph, Node, Value, flat_nodes, verify
 from biotrain.ir.op import OPS, Builder, rows_times
 from biotrain.ops.half import EPS
 
@@ -182,13 +182,13 @@ def _may_read(node: Node, value: Value, views: Mapping[str, Node]) -> bool:
 
 def modules_of(graph: Graph) -> tuple[str, ...]:
     """Paths of the torch modules whose results are stored in 16 bits."""
-    halves = (n for n in leaves(graph.nodes) if n.op.startswith("to_") and n.op[3:] in EPS)
+    halves = (n for n in flat_nodes(graph.nodes) if n.op.startswith("to_") and n.op[3:] in EPS)
     return tuple(dict.fromkeys(n.origin for n in halves))
 
 
 def in_words(graph: Graph, store: Store, stored_bytes: Mapping[str, int]) -> str:
     """What a planned graph stores in 16 bits; `stored_bytes`: bytes of all that it stores."""
-    made = {n.outputs[0].name: n for n in leaves(graph.nodes) if n.op == f"to_{store.half}"}
+    made = {n.outputs[0].name: n for n in flat_nodes(graph.nodes) if n.op == f"to_{store.half}"}
     stored: Sequence[Node] = [n for name, n in made.items() if name in stored_bytes]
     if not made:
         return f"stored as {store.half}: nothing; no large tensor behind a norm is read backwards"

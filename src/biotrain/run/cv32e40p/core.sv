@@ -2,11 +2,12 @@
 // CV32E40P with its FPU, brought out to the signals that the bench in bench.cpp needs.
 //
 // Both ports grant at once, as a tightly coupled memory does, so the grants are constants here.
-// The latencies are set by verilator's -G: pipeline registers in the adder and multiplier, and in
-// the comparisons and conversions.
+// Set by verilator's -G: pipeline registers in the adder and multiplier, and in the comparisons and
+// conversions; ZFINX, floats in the integer registers.
 module biotrain_core #(
     parameter ADDMUL_LATENCY = 1,
-    parameter OTHERS_LATENCY = 1
+    parameter OTHERS_LATENCY = 1,
+    parameter ZFINX = 0
 ) (
     input  logic        clk_i,
     input  logic        rst_ni,
@@ -38,7 +39,7 @@ module biotrain_core #(
       .FPU           (1),
       .FPU_ADDMUL_LAT(ADDMUL_LATENCY),
       .FPU_OTHERS_LAT(OTHERS_LATENCY),
-      .ZFINX         (0),
+      .ZFINX         (ZFINX),
       .COREV_PULP    (0),
       .COREV_CLUSTER (0)
   ) top_i (

@@ -40,6 +40,7 @@ from biotrain.study.data.recordings import (
     RecordingError,
     Recordings,
 )
+from biotrain.writing.files import replaced
 
 REQUIRED = (
     *("signal", "scale", "fs", "channels", "classes", "unit"),
@@ -156,7 +157,8 @@ class Continuous:
         found = [p for p in self.parts if p.subject == subject and session in (None, p.session)]
         if not found:
             more = "" if session is None else f" with a session {session}"
-            there = ", ".join(map(str, self.subjects))
+            named = dict(self.subject_names)
+            there = ", ".join(named.get(number) or str(number) for number in self.subjects)
             raise RecordingError(f"{self.name}: no subject {subject}{more}; there are {there}")
         return found
 
@@ -197,11 +199,8 @@ class Continuous:
                 arrays[key] = np.asarray([_text(one) for one in getattr(self, key)])
         if self.reject is not None:
             arrays["reject"] = np.asarray(self.reject)
-        try:
-            with target.open("wb") as file:
-                np.savez_compressed(file, **arrays)
-        except OSError as error:
-            raise RecordingError(f"{target}: cannot be written: {error.strerror}") from error
+        with replaced(target) as file:
+            np.savez_compressed(file, **arrays)
         return target
 
 

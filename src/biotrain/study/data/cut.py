@@ -86,11 +86,12 @@ def prepared(raw: RawSignal, place: Place, request: CutRequest) -> Prepared:
     Raises NoEventsError where no event has a label, RecordingError for a channel that is missing.
     """
     events, how = _labelled(raw, place, request)
-    chosen, notes = _chosen(raw, request)
+    chosen, notes = _chosen(_with_bads(raw, request), request)
+    sources = [raw.marks] if place.label else [raw.marks, _source(raw, request.events)[0]]
     bad = [
         (stretch.begin, stretch.end)
-        for mark in raw.marks
-        if mark.rejects and mark.text not in request.events.classes
+        for mark in dict.fromkeys(mark for marks in sources for mark in marks)
+        if request.events.rejects(mark)
         for stretch in raw.stretches(
             mark.onset_s, mark.onset_s + max(mark.duration_s, 1 / raw.fs), mark.segment
         )
@@ -98,7 +99,8 @@ def prepared(raw: RawSignal, place: Place, request: CutRequest) -> Prepared:
     gaps = [lost for lost in raw.lost_s() if lost > 0]
     if gaps:
         notes.append(
-            f"{len(gaps)} gaps, {sum(gaps):g} s of signal are missing; no window spans one"
+            f"{len(gaps)} {'gaps' if len(gaps) > 1 else 'gap'}, {sum(gaps):g} s of signal are "
+            "missing; no window spans one"
         )
     held = np.array(sorted(bad), np.int64).reshape(-1, 2)
     return Prepared(chosen, place, events, held, (*raw.notes, *how, *notes))
@@ -205,8 +207,8 @@ def labelled_marks(marks: Sequence[Mark], fs: float, request: CutRequest) -> tup
         (
             mark
             for mark in marks
-            if mark.text in request.events.classes
-            or (not request.events.classes and not mark.rejects)
+            if (mark.text in request.events.classes or not request.events.classes)
+            and not request.events.rejects(mark)
         ),
         key=lambda mark: mark.onset_s,
     )
@@ -263,6 +265,12 @@ def _labelled(
     if len(inside) < len(events):
         how.append(f"{len(events) - len(inside)} {OUTSIDE}")
     return inside, how
+
+
+def _with_bads(raw: RawSignal, request: CutRequest) -> RawSignal:
+    """The recording with the bad channels that the request names beside its own."""
+    asked = [name for name in map(normal, request.bads) if name in raw.channels]
+    return replace(raw, bads=tuple(dict.fromkeys((*raw.bads, *asked))))
 
 
 def _hint(raw: RawSignal) -> str:

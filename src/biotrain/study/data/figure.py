@@ -31,6 +31,7 @@ def figure(rec: Recordings) -> Figure:
     panels = fig.subplots(rows, columns, squeeze=False, sharex=True, sharey=True).ravel()
     for k, axes in zip(classes, panels, strict=False):
         _panel(axes, rec, k, chosen[k], step)
+        axes.tick_params("x", labelsize=8, labelbottom=k + columns >= len(classes))
     for axes in panels[len(classes) :]:
         axes.set_axis_off()
     kind = "synthetic, " if rec.synthetic else ""

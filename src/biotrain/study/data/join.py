@@ -23,7 +23,7 @@ from biotrain.study.data.cut import (
     window_length,
     windows,
 )
-from biotrain.study.data.raw import CutRequest, Place, RawSignal, Segment
+from biotrain.study.data.raw import CutRequest, Place, RawSignal, Segment, normal
 from biotrain.study.data.recordings import (
     LeftOut,
     Names,
@@ -104,6 +104,7 @@ def file_set(
     notes = [f"left out: {error}" for error in without]
     for file in found:
         notes += [f"{file.raw.path.name}: {text}" for text in file.notes]
+    _known_bads(found, request)
     found = _one_rate(found, request, notes)
     found = _same_channels(found, request, notes)
     found = _bad_channels(found, request, notes)
@@ -365,6 +366,16 @@ def _same_channels(files: list[Prepared], request: CutRequest, notes: list[str])
     elif any(file.raw.channels != names for file in files):
         notes.append(f"channels stood in another order in some files; now {', '.join(names)}")
     return [replace(file, raw=only_channels(file.raw, names)) for file in files]
+
+
+def _known_bads(files: Sequence[Prepared], request: CutRequest) -> None:
+    every = dict.fromkeys(name for file in files for name in file.raw.channels)
+    unknown = [name for name in request.bads if normal(name) not in every]
+    if unknown:
+        raise RecordingError(
+            f"{files[0].raw.path}: bads names {', '.join(unknown)}, which no file has; there are: "
+            f"{', '.join(list(every)[:12])}"
+        )
 
 
 def _bad_channels(files: list[Prepared], request: CutRequest, notes: list[str]) -> list[Prepared]:

@@ -65,6 +65,11 @@ def kind_of(name: str, unit: str = "uV", default: str = "eeg") -> str:
     return default if not unit or microvolts(unit) is not None else "misc"
 
 
+def rejecting(text: str) -> bool:
+    """Whether the name of an event, or of a class, says that nobody should learn from it."""
+    return text.upper().startswith(("BAD", "EDGE"))
+
+
 @dataclass(frozen=True)
 class Mark:
     """An event: seconds on the clock of its recording, whose zero is the first sample.
@@ -80,7 +85,7 @@ class Mark:
     @property
     def rejects(self) -> bool:
         """Whether it marks signal that nobody should learn from, by MNE's convention."""
-        return self.text.upper().startswith(("BAD", "EDGE"))
+        return rejecting(self.text)
 
 
 @dataclass(frozen=True)
@@ -112,12 +117,16 @@ class Events:
         of a part of the pattern} and * may stand.
     column : of a table of events, what holds the class; trial_type, else value, where it is "".
     classes : description -> class, in the order of the classes; what is not in it is left out;
-        empty: every description is a class.
+        empty: every description is a class. A class named BAD... marks signal that is rejected.
     """
 
     source: str = ""
     column: str = ""
     classes: Mapping[str, str] = field(default_factory=dict)
+
+    def rejects(self, mark: Mark) -> bool:
+        """Whether a mark is one of bad signal: by its class, or by its own name without one."""
+        return rejecting(self.classes.get(mark.text, mark.text))
 
 
 @dataclass(frozen=True)
@@ -129,7 +138,8 @@ class CutRequest:
     duration_s: of events that are markers without a length; 0: until the next event.
     channels: names; empty: all of `kind`; kind "": the first of KINDS that is there.
     only_common: of files that differ in channels, those that all have. resample: files that differ
-    in rate are brought to the lowest. bad_channels: "keep", "drop" (from every file) or "zero".
+    in rate are brought to the lowest. bads: channels that are bad in every file, beside those that
+    a file names. bad_channels: "keep", "drop" (from every file) or "zero".
     reject_uv: windows whose peak-to-peak amplitude exceeds it in any channel are left out, as
     `reject` of MNE. scale: from volts to the unit of the recordings. fs: of tables that do not say
     their rate.
@@ -144,6 +154,7 @@ class CutRequest:
     kind: str = ""
     only_common: bool = False
     resample: bool = False
+    bads: tuple[str, ...] = ()
     bad_channels: str = "keep"
     reject_uv: float | None = None
     scale: float = 1e6

@@ -22,6 +22,7 @@ of a session stand in the order in which they were recorded:
 """
 
 import itertools
+from collections.abc import Iterable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from biotrain.errors import BioTrainError, shown
+from biotrain.writing.files import replaced
 
 REQUIRED = ("x", "scale", "y", "subject", "session", "fs", "channels", "classes", "unit")
 POSITIONS = ("order", "repetition", "run", "time_s", "segment")
@@ -200,9 +202,22 @@ class Recordings:
         """Every session of `subject`, in ascending order; RecordingError if there is none."""
         found = [int(s) for s in np.unique(self.session[self.subject == subject])]
         if not found:
-            raise self._error(
-                f"no subject {subject}; there are {', '.join(map(str, self.subjects))}"
-            )
+            there = ", ".join(self.name_of("subject", number) for number in self.subjects)
+            raise self._error(f"no subject {subject}; there are {there}")
+        return found
+
+    def people(self, asked: Iterable[int | str]) -> list[int]:
+        """The numbers of subjects that are asked for by number or by name.
+
+        Raises RecordingError where there is none.
+        """
+        found = []
+        for one in asked:
+            if isinstance(one, int):
+                self.sessions(one)
+                found.append(one)
+            else:
+                found.append(self.number_of("subject", one.strip()))
         return found
 
     def name_of(self, key: str, number: int) -> str:
@@ -281,11 +296,8 @@ class Recordings:
                 value = [(str(number), name) for number, name in value]
             if value is not None and not (isinstance(value, list | tuple) and not value):
                 arrays[field.name] = np.asarray(value)
-        try:
-            with target.open("wb") as file:
-                np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
-        except OSError as error:
-            raise RecordingError(f"{target}: cannot be written: {error.strerror}") from error
+        with replaced(target) as file:
+            np.savez_compressed(file, **arrays)  # type: ignore[arg-type]
         return target
 
 

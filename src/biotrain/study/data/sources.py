@@ -28,7 +28,10 @@ SCHEMES: Mapping[str, Callable[[str, Mapping[str, Any]], FileSet]] = {
     "moabb:": moabb_sets.read,
     "bids:": own.read_bids,
 }
-"""By the beginning of what DATA says."""
+"""By the beginning of what DATA says, for windows."""
+
+CONTINUOUS = {**SCHEMES, "moabb:": moabb_sets.read_continuous}
+"""The same for continuous signal."""
 
 
 def load(
@@ -79,15 +82,15 @@ def load_continuous(source: str | Path) -> Continuous | None:
 
     `synthetic-eeg`, `-eog` and `-emg` are the same people as biotrain.study.load gives, but raw: a
     24-bit converter, the electrodes' offsets, more of the mains and of drift. Continuous files are
-    continuous whatever names them: a path, a TOML, a BIDS tree; MOABB's paradigms, epochs and
-    `.npz` of windows are not.
+    continuous whatever names them: a path, a TOML, a BIDS tree, a set of MOABB (as it was recorded,
+    not as its paradigm cuts it); epochs and `.npz` of windows are not.
     """
     text = str(source)
     if text in SYNTHETIC:
         return synthetic_raw.continuous(text.removeprefix("synthetic-"))
-    if text.startswith("moabb:") or _has_epochs(Path(text)):
+    if _has_epochs(Path(text.partition("?")[0])):
         return None
-    held = files_of(text, {})
+    held = files_of(text, {}, CONTINUOUS)
     if held is not None:
         return continuous_of(held)
     path = Path(text)
@@ -99,14 +102,18 @@ def load_continuous(source: str | Path) -> Continuous | None:
     return npz.read_continuous(path)
 
 
-def files_of(text: str, given: Mapping[str, Any]) -> FileSet | None:
+def files_of(
+    text: str,
+    given: Mapping[str, Any],
+    schemes: Mapping[str, Callable[[str, Mapping[str, Any]], FileSet]] = SCHEMES,
+) -> FileSet | None:
     """The set of files that DATA names, with its events, before it is cut; None where DATA is
     something else (windows, a synthetic set), or not there."""
     name, _, options = text.partition("?")
     if options and Path(text).exists():  # a file whose name has a question mark
         name, options = text, ""
     said = {**own.query(options, text), **given}
-    for scheme, read in SCHEMES.items():
+    for scheme, read in schemes.items():
         if name.startswith(scheme):
             return read(name.removeprefix(scheme), said)
     path = Path(name)
@@ -125,7 +132,8 @@ def recordings(
     """The recordings that `source` names, decimated to `hz`, or through a front end; and one line
     about the front end and what was left out, "" where there is nothing to say.
 
-    Windows that were cut (and filtered) upstream skip it: nobody can filter them causally now.
+    Raises RecordingError where a front end is asked for and the recordings are windows that were
+    cut (and filtered) before: nobody can filter them causally now.
     """
     if front is not None and hz is not None:
         raise RecordingError("decimate in the front end, or without one; not both")
@@ -135,7 +143,10 @@ def recordings(
     continuous = load_continuous(source)
     if continuous is None:
         rec = load(source)
-        return rec, f"{rec.name}: cut into windows upstream, so the front end is skipped"
+        raise RecordingError(
+            f"{rec.name}: it holds windows that were cut before, which no front end can filter "
+            "causally any more; leave the front end out, or give the continuous recording"
+        )
     rec = through(continuous, front)
     made = describe(continuous.front(front))
     limits = np.iinfo(np.int16)

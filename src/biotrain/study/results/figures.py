@@ -2,13 +2,10 @@
 """The figures of a report, each of one condition (data set, model, scenario). Equal rows give equal
 figures; nothing of pyplot's global state is used. Accuracies are drawn in %."""
 
-import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
 
@@ -22,6 +19,7 @@ from biotrain.study.results.statistics import (
     spread,
     strategies_of,
 )
+from biotrain.writing import drawing
 
 MARKERS = "osD^vP*Xh<>"
 """Matplotlib's markers, one per strategy."""
@@ -319,12 +317,5 @@ def confusion(
 
 def as_svg(fig: Figure, salt: str) -> str:
     """The <svg> element alone; `salt` keeps the ids of several figures on one page apart."""
-    text = io.StringIO()
-    with matplotlib.rc_context({"svg.hashsalt": salt, "svg.fonttype": "none"}):
-        FigureCanvasSVG(fig)
-        fig.savefig(text, format="svg", metadata=_NO_DATE)
-    found = text.getvalue()
+    found = drawing.as_svg(fig, salt, about=False).decode()
     return found[found.index("<svg") :]
-
-
-_NO_DATE: Mapping[str, None] = {"Date": None, "Creator": None, "Format": None, "Type": None}

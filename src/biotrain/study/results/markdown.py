@@ -4,6 +4,7 @@
 from collections.abc import Sequence
 
 from biotrain.study.results.statistics import LEVEL, MARGIN, Across, Entry, Spread
+from biotrain.writing.text import markdown as in_markdown
 
 SCENARIOS = {"day1": "Day-1", "longitudinal": "Later sessions"}
 
@@ -34,7 +35,7 @@ def _scenario(entries: Sequence[Entry], scenario: str, metric: str) -> str:
     heads = []
     for k, (dataset, model) in enumerate(columns):
         people = next(v.n for (at, _), v in values.items() if at == k)
-        heads.append(_name(f"{dataset}, {model} ({people})"))
+        heads.append(in_markdown(f"{dataset}, {model} ({people})"))
     lines = [
         (
             f"{SCENARIOS[scenario]}: {metric.replace('_', ' ')} in %, mean over subjects "
@@ -54,7 +55,7 @@ def _scenario(entries: Sequence[Entry], scenario: str, metric: str) -> str:
             mean = f"{100 * value.mean:.1f}"
             mean = f"**{mean}**" if value.mean == best[k] else mean
             texts.append(f"{mean} [{100 * value.low:.1f}, {100 * value.high:.1f}]")
-        lines.append(_line([_name(name), *texts]))
+        lines.append(_line([in_markdown(name), *texts]))
     return "\n".join(lines) + "\n"
 
 
@@ -65,7 +66,7 @@ def _across(found: Across, metric: str) -> str:
             f"interval]; =: not inferior (the one-sided interval lies above -{100 * MARGIN:g})."
         ),
         "",
-        _line(["strategy", *(f"over {_name(name)}" for name in found.baselines)]),
+        _line(["strategy", *(f"over {in_markdown(name)}" for name in found.baselines)]),
         _line(["---"] * (len(found.baselines) + 1)),
     ]
     for name, gains in found.gains:
@@ -77,14 +78,9 @@ def _across(found: Across, metric: str) -> str:
             gain = one.spread
             interval = f"[{100 * gain.low:+.1f}, {100 * gain.high:+.1f}]"
             texts.append(f"{100 * gain.mean:+.1f} {interval}{' =' if one.not_inferior else ''}")
-        lines.append(_line([_name(name), *texts]))
+        lines.append(_line([in_markdown(name), *texts]))
     return "\n".join(lines) + "\n"
 
 
 def _line(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
-
-
-def _name(text: str) -> str:
-    """A name as Markdown shows it: no star or bar of its own."""
-    return text.replace("|", "/").replace("*", "\\*")

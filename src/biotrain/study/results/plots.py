@@ -2,17 +2,12 @@
 """Figures of a study. Equal results give equal bytes; nothing of pyplot's global state is used."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from biotrain.errors import BioTrainError
 from biotrain.study.adapt import AdaptResult, Curve
 
 # Okabe and Ito's colours, which people who see colours differently can tell apart.
@@ -88,25 +83,3 @@ def _curves(
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_title("while calibrating (mean)", fontsize=10)
     axes.legend(frameon=False, fontsize=8, loc="lower right", bbox_to_anchor=(1, chance / 103))
-
-
-def save(fig: Figure, path: str | Path) -> Path:
-    """Write `fig` as PNG or SVG, by the suffix; the same figure always gives the same bytes.
-
-    Raises BioTrainError for another suffix or a folder that cannot be written.
-    """
-    target = Path(path)
-    suffix = target.suffix.lower()
-    if suffix not in (".png", ".svg"):
-        raise BioTrainError(f"{target}: a figure is .png or .svg")
-    try:
-        with matplotlib.rc_context({"svg.hashsalt": "biotrain", "svg.fonttype": "none"}):
-            if suffix == ".png":
-                FigureCanvasAgg(fig)
-                fig.savefig(target, metadata={"Software": None})
-            else:
-                FigureCanvasSVG(fig)
-                fig.savefig(target, metadata={"Date": None, "Creator": "BioTrain"})
-    except OSError as error:
-        raise BioTrainError(f"{target}: cannot be written: {error.strerror}") from error
-    return target

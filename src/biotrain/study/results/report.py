@@ -35,6 +35,7 @@ from biotrain.study.results.statistics import (
 )
 from biotrain.study.rows import StudyRow
 from biotrain.study.store import StudyRecord
+from biotrain.writing.files import Folder
 
 METRICS = ("balanced_accuracy", "accuracy")
 
@@ -106,6 +107,7 @@ def write_report(
     out: str | Path | None = None,
     metric: str = METRICS[0],
     against: Sequence[str] = (),
+    force: bool = False,
 ) -> dict[str, Path]:
     """Write report.html, tables.md, rows.csv, summary.csv and comparisons.csv into `out` (the
     study's folder by default); returns their paths by name.
@@ -113,7 +115,9 @@ def write_report(
     The same results always give the same bytes.
     against: strategies that the others are compared with across the sets, as well as none, last and
         conventional full fine-tuning.
-    Raises BioTrainError for a folder without results, an unknown metric, a missing package.
+    force: replace files of these names that BioTrain did not write there, or that were changed.
+    Raises BioTrainError for a folder without results, an unknown metric, a missing package, and a
+        file that stands in the way.
     """
     if metric not in METRICS:
         raise BioTrainError(f"a metric is {' or '.join(METRICS)}, not {metric}")
@@ -130,12 +134,7 @@ def write_report(
         "comparisons.csv": _csv([_flat_comparison(c) for c in results.comparisons]),
     }
     target = Path(out or folder)
-    try:
-        target.mkdir(parents=True, exist_ok=True)
-        for name, text in texts.items():
-            (target / name).write_text(text, encoding="utf-8", newline="")
-    except OSError as error:
-        raise BioTrainError(f"cannot write into '{target}': {error.strerror}") from error
+    Folder(target, force).write(texts)
     return {name: target / name for name in texts}
 
 

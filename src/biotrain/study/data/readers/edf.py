@@ -123,7 +123,7 @@ def read(path: Path, request: CutRequest) -> RawSignal | None:
         raise RecordingError(f"{path}: it holds annotations only, no signal")
     if not header.records:
         raise RecordingError(f"{path}: it holds no whole record")
-    names = _unique([header.labels[k] for k in signals])
+    names = unique([header.labels[k] for k in signals])
     units = [header.units[k] for k in signals]
     kinds = [kind_of(name, unit) for name, unit in zip(names, units, strict=True)]
     taken, others = choose(names, kinds, request, path)
@@ -138,7 +138,7 @@ def read(path: Path, request: CutRequest) -> RawSignal | None:
         )
     values, chosen_units = [], []
     for name, row, rate in zip(taken, rows, rates, strict=True):
-        factor, unit, note = _unit(name, header.units[row])
+        factor, unit, note = unit_of(name, header.units[row])
         signal = _channel(header, records, row)
         physical = (signal * header.gains[row] + header.offsets[row]) * factor
         values.append(physical if rate == fs else resampled_rows(physical[None], rate, fs)[0])
@@ -162,7 +162,7 @@ def read(path: Path, request: CutRequest) -> RawSignal | None:
     )
 
 
-def _unique(names: list[str]) -> list[str]:
+def unique(names: list[str]) -> list[str]:
     """Names of which each is there once: the second C3 is C3-1."""
     seen: dict[str, int] = {}
     out = []
@@ -172,7 +172,7 @@ def _unique(names: list[str]) -> list[str]:
     return out
 
 
-def _unit(name: str, unit: str) -> tuple[float, str, list[str]]:
+def unit_of(name: str, unit: str) -> tuple[float, str, list[str]]:
     """Factor to microvolts where the unit is a voltage, the unit then, and what was assumed."""
     factor = microvolts(unit)
     if factor is not None:

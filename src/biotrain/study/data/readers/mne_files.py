@@ -3,14 +3,17 @@
 
 from __future__ import annotations
 
+import math
 import re
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from biotrain.study.data.raw import (
     CutRequest,
@@ -32,6 +35,10 @@ UNTYPED = (".edf", ".bdf", ".gdf", ".vhdr", ".set")
 
 VOLTAGES = ("eeg", "emg", "eog", "seeg", "ecog", "ecg", "dbs")
 """Kinds of channels that MNE gives in volts."""
+
+SKIPPED, PAUSED = "BAD_ACQ_SKIP", "New Segment"
+"""Annotations of samples that were not recorded (FIF), and of where a recording goes on
+(BrainVision)."""
 
 CONTINUED = re.compile(r"(.+)(?:-(\d+)\.fif(?:\.gz)?|_split-(\d+)(_.*)?\.fif)$", re.IGNORECASE)
 """Later parts of a FIF file that was split at 2 GB, which its first part brings along."""
@@ -95,7 +102,7 @@ def read(path: Path, request: CutRequest) -> RawSignal:
             raise
         epochs, told = _read(path, lambda mne: mne.read_epochs_eeglab(path, verbose="warning"))
         return from_epochs(epochs, path, request, told)
-    return _from_raw(raw, path, request, told)
+    return from_raw(raw, path, request, told)
 
 
 def _kinds(instance: Any, path: Path) -> list[str]:
@@ -106,27 +113,30 @@ def _kinds(instance: Any, path: Path) -> list[str]:
     return [kind_of(n) if k == "eeg" else k for n, k in zip(names, given, strict=True)]
 
 
-def _from_raw(raw: Any, path: Path, request: CutRequest, told: list[str]) -> RawSignal:
+def from_raw(raw: Any, path: Path, request: CutRequest, told: list[str]) -> RawSignal:
+    """A continuous recording that MNE has opened; `told`: its warnings."""
     fs = float(raw.info["sfreq"])
     names, kinds = [normal(name) for name in raw.ch_names], _kinds(raw, path)
     taken, others = choose(names, kinds, request, path)
-    own = [raw.ch_names[names.index(name)] for name in taken]
+    own = [names.index(name) for name in taken]  # by place: a name may be that of a kind
     chosen_kinds = [kinds[names.index(name)] for name in taken]
     volts = np.array([1e6 if kind in VOLTAGES else 1.0 for kind in chosen_kinds])
     signal, more = _read(path, lambda _: np.asarray(raw.get_data(picks=own), np.float64))
-    stim = [name for name, kind in zip(raw.ch_names, kinds, strict=True) if kind == "stim"]
+    stim = [k for k, kind in enumerate(kinds) if kind == "stim"]
+    kept, segments, marks, paused = _divided(_marks(raw, fs), signal.shape[1], fs, request)
     return RawSignal(
         path,
-        signal * volts[:, None],
+        (signal * volts[:, None])[:, kept],
         fs,
         tuple(taken),
         tuple(chosen_kinds),
         tuple("uV" if kind in VOLTAGES else "" for kind in chosen_kinds),
         bads=tuple(n for n in map(normal, raw.info.get("bads", ())) if n in taken),
-        marks=tuple(_marks(raw, fs)),
-        codes={normal(n): np.rint(raw.get_data(picks=[n])[0]).astype(np.int64) for n in stim},
+        marks=tuple(marks),
+        codes={names[k]: np.rint(raw.get_data(picks=[k])[0][kept]).astype(np.int64) for k in stim},
+        segments=segments,
         others=tuple(others),
-        notes=(*told, *more),
+        notes=(*told, *more, *paused),
     )
 
 
@@ -137,12 +147,50 @@ def _marks(raw: Any, fs: float) -> list[Mark]:
     out = []
     for one in raw.annotations:
         text, onset = normal(str(one["description"])), float(one["onset"]) - first
-        if text.startswith("New Segment"):  # BrainVision: the recording was paused
-            text = f"EDGE {text}"
-            if onset < 0.5 / fs:
-                continue
         out.append(Mark(onset, float(one["duration"]), text))
     return out
+
+
+def _divided(
+    marks: list[Mark], count: int, fs: float, request: CutRequest
+) -> tuple[slice | NDArray[np.int64], tuple[Segment, ...], list[Mark], list[str]]:
+    """What some marks say of the clock: the samples that are there, the segments that they make,
+    the other marks on the clock of the recording, and a note.
+
+    FIF marks samples that were not recorded (BAD_ACQ_SKIP), which MNE fills with zeros. BrainVision
+    (New Segment) and EEGLAB (boundary, whose length was cut out) mark where a recording goes on.
+    """
+    skips = [mark for mark in marks if mark.text.upper() == SKIPPED]
+    if skips:
+        there = np.ones(count, bool)
+        for mark in skips:
+            there[max(0, round(mark.onset_s * fs)) :][: round(mark.duration_s * fs)] = False
+        at = np.flatnonzero(there)
+        firsts = [0, *(int(k) + 1 for k in np.flatnonzero(np.diff(at) > 1))] if len(at) else []
+        segments = tuple(Segment(k, float(at[k] / fs)) for k in firsts) or (Segment(0, 0.0),)
+        return at, segments, [mark for mark in marks if mark not in skips], []
+    breaks = [
+        mark
+        for mark in marks
+        if mark.text not in request.events.classes
+        and (mark.text.startswith(PAUSED) or mark.text.lower() == "boundary")
+    ]
+    rest = [mark for mark in marks if mark not in breaks]
+    begins: dict[int, float] = {0: 0.0}
+    for mark in sorted(breaks, key=lambda mark: mark.onset_s):
+        first = math.ceil(mark.onset_s * fs - 1e-6)  # EEGLAB: half a sample before it
+        cut_out = mark.duration_s if mark.text.lower() == "boundary" else 0.0
+        if 0 < first < count:
+            lost = cut_out if math.isfinite(cut_out) and cut_out > 1.5 / fs else 0.0
+            begins[first] = list(begins.values())[-1] + lost
+    segments = tuple(Segment(k, k / fs + lost) for k, lost in begins.items())
+    edges, shifts = np.array(list(begins)) / fs, np.array(list(begins.values()))
+    moved = [
+        replace(m, onset_s=m.onset_s + float(shifts[np.searchsorted(edges, m.onset_s + 1e-6) - 1]))
+        for m in rest
+    ]
+    told = [f"the recording was paused {len(begins) - 1} times; no window spans a pause"]
+    return slice(None), segments, moved, told if len(begins) > 1 else []
 
 
 def from_epochs(epochs: Any, path: Path, request: CutRequest, told: list[str]) -> RawSignal:
@@ -160,7 +208,7 @@ def epoched(
     taken, others = choose(names, kinds, request, path)
     chosen_kinds = [kinds[names.index(name)] for name in taken]
     volts = np.array([1e6 if kind in VOLTAGES else 1.0 for kind in chosen_kinds])
-    own = [epochs.ch_names[names.index(name)] for name in taken]
+    own = [names.index(name) for name in taken]
     data = np.asarray(epochs.load_data().get_data(picks=own), np.float64) * volts[:, None]
     count, _, n_times = data.shape
     events, times = getattr(epochs, "events", None), getattr(epochs, "times", None)

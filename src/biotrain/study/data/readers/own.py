@@ -35,7 +35,7 @@ from urllib.parse import parse_qsl
 from biotrain.errors import BioTrainError, shown
 from biotrain.frontend.toml import load_toml
 from biotrain.study.data.join import FileSet, Titles, file_set
-from biotrain.study.data.raw import CutRequest, Events, Place, RawSignal, normal
+from biotrain.study.data.raw import CutRequest, Events, Place, RawSignal, normal, rejecting
 from biotrain.study.data.readers import sidecars
 from biotrain.study.data.readers.mne_files import MNE_SUFFIXES
 from biotrain.study.data.readers.table import IN_FOLDERS, is_beside, read_signal, recordings_in
@@ -67,6 +67,7 @@ class Own:
     tmin: float | None = None
     duration: float = 0.0
     reject_uv: float | None = None
+    bads: tuple[str, ...] = ()
     bad_channels: str = "keep"
     resample: bool = False
     fs: float | None = None
@@ -87,6 +88,7 @@ class Own:
             kind=self.kind,
             only_common=self.channels == ("common",),
             resample=self.resample,
+            bads=self.bads,
             bad_channels=self.bad_channels,
             reject_uv=self.reject_uv,
             scale=self.scale,
@@ -95,8 +97,8 @@ class Own:
 
     def titles(self, where: str, name: str) -> Titles:
         """For the set."""
-        classes = tuple(dict.fromkeys(self.events.classes.values()))
-        return Titles(where, self.name or name, self.unit, classes)
+        classes = dict.fromkeys(c for c in self.events.classes.values() if not rejecting(c))
+        return Titles(where, self.name or name, self.unit, tuple(classes))
 
 
 def read_toml(path: Path, given: Mapping[str, Any]) -> FileSet:
@@ -150,8 +152,9 @@ def query(text: str, where: str) -> dict[str, Any]:
         for key in NUMBERS:
             if key in given:
                 given[key] = float(given[key])
-        if "channels" in given:
-            given["channels"] = given["channels"].split(",")
+        for key in ("channels", "bads"):
+            if key in given:
+                given[key] = given[key].split(",")
         if "resample" in given:
             given["resample"] = given["resample"].lower() in ("true", "yes", "1")
         if "events" in given:
@@ -194,17 +197,20 @@ def settings(given: Mapping[str, Any], where: str) -> Own:
     channels = values.get("channels", ())
     if channels == "common":
         channels = ("common",)
-    listed = isinstance(channels, list | tuple)
-    if not listed or not all(isinstance(c, str) for c in channels):
+    if not _names(channels):
         raise RecordingError(
             f'{where}: channels is a list of names or "common", not {shown(channels)}'
         )
-    return Own(
-        **(
-            values
-            | {"channels": tuple(channels), "events": _events(values.get("events", {}), where)}
-        )
-    )
+    bads = values.get("bads", ())
+    if not _names(bads):
+        raise RecordingError(f"{where}: bads is a list of names of channels, not {shown(bads)}")
+    lists = {"channels": tuple(channels), "bads": tuple(bads)}
+    return Own(**(values | lists | {"events": _events(values.get("events", {}), where)}))
+
+
+def _names(value: Any) -> bool:
+    """Whether it is a list of texts."""
+    return isinstance(value, list | tuple) and all(isinstance(one, str) for one in value)
 
 
 def _events(given: Any, where: str) -> Events:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from biotrain.errors import BioTrainError
 from biotrain.study.data.raw import CutRequest, RawSignal, first_line
-from biotrain.study.data.readers import edf, mne_files, sidecars, text, wfdb_files, xdf
+from biotrain.study.data.readers import edf, gdf, mne_files, sidecars, text, wfdb_files, xdf
 from biotrain.study.data.recordings import RecordingError
 
 Read = Callable[[Path, CutRequest], RawSignal]
@@ -23,9 +23,15 @@ def _edf(path: Path, request: CutRequest) -> RawSignal:
     return edf.read(path, request) or mne_files.read(path, request)
 
 
+def _gdf(path: Path, request: CutRequest) -> RawSignal:
+    """The same."""
+    return gdf.read(path, request) or mne_files.read(path, request)
+
+
 READERS: Mapping[str, Read] = {
     **dict.fromkeys((".edf", ".bdf"), _edf),
-    **dict.fromkeys((".fif", ".fif.gz", ".gdf", ".vhdr", ".set"), mne_files.read),
+    ".gdf": _gdf,
+    **dict.fromkeys((".fif", ".fif.gz", ".vhdr", ".set"), mne_files.read),
     **dict.fromkeys(text.SUFFIXES, text.read),
     **dict.fromkeys(xdf.SUFFIXES, xdf.read),
     **dict.fromkeys(wfdb_files.SUFFIXES, wfdb_files.read),

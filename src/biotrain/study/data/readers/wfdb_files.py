@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from biotrain.study.data.join import resampled_rows
 from biotrain.study.data.raw import (
     CutRequest,
     Mark,
@@ -27,7 +29,7 @@ SUFFIXES = (".hea",)
 ANNOTATORS = ("atr", "event", "ann", "ari", "apn", "st", "hyp", "ecg", "qrs")
 """Annotation files that may lie beside a record; the first that is there is read."""
 
-ECG_LEADS = ("i", "ii", "iii", "avr", "avl", "avf", "mlii", "mliii", "mcl", "v")
+ECG_LEADS = ("i", "ii", "iii", "avr", "avl", "avf", "mlii", "mliii", "mcl", "v", "vx", "vy", "vz")
 """Leads of an electrocardiogram, in small letters and without a number."""
 
 
@@ -41,22 +43,23 @@ def read(path: Path, request: CutRequest) -> RawSignal:
     try:
         with warnings.catch_warnings():  # what wfdb calls in pandas is deprecated there
             warnings.simplefilter("ignore")
-            record = wfdb.rdrecord(stem, physical=True)
+            record = wfdb.rdrecord(stem, physical=True, smooth_frames=False)
     except Exception as error:  # wfdb raises whatever it meets
         raise RecordingError(f"{path}: wfdb cannot read it: {first_line(error)}") from error
-    if record.p_signal is None or not record.n_sig:
+    if record.e_p_signal is None or not record.n_sig:
         raise RecordingError(f"{path}: the record holds no signal")
     names = [normal(name or f"ch{k + 1}") for k, name in enumerate(record.sig_name)]
     units = [unit or "" for unit in record.units]
     kinds = [_kind(name, unit) for name, unit in zip(names, units, strict=True)]
     taken, others = choose(names, kinds, request, path)
     rows = [names.index(name) for name in taken]
-    fs, notes = float(record.fs), []
+    notes: list[str] = []
+    x, fs = _at_one_rate(record, rows, notes)
     factors = [microvolts(units[row]) for row in rows]
     for row, factor in zip(rows, factors, strict=True):
         if factor is None:
             notes.append(f"channel {names[row]} is in '{units[row]}', which is no voltage: as read")
-    x = record.p_signal.T[rows] * np.array([factor or 1.0 for factor in factors])[:, None]
+    x *= np.array([factor or 1.0 for factor in factors])[:, None]
     there = np.isfinite(x).all(axis=0)
     if not there.any():
         raise RecordingError(f"{path}: no sample has a value in every channel")
@@ -70,11 +73,35 @@ def read(path: Path, request: CutRequest) -> RawSignal:
         tuple(taken),
         tuple(kinds[row] for row in rows),
         tuple("uV" if f else units[r] for f, r in zip(factors, rows, strict=True)),
-        marks=tuple(_marks(wfdb, path, stem, fs, float(at[0]) / fs, notes)),
+        marks=tuple(_marks(wfdb, path, stem, float(record.fs), float(at[0]) / fs, notes)),
         segments=segments,
         others=tuple(others),
         notes=tuple(notes),
     )
+
+
+def _at_one_rate(
+    record: Any, rows: list[int], notes: list[str]
+) -> tuple[NDArray[np.float64], float]:
+    """The channels `rows` and their rate. A record has so many samples of each channel per frame;
+    channels of several rates are brought to the lowest. Samples without a value are NaN."""
+    per_frame = [int(record.samps_per_frame[row]) for row in rows]
+    least = min(per_frame)
+    fs = float(record.fs) * least
+    if max(per_frame) > least:
+        rates = ", ".join(f"{record.fs * n:g}" for n in sorted(set(per_frame)))
+        notes.append(f"channels of {rates} Hz are resampled to {fs:g} Hz (offline)")
+    out = []
+    for row, samples in zip(rows, per_frame, strict=True):
+        signal = np.asarray(record.e_p_signal[row], np.float64)
+        if samples > least:
+            lost = np.isnan(signal)
+            signal = resampled_rows(np.where(lost, 0.0, signal)[None], samples, least)[0]
+            where = np.minimum(np.flatnonzero(lost) * least // samples, len(signal) - 1)
+            signal[where] = np.nan
+        out.append(signal)
+    length = min(len(signal) for signal in out)
+    return np.stack([signal[:length] for signal in out]), fs
 
 
 def _kind(name: str, unit: str) -> str:
@@ -99,7 +126,7 @@ def _marks(
     if len(found) > 1:
         notes.append(f"annotations are read from .{found[0]}; there are {', '.join(found)}")
     texts = [normal((note or "").strip("\x00")) for note in held.aux_note]
-    at = [sample / fs - first_s for sample in held.sample]
+    at = [sample / float(held.fs or fs) - first_s for sample in held.sample]
     if not any(texts):
         return [Mark(onset, 0.0, normal(s)) for onset, s in zip(at, held.symbol, strict=True)]
     told = [(onset, text) for onset, text in zip(at, texts, strict=True) if text]

@@ -6,16 +6,19 @@ from __future__ import annotations
 
 import logging
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from biotrain.study.data.raw import (
     KINDS,
     CutRequest,
     Mark,
     RawSignal,
+    Segment,
     choose,
     first_line,
     kind_of,
@@ -24,6 +27,9 @@ from biotrain.study.data.raw import (
     segments_of,
 )
 from biotrain.study.data.recordings import RecordingError
+
+OTHER_RATE = 0.005
+"""Relative difference from which on the rate by name is not believed; clocks differ by 1e-4."""
 
 SUFFIXES = (".xdf", ".xdfz", ".xdf.gz")
 
@@ -46,23 +52,19 @@ def read(path: Path, request: CutRequest) -> RawSignal:
     stamps = np.asarray(stream["time_stamps"], np.float64)
     if len(stamps) < 2:
         raise RecordingError(f"{path}: stream {_one(info, 'name')} holds no signal")
-    nominal = float(_one(info, "nominal_srate") or 0)
-    span = float(np.median(np.diff(stamps)))
-    measured = 1 / span if span > 0 else nominal
-    notes = []
-    if abs(measured / nominal - 1) > 0.005:
-        notes.append(f"the rate is {nominal:g} Hz by name and {measured:g} Hz by the time stamps")
+    fs, notes = _rate(float(_one(info, "nominal_srate") or 0), stamps)
     values = np.asarray(stream["time_series"], np.float64).T
     rows = [names.index(name) for name in taken]
     factors = [microvolts(units[row]) for row in rows]
     if any(not units[row] for row in rows):
         notes.append("the stream names no unit: taken as uV")
-    marks, silent = _marks(streams, float(stamps[0]))
+    segments = segments_of(stamps, fs)
+    marks, silent = _marks(streams, _Clock(stamps, segments, fs))
     notes += [f"the stream of markers '{name}' is empty" for name in silent]
     return RawSignal(
         path,
         values[rows] * np.array([factor or 1.0 for factor in factors])[:, None],
-        nominal,
+        fs,
         tuple(taken),
         tuple(kinds[row] for row in rows),
         tuple("uV" if f or not units[r] else units[r] for f, r in zip(factors, rows, strict=True)),
@@ -72,10 +74,40 @@ def read(path: Path, request: CutRequest) -> RawSignal:
             for k, (name, kind) in enumerate(zip(names, kinds, strict=True))
             if kind == "stim"
         },
-        segments=segments_of(stamps, nominal),
+        segments=segments,
         others=tuple(others),
         notes=tuple(notes),
     )
+
+
+def _rate(nominal: float, stamps: NDArray[np.float64]) -> tuple[float, list[str]]:
+    """The rate by name, or by the time stamps where the two differ by more than clocks do."""
+    span = float(np.median(np.diff(stamps)))
+    measured = 1 / span if span > 0 else nominal
+    if abs(measured / nominal - 1) <= OTHER_RATE:
+        return nominal, []
+    told = f"the rate is {nominal:g} Hz by name and {measured:g} Hz by the time stamps, which hold"
+    return measured, [told]
+
+
+@dataclass(frozen=True, eq=False)
+class _Clock:
+    """From time stamps to the recording's clock, which counts samples within a segment: so a marker
+    stays at its sample although the clock of the signal drifts against its rate."""
+
+    stamps: NDArray[np.float64]
+    segments: tuple[Segment, ...]
+    fs: float
+
+    def time_of(self, stamp: float) -> float:
+        """Seconds from the first sample."""
+        firsts = [segment.first for segment in self.segments]
+        k = max(0, int(np.searchsorted(self.stamps[firsts], stamp, "right")) - 1)
+        own = self.stamps[firsts[k] : (*firsts, len(self.stamps))[k + 1]]
+        inside = min(max(stamp, float(own[0])), float(own[-1]))
+        at = float(np.interp(inside, own, np.arange(len(own)))) / self.fs + stamp - inside
+        after = self.segments[k + 1].time_s if k + 1 < len(self.segments) else np.inf
+        return min(self.segments[k].time_s + at, float(after))
 
 
 def _one(info: Any, key: str) -> str:
@@ -119,7 +151,7 @@ def _channels(stream: Any) -> tuple[list[str], list[str], list[str]]:
     return names, kinds, units
 
 
-def _marks(streams: list[Any], zero: float) -> tuple[list[Mark], list[str]]:
+def _marks(streams: list[Any], clock: _Clock) -> tuple[list[Mark], list[str]]:
     """The markers of all streams without a rate, on the clock of the signal; and empty streams."""
     marks, silent = [], []
     for stream in streams:
@@ -132,5 +164,5 @@ def _marks(streams: list[Any], zero: float) -> tuple[list[Mark], list[str]]:
             value = values[0]
             text = normal(value) if isinstance(value, str) else f"{float(value):g}"
             if text:
-                marks.append(Mark(float(stamp) - zero, 0.0, text))
+                marks.append(Mark(clock.time_of(float(stamp)), 0.0, text))
     return sorted(marks, key=lambda mark: mark.onset_s), silent
