@@ -58,6 +58,17 @@ def test_options_are_checked_before_a_network_is_built(
     assert complaint in capfd.readouterr().err
 
 
+@pytest.mark.parametrize("samples", ["2147483647", "20000000"])
+def test_more_windows_than_there_is_memory(samples: str, capfd: Any) -> None:
+    assert main(["run", *SMALL, "--samples", samples]) == 2
+    assert "random windows do not fit" in capfd.readouterr().err
+
+
+def test_more_processes_than_a_machine_has(capfd: Any) -> None:
+    assert main(["study", "--data", "synthetic-emg", "--jobs", "4097"]) == 2
+    assert "--jobs" in capfd.readouterr().err
+
+
 def test_a_glob_of_modules_that_there_are_not(capfd: Any) -> None:
     assert main(["plan", *SMALL, "--no-frontier", "--store", "fp16:["]) == 2
     assert "no module's path matches '['; there are " in capfd.readouterr().err

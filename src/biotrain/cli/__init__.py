@@ -33,6 +33,9 @@ INTERNAL, INTERRUPTED, PIPE_CLOSED = 70, 130, 141
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS, errno.ENOMEM, errno.EMFILE)
 """Errors of the operating system that tell of the machine, whatever BioTrain was doing."""
 
+LONGEST_WORD = 400
+"""Characters of one word of a message that are printed; paths are shorter."""
+
 USAGE_ERROR = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "ClickException")
 
 app = typer.Typer(
@@ -122,5 +125,6 @@ def _drop_output() -> None:
 
 def _fail(text: str, code: int) -> int:
     """Print one line on standard error; returns `code`."""
-    sys.stderr.write(f"biotrain: {terminal(' '.join(text.split()))}\n")
+    words = (w if len(w) <= LONGEST_WORD else f"{w[:LONGEST_WORD]}..." for w in text.split())
+    sys.stderr.write(f"biotrain: {terminal(' '.join(words))}\n")
     return code

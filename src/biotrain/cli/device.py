@@ -42,6 +42,9 @@ PROFILE_ROWS = 12
 RANDOM_WINDOWS = 64
 """Windows of a run without data."""
 
+MOST_RANDOM_BYTES = 2**30
+"""Bytes of all windows of a run without data."""
+
 SAMPLES_PER_CALL = 32
 """Samples that are trained between two moves of the progress bar."""
 
@@ -291,6 +294,12 @@ def _windows(
     rng = np.random.default_rng(seed)
     if rec is None:
         count = how.samples or RANDOM_WINDOWS
+        most = MOST_RANDOM_BYTES // (4 * int(np.prod(shape)))
+        if count > most:
+            raise BioTrainError(
+                f"--samples {count:,} random windows do not fit into the memory of this machine: "
+                f"at most {most:,}, and --epochs for more"
+            )
         x = rng.standard_normal((count, *shape)).astype(np.float32)
         return x, rng.integers(0, outputs, count)
     if rec.n_classes != outputs:

@@ -57,7 +57,9 @@ def study_verb(
     scenarios: Annotated[
         str | None, typer.Option("--scenarios", help="day1, longitudinal, sizes.")
     ] = None,
-    jobs: Annotated[int, typer.Option("--jobs", help="Processes on this machine.", min=1)] = 1,
+    jobs: Annotated[
+        int, typer.Option("--jobs", help="Processes on this machine.", min=1, max=256)
+    ] = 1,
     cluster: Annotated[
         str | None,
         typer.Option("--cluster", metavar="dask://HOST:PORT", help="Work on a Dask cluster."),

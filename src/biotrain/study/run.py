@@ -42,6 +42,8 @@ class Event:
 
 
 Watch = Callable[[Event], None]
+MOST_JOBS = 256
+"""Processes that a study starts on one machine; all of them are started at once."""
 
 
 @dataclass(frozen=True)
@@ -87,8 +89,8 @@ def run(
             or in which another study runs; no such cluster; a worker that died. An error of one
             cell does not end the study; it is among the failures.
     """
-    if jobs < 1:
-        raise BioTrainError(f"jobs is the number of processes, from 1; not {jobs}")
+    if not 1 <= jobs <= MOST_JOBS:
+        raise BioTrainError(f"jobs is the number of processes, 1 to {MOST_JOBS}; not {jobs}")
     expanded = expand(spec, resolve)
     cells, left_out = expanded.cells, expanded.left_out
     with Store(folder) as store:

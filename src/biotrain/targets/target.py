@@ -100,7 +100,7 @@ def load_target(name: str | Target) -> Target:
     """The target of that name (or the object itself)."""
     if isinstance(name, Target):
         return name
-    data = _read(name)
+    data = _read(name) if isinstance(name, str) and name in targets() else None
     if data is None:
         raise BioTrainError(f"no target is called '{name}'; there are: {', '.join(targets())}")
     try:
