@@ -294,6 +294,7 @@ def test_a_window_whose_loss_is_not_finite_leaves_no_trace() -> None:
         assert device.save_state()[20:-4] == other.save_state()[20:-4]
 
 
+@pytest.mark.sample(test=1)
 @pytest.mark.parametrize("name", NAMES)
 def test_no_tensor_of_gradients_is_left(name: str) -> None:
     plans = {}
