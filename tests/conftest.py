@@ -120,8 +120,8 @@ def rng() -> np.random.Generator:
 def optimised_build() -> Iterator[None]:
     """Builds of the host at -O3, as a user's, for the tests of a file and the processes they start.
 
-    For whole networks against torch (test_verify.py), builds that are compared (test_device.py,
-    test_matrix.py), and wherever the C runs for longer than it takes to build.
+    For whole networks against torch (test_verify.py), and wherever the C runs for longer than it
+    takes to build. Tests that compare builds name the flags of each.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("BIOTRAIN_CFLAGS", raising=False)

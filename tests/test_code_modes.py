@@ -85,7 +85,7 @@ CASES = [
 ]
 
 
-@pytest.mark.sample(test=3, ci=12)
+@pytest.mark.sample(test=3, ci=9)
 @pytest.mark.parametrize(("network", "build", "optimize"), CASES)
 def test_no_warning_in_either_mode(
     network: str, build: str, optimize: Optimize, tmp_path: Path

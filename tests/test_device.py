@@ -15,9 +15,7 @@ import biotrain as bt
 from biotrain.errors import BioTrainError, CaptureError, CheckpointError, DeviceError
 from biotrain.package import Package
 from biotrain.run.device import Device
-from biotrain.run.host import HostDevice
-
-pytestmark = pytest.mark.usefixtures("optimised_build")
+from biotrain.run.host import OPTIMISED, HostDevice
 
 CHANS, TIMES, CLASSES = 3, 160, 4
 
@@ -344,11 +342,9 @@ def test_wrong_options_end_in_one_line(options: dict[str, object]) -> None:
 
 
 def test_two_numeric_flavours_of_the_compiler_give_the_same_bits(pkg: Package) -> None:
-    from biotrain.run.compiler import NUMERICS
-
     x, y = windows(32)
-    fast = pkg.run("host")
-    slow = HostDevice(pkg, flags=("-O0", "-march=native", "-fPIC", "-std=c99", *NUMERICS))
+    fast = HostDevice(pkg, flags=OPTIMISED)
+    slow = HostDevice(pkg, flags=(*OPTIMISED, "-O0"))
     fast.train(x, y)
     slow.train(x, y)
     assert fast.crc32() == slow.crc32()

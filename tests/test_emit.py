@@ -72,7 +72,7 @@ PAIRS = [
 ]
 
 
-@pytest.mark.sample(test=2)
+@pytest.mark.sample(test=1, ci=3)
 @pytest.mark.parametrize(("name", "strategy", "optimizer"), PAIRS)
 def test_no_warning_from_two_compilers(
     name: str, strategy: str, optimizer: bt.SGD | bt.Adam, tmp_path: Path
@@ -98,7 +98,7 @@ def test_no_malloc_and_no_libm(tmp_path: Path) -> None:
     assert [s for s in wanted if s not in allowed] == []
 
 
-@pytest.mark.sample(test=4)
+@pytest.mark.sample(test=3, ci=7)
 @pytest.mark.parametrize("name", sorted(bt.models.PAPER))
 @pytest.mark.parametrize("strategy", ["full", "last"])
 def test_the_context_has_the_planned_size(name: str, strategy: str) -> None:

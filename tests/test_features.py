@@ -98,7 +98,7 @@ def same(pkg: Package, x: np.ndarray, y: np.ndarray) -> None:
     assert whole.samples == parts.samples
 
 
-@pytest.mark.sample(test=3)
+@pytest.mark.sample(test=3, ci=6)
 @pytest.mark.parametrize(
     "how",
     [
@@ -243,7 +243,7 @@ def test_bad_features_leave_no_trace() -> None:
     assert device.train_features(f[:0], y[:0]) == 0.0
 
 
-@pytest.mark.sample(test=1)
+@pytest.mark.sample(test=1, ci=3)
 @pytest.mark.parametrize(
     "how",
     [

@@ -125,7 +125,7 @@ def test_rounding_is_within_four_times_that_of_torch(
         assert line["fir"] <= 4 * line["torch"], (what, line)
 
 
-@pytest.mark.sample(test=3)
+@pytest.mark.sample(test=3, ci=8)
 @pytest.mark.parametrize("taps", [5, 19, 32, 64, 100, 127, 128, 200])
 @pytest.mark.parametrize("levels", [2, 3])
 def test_every_layout_gives_the_same_bits(levels: int, taps: int) -> None:

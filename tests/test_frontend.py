@@ -72,6 +72,7 @@ def joined(windows: np.ndarray) -> np.ndarray:
     return windows.transpose(1, 0, 2).reshape(windows.shape[1], -1)
 
 
+@pytest.mark.sample(test=8)
 @pytest.mark.parametrize("offset", [0, 1000])
 @pytest.mark.parametrize("name", DESIGNS)
 def test_an_hour_equals_scipy_to_float_rounding(name: str, offset: int) -> None:

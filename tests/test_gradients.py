@@ -60,7 +60,7 @@ def close(device: Device, want: dict[str, np.ndarray], bar: float = 1e-5) -> Non
 MODES = [("momentum", 1), ("momentum", 8), ("update", 1)]
 
 
-@pytest.mark.sample(test=3)
+@pytest.mark.sample(test=3, ci=6)
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize(("gradients", "accumulate"), MODES)
 def test_ten_steps_against_torch(name: str, gradients: str, accumulate: int) -> None:
@@ -68,7 +68,7 @@ def test_ten_steps_against_torch(name: str, gradients: str, accumulate: int) -> 
     check(pkg, seeds=1)
 
 
-@pytest.mark.sample(test=3)
+@pytest.mark.sample(test=3, ci=6)
 @pytest.mark.parametrize("strategy", ["last", "bias", "norm", "none"])
 @pytest.mark.parametrize("gradients", ["momentum", "update"])
 def test_every_strategy(gradients: str, strategy: str) -> None:
@@ -110,7 +110,7 @@ class Odd(nn.Module):
         return self.head((y.tanh() * self.offset + y).mean(-1))
 
 
-@pytest.mark.sample(test=3)
+@pytest.mark.sample(test=3, ci=4)
 @pytest.mark.parametrize(("gradients", "accumulate"), MODES)
 @pytest.mark.parametrize("decay", [0.0, 0.1])
 def test_shared_and_unread_parameters(gradients: str, accumulate: int, decay: float) -> None:
@@ -125,7 +125,7 @@ def test_shared_and_unread_parameters(gradients: str, accumulate: int, decay: fl
     check(pkg, seeds=2, steps=4)
 
 
-@pytest.mark.sample(test=2)
+@pytest.mark.sample(test=2, ci=4)
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("optimizer", [SGD, bt.Adam(weight_decay=0.01)], ids=["sgd", "adam"])
 def test_update_has_the_bits_of_separate(name: str, optimizer: bt.SGD | bt.Adam) -> None:
@@ -294,6 +294,7 @@ def test_a_window_whose_loss_is_not_finite_leaves_no_trace() -> None:
         assert device.save_state()[20:-4] == other.save_state()[20:-4]
 
 
+@pytest.mark.sample(test=1)
 @pytest.mark.parametrize("name", NAMES)
 def test_no_tensor_of_gradients_is_left(name: str) -> None:
     plans = {}
@@ -331,7 +332,7 @@ def test_the_smallest_plan_has_the_bits_of_the_fastest(gradients: str) -> None:
     assert devices[0].crc32() == devices[1].crc32()
 
 
-@pytest.mark.sample(test=3)
+@pytest.mark.sample(test=2, ci=5)
 @pytest.mark.parametrize("strategy", ["full", "last", "none"])
 @pytest.mark.parametrize(
     ("gradients", "optimizer"),

@@ -251,7 +251,7 @@ def test_off_by_default(monkeypatch: pytest.MonkeyPatch) -> None:
 NETWORKS = ("mibminet", "epidenet", "eegnet")
 
 
-@pytest.mark.sample(test=1)
+@pytest.mark.sample(test=1, ci=3)
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("half", FORMATS)
 def test_a_small_plan_has_the_same_bits(name: str, half: str) -> None:
@@ -291,7 +291,7 @@ OPTIONS: dict[str, dict[str, object]] = {
 }
 
 
-@pytest.mark.sample(test=0)
+@pytest.mark.sample(test=0, ci=3)
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 def test_every_option_has_one_crc(options: dict[str, object]) -> None:
     q, y = integers()
@@ -390,7 +390,7 @@ def test_what_fp16_does_not_hold_is_refused() -> None:
 # ---- what is emitted and said
 
 
-@pytest.mark.sample(test=1)
+@pytest.mark.sample(test=1, ci=2)
 @pytest.mark.parametrize("clang", [False, True], ids=["gcc", "clang"])
 @pytest.mark.parametrize("half", FORMATS)
 def test_the_c_is_clean(tmp_path: Path, clang: bool, half: str) -> None:

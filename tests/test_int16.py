@@ -78,7 +78,7 @@ def smallest(**options: object) -> int:
 # ---- the same bits
 
 
-@pytest.mark.sample(test=1)
+@pytest.mark.sample(test=1, ci=3)
 @pytest.mark.parametrize(
     ("name", "fused"), [("mibminet", False), ("epidenet", True)], ids=["mibminet", "epidenet"]
 )
@@ -119,7 +119,7 @@ OPTIONS: dict[str, dict[str, object]] = {
 }
 
 
-@pytest.mark.sample(test=1)
+@pytest.mark.sample(test=1, ci=3)
 @pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS)
 def test_every_option_gives_the_bits_of_a_float_package(options: dict[str, object]) -> None:
     q, y = integers()

@@ -66,7 +66,7 @@ def needs(place: matrix.Place, case: matrix.Case) -> None:
         pytest.skip("the host has no fused multiply-add to compare with")
 
 
-@pytest.mark.sample(test=3, ci=16)
+@pytest.mark.sample(test=3, ci=12)
 @pytest.mark.parametrize(
     ("model", "place"),
     [pytest.param(m, p, id=f"{m}-{p}") for m, p in quick()],

@@ -117,6 +117,7 @@ NETS: dict[str, Callable[[], Net]] = {
 }
 
 
+@pytest.mark.sample(test=6)
 @pytest.mark.parametrize("loss", ["cross_entropy", "mse"])
 @pytest.mark.parametrize("name", NETS)
 def test_gradients_equal_torch(name: str, loss: str) -> None:

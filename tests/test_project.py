@@ -231,7 +231,7 @@ BUILT = [*(("nrf52840", variant) for variant in VARIANTS), ("rv32imfc", "momentu
 """Targets and variants whose folders are built."""
 
 
-@pytest.mark.sample(test=2)
+@pytest.mark.sample(test=1, ci=4)
 @pytest.mark.parametrize(("target", "variant"), BUILT)
 def test_makefile_with_gcc(variant: str, target: str, tmp_path: Path) -> None:
     need("make", GCC[target])
@@ -283,7 +283,7 @@ def test_cmake(compiler: str, target: str, tmp_path: Path) -> None:
     assert (folder / "build" / "session.elf").exists()
 
 
-@pytest.mark.sample(test=3)
+@pytest.mark.sample(test=2, ci=5)
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_clang_accepts_every_file(variant: str, tmp_path: Path) -> None:
     need("clang")
@@ -323,7 +323,7 @@ def check_memory(package: Package, compiler: Any, count: int = 9) -> None:
     assert not {"malloc", "_malloc_r", "calloc", "sbrk", "_sbrk"} & {s.name for s in elf.symbols}
 
 
-@pytest.mark.sample(test=3)
+@pytest.mark.sample(test=2, ci=6)
 @pytest.mark.parametrize(
     ("compiler", "variant"),
     [*(pytest.param("gcc", v) for v in VARIANTS), *(sampled("zig", v) for v in VARIANTS)],

@@ -119,6 +119,7 @@ def _ulp_error(got: np.ndarray, want: np.ndarray) -> np.ndarray:
     return np.abs(got.astype(np.float64) - want) * np.ldexp(1.0, -exponent)
 
 
+@pytest.mark.sample(test=8)
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_error_in_ulp(name: str, mode: str) -> None:

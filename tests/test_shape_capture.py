@@ -86,6 +86,7 @@ SHAPES: dict[str, Callable[[Tensor], Tensor]] = {
 }
 
 
+@pytest.mark.sample(test=10)
 @pytest.mark.parametrize("name", SHAPES)
 def test_shapes(name: str) -> None:
     check(Net(SHAPES[name]))
@@ -111,6 +112,7 @@ LAYERS: dict[str, list[nn.Module]] = {
 }
 
 
+@pytest.mark.sample(test=8)
 @pytest.mark.parametrize("name", LAYERS)
 def test_layers(name: str) -> None:
     check(Net(lambda x: x, *LAYERS[name]))

@@ -128,7 +128,7 @@ def drawn(seed: int) -> Iterator[int]:
         yield int(10 ** rng.uniform(0, 5.5))
 
 
-@pytest.mark.sample(test=2)
+@pytest.mark.sample(test=2, ci=5)
 @pytest.mark.parametrize("case", CASES)
 def test_slices_have_the_bits_of_the_whole(case: str) -> None:
     pkg, package = packages(case)

@@ -218,7 +218,7 @@ def outcome(pkg: Package) -> tuple[int, bytes]:
     return device.crc32(), device.predict(x[:4]).tobytes()
 
 
-@pytest.mark.sample(test=1)
+@pytest.mark.sample(test=1, ci=3)
 @pytest.mark.parametrize("gradients", MODES)
 @pytest.mark.parametrize("name", NETS)
 def test_all_plans_train_to_the_same_bits(name: str, gradients: str) -> None:

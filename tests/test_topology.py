@@ -40,6 +40,7 @@ def trained(norm: nn.modules.batchnorm._BatchNorm, spread: float = 1.0) -> nn.Mo
 # -- the whole -------------------------------------------------------------------------------------
 
 
+@pytest.mark.sample(test=8)
 @pytest.mark.parametrize("norm", ["group", "frozen", "batch", "keep"])
 @pytest.mark.parametrize("name", MODELS)
 def test_our_networks(name: str, norm: str) -> None:

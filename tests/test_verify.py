@@ -48,7 +48,7 @@ def check(pkg: Package, **options: int) -> None:
     assert not bad, (bad, f"{report.kinks} activations near a kink")
 
 
-@pytest.mark.sample(test=2, ci=8)
+@pytest.mark.sample(test=1, ci=8)
 @pytest.mark.parametrize("name", SMALL)
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_every_strategy(name: str, strategy: str) -> None:
@@ -72,7 +72,7 @@ def test_optimizers_and_accumulation(
     check(package(name, optimizer=optimizer, accumulate=accumulate), seeds=1)
 
 
-@pytest.mark.sample(test=2, ci=6)
+@pytest.mark.sample(test=1, ci=6)
 @pytest.mark.parametrize("name", SMALL)
 @pytest.mark.parametrize("norm", ["batch", "frozen"])
 @pytest.mark.parametrize("strategy", ["full", "norm", "last"])
@@ -80,7 +80,7 @@ def test_batch_norm(name: str, norm: str, strategy: str) -> None:
     check(package(name, norm, strategy=strategy, optimizer=SGD), seeds=1)
 
 
-@pytest.mark.sample(test=2, ci=5)
+@pytest.mark.sample(test=1, ci=5)
 @pytest.mark.parametrize(
     "optimizer",
     [
