@@ -82,7 +82,7 @@ full: $(VENV)/.installed-test  ## `make test`, `make ci`, and the whole products
 exhaustive: $(VENV)/.installed-test  ## long fuzzers, every power cut, searches over many drawn networks (hours)
 	$(PYTEST) -m exhaustive $(PYTEST_ARGS)
 	BIOTRAIN_NETWORKS=60 BIOTRAIN_FRONTIERS=40 BIOTRAIN_MUTANTS=200 BIOTRAIN_POINTS=8 \
-		$(PYTEST) tests/test_networks.py tests/test_stream.py $(PYTEST_ARGS)
+		$(PYTEST) -m "not exhaustive" tests/test_networks.py tests/test_stream.py $(PYTEST_ARGS)
 
 mutants: $(VENV)/.installed-test  ## 60 small wrong changes to the compiler: how many do the tests notice?
 	$(PY) tests/mutants.py $(MUTANTS_ARGS)

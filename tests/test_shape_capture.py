@@ -136,6 +136,50 @@ def test_views_of_parameters_and_channels_last() -> None:
     check(Attentive())
 
 
+LEADING: dict[str, Callable[[Tensor, int], Tensor]] = {
+    "expand": lambda p, batch: p.expand(batch, -1, -1),
+    "broadcast_to": lambda p, batch: p.broadcast_to(batch, *p.shape),
+    "unsqueeze": lambda p, batch: p.unsqueeze(0).expand(batch, -1, -1),
+    "index": lambda p, batch: p[None].expand(batch, -1, -1),
+    "mean": lambda p, batch: p[None].mean(0, keepdim=True),
+}
+
+
+class Embedded(nn.Module):
+    """A position is added to what each channel of each sample is, and a token stands before it."""
+
+    def __init__(self, way: Callable[[Tensor, int], Tensor]) -> None:
+        super().__init__()
+        self.way = way
+        self.conv = nn.Conv1d(CHANNELS, 6, 4)
+        self.position = nn.Parameter(torch.linspace(-0.2, 0.3, 6 * 42).view(6, 42))
+        self.token = nn.Parameter(torch.linspace(-0.2, 0.3, 6).view(6, 1))
+        self.out = nn.Linear(43 * 6, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.conv(x) + self.way(self.position, x.shape[0])
+        x = torch.cat([self.way(self.token, x.shape[0]), x], 2)
+        return self.out(F.relu(x).flatten(1))
+
+
+@pytest.mark.parametrize("way", LEADING)
+def test_parameters_over_a_new_leading_axis(way: str) -> None:
+    """Positional embeddings and class tokens, for any batch."""
+    check(Embedded(LEADING[way]))
+
+
+def test_a_mean_over_axes_of_one_element_of_a_parameter() -> None:
+    """It is the parameter under another shape."""
+
+    class Scaled(Embedded):
+        def forward(self, x: Tensor) -> Tensor:
+            position = self.position.unflatten(0, (6, 1)).mean(1)
+            x = torch.cat([self.token[None], self.conv(x) * position], 2)
+            return self.out(F.relu(x).flatten(1))
+
+    check(Scaled(LEADING["expand"]))
+
+
 @pytest.mark.parametrize(
     ("function", "words"),
     [

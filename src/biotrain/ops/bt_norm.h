@@ -210,17 +210,21 @@ BT_KERNEL void bt_row_moments(bt_norm g, bt_box box, bt_in x, float *moments)
     }
 }
 
-/* Mean, less the pivot of the first row, and sum of squared distances of group i from its rows. */
+/* Mean, less the pivot of the first row, and sum of squared distances of group i from its rows, in
+ * two passes. All samples of the group share what these sums lose, so they lose nothing. */
 BT_KERNEL void bt_group_moments(bt_norm g, int i, const float *moments, float *mean, float *square)
 {
   const int rows = g.rows / g.groups;
-  const float pivot = moments[3 * i * rows];
-  *mean = *square = 0.0f;
-  for (int r = 0; r < rows; r++) {
-    const float *row = &moments[3 * (i * rows + r)];
-    bt_join_moments(mean, square, (float)(r * g.times), row[0] - pivot + row[1], row[2],
-                    (float)g.times);
+  const float *const first = &moments[3 * i * rows], pivot = first[0];
+  bt_long_sum means = {0.0f, 0.0f}, squares = {0.0f, 0.0f};
+  for (const float *row = first; row < first + 3 * rows; row += 3)
+    bt_long_add(&means, row[0] - pivot + row[1]);
+  *mean = bt_long_total(means) / (float)rows;
+  for (const float *row = first; row < first + 3 * rows; row += 3) {
+    const float delta = row[0] - pivot + row[1] - *mean;
+    bt_long_add(&squares, bt_fma(delta * (float)g.times, delta, row[2]));
   }
+  *square = bt_long_total(squares);
 }
 
 /* stats[g] = {mean, rstd, rest} of group g from the moments of its rows. */
@@ -337,9 +341,12 @@ BT_KERNEL void bt_norm_sums(bt_norm g, bt_box box, bt_in x, const float *stats, 
 BT_KERNEL void bt_norm_affine_gradient(bt_norm g, bt_box box, const float *sums, float *gradient,
                                        int which)
 {
-  for (int c = box.r0; c < box.r1; c++)
-    for (int r = 0; r < g.rows_per_channel; r++)
-      gradient[c] += sums[2 * (c * g.rows_per_channel + r) + which];
+  for (int c = box.r0; c < box.r1; c++) {
+    bt_long_sum sum = {0.0f, 0.0f};
+    for (int r = c * g.rows_per_channel; r < (c + 1) * g.rows_per_channel; r++)
+      bt_long_add(&sum, sums[2 * r + which]);
+    gradient[c] += bt_long_total(sum);
+  }
 }
 
 /* gradient[r, t] += dy xhat of every group, groups in order; r counts the rows of a group. */
@@ -376,14 +383,14 @@ BT_KERNEL void bt_group_sums(bt_norm g, bt_box box, const float *sums, const flo
 {
   const int rows = g.rows / g.groups;
   for (int i = box.r0; i < box.r1; i++) {
-    float plain = 0.0f, product = 0.0f;
+    bt_long_sum plain = {0.0f, 0.0f}, product = {0.0f, 0.0f};
     for (int r = i * rows; r < (i + 1) * rows; r++) {
       const float scale = gamma ? gamma[r / g.rows_per_channel] : 1.0f;
-      plain = bt_fma(scale, sums[2 * r], plain);
-      product = bt_fma(scale, sums[2 * r + 1], product);
+      bt_long_add(&plain, scale * sums[2 * r]);
+      bt_long_add(&product, scale * sums[2 * r + 1]);
     }
-    means[2 * i] = plain / (float)(rows * g.times);
-    means[2 * i + 1] = product / (float)(rows * g.times);
+    means[2 * i] = bt_long_total(plain) / (float)(rows * g.times);
+    means[2 * i + 1] = bt_long_total(product) / (float)(rows * g.times);
   }
 }
 

@@ -220,14 +220,15 @@ BT_KERNEL void bt_pooled_affine_dx(bt_norm_pool g, bt_box box, bt_in dp, const f
 }
 
 /* sums[c] += share {sum of up n, sum of up s} over the windows of channel c, leaf by leaf, the rows
- * of a leaf in order. */
+ * of a leaf first. */
 BT_KERNEL void bt_pooled_sums(bt_norm_pool g, bt_box box, bt_in up, bt_in s, bt_in8 n,
                               float *sums, float share)
 {
   for (int c = box.r0 / g.out_rows; c * g.out_rows < box.r1; c++)
-    for (int t = box.t0; t < box.t1; t = bt_leaf_end(t, box.t1))
+    for (int t = box.t0; t < box.t1; t = bt_leaf_end(t, box.t1)) {
+      const int m = bt_leaf_end(t, box.t1) - t;
+      float plains = 0.0f, products = 0.0f;
       for (int r = c * g.out_rows; r < (c + 1) * g.out_rows; r++) {
-        const int m = bt_leaf_end(t, box.t1) - t;
         const float *p = bt_at(s, r, t), *q = bt_at(up, r, t);
         const uint8_t *count = bt_at8(n, r, t);
         float plain[BT_LANES] = {0.0f}, product[BT_LANES] = {0.0f};
@@ -243,9 +244,12 @@ BT_KERNEL void bt_pooled_sums(bt_norm_pool g, bt_box box, bt_in up, bt_in s, bt_
               plain[j] = bt_fma(q[i + j], (float)count[i + j], plain[j]);
               product[j] = bt_fma(q[i + j], p[i + j], product[j]);
             }
-        BT_JOIN_SCALED_LEAF(sums[2 * c], share, bt_fold(plain));
-        BT_JOIN_SCALED_LEAF(sums[2 * c + 1], share, bt_fold(product));
+        plains += bt_fold(plain);
+        products += bt_fold(product);
       }
+      BT_JOIN_SCALED_LEAF(sums[2 * c], share, plains);
+      BT_JOIN_SCALED_LEAF(sums[2 * c + 1], share, products);
+    }
 }
 
 /* part[i] = ds of the window that holds sample (r, t + i) less `plain`; ds is 0 beyond the last one */

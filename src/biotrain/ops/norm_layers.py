@@ -10,6 +10,7 @@ from typing import Any
 from biotrain.errors import CaptureError, GraphError
 from biotrain.ir.graph import Attr, Shape, Value
 from biotrain.ir.op import Builder, Composite, Sample, register, rows_times
+from biotrain.ops.shape import reshaped
 
 
 def normalise(
@@ -38,7 +39,7 @@ def normalise(
 
 def channels_as_rows(b: Builder, x: Value) -> Value:
     """`x` with a time axis: (1, C) becomes (1, C, 1), so that channels are rows."""
-    return x if len(x.shape) > 2 else b.one("reshape", x, shape=(*x.shape, 1))
+    return x if len(x.shape) > 2 else reshaped(b, x, (*x.shape, 1))
 
 
 def affine_of(args: Mapping[str, Any]) -> tuple[Value, ...]:

@@ -27,6 +27,7 @@ from biotrain.ir.op import (
     x_in,
     x_out,
 )
+from biotrain.ops.shape import reshaped
 
 Spread = tuple[int, int, int, int]
 """Row strides of an operand along three axes, and 1 or 0: whether it has times of its own."""
@@ -215,7 +216,7 @@ class Expand(Op):
     def capture(self, b: Builder, args: Mapping[str, Any]) -> Value:
         x, shape = args_input(args), args["_output_shape"]
         if x.size == prod(shape):
-            return x if x.shape == shape else b.one("reshape", x, shape=shape)
+            return reshaped(b, x, shape)
         return b.one("expand", x, shape=shape, scale=1.0)
 
     def infer(self, shapes: Sequence[Shape], attrs: Mapping[str, Attr]) -> tuple[Shape, ...]:
@@ -306,7 +307,7 @@ class _Total(Composite):
         y = x
         if kept != x.shape:
             y = reduce_to(b, x, kept, scale=self.scale(x.size // prod(kept)))
-        return y if y.shape == shape else b.one("reshape", y, shape=shape)
+        return reshaped(b, y, shape)
 
 
 @register("bt_reduce.h")

@@ -21,9 +21,29 @@
 
 /* The partial sum of a leaf joins the total of the leaves before it, floats or vectors of floats, as it
  * is or times a factor. Every sum in leaves is joined here, so that the order is decided in one place:
- * one leaf after the other. (Moments are joined by bt_join_moments of bt_norm.h.) */
+ * one leaf after the other. (Moments of leaves are joined by bt_join_moments of bt_norm.h; sums over
+ * rows that many samples share are taken by bt_long_add.) */
 #define BT_JOIN_LEAF(total, leaf) ((total) += (leaf))
 #define BT_JOIN_SCALED_LEAF(total, scale, leaf) ((total) = bt_fma(scale, leaf, total))
+
+/* A running sum, and what its additions lost. */
+typedef struct bt_long_sum {
+  float total, lost;
+} bt_long_sum;
+
+/* Adds x (Knuth's two-sum). */
+BT_KERNEL void bt_long_add(bt_long_sum *to, float x)
+{
+  const float sum = to->total + x, part = sum - to->total;
+  to->lost += (to->total - (sum - part)) + (x - part);
+  to->total = sum;
+}
+
+/* The sum, rounded once or twice however many numbers were added. Where it overflowed, so it stays. */
+BT_KERNEL float bt_long_total(bt_long_sum of)
+{
+  return bt_isfinite(of.total) ? of.total + of.lost : of.total;
+}
 
 /* 1: the core has no vectors of floats, and kernels hold tiles of results in scalar registers; 0: loops
  * that the compiler makes vectors of. The bits do not depend on it. */
