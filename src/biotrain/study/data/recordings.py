@@ -233,7 +233,7 @@ class Recordings:
             if name == known:
                 return int(number)
         there = np.unique(getattr(self, key))
-        if name.isdigit() and int(name) in there:
+        if (name.lstrip("0") or "0") in map(str, there.tolist()):
             return int(name)
         names = ", ".join(self.name_of(key, int(number)) for number in there)
         raise self._error(f"no {key} {name}; there are {names}")
