@@ -69,7 +69,7 @@ test: static  ## set up, then lint, types, import order and a sample of every ki
 # In an environment of its own, with every extra; a test that skips because something is not
 # installed fails here.
 extras: $(EXTRAS)/.installed-extras  ## the tests of what needs MOABB, LSL, BrainFlow or braindecode
-	BIOTRAIN_ALL_INSTALLED=1 $(EXTRAS)/bin/python -m pytest -n $(WORKERS) --dist loadgroup \
+	BIOTRAIN_ALL_INSTALLED=1 $(EXTRAS)/bin/python -m pytest -n $(WORKERS) --dist loadfile \
 		-m extras $(EXTRAS_TESTS) $(PYTEST_ARGS)
 
 ci: $(VENV)/.installed-test  ## the larger sample, which .ci/run runs after `make test`
