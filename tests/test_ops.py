@@ -67,12 +67,11 @@ def plain(folder: Path) -> Callable[[str], Results]:
     return lru_cache(lambda stem: run(of(stem), ARRAYS, command, folder / f"plain-{stem}"))
 
 
-def reference(case: Case) -> list[np.ndarray]:
+def reference(case: Case, floats: torch.dtype = torch.float64) -> list[np.ndarray]:
     """The torch function and its gradients in float64."""
     arrays = ARRAYS[case.name]
     tensors = [
-        torch.tensor(a, dtype=torch.float64 if a.dtype == np.float32 else torch.int64)
-        for a in arrays
+        torch.tensor(a, dtype=floats if a.dtype == np.float32 else torch.int64) for a in arrays
     ]
     inputs = tensors[: len(case.inputs)]
     for value, tensor in zip(case.gradients, inputs, strict=True):
@@ -93,7 +92,17 @@ def check_against_torch(case: Case, results: list[np.ndarray]) -> None:
         assert have.shape == want.shape, value
         scale = max(float(np.abs(want).max()), 1e-30)
         error = float(np.abs(have - want).max()) / scale
-        assert error <= BAR, f"{case.name} {value}: relative error {error:.2e}"
+        assert error <= BAR or one_sum(case, value, want, error), (
+            f"{case.name} {value}: relative error {error:.2e}"
+        )
+
+
+def one_sum(case: Case, value: str, want: np.ndarray, error: float) -> bool:
+    """Whether the result is one number whose terms cancel, and PyTorch's float32 errs half as much."""
+    if want.size > 1:
+        return False
+    have = reference(case, torch.float32)[list(case.results).index(value)]
+    return error <= 2 * abs(float(have.item()) - float(want.item())) / abs(float(want.item()))
 
 
 def check_variants(case: Case, results: list[list[np.ndarray]]) -> None:

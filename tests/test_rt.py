@@ -219,7 +219,6 @@ def test_loops_are_vectorised(mode: str) -> None:
     [
         (("-ffast-math",), "without -ffast-math"),
         (("-ffinite-math-only",), "without -ffinite-math-only"),
-        (("-std=gnu99",), "-ffp-contract=off"),
     ],
 )
 def test_refuses_builds_that_change_bits(flags: tuple[str, ...], words: str) -> None:
