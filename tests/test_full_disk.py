@@ -125,7 +125,7 @@ def test_a_folder_that_goes_away(tmp_path: Path) -> None:
             lambda: store.put_weights("adapted", "a", b"x"),
             lambda: store.weights("adapted", "a"),
         ):
-            with pytest.raises(StoreError, match="No such file or directory|there is no folder"):
+            with pytest.raises(StoreError, match=r"No such file or directory|there is no folder"):
                 write()
     assert store.rows == {}
     for read in (read_study, lambda place: Store(place / "file" / "below").__enter__()):

@@ -98,7 +98,7 @@ def check_against_torch(case: Case, results: list[np.ndarray]) -> None:
 
 
 def one_sum(case: Case, value: str, want: np.ndarray, error: float) -> bool:
-    """Whether the result is one number whose terms cancel, and PyTorch's float32 errs half as much."""
+    """Whether it is one number whose terms cancel, and PyTorch's float32 errs half as much."""
     if want.size > 1:
         return False
     have = reference(case, torch.float32)[list(case.results).index(value)]

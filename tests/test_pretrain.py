@@ -303,9 +303,9 @@ def test_adapt_drives_the_device_and_reports(
         assert len(first) > 5000
     assert b"synthetic-emg" in (tmp_path / "a.svg").read_bytes()
     with pytest.raises(BioTrainError, match=r"a figure is .png or .svg"):
-        plots.save(plots.figure(result), tmp_path / "a.pdf")
+        save(plots.figure(result), tmp_path / "a.pdf")
     with pytest.raises(BioTrainError, match="cannot write"):
-        plots.save(plots.figure(result), tmp_path / "none" / "a.png")
+        save(plots.figure(result), tmp_path / "none" / "a.png")
 
 
 def test_the_generated_c_adapts_as_torch_does(
