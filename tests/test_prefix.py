@@ -82,6 +82,7 @@ def alone(name: str, shape: tuple[int, int, int], prefix: str) -> int:
     return dev.crc32()
 
 
+@pytest.mark.ci
 def test_one_firmware_runs_two_models() -> None:
     pytest.importorskip("ziglang")
     pytest.importorskip("unicorn")
