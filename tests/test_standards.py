@@ -133,7 +133,7 @@ def build(start: Sequence[str], place: Path, *flags: str) -> None:
         assert done.returncode == 0, (place.name, name, done.stderr)
 
 
-@pytest.mark.sample(test=1)
+@pytest.mark.sample(test=1, ci=13)
 @pytest.mark.parametrize("standard", STANDARDS)
 @pytest.mark.parametrize("compiler", COMPILERS)
 def test_every_standard(compiler: str, standard: str, folder: Path) -> None:
