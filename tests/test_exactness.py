@@ -18,8 +18,6 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 
 from exactness import Setting, gradient_errors, package
 
-pytestmark = pytest.mark.usefixtures("quick_build")
-
 
 def test_what_the_rows_of_a_norm_share_loses_no_digits() -> None:
     """Norms over 256 rows: all gradients before one are multiples of its 1 / standard deviation.

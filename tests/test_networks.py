@@ -154,7 +154,7 @@ def smallest(graph: Graph) -> int:
     return peak(placed)
 
 
-@pytest.mark.ci
+@pytest.mark.full
 def test_small_plans_take_a_fraction() -> None:
     """The activation arena, against everything stored by the direct algorithms (`fuse` alone).
 

@@ -350,7 +350,7 @@ def test_epidenet_takes_what_is_planned(target: str, compiler: str) -> None:
     check_memory(published("epidenet", target), compiler)
 
 
-@pytest.mark.ci
+@pytest.mark.sample(test=0, ci=1)
 @pytest.mark.parametrize("compiler", ["gcc", "zig"])
 def test_mibminet_fits_the_nrf52840(compiler: str) -> None:
     need("elftools", "unicorn", GCC["nrf52840"] if compiler == "gcc" else "ziglang")

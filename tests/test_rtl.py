@@ -298,7 +298,7 @@ def test_memory_is_where_the_caller_says(build: Build) -> None:
         rtl.RtlMachine(elf, 0, 0, [(0, 16)])
 
 
-@pytest.mark.ci
+@pytest.mark.sample(test=0, ci=14)
 @pytest.mark.parametrize("compiler", ["zig", "gcc", "zfinx"])
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_cycles_are_predicted(

@@ -146,7 +146,7 @@ def test_every_standard(compiler: str, standard: str, folder: Path) -> None:
         build(start, place, *how, *flags)
 
 
-@pytest.mark.sample(test=1)
+@pytest.mark.sample(test=1, ci=5)
 @pytest.mark.parametrize("level", ["-O2", "-Os", "-O3"])
 @pytest.mark.parametrize("compiler", ["arm", "riscv", "gcc", "arm-zig"])
 def test_no_warning_of_an_optimiser(compiler: str, level: str, folder: Path) -> None:

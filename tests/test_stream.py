@@ -592,7 +592,7 @@ def test_the_frontier_of_a_package() -> None:
     assert [p["ram_bytes"] for p in data["frontier"]] == [p.ram_bytes for p in points]
 
 
-@pytest.mark.ci
+@pytest.mark.sample(test=0, ci=1)
 @pytest.mark.parametrize("name", ["eegnet", "epidenet"])
 def test_points_of_the_frontier_are_verified(name: str) -> None:
     """The smallest and one drawn at random; BIOTRAIN_POINTS=99 takes them all."""
