@@ -156,10 +156,7 @@ static inline bt_status bt_store_format(bt_store *s, uint32_t block)
     bt_store_u32(p + 8, erasures);
     bt_store_u32(p + 12, bt_crc32(0, p, 12));
   }
-  /* Blank flash that was never used needs no erasure, which would hold the first window up. A block
-   * whose erasure was cut short may read as blank too, but it is noted. */
-  const bool fresh = !there && noted == 0u && bt_flash_blank(s->flash, at, s->block_bytes);
-  bool good = (fresh || bt_flash_erase(s->flash, s->first_page + block * pages, pages)) &&
+  bool good = bt_flash_erase(s->flash, s->first_page + block * pages, pages) &&
               bt_flash_blank(s->flash, at, bt_store_header_bytes(s));
   for (uint32_t slot = first; good && slot < first + s->per_block; slot++)
     if (!bt_flash_blank(s->flash, bt_store_slot_at(s, slot), s->slot_bytes)) {
@@ -353,7 +350,9 @@ static inline void bt_store_open(bt_store *s, bool *levelled)
     const uint32_t live = bt_store_live_in(s, other);
     if (live >= bt_store_left(s))
       return;
-    if ((live == 0u ? bt_store_prepare(s, other) : bt_store_move(s, other) == BT_OK) &&
+    /* A block that was never used is erased when it is opened: not two in one append. */
+    const bool ready = live == 0u && !bt_store_header(s, other, &erasures);
+    if ((ready || (live == 0u ? bt_store_prepare(s, other) : bt_store_move(s, other) == BT_OK)) &&
         bt_store_good_in(s, other) >= s->enough)
       return;
   }
