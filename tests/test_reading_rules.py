@@ -16,6 +16,7 @@ from test_reading import edf, left, notes
 from biotrain.frontend import read_front
 from biotrain.study import RecordingError, Recordings, load
 from biotrain.study.data.sources import recordings
+from biotrain.study.data.splits import default_split
 
 MARKS = [(2.0 + 4 * k, 2.0, ("tone", "rest")[k % 2]) for k in range(6)]
 FS = 128.0
@@ -180,4 +181,19 @@ def test_a_column_that_only_grows_is_no_signal(tmp_path: Path) -> None:
     rec = load(f"{table(tmp_path / 'sub-1.csv', 'Zeit', times)}&fs=128")
     assert rec.channels == ("C3", "C4")
     assert "channels left out: Zeit" in notes(rec)
+    tones(rec)
+
+
+def test_a_file_with_a_gap_is_one_run_to_a_front_end(tmp_path: Path) -> None:
+    """What calibrates and what tests would else come from one recording by the split `run`."""
+    front = tmp_path / "front.toml"
+    front.write_text('window_s = 1.0\nhop_s = 0.5\nunit = 0.1\nreference = "none"\n')
+    source = WRITERS[".edf"](tmp_path, Example(gap=True))
+    rec, _ = recordings(source, None, read_front(front))
+    assert rec.run is not None
+    assert rec.time_s is not None
+    assert set(rec.run) == {1}
+    assert default_split(rec) == default_split(load(source))
+    after = rec.time_s[rec.time_s > 20]
+    np.testing.assert_allclose(after[:3], [26.0, 26.5, 27.0])
     tones(rec)

@@ -58,6 +58,8 @@ class Part:
 
     marker : bool [k], spans that are a cue without a length: their end is where the next begins.
     bad : [m, 2], begin and end of stretches that nobody should learn from (BAD annotations).
+    run : the file that it is of, within its session; begin_s: when in that file it begins. None:
+        every part is a run of its own.
     """
 
     subject: int
@@ -69,6 +71,8 @@ class Part:
     repetition: Ints | None = None
     marker: NDArray[np.bool_] | None = None
     bad: Ints | None = None
+    run: int | None = None
+    begin_s: float = 0.0
 
     def labels(self) -> Ints:
         """The label of every sample; -1 where there is none, or where the signal is bad."""
@@ -307,7 +311,7 @@ def through(rec: Continuous, spec: FrontSpec) -> Recordings:
         unit=rec.unit if front.standardise == "none" else "deviations",
         name=rec.name,
         repetition=repetition,
-        time_s=np.concatenate([chosen * hop_s for _, _, chosen, _ in kept]),
+        time_s=np.concatenate([part.begin_s + chosen * hop_s for part, _, chosen, _ in kept]),
         synthetic=rec.synthetic,
         subject_names=rec.subject_names,
         session_names=rec.session_names,
@@ -339,7 +343,9 @@ def _told(rec: Continuous, front: FrontEnd, fit: NDArray[np.bool_]) -> list[str]
 
 
 def _runs(parts: list[Part]) -> list[int]:
-    """The number of each part within its session, from 1."""
+    """The run of each part: its file, else its number within its session, from 1."""
+    if all(part.run is not None for part in parts):
+        return [part.run or 0 for part in parts]
     seen: dict[tuple[int, int], int] = {}
     out = []
     for part in parts:

@@ -181,7 +181,7 @@ def continuous_of(held: FileSet) -> Continuous | None:
     parts: list[Part] = []
     for k, x in enumerate(np.split(steps[0], ends[:-1], axis=1)):
         file = held.files[k]
-        first, last, _ = file.raw.bounds()
+        first, last, starts = file.raw.bounds()
         for segment, (begin, end) in enumerate(zip(first, last, strict=True)):
             spans = _spans(file, segment, held.request, classes)
             bad = np.clip(file.bad, begin, end) - begin
@@ -197,6 +197,8 @@ def continuous_of(held: FileSet) -> Continuous | None:
                     repetition=np.full(len(spans), who.repetition[k]) if repeated else None,
                     marker=np.array([span[3] for span in spans], bool),
                     bad=bad,
+                    run=who.run[k],
+                    begin_s=float(starts[segment]),
                 )
             )
     raw = held.files[0].raw
