@@ -13,6 +13,7 @@ import pytest
 from _formats import WRITERS, Example, edf_bytes, xdf_bytes
 from test_reading import edf, left, notes
 
+from biotrain.cli import main
 from biotrain.frontend import read_front
 from biotrain.study import RecordingError, Recordings, load
 from biotrain.study.data.sources import recordings
@@ -197,3 +198,16 @@ def test_a_file_with_a_gap_is_one_run_to_a_front_end(tmp_path: Path) -> None:
     after = rec.time_s[rec.time_s > 20]
     np.testing.assert_allclose(after[:3], [26.0, 26.5, 27.0])
     tones(rec)
+
+
+def test_many_classes_and_notes_stay_on_one_screen(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    labels = [f"E{k}" for k in range(40)]
+    marks = [(1 + 0.5 * k, 0.5, f"S{k % 35}") for k in range(56)]
+    path = edf(tmp_path / "sub-1.edf", marks, labels=labels, units=[""] * 40)
+    assert main(["data", "info", str(path)]) == 0
+    shown = capsys.readouterr().out
+    assert len(shown.splitlines()) < 50
+    assert "and 28 notes more, all of them with --json" in shown
+    assert "and 25 events more" in shown
