@@ -21,7 +21,7 @@ pytest.importorskip("mne", reason="the extra `data` is not installed")
 @pytest.fixture
 def cases() -> Path:
     named = os.environ.get("BIOTRAIN_CASES", "")
-    if not Path(named or "/nowhere").is_dir():
+    if not named or not Path(named).is_dir():
         pytest.skip("no inputs: BIOTRAIN_CASES does not name their folder")
     return Path(named)
 

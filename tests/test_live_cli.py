@@ -92,3 +92,13 @@ def test_a_board_of_brainflow(raw: tuple[str, str], capsys: pytest.CaptureFixtur
     result = json.loads(capsys.readouterr().out)
     assert result["feed"] == "BrainFlow Synthetic, cued"
     assert result["counters"]["predicted"] >= 3
+
+
+def test_a_calibration_of_too_few_windows_is_said_before_anything_is_compiled(
+    raw: tuple[str, str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, front = raw
+    command = ["live", "_small:tiny", "--data", data, "--front", front, "--calibrate", "100,4"]
+    assert main(command) == 2
+    told = capsys.readouterr().err
+    assert "--calibrate 4: a calibration wants 10 stored windows at least" in told

@@ -93,6 +93,9 @@ def _info(
 SHOWN_PEOPLE = 20
 """Rows of `data info`, which stays on one screen."""
 
+SHOWN_CLASSES, SHOWN_NOTES = 10, 12
+"""Classes and notes of `data info`; the others are in its JSON."""
+
 LENGTHS = ("count", "shortest_s", "longest_s")
 """What `data info` says of the events of a class."""
 
@@ -104,25 +107,30 @@ def _shown(rec: Any, facts: dict[str, Any]) -> list[Any]:
         if key not in ("name", "subjects", "events", "left_out", "notes"):
             text = ", ".join(map(str, value)) if isinstance(value, list) else value
             shown.add_row(key, f"{text:g}" if isinstance(text, float) else str(text))
-    for name, one in facts["events"].items():
+    for name, one in list(facts["events"].items())[:SHOWN_CLASSES]:
         low, high = one["shortest_s"], one["longest_s"]
         length = (
             "markers" if not high else f"{low:g} s" if low == high else f"{low:g} to {high:g} s"
         )
         shown.add_row(f"events of {name}", f"{one['count']}, {length}")
-    columns = ("subject", "sessions", "runs", "windows", *rec.classes, "rejected", "amplitude")
+    classes = rec.classes if rec.n_classes <= SHOWN_CLASSES else ()
+    columns = ("subject", "sessions", "runs", "windows", *classes, "rejected", "amplitude")
     people = table(*columns, numbers=range(1, len(columns)))
     for one in facts["subjects"][:SHOWN_PEOPLE]:
         people.add_row(
             *(str(one[key]) for key in ("subject_name", "sessions", "runs", "windows")),
-            *(str(count) for count in one["of_class"]),
+            *(str(count) for count in one["of_class"][: len(classes)]),
             str(one["rejected"]),
             f"{one['amplitude']:.3g}",
         )
     more = len(facts["subjects"]) - SHOWN_PEOPLE
     lines = [f"and {more} people more, all of them with --json"] if more > 0 else []
     lines += [f"left out: {one['windows']} {reason}" for reason, one in facts["left_out"].items()]
-    return [shown, "", people, *lines, *facts["notes"]]
+    for key, limit in (("notes", SHOWN_NOTES), ("events", SHOWN_CLASSES)):
+        more = len(facts[key]) - limit
+        last = [f"and {more} {key} more, all of them with --json"] if more > 0 else []
+        lines += [*(facts[key][:limit] if key == "notes" else ()), *last]
+    return [shown, "", people, *lines]
 
 
 def _facts(rec: Any) -> dict[str, Any]:

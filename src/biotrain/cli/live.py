@@ -53,6 +53,7 @@ def live_verb(
     if device.on not in ("host", "emulator"):
         raise BioTrainError(f"a live session runs on host or emulator, not on '{device.on}'")
     check_place(device.on, load_target(device.target))
+    _calibrate_after(play)  # what is wrong with it is said before anything is compiled
     spec = None if given.front is None else read_front(given.front)
     source = load_source(given, spec, out)
     stream = open_stream(given, source, spec, device.seed)
@@ -84,6 +85,18 @@ def live_verb(
     )
 
 
+def _calibrate_after(play: SessionOptions) -> list[int]:
+    """Numbers of stored windows at which a calibration begins; BioTrainError where it could not."""
+    from biotrain.frontend.live import Live
+
+    found = [n for n in integers("--calibrate", play.calibrate) if n > 0]
+    if found and min(found) < Live.least:
+        raise BioTrainError(
+            f"--calibrate {min(found)}: a calibration wants {Live.least} stored windows at least"
+        )
+    return found
+
+
 def _settings(pkg: "Package", stream: Stream, play: SessionOptions) -> "SessionSettings":
     """The session that the options describe, in samples of the converter."""
     from biotrain.live import SessionSettings
@@ -97,7 +110,7 @@ def _settings(pkg: "Package", stream: Stream, play: SessionOptions) -> "SessionS
         span=size * decimate,
         hop=hop * decimate,
         classes=stream.classes,
-        calibrate_after=[n for n in integers("--calibrate", play.calibrate) if n > 0],
+        calibrate_after=_calibrate_after(play),
         told_s=play.told,
     )
 

@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 
 from biotrain.frontend import FrontEnd, FrontSpec
 from biotrain.run.front_stream import windows_of
+from biotrain.study.data.cut import NEXT_EVENT, SHORT
 from biotrain.study.data.recordings import (
     AMPLITUDE,
     LARGEST,
@@ -47,6 +48,8 @@ REQUIRED = (
     *("part_begin", "part_subject", "part_session", "span_begin", "span_end", "span_label"),
 )
 
+BETWEEN = "events lie between the windows, which follow each other every hop of the front end"
+
 
 @dataclass(frozen=True, eq=False)
 class Part:
@@ -55,6 +58,8 @@ class Part:
 
     marker : bool [k], spans that are a cue without a length: their end is where the next begins.
     bad : [m, 2], begin and end of stretches that nobody should learn from (BAD annotations).
+    run : the file that it is of, within its session; begin_s: when in that file it begins. None:
+        every part is a run of its own.
     """
 
     subject: int
@@ -66,6 +71,8 @@ class Part:
     repetition: Ints | None = None
     marker: NDArray[np.bool_] | None = None
     bad: Ints | None = None
+    run: int | None = None
+    begin_s: float = 0.0
 
     def labels(self) -> Ints:
         """The label of every sample; -1 where there is none, or where the signal is bad."""
@@ -107,6 +114,8 @@ class Continuous:
     session_names: Names = ()
     reject: float | None = None
     """Windows whose peak-to-peak amplitude exceeds it in any channel, in `unit`, are left out."""
+    asked_s: tuple[float | None, float | None] = (None, None)
+    """Window and hop that its settings ask for, where there is no front end."""
 
     def __post_init__(self) -> None:
         if not self.parts:
@@ -266,18 +275,21 @@ def through(rec: Continuous, spec: FrontSpec) -> Recordings:
         )
     kept: list[tuple[Part, NDArray[Any], Ints, Ints]] = []
     left_out: dict[tuple[int, str], int] = {}
+    fit = np.zeros(len(rec.classes), bool)
     for part in rec.parts:
         windows = windows_of(front, part.x)
         span = window_spans(front, part, len(windows))
         rejected = (span >= 0) & touches_bad(front, part, len(windows))
         large = (span >= 0) & ~rejected & _too_large(rec, front, part, len(windows))
-        for reason, which in ((REJECTED, rejected), (AMPLITUDE, large)):
-            if which.any():
+        found = {REJECTED: int(rejected.sum()), AMPLITUDE: int(large.sum())}
+        for reason, count in {**found, **_without_window(front, part, span)}.items():
+            if count:
                 key = (part.subject, reason)
-                left_out[key] = left_out.get(key, 0) + int(which.sum())
+                left_out[key] = left_out.get(key, 0) + count
         chosen = np.flatnonzero((span >= 0) & ~rejected & ~large)
         if len(chosen):
             kept.append((part, windows[chosen], chosen, span[chosen]))
+            fit[part.label[span[chosen]]] = True
     if not kept:
         raise RecordingError(f"{rec.name}: no window of {front.window} samples has one label")
     counts = [len(chosen) for _, _, chosen, _ in kept]
@@ -299,17 +311,41 @@ def through(rec: Continuous, spec: FrontSpec) -> Recordings:
         unit=rec.unit if front.standardise == "none" else "deviations",
         name=rec.name,
         repetition=repetition,
-        time_s=np.concatenate([chosen * hop_s for _, _, chosen, _ in kept]),
+        time_s=np.concatenate([part.begin_s + chosen * hop_s for part, _, chosen, _ in kept]),
         synthetic=rec.synthetic,
         subject_names=rec.subject_names,
         session_names=rec.session_names,
-        notes=rec.notes,
+        notes=(*rec.notes, *_told(rec, front, fit)),
         left_out=tuple(LeftOut(s, reason, n) for (s, reason), n in left_out.items()),
     )
 
 
+def _without_window(front: FrontEnd, part: Part, span: Ints) -> dict[str, int]:
+    """How many spans have no window, by reason; `span`: in which each window lies."""
+    size = (front.window - 1) * front.decimate + 1
+    out = {SHORT: 0, NEXT_EVENT: 0, BETWEEN: 0}
+    for k in np.setdiff1d(np.arange(len(part.begin)), span):
+        fits = part.end[k] - part.begin[k] >= size
+        out[BETWEEN if fits else NEXT_EVENT if part.markers()[k] else SHORT] += 1
+    return out
+
+
+def _told(rec: Continuous, front: FrontEnd, fit: NDArray[np.bool_]) -> list[str]:
+    """What of the settings does not hold, and which classes have no window (`fit`: which have)."""
+    window_s, hop_s = front.window / front.fs_out, front.hop / front.fs_out
+    notes = [
+        f"{key} = {asked:g} s does not hold: the front end says {said:g} s"
+        for key, asked, said in zip(("window", "hop"), rec.asked_s, (window_s, hop_s), strict=True)
+        if asked is not None and abs(asked - said) > 0.5 / front.fs_out
+    ]
+    missing = [name for name, one in zip(rec.classes, fit, strict=True) if not one]
+    return notes + ([f"no window of {window_s:g} s for {', '.join(missing)}"] if missing else [])
+
+
 def _runs(parts: list[Part]) -> list[int]:
-    """The number of each part within its session, from 1."""
+    """The run of each part: its file, else its number within its session, from 1."""
+    if all(part.run is not None for part in parts):
+        return [part.run or 0 for part in parts]
     seen: dict[tuple[int, int], int] = {}
     out = []
     for part in parts:

@@ -127,7 +127,7 @@ def window_length(files: Sequence[Prepared], request: CutRequest) -> tuple[float
     if not fitting:
         raise RecordingError(
             f"{where}: its longest event has {max(lengths):g} s, too short to take for a window; "
-            f"{say}"
+            f"give a length, and how long events last: DATA?window=2&duration=2 (seconds)"
         )
     shortest = min(fitting)
     if all(file.raw.epoched for file in files):
@@ -200,8 +200,8 @@ def _begins(
 
 
 def labelled_marks(marks: Sequence[Mark], fs: float, request: CutRequest) -> tuple[Event, ...]:
-    """Events with a class, in time. A marker ends where the next labelled event begins, unless the
-    request says how long it lasts."""
+    """Events with a class, in time. A marker ends where the next labelled event begins. Events that
+    are shorter than the request says that events last do last so long."""
     shortest = max(MARKER_S, 1.5 / fs)
     known = sorted(
         (
@@ -217,7 +217,8 @@ def labelled_marks(marks: Sequence[Mark], fs: float, request: CutRequest) -> tup
     for mark in known:
         after = onsets[np.searchsorted(onsets, mark.onset_s + 0.5 / fs, "right") :]
         limit = float(after[0]) if len(after) and mark.segment is None else np.inf
-        length = mark.duration_s if mark.duration_s > shortest else request.duration_s
+        own_s = mark.duration_s if mark.duration_s > shortest else 0.0
+        length = max(own_s, request.duration_s)
         out.append(
             Event(
                 mark.onset_s,

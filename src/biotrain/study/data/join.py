@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from biotrain.study.data.continuous import Continuous, Part
 from biotrain.study.data.cut import (
+    SHORT,
     Event,
     NoEventsError,
     Prepared,
@@ -124,6 +125,8 @@ def recordings_of(held: FileSet) -> Recordings:
             for reason, count in one.left_out.items():
                 why[reason] += count
         told = "".join(f"; {count} {reason}" for reason, count in why.items())
+        if SHORT in why:
+            told += f" (duration = {window_s + held.request.tmin_s:g} says how long they last)"
         raise RecordingError(f"{held.titles.where}: no window of {window_s:g} s fits into it{told}")
     there = {label for one in cut for label in one.labels}
     missing = [label for label in classes if label not in there]
@@ -178,7 +181,7 @@ def continuous_of(held: FileSet) -> Continuous | None:
     parts: list[Part] = []
     for k, x in enumerate(np.split(steps[0], ends[:-1], axis=1)):
         file = held.files[k]
-        first, last, _ = file.raw.bounds()
+        first, last, starts = file.raw.bounds()
         for segment, (begin, end) in enumerate(zip(first, last, strict=True)):
             spans = _spans(file, segment, held.request, classes)
             bad = np.clip(file.bad, begin, end) - begin
@@ -194,6 +197,8 @@ def continuous_of(held: FileSet) -> Continuous | None:
                     repetition=np.full(len(spans), who.repetition[k]) if repeated else None,
                     marker=np.array([span[3] for span in spans], bool),
                     bad=bad,
+                    run=who.run[k],
+                    begin_s=float(starts[segment]),
                 )
             )
     raw = held.files[0].raw
@@ -209,6 +214,7 @@ def continuous_of(held: FileSet) -> Continuous | None:
         subject_names=who.subject_names,
         session_names=who.session_names,
         reject=None if held.request.reject_uv is None else held.request.reject_uv * held.factor,
+        asked_s=(held.request.window_s, held.request.hop_s),
     )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +136,7 @@ class CutRequest:
 
     window_s: their length; None: the shortest event. tmin_s: from the onset of an event to its
     first window. hop_s: to the next one, as many as fit into the event; None: window_s.
-    duration_s: of events that are markers without a length; 0: until the next event.
+    duration_s: of events that are shorter; 0: as long as they are, markers until the next event.
     channels: names; empty: all of `kind`; kind "": the first of KINDS that is there.
     only_common: of files that differ in channels, those that all have. resample: files that differ
     in rate are brought to the lowest. bads: channels that are bad in every file, beside those that
@@ -169,6 +170,8 @@ class RawSignal:
     codes : integers or words [samples] of trigger channels and label columns, by name.
     marks : events on the clock of the recording. segments : where that clock jumps.
     epoched : whether segments are windows already.
+    begin : when its first sample was recorded; None: the file does not say. cut_s : how much of the
+        acquisition lies before its first sample (FIF).
     others : channels that the reader did not read, each with its kind. notes : what the reader was
     told by others, and what it assumed.
     """
@@ -184,6 +187,8 @@ class RawSignal:
     codes: Mapping[str, NDArray[Any]] = field(default_factory=dict)
     segments: tuple[Segment, ...] = (Segment(0, 0.0),)
     epoched: bool = False
+    begin: datetime | None = None
+    cut_s: float = 0.0
     others: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
 

@@ -9,6 +9,7 @@ of each channel, its own rate, and when each record began (EDF+D has gaps).
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,9 @@ from biotrain.study.data.recordings import RecordingError
 ANNOTATIONS = ("EDF Annotations", "BDF Annotations")
 TRIGGER_BITS = 0xFFFF
 """The bits of BioSemi's Status channel that hold trigger codes."""
+
+ROUNDED_S = 0.1
+"""By how much the times of records of a continuous file may be off without a gap."""
 
 
 @dataclass(frozen=True)
@@ -157,6 +161,7 @@ def read(path: Path, request: CutRequest) -> RawSignal | None:
         marks=tuple(marks),
         codes={name: held[:length] for name, held in codes.items() if len(held) >= length},
         segments=_segments(header, starts, fs),
+        begin=begin_of(path),
         others=tuple(others),
         notes=tuple(notes),
     )
@@ -279,9 +284,11 @@ def _text(raw: bytes) -> str:
 
 
 def _segments(header: Header, starts: NDArray[np.float64] | None, fs: float) -> tuple[Segment, ...]:
-    """A segment per stretch of records that follow each other; RecordingError where a file says
-    that it has gaps, and not where."""
-    if "+D" not in header.kind:
+    """A segment per stretch of records that follow each other, by the times of the records also
+    where the header says that it is continuous; RecordingError where a file says that it has gaps,
+    and not where."""
+    paused = "+D" in header.kind
+    if starts is None and not paused:
         return (Segment(0, 0.0),)
     if starts is None:
         raise RecordingError(
@@ -289,11 +296,22 @@ def _segments(header: Header, starts: NDArray[np.float64] | None, fs: float) -> 
             "no event can be placed"
         )
     late = np.diff(starts) - header.record_s
-    if (late < -0.5 / fs).any():
+    if paused and (late < -0.5 / fs).any():
         raise RecordingError(f"{header.path}: its records overlap in time")
-    firsts = [0, *(int(k) + 1 for k in np.flatnonzero(late > 0.5 / fs))]
+    limit = 0.5 / fs if paused else max(0.5 / fs, ROUNDED_S)
+    firsts = [0, *(int(k) + 1 for k in np.flatnonzero(late > limit))]
     per_record = round(header.record_s * fs)
     return tuple(Segment(k * per_record, float(starts[k])) for k in firsts)
+
+
+def begin_of(path: Path) -> datetime | None:
+    """When an EDF file says that it began; None: it says nothing that can be a date."""
+    with path.open("rb") as file:
+        text = file.read(184)[168:].decode("latin-1")
+    try:
+        return datetime.strptime(text, "%d.%m.%y%H.%M.%S").replace(tzinfo=UTC)
+    except ValueError:
+        return None
 
 
 def annotations_of(path: Path) -> list[Mark] | None:

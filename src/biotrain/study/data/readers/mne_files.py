@@ -8,6 +8,7 @@ import re
 import warnings
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import datetime, timedelta
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -135,9 +136,16 @@ def from_raw(raw: Any, path: Path, request: CutRequest, told: list[str]) -> RawS
         marks=tuple(marks),
         codes={names[k]: np.rint(raw.get_data(picks=[k])[0][kept]).astype(np.int64) for k in stim},
         segments=segments,
+        begin=_begin(raw, fs),
+        cut_s=raw.first_samp / fs,
         others=tuple(others),
         notes=(*told, *more, *paused),
     )
+
+
+def _begin(raw: Any, fs: float) -> datetime | None:
+    date = raw.info.get("meas_date")
+    return None if date is None else date + timedelta(seconds=raw.first_samp / fs)
 
 
 def _marks(raw: Any, fs: float) -> list[Mark]:

@@ -46,6 +46,10 @@ PARTS = ("subject", "session", "run", "repetition", "class")
 
 NUMBERS = ("window", "hop", "start", "tmin", "duration", "scale", "reject_uv", "fs")
 TEXTS = ("folder", "pattern", "bids", "task", "datatype", "unit", "name", "kind", "bad_channels")
+ENDS = r"-(?:raw|epo|eeg|emg|ieeg|meg|psg|[0-9]+)[_.]"
+"""What some programs put behind a name with a hyphen."""
+NOT_RAW = ("derivatives", "sourcedata", "code", "stimuli")
+"""Folders of a BIDS tree whose recordings are the same ones again; each can be named by itself."""
 BAD_CHANNELS = ("keep", "drop", "zero")
 
 
@@ -244,8 +248,9 @@ def _set(places: Mapping[Path, Place], own: Own, titles: Titles) -> FileSet:
 
 
 def _entity(path: Path, key: str) -> str:
-    """The value of a BIDS entity in a file name: sub-07_ses-2_eeg.edf -> "07" for "sub"."""
-    found = re.search(rf"(?:^|_){key}-([A-Za-z0-9]+)", path.name)
+    """The value of a BIDS entity in a file name: sub-07_ses-2_eeg.edf -> "07" for "sub". A name may
+    have letters of any alphabet, and hyphens: what ends it is "_", "." or "-raw" and the like."""
+    found = re.search(rf"(?:^|_){key}-([^_.]+?)(?={ENDS}|_|\.|$)", normal(path.name), re.IGNORECASE)
     return found.group(1) if found else ""
 
 
@@ -297,6 +302,8 @@ def _bids(root: Path, own: Own, name: str) -> FileSet:
     if not found:
         what = " ".join(f"{k}={getattr(own, k)}" for k in ("task", "datatype") if getattr(own, k))
         raise RecordingError(f"{root}: no recording of BIDS {what} in it".replace("  ", " "))
+    beside = [one for one in found if set(one.fpath.relative_to(root).parts) & set(NOT_RAW)]
+    found = [one for one in found if one not in beside] or beside
     found = [one for one in found if (one.split or "01").lstrip("0") in ("1", "")]
     found = sorted(found, key=lambda one: str(one.fpath))
     request = own.request
@@ -307,7 +314,7 @@ def _bids(root: Path, own: Own, name: str) -> FileSet:
         events = sidecars.bids_table(path, root, "events")
         if events is None or request.events.source not in ("", "file"):
             return raw
-        marks = sidecars.read_events(events, request.events.column)
+        marks = sidecars.read_events(events, raw, request.events.column)
         return sidecars.with_events(raw, marks, "events.tsv")
 
     files = [

@@ -8,6 +8,7 @@ import csv
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 from biotrain.study.data.raw import Mark, RawSignal, first_line, normal
@@ -55,16 +56,23 @@ def matching(path: Path, pattern: str, named: Mapping[str, str]) -> Path:
     return found[0]
 
 
-def read_events(path: Path, column: str = "") -> list[Mark]:
-    """The events of a table with `onset` (and `duration`) in seconds, of an EDF+ file, or of what
-    mne.read_annotations reads. Times count from the first sample of the recording."""
+def read_events(path: Path, raw: RawSignal, column: str = "") -> list[Mark]:
+    """The events of a table with `onset` (and `duration`) in seconds from the first sample of the
+    recording `raw`, of an EDF+ file, or of what mne.read_annotations reads: these count from a date
+    where they have one, and are moved to the recording's clock.
+
+    Raises RecordingError where the file cannot be read, or its events cannot be placed in time.
+    """
     name = path.name.lower()
     if name.endswith((".tsv", ".csv")):
         return _table_events(path, column)
     if name.endswith((".edf", ".bdf")):
         marks = edf.annotations_of(path)
         if marks is not None:
-            return marks
+            begin = edf.begin_of(path)
+            if begin is None or raw.begin is None or begin.year != raw.begin.year:
+                return marks  # a date that was taken out, say
+            return _moved(marks, begin, raw)
     try:
         import mne
 
@@ -73,9 +81,25 @@ def read_events(path: Path, column: str = "") -> list[Mark]:
         raise RecordingError(f"{path} needs MNE: pip install 'biotrain[data]'") from error
     except Exception as error:  # MNE raises whatever its reader meets
         raise RecordingError(f"{path}: MNE cannot read it: {first_line(error)}") from error
-    return [
+    marks = [
         Mark(float(a["onset"]), float(a["duration"]), normal(str(a["description"]))) for a in found
     ]
+    if found.orig_time is None and (raw.begin is not None or not raw.cut_s):
+        return marks  # they count from the first sample
+    if found.orig_time is None or raw.begin is None:
+        why = (
+            f"they count from a date, and {raw.path.name} has none"
+            if found.orig_time
+            else f"neither has a date, and {raw.cut_s:g} s before its first sample are cut off"
+        )
+        raise RecordingError(f"{path}: its events cannot be placed in {raw.path.name}: {why}")
+    return _moved(marks, found.orig_time, raw)
+
+
+def _moved(marks: Sequence[Mark], zero: datetime, raw: RawSignal) -> list[Mark]:
+    """Events that count from the date `zero`, on the clock of the recording."""
+    late = (zero - raw.begin).total_seconds() if raw.begin else 0.0
+    return [replace(mark, onset_s=mark.onset_s + late) for mark in marks]
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:

@@ -88,7 +88,7 @@ def read_signal(path: Path, request: CutRequest, named: Mapping[str, str]) -> Ra
         elif not kind and all(mark.rejects for mark in raw.marks) and not raw.epoched:
             beside = sidecars.event_file(path)
         if beside is not None:
-            marks = sidecars.read_events(beside, request.events.column)
+            marks = sidecars.read_events(beside, raw, request.events.column)
             raw = sidecars.with_events(raw, marks, beside.name)
     except BioTrainError:
         raise

@@ -13,6 +13,8 @@ import csv
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +43,10 @@ STATES = ("label", "class", "condition", "annotation", "stage", "trial_type", "a
 """Columns in which 0 is a class like any other."""
 CODES = ("marker", "marker channel", "trigger", "stim", "event", "code", "status")
 """Columns in which 0 is no event."""
+SLOWEST_HZ = 1.0
+"""Below this a rate by the times is a mistake about their unit."""
+SIGNAL_LINES = 32
+"""Lines from which on a column that only grows is taken for a clock."""
 COUNTERS = ("sample index", "index", "sample", "package num", "packet", "counter", "package")
 
 
@@ -70,7 +76,7 @@ def read(path: Path, request: CutRequest) -> RawSignal:
     if table.openbci:
         rest = [k for k in rest if not low[k].startswith(("other", "timestamp", "analog", "accel"))]
     fs, notes = _rate(path, table, request, times)
-    kinds = [kind_of(names[k], units[k]) for k in rest]
+    kinds = ["misc" if _rises(columns[k], decimal) else kind_of(names[k], units[k]) for k in rest]
     taken, others = choose([names[k] for k in rest], kinds, request, path)
     signal, chosen_units = [], []
     for name in taken:
@@ -168,6 +174,15 @@ def _number(text: str, decimal_comma: bool) -> float | None:
         return None
 
 
+def _rises(column: tuple[str, ...], decimal: bool) -> bool:
+    """Whether a column grows with every line, as no signal does: a clock or a counter of any
+    name."""
+    if len(column) < SIGNAL_LINES:
+        return False
+    values = [_number(text, decimal) for text in column[:1000]]
+    return all(a is not None and b is not None and b > a for a, b in pairwise(values))
+
+
 def _numbers(
     path: Path, table: _Table, columns: Sequence[tuple[str, ...]], k: int, decimal: bool
 ) -> NDArray[np.float64]:
@@ -192,6 +207,14 @@ def _codes(column: tuple[str, ...], states: bool, decimal: bool) -> NDArray[np.s
     return np.array(out)
 
 
+def _seconds(text: str) -> float | None:
+    """Seconds of a date such as 2024-05-01 12:00:00.125."""
+    try:
+        return (datetime.fromisoformat(text).replace(tzinfo=None) - datetime.min).total_seconds()
+    except ValueError:
+        return None
+
+
 def _times(
     path: Path,
     low: list[str],
@@ -205,7 +228,13 @@ def _times(
         return None, None
     numbers = [_number(text, decimal) for text in columns[k]]
     if any(value is None for value in numbers):
-        return k, None
+        numbers = [_seconds(text) for text in columns[k]]
+    wrong = next((text for text, n in zip(columns[k], numbers, strict=True) if n is None), None)
+    if wrong is not None:
+        raise RecordingError(
+            f"{path}: '{wrong}' is neither a number nor a date (column {low[k]}), so no sample can "
+            "be placed in time"
+        )
     per = UNITS_S.get(units[k], TIME_S[low[k]])
     times = np.array(numbers, np.float64) * per
     if (np.diff(times) < 0).any():
@@ -231,6 +260,11 @@ def _rate(
     if step <= 0:
         raise RecordingError(f"{path}: its samples have no distance in time; say '# fs = 250'")
     rate = 1 / step
+    if rate < SLOWEST_HZ:
+        raise RecordingError(
+            f"{path}: its times would make a rate of {rate:.3g} Hz; are they milliseconds? "
+            "the column is then called 'time (ms)'"
+        )
     nearest = round(rate)
     fs = float(nearest) if nearest and abs(rate - nearest) < 2e-3 * rate else rate
     return fs, [f"the rate is taken from the times: {fs:g} Hz"]

@@ -49,6 +49,11 @@ def read(path: Path, request: CutRequest) -> RawSignal:
     info = stream["info"]
     names, kinds, units = _channels(stream)
     taken, others = choose(names, kinds, request, path)
+    others += [
+        f"stream {_one(one['info'], 'name')} ({_one(one['info'], 'type')})"
+        for one in streams
+        if one is not stream and float(_one(one["info"], "nominal_srate") or 0) > 0
+    ]
     stamps = np.asarray(stream["time_stamps"], np.float64)
     if len(stamps) < 2:
         raise RecordingError(f"{path}: stream {_one(info, 'name')} holds no signal")
@@ -120,10 +125,16 @@ def _one(info: Any, key: str) -> str:
 def _signal(streams: list[Any], request: CutRequest, path: Path) -> Any:
     regular = [s for s in streams if float(_one(s["info"], "nominal_srate") or 0) > 0]
     wanted = (request.kind,) if request.kind else KINDS
+    asked = {normal(name) for name in request.channels}
     for kind in wanted:
-        for stream in regular:
-            if _one(stream["info"], "type").lower() in (kind, "exg") and len(stream["time_stamps"]):
-                return stream
+        fitting = [
+            stream
+            for stream in regular
+            if _one(stream["info"], "type").lower() in (kind, "exg") and len(stream["time_stamps"])
+        ]
+        if fitting:
+            having = [stream for stream in fitting if asked <= set(_channels(stream)[0])]
+            return (having or fitting)[0]
     there = ", ".join(f"{_one(s['info'], 'name')} ({_one(s['info'], 'type')})" for s in streams)
     raise RecordingError(
         f"{path}: no stream of a regular rate is of type {', '.join(wanted)}; there are: {there}"
