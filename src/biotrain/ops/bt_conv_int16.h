@@ -103,7 +103,8 @@ BT_KERNEL void bt_conv_weight_gradient_int16(bt_conv g, bt_box box, bt_in16 x, b
   const int first = bt_conv_group(g, box.r0) * per_group * g.rows;
   const int last = (bt_conv_group(g, box.r1 - 1) + 1) * per_group * g.rows;
   const int block = bt_min(BT_CONV_SUMS, (BT_INT16_SAMPLES - BT_LEAF) / g.dilation + 1);
-  float samples[BT_INT16_SAMPLES] = {0.0f};
+  float samples[BT_INT16_SAMPLES] = {0.0f}, *taken = samples;
+  BT_OPAQUE_POINTER(taken); /* as above: in the padding, x begins before what was taken */
   for (int t = box.t0; t < box.t1; t = bt_leaf_end(t, box.t1)) {
     const int end = bt_leaf_end(t, box.t1);
     for (int row = first; row < last; row++) {
@@ -119,12 +120,12 @@ BT_KERNEL void bt_conv_weight_gradient_int16(bt_conv g, bt_box box, bt_in16 x, b
           if (kh < 0)
             continue;
           if (!there)
-            bt_int16_take(x, row, x0, x1, scale, samples);
+            bt_int16_take(x, row, x0, x1, scale, taken);
           there = 1;
           float *to = dw + ((r / g.out_rows * per_group + i) * g.kernel_rows + kh) * g.taps + k;
           const bt_conv_sum m = {.terms = 1, .rows = 1, .taps = end - t, .gap = g.dilation,
                                  .step = 1, .first = t + shift, .times = g.times,
-                                 .w = bt_at(dy, r, t), .w_tap = 1, .x = samples + (t + shift - x0),
+                                 .w = bt_at(dy, r, t), .w_tap = 1, .x = taken + (t + shift - x0),
                                  .y = to};
           bt_conv_leaf_sums(m, 1, 1, n);
         }
