@@ -118,7 +118,7 @@ BT_KERNEL void bt_block_few_edge(bt_conv_sum m, int count, int n, int first, con
     bt_block_few_clipped(m, count, first + k * step, w[k], x + k * step, s);
   if (eights > 0)
     bt_block_few(count, eights, w + k, x + k * step, step, m.gap, s);
-  BT_UNROLL_BY_EIGHT
+  BT_UNROLL_ALL_TERMS
   for (k += eights; k < whole.end; k++)
     bt_block_few_tap(count, w[k], x + k * step, m.gap, s);
   for (; k < n; k++)

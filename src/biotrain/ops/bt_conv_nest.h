@@ -64,7 +64,7 @@ BT_KERNEL void bt_conv_tile(bt_conv_sum m, int kind, int count, int n, int adds)
 /* Results [n, end) one by one: those of which some tap may be outside. */
 BT_KERNEL void bt_conv_singles(bt_conv_sum m, int n, int end, int adds)
 {
-  BT_UNROLL_BY_EIGHT
+  BT_UNROLL_ALL_TERMS
   for (; n < end; n++) {
     const int at = n * m.gap;
     const bt_conv_span k = bt_conv_within(m.first + at, m.step, m.taps, m.times);
@@ -72,7 +72,7 @@ BT_KERNEL void bt_conv_singles(bt_conv_sum m, int n, int end, int adds)
     BT_CONV_EACH_ROW(m, i, h) {
       const float *w = m.w + i * m.w_term + h * m.w_row;
       const float *x = m.x + i * m.x_term + h * m.x_row + at;
-      BT_UNROLL_BY_EIGHT
+      BT_UNROLL_ALL_TERMS
       for (int j = k.from; j < k.end; j++)
         sum = bt_fma(w[j * m.w_tap], x[j * m.step], sum);
     }

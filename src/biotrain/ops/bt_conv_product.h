@@ -37,7 +37,7 @@ BT_KERNEL void bt_block_mix_four(bt_conv_sum m, int r, int t)
   const float b2 = b ? b[2] : 0.0f, b3 = b ? b[3] : 0.0f;
   float s[16] = {b0, b0, b0, b0, b1, b1, b1, b1, b2, b2, b2, b2, b3, b3, b3, b3};
   const float *w = m.w + r * m.w_out, *x = m.x + t;
-  BT_UNROLL_BY_FOUR
+  BT_UNROLL_TERMS
   for (int left = m.terms; left > 0; left--) {
     bt_block_outer(s, w[0], w[m.w_out], w[2 * m.w_out], w[3 * m.w_out], x[0], x[1], x[2], x[3]);
     w += m.w_term;
@@ -66,7 +66,7 @@ BT_KERNEL void bt_block_mix_one(bt_conv_sum m, int r, int t)
   const float start = m.b ? m.b[r] : 0.0f;
   float s[8] = {start, start, start, start, start, start, start, start};
   const float *w = m.w + r * m.w_out, *x = m.x + t;
-  BT_UNROLL_BY_EIGHT
+  BT_UNROLL_ALL_TERMS
   for (int n = 0; n < m.terms; n++) {
     bt_block_tap_at(s, *w, x, 1);
     w += m.w_term;
@@ -126,7 +126,7 @@ BT_KERNEL void bt_block_mix_tile(bt_conv_sum m, int rows, int samples, int r, in
         bt_block_mix_term(rows, samples, s, w + n * m.w_term, m.w_out, at);
       }
   } else
-    BT_UNROLL_BY_FOUR
+    BT_UNROLL_TERMS
     for (int n = 0; n < m.terms; n++, w += m.w_term, x += m.x_term)
       bt_block_mix_term(rows, samples, s, w, m.w_out, x);
   BT_UNROLLED(a, 3)

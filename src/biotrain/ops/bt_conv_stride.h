@@ -12,7 +12,7 @@
 BT_KERNEL void bt_block_apart(float s[8], int taps, const float *w, const float *x, int step, int gap)
 {
   int k = 0;
-  BT_UNROLL_BY_FOUR
+  BT_UNROLL_TERMS
   for (; k < taps / 4 * 4; k += 4)
     BT_UNROLLED(i, 4) {
       bt_block_tap_at(s, *w, x, gap);

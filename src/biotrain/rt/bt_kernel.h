@@ -224,10 +224,18 @@ BT_KERNEL int bt_leaf_end(int t, int end) { return bt_min((t / BT_LEAF + 1) * BT
  * for itself. */
 #if BT_SCALAR_TILES && defined(__clang__) && !defined(__OPTIMIZE_SIZE__)
 #define BT_UNROLL_BY_FOUR _Pragma("GCC unroll 4")
-#define BT_UNROLL_BY_EIGHT _Pragma("GCC unroll 8")
 #else
 #define BT_UNROLL_BY_FOUR
-#define BT_UNROLL_BY_EIGHT
+#endif
+
+/* The same before a loop over the few terms of a tile, where registers are left for several turns:
+ * on RISC-V. Cortex-M would spill. */
+#if BT_SCALAR_TILES && defined(__clang__) && !defined(__OPTIMIZE_SIZE__) && defined(__riscv)
+#define BT_UNROLL_TERMS _Pragma("GCC unroll 4")
+#define BT_UNROLL_ALL_TERMS _Pragma("GCC unroll 8")
+#else
+#define BT_UNROLL_TERMS
+#define BT_UNROLL_ALL_TERMS
 #endif
 
 BT_KERNEL float bt_fold(float lane[BT_LANES])
