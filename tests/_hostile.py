@@ -34,8 +34,8 @@ TEXTS = (
     "bids:", "moabb:", "moabb:nothing", "none,none", "adabn+adabn+full", "1,1", "x=", "=1",
     "last=nan", "last=1e400", "host",
 )  # fmt: skip
-PATHS = ("", ".", "/", "/dev/null", "/dev/full", "/proc/self/mem", "/nowhere/x", "a\0b", "a" * 300,
-         "x.png", "x.svg", "x.pt2")  # fmt: skip
+PATHS = ("", ".", "/", "/dev/null", "/dev/full", "/proc/self/mem", "/proc/none/x", "a\0b",
+         "a" * 300, "x.png", "x.svg", "x.pt2")  # fmt: skip
 
 SMALL = ("mibminet", "--chans", "2", "--times", "64", "--classes", "3", "--sfreq", "125")
 DATA = "{data}"

@@ -86,4 +86,15 @@
 #define BT_NEAR_POINTER(a) ((void)0)
 #endif
 
+/* Before a loop over the few terms of a tile, where registers are left for several turns of it: four
+ * copies of its body (BT_UNROLL_BY_FOUR is for loops over elements), or eight. On RISC-V; Cortex-M
+ * would spill. */
+#if BT_SCALAR_TILES && defined(__clang__) && !defined(__OPTIMIZE_SIZE__) && defined(__riscv)
+#define BT_UNROLL_TERMS _Pragma("GCC unroll 4")
+#define BT_UNROLL_ALL_TERMS _Pragma("GCC unroll 8")
+#else
+#define BT_UNROLL_TERMS
+#define BT_UNROLL_ALL_TERMS
+#endif
+
 #endif

@@ -228,16 +228,6 @@ BT_KERNEL int bt_leaf_end(int t, int end) { return bt_min((t / BT_LEAF + 1) * BT
 #define BT_UNROLL_BY_FOUR
 #endif
 
-/* The same before a loop over the few terms of a tile, where registers are left for several turns:
- * on RISC-V. Cortex-M would spill. */
-#if BT_SCALAR_TILES && defined(__clang__) && !defined(__OPTIMIZE_SIZE__) && defined(__riscv)
-#define BT_UNROLL_TERMS _Pragma("GCC unroll 4")
-#define BT_UNROLL_ALL_TERMS _Pragma("GCC unroll 8")
-#else
-#define BT_UNROLL_TERMS
-#define BT_UNROLL_ALL_TERMS
-#endif
-
 BT_KERNEL float bt_fold(float lane[BT_LANES])
 {
 #if BT_SCALAR_TILES

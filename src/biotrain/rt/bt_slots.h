@@ -305,25 +305,17 @@ static inline bt_status bt_slots_back(const bt_slots *s)
   return bt_slots_withdraw(s, bt_slots_newest(s, &a));
 }
 
-/* The slot of the checkpoint before the newest, or BT_SLOT_NONE. */
-static inline bt_slot bt_slots_older(const bt_slots *s)
-{
-  uint32_t sequence;
-  const bt_slot newest = bt_slots_newest(s, &sequence);
-  const bt_slot older = newest == BT_SLOT_A ? BT_SLOT_B : BT_SLOT_A;
-  if (newest == BT_SLOT_NONE || bt_slots_check(s, older, &sequence) != BT_OK)
-    return BT_SLOT_NONE;
-  return older;
-}
-
 /* Withdraws both, the older first: a power cut in between leaves the newest. */
 static inline bt_status bt_slots_withdraw_both(const bt_slots *s)
 {
   uint32_t sequence;
-  const bt_slot older = bt_slots_older(s), newest = bt_slots_newest(s, &sequence);
-  if (older != BT_SLOT_NONE && bt_slots_withdraw(s, older) != BT_OK)
+  const bt_slot newest = bt_slots_newest(s, &sequence);
+  if (newest == BT_SLOT_NONE)
+    return BT_OK;
+  const bt_slot older = newest == BT_SLOT_A ? BT_SLOT_B : BT_SLOT_A;
+  if (bt_slots_check(s, older, &sequence) == BT_OK && bt_slots_withdraw(s, older) != BT_OK)
     return BT_ERR_CHECKPOINT_WRITE;
-  return newest == BT_SLOT_NONE ? BT_OK : bt_slots_withdraw(s, newest);
+  return bt_slots_withdraw(s, newest);
 }
 
 /* The same, and then all of both slots is erased: flash holds no weights any more. Then bt_init. */

@@ -146,15 +146,6 @@ static void bt_live_evaluated(bt_live *l)
   bt_live_save(l, BT_TASK_WORK);
 }
 
-/* Withdraws the older of two checkpoints of work; false: there is only one. An erasure may take
- * longer than a hop, so the two have a call each, and frames are predicted in between. */
-static bool bt_live_finish_older(bt_live *l)
-{
-  const bt_slots work = bt_live_slots(l, true);
-  const bt_slot older = bt_slots_older(&work);
-  return older != BT_SLOT_NONE && bt_slots_withdraw(&work, older) == BT_OK;
-}
-
 /* The end: the best weights are loaded, or those before. */
 static void bt_live_finish(bt_live *l)
 {
@@ -303,8 +294,6 @@ bool bt_live_learn(bt_live *l, uint32_t *left, bt_live_event *event)
     *left = *left > BT_LIVE_WRITE_CYCLES ? *left - BT_LIVE_WRITE_CYCLES : 0;
     return false;
   case BT_TASK_FINISH:
-    if (bt_live_finish_older(l))
-      return true;
     bt_live_finish(l);
     *event = BT_LIVE_CALIBRATED;
     return false;
