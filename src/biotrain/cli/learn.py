@@ -93,6 +93,15 @@ def adapt_verb(
     out.result(result.to_dict())
 
 
+WAYS = """\
+  none      as it was pretrained
+  align     channels are decorrelated for the new person; adabn: norms take their statistics anew
+            from the same windows. Neither needs a label
+  last      the last layer learns from labelled windows; full: every layer does
+  full-bn8  the conventional way, batches of 8 in PyTorch, for comparison"""
+"""What the demo compares, for somebody who sees it for the first time."""
+
+
 @options
 def demo_verb(
     folder: Annotated[
@@ -125,7 +134,8 @@ def demo_verb(
         f"synthetic EMG recordings of {len(rec.subjects)} people: {rec.n_chans} channels x "
         f"{rec.n_times} samples at {rec.fs:g} Hz, {rec.n_classes} gestures"
     )
-    out.say("EpiDeNet is pretrained on all people but one, and calibrated to that one in its C\n")
+    out.say("EpiDeNet is pretrained on all people but one, and calibrated to that one in its C:")
+    out.say(f"{WAYS}\n")
     from biotrain.study import AdaptSettings
 
     settings = AdaptSettings(target=target, epochs=epochs, pretrain_epochs=pretrain_epochs)

@@ -14,7 +14,8 @@ cut off when the folder is opened again, and the study says so.
 
 import json
 import os
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -191,11 +192,8 @@ class StoreError(BioTrainError):
 def _append(path: Path, row: dict[str, Any]) -> None:
     """Append a line that is on the disk when this returns; or none of it, and StoreError."""
     line = _line(row).encode()
-    try:
+    with _writing(path):
         check_file(path)  # no link is followed
-    except BioTrainError as error:
-        raise StoreError(f"{error}{_AGAIN}") from error
-    try:
         file = os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND, 0o644)
         try:
             begin = os.fstat(file).st_size
@@ -210,34 +208,35 @@ def _append(path: Path, row: dict[str, Any]) -> None:
                 raise
         finally:
             os.close(file)
-    except OSError as error:
-        raise StoreError(_lost(path, error)) from error
 
 
 def _mend(path: Path) -> int:
     """Cut off a last line that has no end; returns its bytes."""
-    try:
+    with _writing(path):
         if not path.exists():
             return 0
         text = path.read_bytes()
         whole = text.rfind(b"\n") + 1
         if whole < len(text):
             os.truncate(path, whole)
-    except OSError as error:
-        raise StoreError(_lost(path, error)) from error
     return len(text) - whole
 
 
 def _replace(path: Path, data: bytes) -> None:
     """Write a file whole, or leave what was there, and StoreError."""
-    try:
+    with _writing(path):
         write_file(path, data, sync=True)
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    """Whatever keeps a file from being written ends the study, and says how to go on."""
+    try:
+        yield
+    except OSError as error:
+        raise StoreError(f"cannot write '{path}': {error.strerror}{_AGAIN}") from error
     except BioTrainError as error:
         raise StoreError(f"{error}{_AGAIN}") from error
-
-
-def _lost(path: Path, error: OSError) -> str:
-    return f"cannot write '{path}': {error.strerror}{_AGAIN}"
 
 
 def _exclusive(file: int, folder: Path) -> None:

@@ -82,4 +82,10 @@ def _curves(
     axes.set_xlabel("epochs of calibration")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_title("while calibrating (mean)", fontsize=10)
-    axes.legend(frameon=False, fontsize=8, loc="lower right", bbox_to_anchor=(1, chance / 103))
+    axes.legend(
+        framealpha=0.9,
+        edgecolor="none",
+        fontsize=8,
+        loc="lower right",
+        bbox_to_anchor=(1, chance / 103),
+    )
