@@ -8,7 +8,8 @@ of each channel, its own rate, and when each record began (EDF+D has gaps).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -16,17 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from biotrain.study.data.join import resampled_rows
-from biotrain.study.data.raw import (
-    CutRequest,
-    Mark,
-    RawSignal,
-    Segment,
-    choose,
-    kind_of,
-    microvolts,
-    normal,
-)
+from biotrain.study.data.raw import CutRequest, Mark, RawSignal, Segment, normal
+from biotrain.study.data.readers.records import Records, Signal, raw_signal, scaling, signals_of
 from biotrain.study.data.recordings import RecordingError
 
 ANNOTATIONS = ("EDF Annotations", "BDF Annotations")
@@ -38,23 +30,12 @@ ROUNDED_S = 0.1
 
 
 @dataclass(frozen=True)
-class Header:
-    """The header of a file; lists have an entry per channel."""
+class Header(Records):
+    """The header of a file."""
 
-    path: Path
     kind: str
     """The reserved field: "EDF+C", "EDF+D", "24BIT", ..."""
     bytes_per_sample: int
-    begin: int
-    """First byte of the first record."""
-    records: int
-    record_s: float
-    labels: tuple[str, ...]
-    units: tuple[str, ...]
-    gains: NDArray[np.float64]
-    offsets: NDArray[np.float64]
-    samples: NDArray[np.int64]
-    """Per record."""
 
     def named(self, index: int) -> bool:
         """Whether a channel holds annotations."""
@@ -85,22 +66,21 @@ def read_header(path: Path) -> Header | None:
             samples = np.array([int(value) for value in columns["samples"]], np.int64)
         except ValueError as error:
             raise RecordingError(f"{path}: its EDF header is damaged: {error}") from error
-    span = most - least
-    gains = np.where(span == 0, 1.0, (high - low) / np.where(span == 0, 1.0, span))
+    gains, offsets = scaling((least, most), (low, high))
     size = 3 if wide else 2
     there = (path.stat().st_size - begin) // max(1, int(samples.sum()) * size)
     return Header(
         path,
-        text[192:236].strip(),
-        size,
         begin,
         there if records < 0 else min(records, there),
         record_s,
         tuple(normal(label) for label in columns["label"]),
         tuple(columns["unit"]),
         gains,
-        low - least * gains,
+        offsets,
         samples,
+        text[192:236].strip(),
+        size,
     )
 
 
@@ -127,67 +107,18 @@ def read(path: Path, request: CutRequest) -> RawSignal | None:
         raise RecordingError(f"{path}: it holds annotations only, no signal")
     if not header.records:
         raise RecordingError(f"{path}: it holds no whole record")
-    names = unique([header.labels[k] for k in signals])
-    units = [header.units[k] for k in signals]
-    kinds = [kind_of(name, unit) for name, unit in zip(names, units, strict=True)]
-    taken, others = choose(names, kinds, request, path)
     records = _records(header)
-    rows = [signals[names.index(name)] for name in taken]
-    rates = header.samples[rows] / header.record_s
-    fs, notes = float(rates.min()), []
-    if rates.max() > fs:
-        notes.append(
-            f"channels of {', '.join(f'{r:g}' for r in np.unique(rates))} Hz are resampled to "
-            f"{fs:g} Hz (offline)"
-        )
-    values, chosen_units = [], []
-    for name, row, rate in zip(taken, rows, rates, strict=True):
-        factor, unit, note = unit_of(name, header.units[row])
-        signal = _channel(header, records, row)
-        physical = (signal * header.gains[row] + header.offsets[row]) * factor
-        values.append(physical if rate == fs else resampled_rows(physical[None], rate, fs)[0])
-        chosen_units.append(unit)
-        notes += note
-    length = min(len(one) for one in values)
+    channels = signals_of(header, signals)
+    raw = raw_signal(header, channels, lambda row: _channel(header, records, row), request)
     starts, marks = _annotations(header, records)
-    codes = _codes(header, records, [(signals[k], n) for k, n in enumerate(names)], kinds, fs)
-    return RawSignal(
-        path,
-        np.stack([one[:length] for one in values]),
-        fs,
-        tuple(taken),
-        tuple(kinds[names.index(name)] for name in taken),
-        tuple(chosen_units),
+    codes = _codes(header, records, channels, raw.fs)
+    length = raw.x.shape[-1]
+    return replace(
+        raw,
         marks=tuple(marks),
         codes={name: held[:length] for name, held in codes.items() if len(held) >= length},
-        segments=_segments(header, starts, fs),
+        segments=_segments(header, starts, raw.fs),
         begin=begin_of(path),
-        others=tuple(others),
-        notes=tuple(notes),
-    )
-
-
-def unique(names: list[str]) -> list[str]:
-    """Names of which each is there once: the second C3 is C3-1."""
-    seen: dict[str, int] = {}
-    out = []
-    for name in names:
-        seen[name] = seen.get(name, -1) + 1
-        out.append(f"{name}-{seen[name]}" if seen[name] else name)
-    return out
-
-
-def unit_of(name: str, unit: str) -> tuple[float, str, list[str]]:
-    """Factor to microvolts where the unit is a voltage, the unit then, and what was assumed."""
-    factor = microvolts(unit)
-    if factor is not None:
-        return factor, "uV", []
-    if not unit:
-        return 1.0, "uV", [f"channel {name} has no unit: taken as uV"]
-    return (
-        1.0,
-        unit,
-        [f"channel {name} is in '{unit}', which is no voltage: its values are as read"],
     )
 
 
@@ -219,24 +150,22 @@ def _channel(header: Header, records: NDArray[np.uint8], row: int) -> NDArray[np
 def _codes(
     header: Header,
     records: NDArray[np.uint8],
-    rows: list[tuple[int, str]],
-    kinds: list[str],
+    channels: Sequence[Signal],
     fs: float,
 ) -> dict[str, NDArray[np.int64]]:
     """Trigger channels, as codes at the rate `fs`."""
     out = {}
-    for (row, name), kind in zip(rows, kinds, strict=True):
-        if kind != "stim":
+    for one in channels:
+        if one.kind != "stim":
             continue
-        values = np.rint(_channel(header, records, row)).astype(np.int64)
+        values = np.rint(_channel(header, records, one.row)).astype(np.int64)
         if header.bytes_per_sample == 3:
             values &= TRIGGER_BITS
         else:
-            physical = values * header.gains[row] + header.offsets[row]
-            values = np.rint(physical).astype(np.int64)
-        rate = header.samples[row] / header.record_s
+            values = np.rint(header.physical(one.row, values)).astype(np.int64)
+        rate = header.samples[one.row] / header.record_s
         at = np.floor(np.arange(round(len(values) * fs / rate)) * rate / fs).astype(np.int64)
-        out[name] = values if rate == fs else values[np.minimum(at, len(values) - 1)]
+        out[one.name] = values if rate == fs else values[np.minimum(at, len(values) - 1)]
     return out
 
 

@@ -8,16 +8,15 @@ Reading it here keeps what other readers lose: the unit of each channel and its 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from biotrain.study.data.join import resampled_rows
-from biotrain.study.data.raw import CutRequest, Mark, RawSignal, choose, kind_of, normal
-from biotrain.study.data.readers.edf import unique, unit_of
+from biotrain.study.data.raw import CutRequest, Mark, RawSignal, normal
+from biotrain.study.data.readers.records import Records, Signal, raw_signal, scaling, signals_of
 from biotrain.study.data.recordings import RecordingError
 
 TYPES: Mapping[int, str] = {
@@ -37,20 +36,10 @@ END_OF_EVENT = 0x8000
 
 
 @dataclass(frozen=True)
-class _Header:
-    """The header; lists have an entry per channel."""
+class _Header(Records):
+    """The header of a file."""
 
     version: float
-    begin: int
-    """First byte of the first record."""
-    records: int
-    record_s: float
-    labels: tuple[str, ...]
-    units: tuple[str, ...]
-    gains: NDArray[np.float64]
-    offsets: NDArray[np.float64]
-    samples: NDArray[np.int64]
-    """Per record."""
     types: tuple[np.dtype[Any], ...]
 
     @property
@@ -83,7 +72,7 @@ def _header(path: Path) -> _Header | None:
         return [normal(row.split(b"\x00")[0].decode("latin-1")) for row in rows]
 
     digital = "<f8" if new else "<i8"
-    least, most, low, high = (
+    low, high, least, most = (
         numbers(at, kind).astype(np.float64)
         for at, kind in ((104, "<f8"), (112, "<f8"), (120, digital), (128, digital))
     )
@@ -91,20 +80,20 @@ def _header(path: Path) -> _Header | None:
     unknown = [int(one) for one in types if int(one) not in TYPES]
     if unknown:
         raise RecordingError(f"{path}: a channel is of GDF's type {unknown[0]}, which is not read")
-    span = np.where(high == low, 1.0, high - low)
-    gains = np.where(high == low, 1.0, (most - least) / span)
+    gains, offsets = scaling((least, most), (low, high))
     units = [_unit(int(code)) for code in numbers(102, "<u2")] if new else texts(96, 8)
     records = int(np.frombuffer(fixed, "<i8", 1, 236)[0])
     made = _Header(
-        version,
+        path,
         begin,
         records,
         float(parts[0] / parts[1]) if parts.all() else 0.0,
         tuple(texts(0, 16)),
         tuple(units),
         gains,
-        least - low * gains,
+        offsets,
         numbers(216, "<u4").astype(np.int64),
+        version,
         tuple(np.dtype(TYPES[int(one)]) for one in types),
     )
     there = (path.stat().st_size - begin) // max(1, made.record_bytes)
@@ -127,42 +116,19 @@ def read(path: Path, request: CutRequest) -> RawSignal | None:
     header = _header(path)
     if header is None:
         return None
-    rows = np.flatnonzero(header.samples > 0)
-    names = unique([header.labels[k] for k in rows])
-    kinds = [kind_of(n, header.units[k]) for n, k in zip(names, rows, strict=True)]
-    taken, others = choose(names, kinds, request, path)
-    places = [int(rows[names.index(name)]) for name in taken]
-    rates = header.samples[places] / header.record_s
-    fs, notes = float(rates.min()), []
-    if rates.max() > fs:
-        told = ", ".join(f"{rate:g}" for rate in np.unique(rates))
-        notes.append(f"channels of {told} Hz are resampled to {fs:g} Hz (offline)")
-    signals, units = [], []
-    for name, row, rate in zip(taken, places, rates, strict=True):
-        factor, unit, note = unit_of(name, header.units[row])
-        physical = (_channel(path, header, row) * header.gains[row] + header.offsets[row]) * factor
-        signals.append(physical if rate == fs else resampled_rows(physical[None], rate, fs)[0])
-        units.append(unit)
-        notes += note
-    length = min(len(one) for one in signals)
-    return RawSignal(
-        path,
-        np.stack([one[:length] for one in signals]),
-        fs,
-        tuple(taken),
-        tuple(kinds[names.index(name)] for name in taken),
-        tuple(units),
-        marks=tuple(_events(path, header, fs)),
-        codes=_codes(path, header, list(zip(rows, names, kinds, strict=True)), fs, length),
-        others=tuple(others),
-        notes=tuple(notes),
+    channels = signals_of(header, np.flatnonzero(header.samples > 0))
+    raw = raw_signal(header, channels, lambda row: _channel(header, row), request)
+    return replace(
+        raw,
+        marks=tuple(_events(header, raw.fs)),
+        codes=_codes(header, channels, raw.fs, raw.x.shape[-1]),
     )
 
 
-def _channel(path: Path, header: _Header, row: int) -> NDArray[np.float64]:
+def _channel(header: _Header, row: int) -> NDArray[np.float64]:
     """The stored values of a channel, one after the other."""
     records: NDArray[Any] = np.memmap(
-        path, np.uint8, "r", header.begin, (header.records, header.record_bytes)
+        header.path, np.uint8, "r", header.begin, (header.records, header.record_bytes)
     )
     sizes = [int(n) * t.itemsize for n, t in zip(header.samples, header.types, strict=True)]
     at = sum(sizes[:row])
@@ -171,21 +137,21 @@ def _channel(path: Path, header: _Header, row: int) -> NDArray[np.float64]:
 
 
 def _codes(
-    path: Path, header: _Header, channels: Sequence[tuple[Any, str, str]], fs: float, length: int
+    header: _Header, channels: Sequence[Signal], fs: float, length: int
 ) -> dict[str, NDArray[np.int64]]:
     """Trigger channels, as codes at the rate `fs`."""
     out = {}
-    for row, name, kind in channels:
-        if kind == "stim":
-            values = _channel(path, header, row) * header.gains[row] + header.offsets[row]
-            at = np.floor(np.arange(length) * header.samples[row] / header.record_s / fs)
-            out[name] = np.rint(values)[np.minimum(at.astype(int), len(values) - 1)].astype(int)
+    for one in channels:
+        if one.kind == "stim":
+            values = header.physical(one.row, _channel(header, one.row))
+            at = np.floor(np.arange(length) * header.samples[one.row] / header.record_s / fs)
+            out[one.name] = np.rint(values)[np.minimum(at.astype(int), len(values) - 1)].astype(int)
     return out
 
 
-def _events(path: Path, header: _Header, fs: float) -> list[Mark]:
+def _events(header: _Header, fs: float) -> list[Mark]:
     """The event table behind the records: type, and where it has one, length."""
-    with path.open("rb") as file:
+    with header.path.open("rb") as file:
         file.seek(header.begin + header.records * header.record_bytes)
         table = file.read()
     if len(table) < 8:
@@ -197,7 +163,7 @@ def _events(path: Path, header: _Header, fs: float) -> list[Mark]:
         rate = float(int.from_bytes(table[1:4], "little"))
         count = int.from_bytes(table[4:8], "little")
     if len(table) < 8 + count * (12 if table[0] == 3 else 6):
-        raise RecordingError(f"{path}: its table of {count} events is cut short")
+        raise RecordingError(f"{header.path}: its table of {count} events is cut short")
     rate = rate if rate > 0 else fs
     onsets = (np.frombuffer(table, "<u4", count, 8).astype(np.float64) - 1) / rate
     types = np.frombuffer(table, "<u2", count, 8 + 4 * count)
