@@ -16,7 +16,7 @@ typedef struct bt_int16 {
 BT_KERNEL const float *bt_int16_take(bt_in16 x, int row, int t0, int t1, float scale, float *to)
 {
   const int16_t *from = bt_at16(x, row, t0);
-  for (int t = 0; t < t1 - t0; t++)
+  BT_UNROLL_BY_FOUR for (int t = 0; t < t1 - t0; t++)
     to[t] = bt_sample16(from + t, scale);
   return to;
 }

@@ -50,9 +50,9 @@ BT_KERNEL void bt_centred_row(bt_pairs g, bt_box box, const float *from, int i, 
   float part[BT_LEAF];
   float *z = i == 0 ? first : part;
   const float centre = bt_mean_of(pairs, i).hi;
-  for (int k = 0; k < n && i == 0; k++)
+  BT_UNROLL_BY_FOUR for (int k = 0; k < n && i == 0; k++)
     first[k] = from[k] - centre;
-  for (int k = 0; k < n && i > 0; k++)
+  BT_UNROLL_BY_FOUR for (int k = 0; k < n && i > 0; k++)
     part[k] = from[k] - centre - first[k];
   float *to = raw + i;
   const int step = g.rows + 1;
