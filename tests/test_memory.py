@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import permutations
 
@@ -14,6 +15,10 @@ import biotrain.ops  # noqa: F401 (fills the table of ops)
 from biotrain.errors import GraphError
 from biotrain.ir.graph import Graph, Node, Value
 from biotrain.planner.place import ALIGNMENT, Buffer, lifetimes, lower_bound, peak, place
+from biotrain.planner.plan import Schedule
+from biotrain.planner.schedules import MOST_ATTEMPTS, Planner
+from biotrain.planner.score import Score, Streaming
+from biotrain.planner.search import Search
 from biotrain.planner.validate import replay, validate
 
 
@@ -114,3 +119,38 @@ def test_the_validator_asks_for_the_rules_of_the_graph_too() -> None:
     replay(graph, placed)
     with pytest.raises(GraphError):
         validate(graph, placed)
+
+
+def test_the_fastest_schedule_that_fits_is_taken_after_placement() -> None:
+    """Placement may turn the best choice's arena too large for one budget, and not for another."""
+
+    def score(ops: int) -> Score:
+        return Score((), 0, 0, ops, (), ())
+
+    peaks = {score(9): 64, score(5): 48, score(3): 80}
+
+    class Found(Search):
+        def __init__(self) -> None:
+            self.asked: list[int] = []
+
+        def best(self, budget: int, starts: Sequence[Streaming]) -> Score:
+            self.asked.append(budget)
+            return score(9)
+
+        def visited(self, budget: int) -> list[Score]:
+            return [score(5), score(3)]
+
+    class Placed(Planner):
+        def __init__(self) -> None:
+            pass
+
+        def schedule(self, search: Search, score: Score) -> Schedule:
+            size = peaks[score]
+            return Schedule(
+                Graph((), (), ()), (Buffer(f"b{score.ops}", ("b",), "ram", 0, size, 0, 0),)
+            )
+
+    search = Found()
+    taken = [Placed().within(search, budget, ()).buffers[0].value for budget in (80, 64, 32)]
+    assert taken == ["b3", "b5", "b9"], "the fewest operations that fit, else the smallest tried"
+    assert search.asked == [80, 64, *range(32, 32 * (1 - MOST_ATTEMPTS), -32)], "by 64 - 32"
