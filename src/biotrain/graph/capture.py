@@ -213,7 +213,7 @@ def _graph(
                 value = b.value(short, shape, kind=kind)  # type: ignore[arg-type]
                 (params if is_param else buffers).append(value)
                 held[key] = value
-                tensors[value.name] = _finite(tensor, target)
+                tensors[value.name] = _finite(tensor, target, masks=kind == "const")
                 names[value.name] = target
             env[node.name] = value
         elif node.op == "call_function":
@@ -253,10 +253,17 @@ def _output(returned: object, env: Mapping[str, Any]) -> Any:
     return env[returned.name]
 
 
-def _finite(tensor: torch.Tensor, name: str) -> Array:
-    """The values of a tensor of the state dict as float32; CaptureError where one is no number."""
+def _finite(tensor: torch.Tensor, name: str, masks: bool = False) -> Array:
+    """The values of a tensor of the state dict as float32; CaptureError where one is no number.
+
+    `masks`: it is a constant, which may hold minus infinity where it is no running statistic (a
+    mask of attention). The lowest float32 takes its place, whose exponential is 0 too.
+    """
     with np.errstate(over="ignore"):
         values = tensor.float().numpy().astype(np.float32)
+    masks = masks and not name.rpartition(".")[2].startswith("running_")
+    if masks:
+        values[np.isneginf(values)] = np.finfo(np.float32).min
     if not np.isfinite(values).all():
         raise CaptureError(
             f"'{name}' holds values that are NaN or infinite in float32: the network that was "
