@@ -144,7 +144,7 @@ def _weights(source: Source) -> str:
         numbers = ", ".join(float_literal(x) for x in data)
         body = fill(numbers, 100, initial_indent="  ", subsequent_indent="  ")
         lines += [
-            f"/* {comment(source.torch_names[v.name])}: {shape} */",
+            f"/* {comment(source.torch_names.get(v.name, v.name))}: {shape} */",
             f"extern const float bt_w_{v.name}[{v.size}];",
             f"const float bt_w_{v.name}[{v.size}] = {{",
             body,

@@ -22,10 +22,12 @@ import torch
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils._pytree import tree_unflatten
 
 import biotrain.ops  # noqa: F401  (fills OPS)
 from biotrain.errors import BioTrainError, CaptureError
 from biotrain.graph.archive import load_program
+from biotrain.graph.heads import Heads, heads_of, joined
 from biotrain.ir.graph import Graph, Value, verify
 from biotrain.ir.op import OPS, Builder, Op
 
@@ -50,6 +52,8 @@ class Captured:
     """Initial values of params, states and consts by value name."""
     torch_names: Mapping[str, str]
     """Value name -> name in the module's state dict."""
+    heads: Heads
+    """The outputs of the module; the graphs have them one after another."""
     adabn: Graph | None = None
     """The graph that re-estimates the running statistics of every batch norm from a batch of
     windows; None where that was not asked for."""
@@ -148,10 +152,11 @@ def capture(
     tensors: dict[str, Array] = {}
     names: dict[str, str] = {}
     states = _moving(program, adabn)
-    train = _graph(program, Builder(), states, tensors, names, batch)
-    predict = _graph(program, _evaluation(), states, tensors, names, batch)
+    heads: list[Heads] = []
+    train = _graph(program, Builder(), states, tensors, names, batch, heads)
+    predict = _graph(program, _evaluation(), states, tensors, names, batch, heads)
     if not adabn:
-        return Captured(train, predict, tensors, names)
+        return Captured(train, predict, tensors, names, heads[0])
     if not states:
         raise CaptureError(
             "adabn takes the statistics of BatchNorm again; this network has none (prepare it with "
@@ -160,7 +165,8 @@ def capture(
     again = _evaluation()
     again.adabn = True
     # How many windows there will be is not known: more than one.
-    return Captured(train, predict, tensors, names, _graph(program, again, states, {}, {}, 2))
+    statistics = _graph(program, again, states, {}, {}, 2, heads)
+    return Captured(train, predict, tensors, names, heads[0], statistics)
 
 
 def _evaluation() -> Builder:
@@ -177,6 +183,7 @@ def _graph(
     tensors: dict[str, Array],
     names: dict[str, str],
     batch: int,
+    heads: list[Heads],
 ) -> Graph:
     b.batch = batch
     env: dict[str, Any] = {}
@@ -227,14 +234,14 @@ def _graph(
     if len(inputs) != 1:
         raise CaptureError(f"the model must take one tensor, it takes {len(inputs)}")
     outputs = [v for v in outputs if isinstance(v, Value) and v not in buffers]
-    if len(outputs) != 1:
-        raise CaptureError(
-            f"the model must return one tensor, the logits; it returns {len(outputs)}"
-        )
+    if not outputs:
+        raise CaptureError("the model must return a tensor, the logits; it returns none")
+    heads.append(heads_of(_returned(program), outputs))
+    output = joined(b, outputs)
     graph = Graph(
         nodes=tuple(b.nodes),
         inputs=(inputs[0],),
-        outputs=tuple(outputs),
+        outputs=(output,),
         params=tuple(params),
         states=tuple(v for v in buffers if v.kind == "state"),
         consts=tuple(v for v in buffers if v.kind == "const"),
@@ -242,6 +249,13 @@ def _graph(
     _check_sizes(graph)
     verify(graph)
     return graph
+
+
+def _returned(program: ExportedProgram) -> object:
+    """The structure of what the program returns, with numbers in place of tensors."""
+    spec = program.call_spec.out_spec
+    assert spec is not None
+    return tree_unflatten(range(spec.num_leaves), spec)
 
 
 def _output(returned: object, env: Mapping[str, Any]) -> Any:
