@@ -48,6 +48,7 @@ from biotrain.planner.request import (
     check_input,
 )
 from biotrain.targets.target import Target, load_target, parse_bytes
+from biotrain.topology import network_of
 from biotrain.writing.files import Folder
 
 if TYPE_CHECKING:
@@ -75,6 +76,8 @@ class Package(Build):
 
     module: torch.nn.Module | None
     """The module as compiled, for verification; None where a `.pt2` file was given."""
+    notes: tuple[str, ...] = ()
+    """What of the network does not run on the device, with its place in the user's source."""
 
     def save(
         self,
@@ -161,11 +164,12 @@ def compile_model(
     optimize: Optimize = "speed",
     prefix: str = "",
 ) -> Package:
-    """Compile a model into C that trains it.
+    """Compile a model into C that trains it; CaptureError, DoesNotFitError or BioTrainError.
 
     Parameters
     ----------
-    model : a torch module (see `bt.prepare`) that takes `[batch, n_chans, n_times]`, or a `.pt2`.
+    model : a torch module (see `bt.prepare`) that takes `[batch, n_chans, n_times]`, a `.pt2`, or
+        a skorch estimator, which stands for its `module_`.
     example_input : `[batch, n_chans, n_times]`; the first sample's shape is what the C takes.
     target : a target or the name of one (`biotrain list targets`).
     strategy : `none`, `last`, `bias`, `norm`, `full`, or a glob of parameter names.
@@ -187,8 +191,6 @@ def compile_model(
     prefix : what public names and `model.*` begin with in place of `bt_`, such as `emg_`.
     frontier : also find the plans from the fastest to the smallest (`plan.frontier`); seconds.
     rewrites : those of `biotrain.graph.rewrite.NAMES` that run; not `fastconv`, `fft` by default.
-
-    It raises CaptureError, DoesNotFitError or BioTrainError.
     """
     board = load_target(target)
     request = CompileRequest(
@@ -232,13 +234,17 @@ def compiled(
     """The package of a request: `bt.compile` with its settings in one object."""
     if not example.numel():
         raise BioTrainError(f"the example input is empty: {list(example.shape)}")
+    try:
+        model = network_of(model)
+    except ValueError as error:
+        raise BioTrainError(str(error)) from error
     captured = capture(model, example, request.batch, request.adabn)
     if request.front is not None:
         shape = rows_times(captured.predict.inputs[0].shape)
         check_front(request.front, shape, request.input_scale)
     module = model if isinstance(model, torch.nn.Module) else None
     source = lower(captured, request)
-    return Package(source, request.target, request.strategy, request.front, module)
+    return Package(source, request.target, request.strategy, request.front, module, captured.notes)
 
 
 MOST_PLANS = 32

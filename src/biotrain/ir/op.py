@@ -142,6 +142,9 @@ class Op:
     """Where `reduces_time`: samples that the kernel adds up before they join the total."""
     captures: ClassVar[tuple[str, ...]] = ()
     """The aten functions that this op stands for (`relu` for `aten.relu.default`)."""
+    constants: ClassVar[tuple[str, ...]] = ()
+    """Arguments of those functions that `capture` gets as torch tensors where they are constant:
+    indices and masks."""
     source: ClassVar[str] = ""
     """The C file with its kernels, filled in by `register`."""
 
