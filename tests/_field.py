@@ -78,3 +78,33 @@ class Causal(nn.Module):
         x = x + self.attention(x, x, x, attn_mask=self.mask)[0]
         y = F.scaled_dot_product_attention(x, x, x, is_causal=True)
         return self.head((x + y).mean(1))
+
+
+class SleepLstm(nn.Module):
+    """A convolution over an epoch, a bidirectional LSTM over its features, a stage at the end."""
+
+    def __init__(self, n_chans: int = 2, n_times: int = 240, n_outputs: int = 5) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv1d(n_chans, 8, 12, stride=6)
+        self.conv2 = nn.Conv1d(8, 10, 3, padding=1)
+        self.lstm = nn.LSTM(10, 7, num_layers=2, batch_first=True, bidirectional=True)
+        self.head = nn.Linear(14, n_outputs)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = torch.tanh(self.conv2(torch.tanh(self.conv1(x))))
+        return self.head(self.lstm(x.transpose(1, 2))[0][:, -1])
+
+
+class PpgRate(nn.Module):
+    """Heart rate from a pulse wave: convolutions, a GRU and an RNN, their last states."""
+
+    def __init__(self, n_chans: int = 3, n_times: int = 160) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(n_chans, 6, 9, stride=4)
+        self.gru = nn.GRU(6, 8, batch_first=True)
+        self.rnn = nn.RNN(8, 5, batch_first=True, nonlinearity="tanh")
+        self.head = nn.Linear(8 + 5, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        states, last = self.gru(torch.tanh(self.conv(x)).transpose(1, 2))
+        return self.head(torch.cat([last[-1], self.rnn(states)[1][-1]], 1))

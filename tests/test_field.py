@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from _field import Causal, Conformer, EmgTransformer
+from _field import Causal, Conformer, EmgTransformer, PpgRate, SleepLstm
 from _plans import smallest_plan
 from torch import nn
 
@@ -22,9 +22,17 @@ NETWORKS: Mapping[str, type[nn.Module]] = {
     "emg_transformer": EmgTransformer,
     "conformer": Conformer,
     "causal": Causal,
+    "sleep_lstm": SleepLstm,
+    "ppg_rate": PpgRate,
 }
-SHAPES = {"emg_transformer": (4, 200), "conformer": (4, 180), "causal": (6, 70)}
-LOSSES: Mapping[str, Any] = {}
+SHAPES = {
+    "emg_transformer": (4, 200),
+    "conformer": (4, 180),
+    "causal": (6, 70),
+    "sleep_lstm": (2, 240),
+    "ppg_rate": (3, 160),
+}
+LOSSES: Mapping[str, Any] = {"ppg_rate": bt.losses.Huber(2.0)}
 STRATEGIES = ("full", "last")
 CORES = ("cortex-m4f", "cv32e40p")
 
@@ -51,7 +59,9 @@ def stored(name: str, strategy: str) -> Package:
 def data(pkg: Package, count: int = 2) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(3)
     x = rng.standard_normal((count, *pkg.source.train.inputs[0].shape[1:]), np.float32)
-    return x, np.arange(count)
+    if "label" in [v.name for v in pkg.source.train.inputs]:
+        return x, np.arange(count)
+    return x, rng.standard_normal((count, *pkg.source.heads.shapes[0][1:]), np.float32)
 
 
 def trained(pkg: Package, on: str = "host") -> int:
