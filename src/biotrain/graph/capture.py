@@ -21,6 +21,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from biotrain.errors import CaptureError
 from biotrain.graph.archive import load_program
+from biotrain.graph.heads import Heads
 from biotrain.graph.missing import refused_export
 from biotrain.graph.walk import Array, Walk
 from biotrain.ir.graph import Graph, Value
@@ -41,6 +42,8 @@ class Captured:
     """Initial values of params, states and consts by value name."""
     torch_names: Mapping[str, str]
     """Value name -> name in the module's state dict."""
+    heads: Heads
+    """The outputs of the module; the graphs have them one after another."""
     adabn: Graph | None = None
     """The graph that re-estimates the running statistics of every batch norm from a batch of
     windows; None where that was not asked for."""
@@ -150,12 +153,12 @@ def capture(
     names: dict[str, str] = {}
     states = _moving(program, adabn)
 
-    def walked(b: Builder, windows: int) -> tuple[Graph, tuple[str, ...]]:
+    def walked(b: Builder, windows: int) -> tuple[Graph, Walk]:
         b.prefix, b.batch = _common_prefix(program), windows
         walk = Walk(program, b, states, tensors, names)
-        return walk.graph(), tuple(walk.notes)
+        return walk.graph(), walk
 
-    train, notes = walked(Builder(), batch)
+    train, walk = walked(Builder(), batch)
     graphs = [train, walked(_evaluation(), batch)[0]]
     if adabn:
         if not states:
@@ -168,7 +171,8 @@ def capture(
         # How many windows there will be is not known: more than one.
         graphs.append(walked(again, 2)[0])
     train, predict, *others = _sharing_constants(graphs)
-    return Captured(train, predict, tensors, names, others[0] if others else None, notes)
+    again_graph = others[0] if others else None
+    return Captured(train, predict, tensors, names, walk.heads, again_graph, tuple(walk.notes))
 
 
 def _sharing_constants(graphs: list[Graph]) -> list[Graph]:

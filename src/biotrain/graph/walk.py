@@ -18,10 +18,12 @@ import numpy.typing as npt
 import torch
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind, InputSpec
+from torch.utils._pytree import tree_unflatten
 
 import biotrain.ops  # noqa: F401  (fills OPS)
 from biotrain.errors import BioTrainError, CaptureError
 from biotrain.graph.constants import RANDOM, Constants
+from biotrain.graph.heads import Heads, heads_of, joined
 from biotrain.graph.missing import Missing, missing_function, origin, refusal, where
 from biotrain.ir.graph import Graph, Kind, Value, verify
 from biotrain.ir.op import OPS, Builder, Op
@@ -76,6 +78,8 @@ class Walk:
         self._inputs: list[Value] = []
         self._params: list[Value] = []
         self._buffers: list[Value] = []
+        self.heads = Heads(())
+        """The outputs of the program, which the graph has one after another."""
         self.notes: dict[str, None] = {}
         """What the graph leaves out, with its place in the source: calls of dropout."""
 
@@ -99,14 +103,14 @@ class Walk:
         if len(self._inputs) != 1:
             raise CaptureError(f"the model must take one tensor, it takes {len(self._inputs)}")
         own = [v for v in outputs if isinstance(v, Value) and v not in self._buffers]
-        if len(own) != 1:
-            raise CaptureError(
-                f"the model must return one tensor, the logits; it returns {len(own)}"
-            )
+        if not own:
+            raise CaptureError("the model must return a tensor, the logits; it returns none")
+        self.heads = heads_of(_returned(self._program), own)
+        output = joined(self._b, own)
         graph = Graph(
             nodes=tuple(self._b.nodes),
             inputs=(self._inputs[0],),
-            outputs=tuple(own),
+            outputs=(output,),
             params=tuple(self._params),
             states=tuple(v for v in self._buffers if v.kind == "state"),
             consts=tuple(v for v in self._buffers if v.kind == "const"),
@@ -156,7 +160,7 @@ class Walk:
         kind: Kind = "param" if is_param else "state" if target in self._moving else "const"
         value = self._b.value(target.removeprefix(self._b.prefix), tuple(tensor.shape), kind=kind)
         (self._params if is_param else self._buffers).append(value)
-        self._tensors[value.name] = finite(tensor, target)
+        self._tensors[value.name] = finite(tensor, target, masks=kind == "const")
         self._names[value.name] = target
         found: Any = value
         if kind == "const" or (is_param and not given.requires_grad):
@@ -246,6 +250,9 @@ class Walk:
         if rule is None:
             return missing_function(node, name, rules)
         self._b.origin = origin(node)
+        if isinstance(mask := args.get("attn_mask"), torch.Tensor) and mask.dtype == torch.bool:
+            added = torch.zeros(mask.shape).masked_fill(~mask, -torch.inf)
+            args["attn_mask"] = self._constants.keep(added)
         args = {
             key: value if key in rule.constants else self._read(value, f"{node.name}_{key}", plain)
             for key, value in args.items()
@@ -279,7 +286,7 @@ class Walk:
             named = self._b.value(f"const_{name}", tuple(value.shape), kind="const")
             self._computed[key] = named
             self._buffers.append(named)
-            self._tensors[named.name] = finite(value, named.name)
+            self._tensors[named.name] = finite(value, named.name, masks=True)
         return self._computed[key]
 
 
@@ -342,10 +349,23 @@ def _rules() -> dict[str, Op]:
     return {name: op for op in OPS.values() for name in op.captures}
 
 
-def finite(tensor: torch.Tensor, name: str) -> Array:
-    """The values of a tensor of the state dict as float32; CaptureError where one is no number."""
+def _returned(program: ExportedProgram) -> object:
+    """The structure of what the program returns, with numbers in place of tensors."""
+    spec = program.call_spec.out_spec
+    assert spec is not None
+    return tree_unflatten(range(spec.num_leaves), spec)
+
+
+def finite(tensor: torch.Tensor, name: str, masks: bool = False) -> Array:
+    """The values of a tensor of the state dict as float32; CaptureError where one is no number.
+
+    `masks`: it is a constant, which may hold minus infinity where it is no running statistic (a
+    mask of attention). The lowest float32 takes its place, whose exponential is 0 too.
+    """
     with np.errstate(over="ignore"):
         values = tensor.float().numpy().astype(np.float32)
+    if masks and not name.rpartition(".")[2].startswith("running_"):
+        values[np.isneginf(values)] = np.finfo(np.float32).min
     if not np.isfinite(values).all():
         raise CaptureError(
             f"'{name}' holds values that are NaN or infinite in float32: the network that was "

@@ -26,6 +26,12 @@ from biotrain.ir.op import (
 
 
 class _Linear(Op):
+    """What the layer and its gradients share."""
+
+    def rows(self, node: Node, index: int, r0: int, r1: int) -> tuple[int, int] | None:
+        """A row of the result is made of one row; a sum over rows takes all of them."""
+        return None if self.accumulates else (r0, r1)
+
     def _call(
         self, function: str, x: Shape, outputs: int, box: tuple[int, int], *operands: Operand
     ) -> Call:

@@ -15,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 
 from biotrain.ir.optimizer import SGD
 from biotrain.package import Package
+from biotrain.verification.losses import joined, objective
 from biotrain.verification.rounding import Kinks
 
 Array = npt.NDArray[Any]
@@ -72,20 +73,17 @@ class Reference:
             yield
 
     def step(self, x: Array, y: Array) -> dict[str, Array]:
-        """One group sample by sample; returns the mean gradients (see `_gradients`)."""
+        """One group sample by sample; returns the mean gradients (see `_gradients`).
+
+        `y`: targets as the C takes them (`biotrain.run.targets`).
+        """
         self.module.zero_grad()
         losses = []
-        targets = torch.as_tensor(y)
-        if targets.is_floating_point():
-            targets = targets.to(self.dtype)
         size = len(x) if self.source.batch else 1
         for i in range(0, len(x), size):
             with self._as_on_the_device():
-                logits = self.module(torch.as_tensor(x[i : i + size]).to(self.dtype))
-                if self.source.loss == "mse":
-                    loss = torch.nn.functional.mse_loss(logits, targets[i : i + size])
-                else:
-                    loss = torch.nn.functional.cross_entropy(logits, targets[i : i + size])
+                returned = self.module(torch.as_tensor(x[i : i + size]).to(self.dtype))
+                loss = objective(self.source, returned, y[i : i + size])
                 if self.parameters:
                     (loss * size).backward()
             losses.append(loss.item())
@@ -138,7 +136,10 @@ class Reference:
         """Logits in evaluation mode, sample by sample."""
         module = copy.deepcopy(self.module).eval()
         with torch.no_grad(), self._as_on_the_device():
-            rows = [module(torch.as_tensor(x[i : i + 1]).to(self.dtype)) for i in range(len(x))]
+            rows = [
+                joined(self.source, module(torch.as_tensor(x[i : i + 1]).to(self.dtype)))
+                for i in range(len(x))
+            ]
         return torch.cat(rows).numpy()
 
     def tensors(self) -> dict[str, Array]:
