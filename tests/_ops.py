@@ -52,15 +52,15 @@ class Case:
 
 def case(op: str, index: int, sample: Sample) -> Case:
     b = Builder("v")
-    labels = ("cross_entropy",)
+    labels = op == "cross_entropy" or bool(sample.attrs.get("integer", False))
     inputs = tuple(
-        Value(b.name(f"in{i}"), s, "i32" if op in labels and i == 1 else "f32", "input")
+        Value(b.name(f"in{i}"), s, "i32" if labels and i == 1 else "f32", "input")
         for i, s in enumerate(sample.shapes)
     )
     output = b.apply(op, *inputs, **dict(sample.attrs))
     forward = list(b.nodes)
     wanted = sample.grad if sample.grad is not None else tuple(range(len(inputs)))
-    terminal = op in ("cross_entropy", "mse")
+    terminal = op in ("cross_entropy", "mse") or getattr(OPS[op], "terminal", False)
     upstream = None if terminal else Value(b.name("upstream"), output.shape, "f32", "input")
     flowing: dict[str, Value | None] = {output.name: upstream}
     needs = {v.name: i in wanted and v.dtype == "f32" for i, v in enumerate(inputs)}
@@ -94,9 +94,12 @@ def draw(case: Case, rng: np.random.Generator) -> list[np.ndarray]:
     """Inputs of a case; the upstream gradient is normal."""
     arrays = []
     low, high = case.sample.low, case.sample.high
-    for value in case.inputs:
+    for i, value in enumerate(case.inputs):
         if value.dtype == "i32":
             arrays.append(rng.integers(0, case.inputs[0].shape[-1], value.shape).astype(np.int32))
+        elif i == 1 and case.sample.attrs.get("soft", True) is False:  # numbers of classes
+            classes = case.inputs[0].shape[1]
+            arrays.append(rng.integers(0, classes, value.shape).astype(np.float32))
         elif low is not None and high is not None:
             arrays.append(rng.uniform(low, high, value.shape).astype(np.float32))
         else:

@@ -303,7 +303,7 @@ def windows(package: Package, count: int) -> tuple[Any, Any]:
     scaled = x / package.source.input_scale if package.source.input_scale else x
     kind = np.int16 if package.source.input_scale else np.float32
     outputs = package.source.train.outputs[0].size
-    if package.source.loss == "mse":
+    if package.source.train.inputs[1].dtype == "f32":
         return scaled.astype(kind), rng.standard_normal((count, outputs)).astype(np.float32)
     return scaled.astype(kind), np.arange(count) % outputs
 

@@ -178,9 +178,9 @@ def broken(value: float) -> nn.Module:
 
 
 NETWORKS: dict[str, tuple[Any, str]] = {
-    "two tensors": (Strange(lambda y: (y, y)), "must return one tensor"),
-    "a dictionary": (Strange(lambda y: {"a": y, "b": y}), "must return one tensor"),
-    "nothing": (Strange(lambda y: None), "must return one tensor"),
+    "two tensors": (Strange(lambda y: (y, y)), "returns 2 tensors"),
+    "a dictionary": (Strange(lambda y: {"a": y, "b": y}), "the model returns a, b"),
+    "nothing": (Strange(lambda y: None), "must return a tensor"),
     "a number": (Strange(lambda y: 3), "must return one tensor"),
     "a text": (Strange(lambda y: "x"), "must return one tensor"),
     "raises": (Strange(lambda y: 1 / 0), "refuses the model"),

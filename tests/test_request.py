@@ -30,7 +30,7 @@ def request(**changed: Any) -> CompileRequest:
     [
         ({"accumulate": 0}, "accumulate must be a whole number"),
         ({"accumulate": True}, "accumulate must be a whole number"),
-        ({"loss": "hinge"}, "cross_entropy or mse"),
+        ({"loss": "hinge"}, "the loss is one of cross_entropy"),
         ({"optimizer": "adam"}, "bt.SGD or a bt.Adam"),
         ({"strategy": 3}, "a name or a glob"),
         ({"batch": 0}, "batch must be a whole number"),

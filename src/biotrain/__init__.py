@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from biotrain import models
     from biotrain.errors import BioTrainError
     from biotrain.frontend.live import Live
+    from biotrain.ir import loss as losses
     from biotrain.ir.optimizer import SGD, Adam
     from biotrain.package import Package
     from biotrain.package import compile_model as compile  # noqa: A004  (bt.compile)
@@ -34,6 +35,7 @@ __all__ = [
     "Live",
     "Package",
     "compile",
+    "losses",
     "models",
     "prepare",
     "report",
@@ -55,6 +57,8 @@ _HOME = {
 def __getattr__(name: str) -> Any:
     if name == "models":
         return import_module("biotrain.models")
+    if name == "losses":
+        return import_module("biotrain.ir.loss")
     if name == "compile":
         return import_module("biotrain.package").compile_model
     if name in _HOME:

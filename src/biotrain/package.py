@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -19,15 +19,25 @@ from biotrain.emit.build import Build
 from biotrain.errors import BioTrainError
 from biotrain.frontend import FrontEnd
 from biotrain.frontend.live import Live
-from biotrain.graph.autodiff import differentiate, prune, with_loss, with_updates
+from biotrain.graph.autodiff import differentiate, prune, with_updates
 from biotrain.graph.capture import Captured, capture
 from biotrain.graph.cost import training_cost
-from biotrain.graph.rewrite import DEFAULT, keep_half, keep_int16, rewrite_forward, rewrite_training
+from biotrain.graph.heads import Heads
+from biotrain.graph.losses import check_objective, loss_tensors, matched, with_loss
+from biotrain.graph.rewrite import (
+    DEFAULT,
+    keep_half,
+    keep_int16,
+    rewrite_forward,
+    rewrite_training,
+    time_last,
+)
 from biotrain.graph.rewrite.batch_stats import with_joins
 from biotrain.graph.rewrite.fastconv import Price
 from biotrain.graph.rewrite.precision import in_words, parse_store
 from biotrain.graph.strategy import trainable
 from biotrain.ir.graph import Graph
+from biotrain.ir.loss import Loss, Objective, parse_loss
 from biotrain.ir.op import rows_times
 from biotrain.ir.optimizer import SGD, Gradients, Optimizer
 from biotrain.planner.budget import Budget
@@ -39,19 +49,29 @@ from biotrain.planner.request import (
     CompileRequest,
     InputType,
     LiveNeeds,
-    Loss,
     Optimize,
     PlanRequest,
     check_front,
     check_input,
 )
 from biotrain.targets.target import Target, load_target, parse_bytes
+from biotrain.topology import network_of
 from biotrain.writing.files import Folder
 
 if TYPE_CHECKING:
     from biotrain.run.device import Device
     from biotrain.run.live_device import LiveDevice
     from biotrain.run.live_flash import Flash
+
+Losses: TypeAlias = (
+    str
+    | Loss
+    | torch.nn.Module
+    | Objective
+    | Sequence[str | Loss | torch.nn.Module]
+    | Mapping[str, str | Loss | torch.nn.Module]
+)
+"""What `bt.compile(loss=...)` takes."""
 
 NOTHING: Mapping[str, bytes] = MappingProxyType({})
 """No files."""
@@ -63,6 +83,8 @@ class Package(Build):
 
     module: torch.nn.Module | None
     """The module as compiled, for verification; None where a `.pt2` file was given."""
+    notes: tuple[str, ...] = ()
+    """What of the network does not run on the device, with its place in the user's source."""
 
     def save(
         self,
@@ -130,7 +152,8 @@ def compile_model(
     memory: str | int | None = None,
     optimizer: Optimizer | None = None,
     accumulate: int = 1,
-    loss: Loss = "cross_entropy",
+    loss: Losses = "cross_entropy",
+    sample_weights: bool = False,
     gradients: Gradients = "separate",
     fused: bool | None = None,
     input_type: InputType = "float",
@@ -148,18 +171,17 @@ def compile_model(
     optimize: Optimize = "speed",
     prefix: str = "",
 ) -> Package:
-    """Compile a model into C that trains it.
+    """Compile a model into C that trains it; CaptureError, DoesNotFitError or BioTrainError.
 
     Parameters
     ----------
-    model : a torch module (see `bt.prepare`) that takes `[batch, n_chans, n_times]`, or a `.pt2`.
+    model : a torch module (see `bt.prepare`) or a skorch estimator with one, or a `.pt2`.
     example_input : `[batch, n_chans, n_times]`; the first sample's shape is what the C takes.
     target : a target or the name of one (`biotrain list targets`).
     strategy : `none`, `last`, `bias`, `norm`, `full`, or a glob of parameter names.
     memory : the whole static RAM to stay within (`"256KiB"`, bytes); default: the target's.
-    optimizer : `bt.SGD(...)` or `bt.Adam(...)`.
-    accumulate : samples whose mean gradient makes one step.
-    loss : `cross_entropy` (integer label) or `mse` (vector).
+    optimizer, accumulate : `bt.SGD(...)` or `bt.Adam(...)`; windows whose mean makes one step.
+    loss, sample_weights : what is minimised; whether windows have weights (docs/layers.md).
     gradients : `separate` tensors; or, without a copy, added to the `momentum` of SGD or used for
         the `update` once complete (`accumulate=1`), without `clip_norm` (docs/numerics.md).
     fused : numeric mode; default: the target's.
@@ -175,8 +197,6 @@ def compile_model(
     prefix : what public names and `model.*` begin with in place of `bt_`, such as `emg_`.
     frontier : also find the plans from the fastest to the smallest (`plan.frontier`); seconds.
     rewrites : those of `biotrain.graph.rewrite.NAMES` that run; not `fastconv`, `fft` by default.
-
-    It raises CaptureError, DoesNotFitError or BioTrainError.
     """
     board = load_target(target)
     request = CompileRequest(
@@ -186,7 +206,7 @@ def compile_model(
         budget=Budget(parse_bytes(memory), deadline_ms, max_mj),
         optimizer=SGD() if optimizer is None else optimizer,
         accumulate=accumulate,
-        loss=loss,
+        loss=parse_loss(loss, sample_weights),
         gradients=gradients,
         input_scale=check_input(input_type, input_scale),
         store=store,
@@ -201,6 +221,14 @@ def compile_model(
         prefix=prefix,
     )
     return compiled(model, _example(example_input), request)
+
+
+def _network(given: Any) -> Any:
+    """The torch module that stands in a skorch estimator; anything else as it is."""
+    try:
+        return network_of(given)
+    except ValueError as error:
+        raise BioTrainError(str(error)) from error
 
 
 def _example(given: object) -> torch.Tensor:
@@ -220,13 +248,14 @@ def compiled(
     """The package of a request: `bt.compile` with its settings in one object."""
     if not example.numel():
         raise BioTrainError(f"the example input is empty: {list(example.shape)}")
+    model = _network(model)
     captured = capture(model, example, request.batch, request.adabn)
     if request.front is not None:
         shape = rows_times(captured.predict.inputs[0].shape)
         check_front(request.front, shape, request.input_scale)
     module = model if isinstance(model, torch.nn.Module) else None
     source = lower(captured, request)
-    return Package(source, request.target, request.strategy, request.front, module)
+    return Package(source, request.target, request.strategy, request.front, module, captured.notes)
 
 
 MOST_PLANS = 32
@@ -247,22 +276,19 @@ def planned(request: PlanRequest) -> Fitted:
 
 def lower(captured: Captured, request: CompileRequest) -> Source:
     """Differentiate a captured model, add the optimizer, rewrite, and plan."""
-    half, logits = parse_store(request.store), captured.train.outputs[0]
-    if request.loss == "cross_entropy" and len(logits.shape) != 2:
-        raise BioTrainError(
-            f"cross-entropy needs logits [batch, classes]; the model returns {list(logits.shape)}"
-        )
+    if "time_last" in request.rewrites:
+        captured = _time_last(captured)
+    half = parse_store(request.store)
     trained = trainable(request.strategy, captured.train, captured.torch_names)
-    if trained and request.loss == "cross_entropy" and logits.size < 2:
-        raise BioTrainError(
-            "cross-entropy of one output is always 0, so that nothing is learned: give the model "
-            "an output for each class, or use loss='mse'"
-        )
+    heads = captured.heads
+    objective = matched(request.loss, heads.names)
+    request = replace(request, loss=objective)
+    check_objective(objective, heads.shapes, bool(trained))
     if not trained:  # no gradient, so that none needs a place
         request = replace(request, gradients="separate")
     predict = _evaluation(captured.predict, request)
     adabn = None if captured.adabn is None else _statistics(captured.adabn, request)
-    train = _training(captured.train, trained, request)
+    train = _training(captured.train, trained, request, heads)
     around = None if request.live is None else _around(request.live, train, trained, request)
     fitted = planned(
         PlanRequest(
@@ -272,7 +298,7 @@ def lower(captured: Captured, request: CompileRequest) -> Source:
             budget=request.budget,
             accumulate=request.accumulate,
             gradients=request.gradients,
-            base_ops=_direct_ops(captured.train, trained, request),
+            base_ops=_direct_ops(captured.train, trained, request, heads),
             frontier=request.frontier,
             batch=request.batch,
             live=None if around is None else _live_needs(around),
@@ -294,14 +320,15 @@ def lower(captured: Captured, request: CompileRequest) -> Source:
         batch=fitted.batch,
         features=fitted.features,
         adabn=fitted.adabn,
-        tensors=captured.tensors,
+        tensors={**captured.tensors, **loss_tensors(objective)},
         torch_names=captured.torch_names,
         trained=trained,
         optimizer=request.optimizer,
         accumulate=request.accumulate,
         fused=request.fused,
         title=request.title,
-        loss=request.loss,
+        loss=objective,
+        heads=heads,
         gradients=request.gradients,
         input_scale=request.input_scale,
         store=request.store,
@@ -310,6 +337,14 @@ def lower(captured: Captured, request: CompileRequest) -> Source:
         optimize=request.optimize,
         prefix=request.prefix,
     )
+
+
+def _time_last(captured: Captured) -> Captured:
+    """The graphs of a network with time on the last axis."""
+    graphs = [captured.train, captured.predict]
+    graphs += [] if captured.adabn is None else [captured.adabn]
+    train, predict, *others = time_last(graphs)
+    return replace(captured, train=train, predict=predict, adabn=others[0] if others else None)
 
 
 def _price(request: CompileRequest) -> Price | None:
@@ -330,10 +365,12 @@ def _statistics(graph: Graph, request: CompileRequest) -> Graph:
     return graph if request.input_scale is None else keep_int16(graph, request.input_scale)
 
 
-def _training(graph: Graph, trained: tuple[str, ...], request: CompileRequest) -> Graph:
+def _training(
+    graph: Graph, trained: tuple[str, ...], request: CompileRequest, heads: Heads
+) -> Graph:
     """The training step of one window: forward, backward and updates, rewritten."""
     forward = rewrite_forward(graph, request.rewrites, trained, _price(request))
-    graph, loss = with_loss(forward, request.loss)
+    graph, loss = with_loss(forward, request.loss, heads.shapes)
     graph = differentiate(graph, loss, trained, shared=request.gradients == "momentum")
     graph = rewrite_training(graph, request.rewrites)
     half = parse_store(request.store)
@@ -343,9 +380,11 @@ def _training(graph: Graph, trained: tuple[str, ...], request: CompileRequest) -
     return graph if request.input_scale is None else keep_int16(graph, request.input_scale)
 
 
-def _direct_ops(graph: Graph, trained: tuple[str, ...], request: CompileRequest) -> int:
+def _direct_ops(
+    graph: Graph, trained: tuple[str, ...], request: CompileRequest, heads: Heads
+) -> int:
     """Operations of a sample by the direct algorithms, everything stored: `base_ops`."""
-    graph, loss = with_loss(graph, request.loss)
+    graph, loss = with_loss(graph, request.loss, heads.shapes)
     graph = with_updates(differentiate(graph, loss, trained), trained, request.optimizer)
     return training_cost(graph, request.target, request.accumulate).ops
 

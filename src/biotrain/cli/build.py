@@ -182,16 +182,39 @@ def prepare_verb(
         out.show(shown)
     else:
         out.show("nothing had to change")
+    missing, notes = _not_supported(chosen, net)
+    for line in notes:
+        out.say(line)
     less = report.bytes_saved
     out.say(
         f"{model}: {count:,} parameters, {len(report)} rewrites"
         + (f", {less:,} bytes less per training sample" if less else "")
     )
+    if missing:
+        out.say(f"this network does not compile yet: {missing[0]}")
     if output is not None:
         write_file(output, _export(chosen, net))
         out.say(f"wrote {output}")
     written = None if output is None else str(output)
-    out.result({"model": model, "params": count, **report.to_dict(), "out": written})
+    told = {"missing": missing[1] if missing else [], "notes": list(notes)}
+    out.result({"model": model, "params": count, **report.to_dict(), **told, "out": written})
+
+
+def _not_supported(
+    chosen: "Model", net: Any
+) -> tuple[tuple[str, list[dict[str, str]]] | None, tuple[str, ...]]:
+    """What of a network is not supported (the message, and place by place), None where everything
+    is; and what of it does not run on the device."""
+    from biotrain.errors import CaptureError
+    from biotrain.graph.capture import capture
+    from biotrain.graph.missing import NotSupported
+
+    try:
+        return None, capture(net, chosen.example()).notes
+    except NotSupported as error:
+        return (str(error), [asdict(one) for one in error.missing]), ()
+    except CaptureError as error:
+        return (str(error), []), ()
 
 
 @options
@@ -287,6 +310,8 @@ def compile_verb(
     chosen = Model(model, given)
     pkg = chosen.compiled(train)
     _about_front(out, chosen)
+    for line in pkg.notes if show is None else ():
+        out.say(line)
     if measure:
         with Busy("measuring the slices"):
             pkg = pkg.measured()

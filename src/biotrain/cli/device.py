@@ -109,6 +109,8 @@ def run_verb(
         out.say(note)
     if rec is None and how.subject is not None:
         raise BioTrainError("--subject needs --data")
+    if pkg.source.train.inputs[1].dtype != "i32":
+        raise BioTrainError(f"the windows have classes, which --loss {train.loss} does not take")
     x, y = _windows(pkg, rec, how, given.seed)
     device = pkg.run(on)
     if pkg.source.adabn:

@@ -117,6 +117,13 @@ class ModelOptions:
     ] = 0
 
 
+_AS_GIVEN = (
+    *("strategy", "optimizer", "accumulate", "gradients", "store", "batch", "live", "front"),
+    *("adabn", "optimize", "prefix", "loss"),
+)
+"""Arguments of `bt.compile` that a request of the compiler has under the same name."""
+
+
 @dataclass(frozen=True)
 class TrainOptions:
     """The options that say what trains, how, and on which target."""
@@ -140,6 +147,9 @@ class TrainOptions:
         float | None,
         option("--max-mj", "Most mJ per window (estimate; boards).", TRAINING, metavar="MJ"),
     ] = None
+    loss: Annotated[
+        str, option("--loss", "cross_entropy, bce, mse, l1, huber; huber:delta=5.", TRAINING)
+    ] = "cross_entropy"
     optimizer: Annotated[
         Literal["sgd", "adam"], option("--optimizer", "Which optimizer.", TRAINING)
     ] = "sgd"
@@ -288,6 +298,7 @@ class TrainOptions:
             "deadline_ms": self.deadline,
             "max_mj": self.max_mj,
             "optimizer": self.build_optimizer(),
+            "loss": self.loss,
             "accumulate": self.group,
             "batch": self.batch,
             "adabn": self.adabn,
@@ -303,8 +314,7 @@ class TrainOptions:
         }
 
     def check(self, front: "FrontEnd | None" = None, bits: int = 16) -> None:
-        """Raise BioTrainError for what no network can be compiled with, before one is built; with a
-        front end behind a converter of so many bits."""
+        """Raise BioTrainError for what no network can be compiled with, before one is built."""
         from biotrain.planner.budget import Budget
         from biotrain.planner.request import CompileRequest, check_input
         from biotrain.targets.target import load_target, parse_bytes
@@ -313,19 +323,9 @@ class TrainOptions:
         CompileRequest(
             target=load_target(self.target),
             fused=True,
-            strategy=self.strategy,
             budget=Budget(parse_bytes(self.memory), self.deadline, self.max_mj),
-            optimizer=asked["optimizer"],
-            accumulate=self.group,
-            gradients=self.gradients,
             input_scale=check_input(self.input_type, self.input_scale),
-            store=self.store,
-            batch=self.batch,
-            live=asked["live"],
-            front=asked["front"],
-            adabn=self.adabn,
-            optimize=self.optimize,
-            prefix=self.prefix,
+            **{name: asked[name] for name in _AS_GIVEN},
         )
 
     @property

@@ -143,8 +143,9 @@ def _weights(source: Source) -> str:
         data = source.tensors[v.name].reshape(-1).tolist()
         numbers = ", ".join(float_literal(x) for x in data)
         body = fill(numbers, 100, initial_indent="  ", subsequent_indent="  ")
+        known = source.torch_names.get(v.name, "a constant that was computed when compiling")
         lines += [
-            f"/* {comment(source.torch_names[v.name])}: {shape} */",
+            f"/* {comment(known)}: {shape} */",
             f"extern const float bt_w_{v.name}[{v.size}];",
             f"const float bt_w_{v.name}[{v.size}] = {{",
             body,

@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from biotrain.emit.labels import check_labels, wrong_label
 from biotrain.emit.schedule import Places, Shapes, call_text, node_text
 from biotrain.emit.source import CTYPE, Source
 from biotrain.emit.text import wrap
@@ -127,7 +128,6 @@ def _phase(
     everywhere = BatchPlaces(source, schedule.buffers, shapes.tables, schedule.outers)
     x, target = source.train.inputs
     integer = target.dtype == "i32"
-    classes = source.train.outputs[0].size
     loss = source.train.outputs[1]
     lines = ["", f"  /* phase {q} of {len(schedule.phases)} */"]
     for i, node in enumerate(phase.before):
@@ -162,9 +162,13 @@ def _phase(
     body += [f"  bt_status status = source->window(source->context, sample, {place}, {given});"]
     if integer and trains:
         body += [
-            f"  if (status == BT_OK && ({target.name} < 0 || {target.name} >= {classes}))",
+            f"  if (status == BT_OK && ({wrong_label(source, target.name)}))",
             "    status = BT_ERR_LABEL;",
         ]
+    elif trains and source.labels:
+        body += ["  if (status == BT_OK) {"]
+        body += check_labels(source, "target_in", ("status = BT_ERR_LABEL;", "break;"), "    ")
+        body += ["  }"]
     if inner:
         body += ["  if (status == BT_OK)", f"    status = bt_take(m, x_in, {x.name});"]
     if trains:

@@ -87,7 +87,7 @@ def _input_errors(source: Source) -> list[str]:
 
 
 def _training_errors(source: Source) -> list[str]:
-    label = ["BT_ERR_LABEL"] if source.train.inputs[1].dtype == "i32" else []
+    label = ["BT_ERR_LABEL"] if source.labels else []
     skipped = ["BT_ERR_GRADIENT_SKIPPED"] if source.gradients == "update" else []
     return [*label, *_input_errors(source), "BT_ERR_LOSS_NONFINITE", *skipped]
 

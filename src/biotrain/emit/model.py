@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from biotrain.emit.batch import adabn_function, refuse_function, train_batch_function
+from biotrain.emit.labels import check_labels, wrong_label
 from biotrain.emit.routines import Routines
 from biotrain.emit.schedule import Places, Shapes, call_text, node_text
 from biotrain.emit.sliced import SLICES, predict_functions, step_functions, train_functions
@@ -172,12 +173,15 @@ def _train_function(source: Source, shapes: Shapes) -> list[str]:
     return _training(source, graph, places, shapes, f"bt_train_sample(bt_model *m, {window}", take)
 
 
+REFUSE = ("m->rejected++;", "return BT_ERR_LABEL;")
+"""What happens to a window with a number that is no class."""
+
+
 def _training(
     source: Source, graph: Graph, places: Places, shapes: Shapes, start: str, take: list[str]
 ) -> list[str]:
     """A function that trains on one window, which the lines `take` bring into the arena."""
     target, loss = graph.inputs[-1], graph.outputs[1]
-    classes = graph.outputs[0].size
     integer = target.dtype == "i32"
     argument = f"int32_t {target.name}" if integer else "const float *target_in"
     lines = [
@@ -188,11 +192,13 @@ def _training(
     ]
     if integer:
         lines += [
-            f"  if ({target.name} < 0 || {target.name} >= {classes}) {{",
+            f"  if ({wrong_label(source, target.name)}) {{",
             "    m->rejected++;",
             "    return BT_ERR_LABEL;",
             "  }",
         ]
+    else:
+        lines += check_labels(source, "target_in", REFUSE, "  ")
     lines += take
     if not integer:
         lines += [f"  memcpy({target.name}, target_in, {target.size} * sizeof *{target.name});"]

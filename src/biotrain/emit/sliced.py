@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from biotrain.emit.labels import check_labels, wrong_label
 from biotrain.emit.schedule import Places, Shapes
 from biotrain.emit.slices import GOES, Slices
 from biotrain.emit.source import Source, running_values, trained_values
@@ -82,7 +83,6 @@ def train_functions(source: Source, shapes: Shapes) -> list[str]:
     places = Places(source, source.plan.buffers, shapes.tables)
     slices = _slices(source, places, shapes)
     x, target, loss = graph.inputs[0], graph.inputs[-1], graph.outputs[1]
-    classes = graph.outputs[0].size
     integer = target.dtype == "i32"
     kind = source.sample_type
     given = "int32_t label_in" if integer else "const float *target_in"
@@ -92,13 +92,13 @@ def train_functions(source: Source, shapes: Shapes) -> list[str]:
         body += slices.node(node, i, _loss_check(source, loss) if loss in node.outputs else [])
     check = (
         [
-            f"    if (label_in < 0 || label_in >= {classes}) {{",
+            f"    if ({wrong_label(source, 'label_in')}) {{",
             "      m->rejected++;",
             "      return BT_ERR_LABEL;",
             "    }",
         ]
         if integer
-        else []
+        else check_labels(source, "target_in", ("m->rejected++;", "return BT_ERR_LABEL;"), "    ")
     )
     keep = (
         ["    s->label = label_in;"]

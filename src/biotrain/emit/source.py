@@ -10,7 +10,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from biotrain.graph.heads import Heads
+from biotrain.graph.losses import Labels, labels_of
 from biotrain.ir.graph import Graph, Value
+from biotrain.ir.loss import Objective
 from biotrain.ir.optimizer import Gradients, Optimizer
 from biotrain.planner.batch_schedule import BatchSchedule
 from biotrain.planner.live_memory import LivePlan
@@ -39,7 +42,9 @@ class Source:
     accumulate: int
     fused: bool
     title: str
-    loss: str
+    loss: Objective
+    heads: Heads
+    """The outputs of the module."""
     gradients: Gradients = "separate"
     batch: BatchSchedule | None = None
     """The training step where batch norm takes statistics over a batch."""
@@ -64,6 +69,11 @@ class Source:
     def sample_type(self) -> str:
         """The C type of an input sample."""
         return CTYPE[self.train.inputs[0].dtype]
+
+    @property
+    def labels(self) -> list[Labels]:
+        """The parts of the target that hold numbers of classes."""
+        return labels_of(self.loss, self.heads.shapes)
 
     @property
     def slots(self) -> tuple[str, ...]:

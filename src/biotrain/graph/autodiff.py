@@ -6,9 +6,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
+from biotrain.graph.losses import starts_of, with_loss
 from biotrain.ir.graph import Graph, Node, Value, verify
 from biotrain.ir.op import OPS, Builder
 from biotrain.ir.optimizer import SGD, Gradients, Optimizer
+
+__all__ = ["differentiate", "gradient_name", "prune", "slot_name", "with_loss", "with_updates"]
 
 
 def gradient_name(param: str) -> str:
@@ -19,26 +22,6 @@ def gradient_name(param: str) -> str:
 def slot_name(slot: str, param: str) -> str:
     """Name of an optimizer's state tensor of a parameter."""
     return f"{slot}_{param}"
-
-
-def with_loss(graph: Graph, loss: str) -> tuple[Graph, Value]:
-    """Append a loss (`cross_entropy` or `mse`) to a forward graph; returns the loss value."""
-    b = Builder(taken=[v.name for v in graph.values()])
-    logits = graph.outputs[0]
-    if loss == "cross_entropy":
-        target = Value(b.name("label"), (1,), "i32", "input")
-    else:
-        target = Value(b.name("target"), logits.shape, "f32", "input")
-    value = b.one(loss, logits, target, hint="loss")
-    return (
-        replace(
-            graph,
-            nodes=(*graph.nodes, *b.nodes),
-            inputs=(*graph.inputs, target),
-            outputs=(logits, value),
-        ),
-        value,
-    )
 
 
 def differentiate(
@@ -64,7 +47,8 @@ def differentiate(
         if p.name in trainable
     }
     b = Builder("d", [*(v.name for v in graph.values()), *(g.name for g in gradients.values())])
-    flowing: dict[str, Value | None] = {loss.name: None}
+    starts = starts_of(graph, loss)
+    flowing: dict[str, Value | None] = dict.fromkeys(v.name for v in starts)
     for node in reversed(forward):
         grads = [flowing.get(o.name) for o in node.outputs]
         reached = any(o.name in flowing for o in node.outputs)
@@ -73,7 +57,7 @@ def differentiate(
             continue
         b.origin = node.origin
         results = OPS[node.op].vjp(b, node, grads, wanted)
-        if shared and loss in node.outputs:
+        if shared and node.outputs[0] in starts:
             results = [g and b.one("share", g, hint=g.name) for g in results]
         for value, grad in zip(node.inputs, results, strict=True):
             if grad is None or not wants.get(value.name, False):

@@ -20,13 +20,12 @@ from biotrain.frontend import FrontEnd
 from biotrain.frontend.live import Live
 from biotrain.graph.rewrite.precision import parse_store
 from biotrain.ir.graph import Graph
+from biotrain.ir.loss import Objective, parse_loss
 from biotrain.ir.optimizer import SGD, Gradients, Optimizer, check_gradients
 from biotrain.planner.budget import Budget
 from biotrain.planner.live_memory import same
 from biotrain.targets.target import Target
 
-Loss = Literal["cross_entropy", "mse"]
-LOSSES: tuple[Loss, ...] = ("cross_entropy", "mse")
 InputType = Literal["float", "int16"]
 Optimize = Literal["speed", "size"]
 """What the code of a package is for: fewest cycles, or few bytes."""
@@ -54,7 +53,8 @@ class CompileRequest:
     optimizer: Optimizer = field(default_factory=SGD)
     accumulate: int = 1
     """Samples whose mean gradient makes one step."""
-    loss: Loss = "cross_entropy"
+    loss: Objective = field(default_factory=Objective)
+    """What training minimises; a name will do."""
     gradients: Gradients = "separate"
     input_scale: float | None = None
     """The float32 that one unit of an int16 input stands for; None for a float input."""
@@ -77,8 +77,7 @@ class CompileRequest:
     def __post_init__(self) -> None:
         if not _whole(self.accumulate):
             raise BioTrainError(f"accumulate must be a whole number from 1, not {self.accumulate}")
-        if self.loss not in LOSSES:
-            raise BioTrainError(f"the loss is cross_entropy or mse, not '{self.loss}'")
+        object.__setattr__(self, "loss", parse_loss(self.loss))
         if not isinstance(self.optimizer, Optimizer):
             raise BioTrainError(f"the optimizer is a bt.SGD or a bt.Adam, not {self.optimizer!r}")
         if not isinstance(self.strategy, str):
@@ -198,8 +197,10 @@ def _check_live(request: CompileRequest) -> None:
             "live stores windows as the converter's integers: it needs input_type='int16' and an "
             "input_scale"
         )
-    if request.loss != "cross_entropy":
+    if not (len(request.loss.heads) == 1 and request.loss.heads[0].labels):
         raise BioTrainError("live learns labelled windows: it needs loss='cross_entropy'")
+    if request.loss.sample_weights:
+        raise BioTrainError("live stores no weights of windows: it works without sample_weights")
     if request.adabn:
         raise BioTrainError("adabn works without live: the live firmware has no call for it")
     if request.front is not None:

@@ -16,6 +16,7 @@ from biotrain.emit import running_values
 from biotrain.emit.build import Build
 from biotrain.errors import BioTrainError, CheckpointError
 from biotrain.planner.adabn import adabn_windows
+from biotrain.run.targets import encoded
 from biotrain.writing.files import write_file
 
 Array = npt.NDArray[np.float32]
@@ -55,7 +56,9 @@ class Device(ABC):
         """Back to the factory weights."""
 
     @abstractmethod
-    def accumulate(self, x: npt.ArrayLike, y: npt.ArrayLike) -> Array:
+    def accumulate(
+        self, x: npt.ArrayLike, y: Any, sample_weight: npt.ArrayLike | None = None
+    ) -> Array:
         """Add the gradients of a batch to the group without a step; returns the losses.
 
         With `gradients="update"` every window is a step.
@@ -90,8 +93,9 @@ class Device(ABC):
         """The statistics of batch norms become those of windows."""
 
     @abstractmethod
-    def predict(self, x: npt.ArrayLike) -> Array:
-        """Logits `[batch, n_outputs]` of windows `[batch, n_chans, n_times]`."""
+    def predict(self, x: npt.ArrayLike) -> Any:
+        """Logits `[batch, n_outputs]` of windows `[batch, n_chans, n_times]`; where the network
+        returns a tuple or dict, one of arrays in torch's shapes."""
 
     @abstractmethod
     def crc32(self) -> int:
@@ -128,14 +132,22 @@ class Device(ABC):
 
     # ------------------------------------------------------------ what they share
 
-    def train(self, x: npt.ArrayLike, y: npt.ArrayLike, drop_last: bool = False) -> float:
+    def train(
+        self,
+        x: npt.ArrayLike,
+        y: Any,
+        drop_last: bool = False,
+        sample_weight: npt.ArrayLike | None = None,
+    ) -> float:
         """Train on a batch, sample by sample; returns the mean loss.
 
         Parameters
         ----------
         x : float `[batch, n_chans, n_times]`, or the converter's integers; a package with an
             int16 input takes floats too and rounds them to the nearest of its integers
-        y : integer `[batch]`, or float `[batch, n_outputs]` with the `mse` loss
+        y : integer `[batch]` for cross-entropy (`[batch, steps]` where each step has a class), or
+            float `[batch, n_outputs]`; a tuple or dict of these where there are several outputs
+        sample_weight : a weight for each window, of a package with `sample_weights`
         drop_last : leave out the step over the rest that does not fill `accumulate` samples
             (with `gradients="momentum"` the rest itself, for its gradients could not be dropped)
 
@@ -147,7 +159,7 @@ class Device(ABC):
             it stay done.
         """
         windows = self._windows(x)
-        targets = self._targets(y, len(windows))
+        targets = self._targets(y, len(windows), sample_weight)
         losses = self._train(windows, targets, drop_last)
         self.samples += len(losses)
         return float(np.mean(losses, dtype=np.float64)) if len(losses) else 0.0
@@ -162,7 +174,13 @@ class Device(ABC):
         self._needs_features()
         return self._features(self._windows(x))
 
-    def train_features(self, f: npt.ArrayLike, y: npt.ArrayLike, drop_last: bool = False) -> float:
+    def train_features(
+        self,
+        f: npt.ArrayLike,
+        y: Any,
+        drop_last: bool = False,
+        sample_weight: npt.ArrayLike | None = None,
+    ) -> float:
         """`train`, to the bit, from the `features` of a batch."""
         width = self._needs_features()
         features = np.asarray(f)
@@ -174,7 +192,7 @@ class Device(ABC):
             raise BioTrainError(f"f must be floats, not {features.dtype}")
         with np.errstate(over="ignore"):
             features = np.ascontiguousarray(features, np.float32)
-        targets = self._targets(y, len(features))
+        targets = self._targets(y, len(features), sample_weight)
         losses = self._train_features(features, targets, drop_last)
         self.samples += len(losses)
         return float(np.mean(losses, dtype=np.float64)) if len(losses) else 0.0
@@ -218,7 +236,7 @@ class Device(ABC):
         for value in (*source.train.params, *running_values(source)):
             held = value.name in source.trained or value.kind == "state"
             data = self.read(value.name) if held else source.tensors[value.name].copy()
-            result[source.torch_names[value.name]] = data.reshape(value.shape)
+            result[source.torch_names[value.name]] = data.reshape(source.tensors[value.name].shape)
         return result
 
     def gradients(self) -> dict[str, Array]:
@@ -229,7 +247,9 @@ class Device(ABC):
                 f"with gradients='{source.gradients}' there are no tensors of gradients to read"
             )
         return {
-            source.torch_names[v.name]: self.read(f"g_{v.name}").reshape(v.shape)
+            source.torch_names[v.name]: self.read(f"g_{v.name}").reshape(
+                source.tensors[v.name].shape
+            )
             for v in source.train.params
             if v.name in source.trained
         }
@@ -288,23 +308,11 @@ class Device(ABC):
             if by_torch[name] in held:
                 self.write(by_torch[name], np.ascontiguousarray(tensors[name], np.float32))
 
-    def _targets(self, y: npt.ArrayLike, count: int) -> npt.NDArray[Any]:
-        """Labels int32 `[count]`, or vectors float32 `[count, n_outputs]` with the `mse` loss."""
-        targets = np.asarray(y)
-        if self.package.source.loss == "cross_entropy":
-            if not np.issubdtype(targets.dtype, np.integer) or targets.shape != (count,):
-                raise BioTrainError(
-                    f"y must be integers [{count}], not {targets.dtype} {list(targets.shape)}"
-                )
-            limits = np.iinfo(np.int32)
-            labels: npt.NDArray[Any] = np.clip(targets, limits.min, limits.max).astype(np.int32)
-            return labels
-        shape = (count, *self.package.source.train.inputs[1].shape[1:])
-        if targets.shape != shape or not np.issubdtype(targets.dtype, np.number):
-            raise BioTrainError(
-                f"y must be numbers {list(shape)}, not {targets.dtype} {list(targets.shape)}"
-            )
-        return np.ascontiguousarray(targets, np.float32)
+    def _targets(
+        self, y: Any, count: int, sample_weight: npt.ArrayLike | None = None
+    ) -> npt.NDArray[Any]:
+        """Labels int32 `[count]`, or float32 `[count, numbers of a target]`."""
+        return encoded(self.package.source, y, count, sample_weight)
 
     def _windows(self, x: npt.ArrayLike) -> npt.NDArray[Any]:
         """float32, or int16 where the package keeps the converter's integers."""

@@ -143,7 +143,7 @@ class HostDevice(Device):
     def _adabn(self, x: npt.NDArray[Any]) -> None:
         self._check(self._c.bt_host_adabn(self._m, _pointer(x), ctypes.c_uint32(len(x))), -1)
 
-    def predict(self, x: npt.ArrayLike) -> Array:
+    def predict(self, x: npt.ArrayLike) -> Any:
         windows = self._windows(x)
         logits = np.zeros((len(windows), self.package.source.train.outputs[0].size), np.float32)
         at = ctypes.c_int(0)
@@ -151,7 +151,7 @@ class HostDevice(Device):
             self._m, _pointer(windows), len(windows), _pointer(logits), ctypes.byref(at)
         )
         self._check(status, at.value)
-        return logits
+        return self.package.source.heads.split(logits)
 
     def group(self, windows: int) -> None:
         if windows < 1:
@@ -163,10 +163,12 @@ class HostDevice(Device):
         """One optimizer step with what is accumulated."""
         self._check(self._c.bt_step(self._m), -1)
 
-    def accumulate(self, x: npt.ArrayLike, y: npt.ArrayLike) -> Array:
+    def accumulate(
+        self, x: npt.ArrayLike, y: Any, sample_weight: npt.ArrayLike | None = None
+    ) -> Array:
         """Gradients of a batch without a step; returns the losses."""
         windows = self._windows(x)
-        targets = self._targets(y, len(windows))
+        targets = self._targets(y, len(windows), sample_weight)
         if self.package.source.batch:
             mean = ctypes.c_float(0.0)
             status = self._c.bt_host_batch_gradients(
@@ -177,7 +179,7 @@ class HostDevice(Device):
         losses = np.zeros(len(windows), np.float32)
         for i, window in enumerate(windows):
             loss = ctypes.c_float(0.0)
-            if self.package.source.loss == "cross_entropy":
+            if targets.dtype == np.int32:
                 target: Any = ctypes.c_int32(int(targets[i]))
             else:
                 row = np.ascontiguousarray(targets[i], np.float32)

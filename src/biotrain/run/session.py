@@ -82,15 +82,17 @@ class SessionDevice(Device):
     def step(self) -> None:
         self._do("step")
 
-    def accumulate(self, x: npt.ArrayLike, y: npt.ArrayLike) -> Array:
+    def accumulate(
+        self, x: npt.ArrayLike, y: Any, sample_weight: npt.ArrayLike | None = None
+    ) -> Array:
         windows = self._windows(x)
-        targets = self._targets(y, len(windows))
+        targets = self._targets(y, len(windows), sample_weight)
         if self.package.source.batch:
             return np.asarray([self._batch(windows, targets)], np.float32)
         losses = [self._sample(windows[i], targets[i], i) for i in range(len(windows))]
         return np.asarray(losses, np.float32)
 
-    def predict(self, x: npt.ArrayLike) -> Array:
+    def predict(self, x: npt.ArrayLike) -> Any:
         windows = self._windows(x)
         logits = np.zeros((len(windows), self._outputs), np.float32)
         for i, window in enumerate(windows):
@@ -102,7 +104,7 @@ class SessionDevice(Device):
                 ),
                 "<f4",
             )
-        return logits
+        return self.package.source.heads.split(logits)
 
     def crc32(self) -> int:
         self._do("crc32")

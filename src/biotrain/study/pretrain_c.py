@@ -166,6 +166,8 @@ def train_in_c(
             accumulate=batch if group else 1,
             batch=1 if group else batch,
         )
+        if package.notes:  # a dropout without a layer of its own, so without masks
+            raise BioTrainError(package.notes[0])
         device = package.run("host")
     finally:
         masked.restore()

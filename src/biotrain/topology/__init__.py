@@ -14,13 +14,14 @@ from torch import Tensor, nn
 from torch.jit import ScriptModule
 from torch.nn.parameter import is_lazy
 
+from biotrain.topology.given import network_of
 from biotrain.topology.layers import rewrite_layer
 from biotrain.topology.padding import fold_padding
 from biotrain.topology.plain import apart, plain_weights
 from biotrain.topology.report import ATTRIBUTE, Report, Rewrite, report
 from biotrain.topology.walk import Size, measure, replace_all, run_copy
 
-__all__ = ["NORMS", "POOLS", "Report", "Rewrite", "prepare", "report"]
+__all__ = ["NORMS", "POOLS", "Report", "Rewrite", "network_of", "prepare", "report"]
 
 NORMS = ("group", "batch", "frozen", "keep")
 POOLS = ("keep", "avg")
@@ -34,7 +35,8 @@ def prepare(
     pool: str = "keep",
     example_input: Tensor | tuple[Any, ...] | None = None,
 ) -> nn.Module:
-    """A copy of `module` that a device can train; `module` itself stays as it is.
+    """A copy of `module` that a device can train; `module` itself stays as it is. A fitted or
+    initialised skorch estimator (braindecode's `EEGClassifier`) stands for its `module_`.
 
     norm:
         "group": BatchNorm -> GroupNorm(groups), eps kept. One sample at a time can be trained. The
@@ -62,6 +64,7 @@ def prepare(
             that cannot be copied; an uninitialised lazy layer; "frozen" without running statistics;
             a module that no longer runs on `example_input` after the rewrites.
     """
+    module = network_of(module)
     _check(module, norm, groups, pool)
     try:
         net = copy.deepcopy(module)

@@ -33,6 +33,8 @@ from biotrain.ops.half import EPS as HALF_EPS
 from biotrain.ops.half import torch_dtype
 from biotrain.package import Package
 from biotrain.run.device import Device
+from biotrain.run.targets import encoded
+from biotrain.verification.losses import draw_targets, drawn, flat
 from biotrain.verification.reference import Array, Reference
 from biotrain.verification.rounding import FLOOR, OtherSide, RandomRounding
 
@@ -167,11 +169,12 @@ def verify(
         device.reset()
         device.begin(steps)
         for step in range(steps):
-            x, y, near = samples.group(reference)
+            x, y, weights, near = samples.group(reference)
             kinks += near
             values = _values(pkg, x)
-            want_grad = _torch_step(step, reference, others, values, y)
-            losses = device.accumulate(x, y)
+            targets = encoded(pkg.source, y, len(x), weights)
+            want_grad = _torch_step(step, reference, others, values, targets)
+            losses = device.accumulate(x, y, weights)
             if step == 0:
                 _compare({"loss": reference.losses}, {"loss": losses}, c_errors)
                 c_grad = _gradients(pkg, device)
@@ -183,7 +186,8 @@ def verify(
             if progress:
                 progress(draw * steps + step + 1, seeds * steps)
         _torch_logits(reference, others, values)
-        _compare({"logits": reference.predict(values)}, {"logits": device.predict(x)}, c_errors)
+        have = flat(device.predict(x))
+        _compare({"logits": reference.predict(values)}, {"logits": have}, c_errors)
         if draw == 0:
             crc = device.crc32()
     floor = HALF_FLOOR * HALF_EPS[half.half] if half else FLOOR
@@ -234,8 +238,9 @@ def _rounding_errors(pkg: Package, steps: int, seeds: Sequence[int]) -> Errors:
         modes = [RandomRounding(torch.Generator().manual_seed(i)) for i in range(ROUNDINGS)]
         others = [(Reference(pkg, torch.float64, steps, m), worst) for m in (*modes, OtherSide())]
         for step in range(steps):
-            x, y, _ = samples.group(reference)
-            _torch_step(step, reference, others, _values(pkg, x), y)
+            x, y, weights, _ = samples.group(reference)
+            targets = encoded(pkg.source, y, len(x), weights)
+            _torch_step(step, reference, others, _values(pkg, x), targets)
         _torch_logits(reference, others, _values(pkg, x))
     return worst
 
@@ -284,11 +289,11 @@ class _Samples:
     def __init__(self, pkg: Package, seed: int) -> None:
         self._rng = np.random.default_rng([seed, 20240613])
         self._pkg, self._source = pkg, pkg.source
-        self._label = self._rng.integers(0, pkg.source.train.outputs[0].shape[-1])
+        self._fixed = draw_targets(pkg.source, self._rng)
 
-    def group(self, reference: Reference) -> tuple[Array, Array, int]:
-        """Windows and targets of one step, and the kinks that could not be avoided."""
-        count, outputs = _group(self._source), self._source.train.outputs[0].shape
+    def group(self, reference: Reference) -> tuple[Array, Any, Array | None, int]:
+        """Windows, targets and weights of one step, and the kinks that could not be avoided."""
+        count = _group(self._source)
         windows, kinks = [], 0
         for _ in range(count):
             best: tuple[int, Array] | None = None
@@ -302,11 +307,8 @@ class _Samples:
             assert best is not None
             kinks += best[0]
             windows.append(best[1])
-        if self._source.loss == "mse":
-            y: Array = self._rng.standard_normal((count, *outputs[1:])).astype(np.float32)
-        else:
-            y = np.full(count, self._label)
-        return np.stack(windows), y, kinks
+        y, weights = drawn(self._source, self._fixed, count, self._rng)
+        return np.stack(windows), y, weights, kinks
 
     def _window(self) -> Array:
         shape = self._source.train.inputs[0].shape[1:]

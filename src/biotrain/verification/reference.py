@@ -4,19 +4,36 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch.overrides import TorchFunctionMode
 
 from biotrain.ir.optimizer import SGD
 from biotrain.package import Package
+from biotrain.verification.losses import joined, objective
 from biotrain.verification.rounding import Kinks
 
 Array = npt.NDArray[Any]
+
+
+class DropoutOff(TorchFunctionMode):
+    """Calls of dropout pass their input on, as the device does."""
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        if getattr(func, "__name__", "").rstrip("123d_").endswith("dropout"):
+            return args[0] if args else (kwargs or {})["input"]
+        return func(*args, **(kwargs or {}))
 
 
 class Reference:
@@ -47,21 +64,26 @@ class Reference:
         """The largest mean gradient of the last step."""
         self.optimizer, self.schedule = _optimizer(pkg, self.parameters, steps)
 
+    @contextmanager
+    def _as_on_the_device(self) -> Iterator[None]:
+        """The module draws nothing at random, and runs under the mode."""
+        with ExitStack() as stack:
+            stack.enter_context(self.mode)
+            stack.enter_context(DropoutOff())
+            yield
+
     def step(self, x: Array, y: Array) -> dict[str, Array]:
-        """One group sample by sample; returns the mean gradients (see `_gradients`)."""
+        """One group sample by sample; returns the mean gradients (see `_gradients`).
+
+        `y`: targets as the C takes them (`biotrain.run.targets`).
+        """
         self.module.zero_grad()
         losses = []
-        targets = torch.as_tensor(y)
-        if targets.is_floating_point():
-            targets = targets.to(self.dtype)
         size = len(x) if self.source.batch else 1
         for i in range(0, len(x), size):
-            with self.mode:
-                logits = self.module(torch.as_tensor(x[i : i + size]).to(self.dtype))
-                if self.source.loss == "mse":
-                    loss = torch.nn.functional.mse_loss(logits, targets[i : i + size])
-                else:
-                    loss = torch.nn.functional.cross_entropy(logits, targets[i : i + size])
+            with self._as_on_the_device():
+                returned = self.module(torch.as_tensor(x[i : i + size]).to(self.dtype))
+                loss = objective(self.source, returned, y[i : i + size])
                 if self.parameters:
                     (loss * size).backward()
             losses.append(loss.item())
@@ -106,15 +128,18 @@ class Reference:
     def kinks(self, x: Array) -> int:
         """Activations of one window that lie within rounding of a kink."""
         module = copy.deepcopy(self.module)  # running statistics stay as they are
-        with torch.no_grad(), Kinks() as counter:
+        with torch.no_grad(), DropoutOff(), Kinks() as counter:
             module(torch.as_tensor(x[None]).to(self.dtype))
         return int(counter.count)
 
     def predict(self, x: Array) -> Array:
         """Logits in evaluation mode, sample by sample."""
         module = copy.deepcopy(self.module).eval()
-        with torch.no_grad(), self.mode:
-            rows = [module(torch.as_tensor(x[i : i + 1]).to(self.dtype)) for i in range(len(x))]
+        with torch.no_grad(), self._as_on_the_device():
+            rows = [
+                joined(self.source, module(torch.as_tensor(x[i : i + 1]).to(self.dtype)))
+                for i in range(len(x))
+            ]
         return torch.cat(rows).numpy()
 
     def tensors(self) -> dict[str, Array]:
