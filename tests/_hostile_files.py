@@ -202,7 +202,7 @@ def small_table() -> bytes:
 # ---------------------------------------------------------------- formats of others
 
 
-UNFUZZED = {".set": "scipy's reader of MATLAB files, in C, ends the process on some damaged ones"}
+UNFUZZED = {".set": "each takes a process of its own (test_readers.py has what ended it)"}
 """Formats whose damaged files are not read here, and why."""
 
 

@@ -14,6 +14,7 @@ import pytest
 import torch
 
 import biotrain as bt
+from biotrain.frontend import FrontEnd
 
 pytestmark = pytest.mark.ci
 
@@ -48,6 +49,14 @@ INT16: dict[str, Any] = {"input_type": "int16", "input_scale": 0.1}
 def live() -> bt.Package:
     """Firmware around a network, with store, slots and sessions."""
     options = {"live": bt.Live(hop=100, store_pages=4), "optimizer": MOMENTUM, **INT16}
+    return package("epidenet", (2, 400, 3), "frozen", **options)
+
+
+@cache
+def filtered() -> bt.Package:
+    """The same behind a front end."""
+    front = FrontEnd(200.0, 2, 400, 100, bandpass=(20.0, 90.0), scale=0.5, unit=0.25)
+    options = {"live": bt.Live(front=front, store_pages=4), "optimizer": MOMENTUM, **INT16}
     return package("epidenet", (2, 400, 3), "frozen", **options)
 
 
@@ -105,6 +114,35 @@ def test_clang_tidy_finds_nothing(pkg: Any, units: tuple[str, ...], tmp_path: Pa
     checks = ["-*", "bugprone-*", "cert-*", "clang-analyzer-*", *(f"-{name}" for name in TIDY)]
     flags = [f"-checks={','.join(checks)}", "--header-filter=.*", "--warnings-as-errors=*"]
     said(["clang-tidy", "--quiet", *flags, *units, "--", "-std=c99"], tmp_path)
+
+
+USER = """
+#include "live.h"
+#include "model.h"
+static bt_live live;
+int main(int argc, char **)
+{
+  return argc > 1 ? (int)bt_live_work(&live, 1000u) + (int)bt_step(&live.model) : 0;
+}
+"""
+
+
+@pytest.mark.parametrize("compiler", ["gcc", "clang"])
+@pytest.mark.parametrize("pkg", [live, filtered], ids=["live", "filtered"])
+def test_cxx_takes_the_headers(pkg: Any, compiler: str, tmp_path: Path) -> None:
+    """A program in C++ includes both headers without a warning, and finds the C's functions."""
+    needs(compiler)
+    cxx = {"gcc": "g++", "clang": "clang++"}[compiler]
+    needs(cxx)
+    written(pkg(), tmp_path)
+    (tmp_path / "user.cpp").write_text(USER)
+    sources = [path.name for path in tmp_path.glob("*.c")]
+    said([compiler, "-std=c99", "-O0", "-Dalways_inline=unused", "-w", "-c", *sources], tmp_path)
+    warnings = ["-Wall", "-Wextra", "-Wpedantic", "-Wshadow", "-Werror"]
+    for standard in ("c++98", "c++17"):
+        said([cxx, f"-std={standard}", *warnings, "-c", "user.cpp"], tmp_path)
+    objects = [path.name for path in tmp_path.glob("*.o")]
+    said([cxx, *objects, "-o", "user", "-lm"], tmp_path)
 
 
 def test_cppcheck_finds_nothing(tmp_path: Path) -> None:

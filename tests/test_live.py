@@ -583,11 +583,25 @@ def test_fuzzed_flash_leaves_good_weights(seconds: int, tmp_path: Path) -> None:
         ({"converter_bits": 24}, "need a front end"),
         ({"held_back": 1}, "nothing to train on"),
         ({"page_bytes": 100}, "multiple of 64"),
+        ({"ring": 2_000_000_000}, "ring must be a whole number from 2 to 1048576"),
+        ({"hop": 2_000_000_000}, "hop must be a whole number from 0 to"),
+        ({"epochs": 2**31}, "epochs must be a whole number from 1 to"),
     ],
 )
 def test_what_cannot_live_is_refused(options: dict[str, Any], message: str) -> None:
     with pytest.raises(bt.BioTrainError, match=message):
         package(**options)
+
+
+def test_a_ring_larger_than_the_board_is_refused_before_plans_are_sought(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def sought(*_: object) -> None:
+        pytest.fail("plans were sought")
+
+    monkeypatch.setattr("biotrain.planner.fit.Planner", sought)
+    with pytest.raises(bt.BioTrainError, match="does not fit: 262,144 B of RAM are there"):
+        package(target="nrf52840", ring=1_000_000)
 
 
 def test_the_plan_counts_what_lives() -> None:

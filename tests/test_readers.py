@@ -19,6 +19,7 @@ from _formats import NO_PLACE, SPECIAL, TONE_STD, WRITERS, Example, channels, po
 
 from biotrain.frontend import read_front
 from biotrain.study import load
+from biotrain.study.data.matlab import check_readable
 from biotrain.study.data.raw import CutRequest, RawSignal, Segment
 from biotrain.study.data.readers.table import READERS
 from biotrain.study.data.recordings import RecordingError, Recordings
@@ -111,6 +112,31 @@ SPOILED: dict[str, Callable[[RawSignal], RawSignal]] = {
     "date": _late,
 }
 """What readers have done wrong: units unread, gaps unseen, times from another zero."""
+
+
+@pytest.mark.parametrize("place", [365, 1089])
+def test_a_file_that_ends_its_reader_is_one_line(place: int, tmp_path: Path) -> None:
+    """Bytes of a MATLAB file at which scipy's reader in C loses its way."""
+    scipy_io = pytest.importorskip("scipy.io")
+    label, event = [("labels", object)], [("type", object), ("latency", float)]
+    content = {
+        "srate": 100.0,
+        "nbchan": 2,
+        "trials": 1,
+        "pnts": 50,
+        "data": np.zeros((2, 50), np.float32),
+        "chanlocs": np.array([("C3",), ("C4",)], label),
+        "event": np.array([("a", 1.0)], event),
+    }
+    scipy_io.savemat(tmp_path / "a.set", {"EEG": content})
+    data = bytearray((tmp_path / "a.set").read_bytes())
+    data[place] = 1
+    (tmp_path / "a.set").write_bytes(bytes(data))
+    with pytest.raises(RecordingError, match=r"a\.set"):
+        check_readable(tmp_path / "a.set")
+    pytest.importorskip("mne")
+    with pytest.raises(RecordingError, match="reading it ended the process"):
+        load(str(tmp_path / "a.set"))
 
 
 @pytest.mark.parametrize("name", SPOILED)

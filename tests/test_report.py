@@ -187,6 +187,17 @@ def table(path: Path) -> list[dict[str, str]]:
     return list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))
 
 
+def test_a_name_of_others_is_no_formula(folder: Path) -> None:
+    """Spreadsheets compute what begins with one of = + - @."""
+    for path in folder.iterdir():
+        path.write_text(path.read_text().replace("synthetic-second", "=HYPERLINK(1)"))
+    paths = write_report(folder)
+    for name in ("rows.csv", "summary.csv", "comparisons.csv"):
+        cells = [cell for line in table(paths[name]) for cell in line.values()]
+        assert not [cell for cell in cells if cell[:1] in "=+@" and cell], name
+    assert "'=HYPERLINK(1)" in {line["dataset"] for line in table(paths["rows.csv"])}
+
+
 def test_the_csv_holds_what_the_page_shows(folder: Path) -> None:
     paths = write_report(folder, metric="accuracy")
     rows = table(paths["rows.csv"])

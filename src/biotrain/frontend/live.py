@@ -9,6 +9,12 @@ from dataclasses import dataclass
 from biotrain.errors import BioTrainError
 from biotrain.frontend import FrontEnd
 
+MOST_OF_ANY = 2**31 - 1
+"""Counts, bytes and cycles are 32 bits in the C."""
+
+MOST = {"hop": 2**24, "ring": 2**20}
+"""Frames: hours from one window to the next; megabytes that wait, more than a board has."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Live:
@@ -61,8 +67,11 @@ class Live:
             *(("seed", 0), ("page_bytes", 64), ("unit_bytes", 1)),
         ):
             value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < low:
-                raise BioTrainError(f"live: {name} must be a whole number from {low}, not {value}")
+            high = MOST.get(name, MOST_OF_ANY)
+            if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
+                raise BioTrainError(
+                    f"live: {name} must be a whole number from {low} to {high}, not {value}"
+                )
         if not 8 <= self.converter_bits <= 32:
             raise BioTrainError(f"live: converter_bits lies in 8 to 32, not {self.converter_bits}")
         if self.held_back == 1:

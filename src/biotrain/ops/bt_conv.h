@@ -116,6 +116,9 @@ BT_KERNEL void bt_conv_forward(bt_conv g, bt_box box, bt_in x, const float *w, c
     }
 }
 
+/* A tap that no kernel has. */
+#define BT_CONV_NO_TAP (1 << 28)
+
 /* The taps of a kernel that meet an input p samples behind a multiple of the stride: tap, tap +
  * each, ... The first one meets output `at` of the multiple 0, each next one `fall` outputs
  * before it. */
@@ -134,7 +137,9 @@ BT_KERNEL bt_conv_phase bt_conv_phase_of(int p, int stride, int dilation)
     b = rest;
   }
   while (tap < stride && (p - tap * dilation) % stride != 0)
-    tap++; /* up to the stride: no tap does */
+    tap++;
+  if (tap == stride) /* no tap does, however many there are */
+    return (bt_conv_phase){BT_CONV_NO_TAP, 1, 0, 1};
   return (bt_conv_phase){tap, stride / a, (p - tap * dilation) / stride, dilation / a};
 }
 

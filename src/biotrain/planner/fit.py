@@ -43,6 +43,8 @@ def fit(request: PlanRequest) -> Fitted:
 def _fit_sample(request: PlanRequest) -> Fitted:
     """The plan of training sample by sample."""
     fixed = fixed_bytes(request)
+    if request.live is not None:
+        _check_live(request, request.live, fixed)
     planner = Planner(request.train, request.predict, request.target, request.accumulate)
     apart: Schedule | None = None
     if request.live is not None:
@@ -89,6 +91,18 @@ def _fit_sample(request: PlanRequest) -> Fitted:
     if apart and request.live:
         plan = _with_slices(plan, request, request.live, chosen, apart)
     return Fitted(plan, chosen.graph, prediction.graph, features=features, adabn=adabn.schedule)
+
+
+def _check_live(request: PlanRequest, live: LiveNeeds, fixed: FixedBytes) -> None:
+    """Raises DoesNotFitError where the live firmware needs more than there is beside any plan: a
+    ring of a million frames is no reason to search for plans."""
+    needed = fixed.total + live.ram_bytes
+    if request.ram_bytes is not None and needed > request.ram_bytes:
+        raise DoesNotFitError(
+            f"does not fit: {request.ram_bytes:,} B of RAM are there (target "
+            f"{request.target.name}), and without any activation {needed:,} B are needed; the live "
+            f"firmware takes {live.ram_bytes:,} B of them, the frames that wait (--ring) among them"
+        )
 
 
 def _predictions_apart(

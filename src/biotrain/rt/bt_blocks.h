@@ -5,6 +5,7 @@
 #define BT_BLOCKS_H
 
 #include "bt_record.h"
+#include "bt_string.h"
 
 #define BT_STORE_LAG 8u /* erasures that a block may lag behind before it is moved */
 
@@ -243,7 +244,8 @@ static inline uint32_t bt_store_left(const bt_store *s)
  * Those of `block` first, until the rest of it fits into the open one. */
 static inline void bt_store_evict(bt_store *s, uint32_t block)
 {
-  bt_store_head h = {0};
+  bt_store_head h;
+  memset(&h, 0, sizeof h);
   uint32_t slot = 0;
   while (s->count > s->capacity && s->capacity > 0u && slot != BT_STORE_NONE) {
     if (block != BT_STORE_NONE && bt_store_live_in(s, block) >= bt_store_left(s)) {

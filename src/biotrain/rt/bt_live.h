@@ -43,6 +43,10 @@
 #include "front.h"
 #endif
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 /* What a call of bt_live_work ended with. */
 typedef enum bt_live_event {
   BT_LIVE_IDLE = 0,   /* nothing is left to do until the next frame */
@@ -216,5 +220,9 @@ bt_status bt_live_back(bt_live *l);
 bt_status bt_live_factory(bt_live *l);
 /* Forgets the stored windows. */
 bt_status bt_live_forget(bt_live *l);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif

@@ -15,6 +15,7 @@
 
 #include "bt_checkpoint.h"
 #include "bt_flash.h"
+#include "bt_string.h"
 
 /* The caller fills this in; all of it is constant. */
 typedef struct bt_slots {
@@ -178,8 +179,7 @@ typedef struct bt_slots_save_state {
 static inline bt_status bt_slots_begin(bt_slots_save_state *w, const bt_slots *s, bt_slot slot,
                                        uint32_t sequence)
 {
-  const bt_slots_save_state fresh = {0};
-  *w = fresh;
+  memset(w, 0, sizeof *w);
   w->slots = *s;
   w->slot = (int32_t)slot;
   w->sequence = sequence;

@@ -133,8 +133,7 @@ static inline bool bt_store_settle(bt_store *s)
 static inline bt_status bt_store_mount(bt_store *s, const bt_flash *flash, uint32_t first_page,
                                        uint32_t pages, uint32_t samples, uint32_t classes)
 {
-  const bt_store fresh = {0};
-  *s = fresh;
+  memset(s, 0, sizeof *s);
   s->flash = flash;
   s->first_page = first_page;
   s->samples = samples;
@@ -171,7 +170,8 @@ static inline bt_status bt_store_mount(bt_store *s, const bt_flash *flash, uint3
  * two blocks of the flash work. */
 static inline bt_status bt_store_append(bt_store *s, const int16_t *x, int32_t label)
 {
-  bt_store_head h, old = {0};
+  bt_store_head h, old;
+  memset(&old, 0, sizeof old);
   bt_status status;
   if (label < 0 || (uint32_t)label >= s->classes)
     return BT_ERR_LABEL;

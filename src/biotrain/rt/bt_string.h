@@ -5,9 +5,13 @@
 
 #include <stddef.h>
 
+#ifdef __cplusplus
+#include <string.h>
+#else
 void *memcpy(void *restrict to, const void *restrict from, size_t n);
 void *memmove(void *to, const void *from, size_t n);
 void *memset(void *to, int value, size_t n);
+#endif
 
 /* memcpy of a few bytes of known number, as one load: compilers without a C library behind them call
  * memcpy even for two bytes. */

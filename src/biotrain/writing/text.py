@@ -61,6 +61,15 @@ def markdown(text: str) -> str:
     return re.sub(r"^(\d*)([-+#=.)!:])", r"\1\\\2", line)
 
 
+def cell(text: str) -> str:
+    """`text` as a cell of a CSV file that a spreadsheet shows: no formula begins with it.
+
+    An apostrophe is put before a text that begins with one of `= + - @`, a tab or a line's end
+    (OWASP, "CSV Injection"); other text is left as it is.
+    """
+    return f"'{text}" if text.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) else text
+
+
 def terminal(text: str) -> str:
     """`text` as a terminal shows it: lines and tabs stay, other control codes are numbers."""
     return _numbered(text, keep="\n\t")

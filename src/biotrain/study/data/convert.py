@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from biotrain.errors import BioTrainError
+from biotrain.study.data.matlab import check_readable
 from biotrain.study.data.readers.mne_files import read_raw
 from biotrain.study.data.recordings import RecordingError, Recordings
 
@@ -122,6 +123,7 @@ def _zero_phase(x: Signal, order: int, hz: float | Sequence[float], kind: str, f
 def _mat(path: Path) -> dict[str, Any]:
     """A MATLAB file up to version 7."""
     _, io = _scipy()
+    check_readable(path)
     try:
         found: dict[str, Any] = io.loadmat(path, struct_as_record=False, squeeze_me=True)
     except Exception as error:  # whatever scipy meets in a file that is none

@@ -36,6 +36,7 @@ from biotrain.study.results.statistics import (
 from biotrain.study.rows import StudyRow
 from biotrain.study.store import StudyRecord
 from biotrain.writing.files import Folder
+from biotrain.writing.text import cell
 
 METRICS = ("balanced_accuracy", "accuracy")
 
@@ -361,7 +362,8 @@ def _csv(lines: Sequence[Mapping[str, Any]]) -> str:
         columns = list(dict.fromkeys(key for line in lines for key in line))
         writer = csv.DictWriter(text, columns, lineterminator="\n")
         writer.writeheader()
-        writer.writerows(lines)
+        for line in lines:
+            writer.writerow({k: cell(v) if isinstance(v, str) else v for k, v in line.items()})
     return text.getvalue()
 
 

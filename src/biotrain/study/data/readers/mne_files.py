@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from biotrain.study.data.matlab import check_readable
 from biotrain.study.data.raw import (
     CutRequest,
     Mark,
@@ -93,6 +94,8 @@ def continues(path: Path) -> bool:
 
 def read(path: Path, request: CutRequest) -> RawSignal:
     """A continuous file or one of epochs."""
+    if path.name.lower().endswith(".set"):
+        check_readable(path)
     if is_epochs(path):
         epochs, told = _read(path, lambda mne: mne.read_epochs(path, verbose="warning"))
         return from_epochs(epochs, path, request, told)
