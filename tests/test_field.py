@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from _field import Causal, Conformer, EmgTransformer, PpgRate, SleepLstm
+from _field import Causal, Conformer, EmgTransformer, PpgRate, SleepLstm, UNet
 from _plans import smallest_plan
 from torch import nn
 
@@ -24,6 +24,7 @@ NETWORKS: Mapping[str, type[nn.Module]] = {
     "causal": Causal,
     "sleep_lstm": SleepLstm,
     "ppg_rate": PpgRate,
+    "unet": UNet,
 }
 SHAPES = {
     "emg_transformer": (4, 200),
@@ -31,8 +32,12 @@ SHAPES = {
     "causal": (6, 70),
     "sleep_lstm": (2, 240),
     "ppg_rate": (3, 160),
+    "unet": (2, 160),
 }
-LOSSES: Mapping[str, Any] = {"ppg_rate": bt.losses.Huber(2.0)}
+LOSSES: Mapping[str, Any] = {
+    "ppg_rate": bt.losses.Huber(2.0),
+    "unet": bt.losses.CrossEntropy((1.0, 2.0, 3.0)),
+}
 STRATEGIES = ("full", "last")
 CORES = ("cortex-m4f", "cv32e40p")
 
@@ -61,7 +66,9 @@ def data(pkg: Package, count: int = 2) -> tuple[np.ndarray, np.ndarray]:
     x = rng.standard_normal((count, *pkg.source.train.inputs[0].shape[1:]), np.float32)
     if "label" in [v.name for v in pkg.source.train.inputs]:
         return x, np.arange(count)
-    return x, rng.standard_normal((count, *pkg.source.heads.shapes[0][1:]), np.float32)
+    (loss,), (logits,) = pkg.source.loss.heads, pkg.source.heads.shapes
+    size = (count, *loss.target(logits))
+    return x, rng.integers(0, 3, size) if loss.labels else rng.standard_normal(size, np.float32)
 
 
 def trained(pkg: Package, on: str = "host") -> int:
