@@ -16,6 +16,8 @@ from _plans import smallest_plan
 from torch import nn
 
 import biotrain as bt
+from biotrain.graph.capture import capture
+from biotrain.graph.rewrite.columns import columns
 from biotrain.package import Package
 
 NETWORKS: Mapping[str, type[nn.Module]] = {
@@ -102,3 +104,15 @@ def test_a_core_has_the_bits_of_the_host(name: str, core: str) -> None:
         pytest.skip("the emulator (unicorn) is not installed")
     pkg = compiled(name, strategy="full", target=core, memory="4MiB")
     assert trained(pkg, "emulator") == trained(pkg)
+
+
+@pytest.mark.parametrize(("name", "count"), [("conformer", 1), ("causal", 2)])
+def test_attention_by_hand_has_its_queries_along_time(name: str, count: int) -> None:
+    """`columns` turns every softmax, with a mask and unread weights of `MultiheadAttention` too."""
+    net, x = network(name)
+    graph = capture(net, x).train
+    turned = columns(graph, ())
+    axes = [n.int("axis") - len(n.inputs[0].shape) for n in turned.nodes if n.op == "softmax"]
+    assert axes == [-2] * count
+    assert [v.shape for v in turned.outputs] == [v.shape for v in graph.outputs]
+    assert -1 in [n.int("axis") - len(n.inputs[0].shape) for n in graph.nodes if n.op == "softmax"]
