@@ -202,7 +202,7 @@ def whole(node: Node, tiles: int, parts: int = 1) -> list[str]:
                 arguments.append(f"({kind}){{{value.name}, {n_times}, 0, 0}}")
                 continue
             width, high = hi - lo, end - top
-            at = f"{value.name} + {top * n_times + lo}"
+            at = f"{value.name} + {top * n_times + lo if width * high else 0}"
             lines.append(f"    {ctype} *w{i} = grab({max(item * high * width, 1)});")
             copy = f"window(w{i}, {at}, {high}, {width}, {width}, {n_times}, {item});"
             back = f"window({at}, w{i}, {high}, {width}, {n_times}, {width}, {item});"

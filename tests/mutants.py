@@ -167,15 +167,15 @@ class Mutant:
     def __str__(self) -> str:
         return f"{self.path}:{self.line}: {self.rule}: {self.source}"
 
-    def apply(self, tree: Path) -> None:
+    def apply(self, original: Path, tree: Path) -> None:
         file = tree / self.path
-        lines = (ROOT / self.path).read_text(encoding="utf-8").split("\n")
+        lines = (original / self.path).read_text(encoding="utf-8").split("\n")
         text = lines[self.line - 1]
         lines[self.line - 1] = text[: self.start] + self.new + text[self.end :]
         file.write_text("\n".join(lines), encoding="utf-8")
 
-    def undo(self, tree: Path) -> None:
-        shutil.copyfile(ROOT / self.path, tree / self.path)
+    def undo(self, original: Path, tree: Path) -> None:
+        shutil.copyfile(original / self.path, tree / self.path)
 
 
 Change = tuple[int, int, int, str, str]
@@ -358,6 +358,7 @@ def main() -> int:
         print(*chosen, sep="\n")
         return 0
     with tempfile.TemporaryDirectory(prefix="biotrain-mutants-") as folder:
+        original = copied(Path(folder) / "original")  # what is edited meanwhile changes nothing
         trees: Queue[Path] = Queue()
         for i in range(asked.workers):
             trees.put(copied(Path(folder) / f"tree{i}"))
@@ -370,12 +371,12 @@ def main() -> int:
         def judge(mutant: Mutant) -> dict[str, object]:
             tree, begun = trees.get(), time.monotonic()
             try:
-                mutant.apply(tree)
+                mutant.apply(original, tree)
                 by = (
                     "" if mutant.key in EQUIVALENT else outcome(tree, judges(mutant), asked.timeout)
                 )
             finally:
-                mutant.undo(tree)
+                mutant.undo(original, tree)
                 trees.put(tree)
             state = "equivalent" if mutant.key in EQUIVALENT else "noticed" if by else "SURVIVED"
             seconds = round(time.monotonic() - begun)

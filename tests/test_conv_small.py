@@ -5,6 +5,7 @@ against one output at a time: the same bits for odd shapes, whole and in parts, 
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -229,14 +230,17 @@ def numbers(shape: tuple[int, ...]) -> str:
     return ", ".join(map(str, (*found, rs, s, rd, d, pads[0], pads[2])))
 
 
-def program() -> str:
-    """All shapes, whole and in parts of one, two and three leaves."""
+WHOLE_AND_PARTS = ("1000", "BT_LEAF", "2 * BT_LEAF", "3 * BT_LEAF")
+
+
+def program(steps: Sequence[str] = WHOLE_AND_PARTS) -> str:
+    """All shapes, in parts of so many samples."""
     calls = []
     for shape in SHAPES:
         text = numbers(shape)
         calls += [
             f'  if (run((bt_conv){{{text}}}, {step}))\n    bad += printf("shape {text}\\n");'
-            for step in ("1000", "BT_LEAF", "2 * BT_LEAF", "3 * BT_LEAF")
+            for step in steps
         ]
     head = "#include <stdio.h>\n#include <stdlib.h>\n#include <string.h>\n"
     head += '#include "bt_crc.h"\n#include "bt_conv.h"\n'

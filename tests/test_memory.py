@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from itertools import permutations
 
@@ -13,7 +14,12 @@ from hypothesis import strategies as st
 import biotrain.ops  # noqa: F401 (fills the table of ops)
 from biotrain.errors import GraphError
 from biotrain.ir.graph import Graph, Node, Value
+from biotrain.planner.explain import computations
 from biotrain.planner.place import ALIGNMENT, Buffer, lifetimes, lower_bound, peak, place
+from biotrain.planner.plan import Schedule
+from biotrain.planner.schedules import MOST_ATTEMPTS, Planner
+from biotrain.planner.score import Score, Streaming
+from biotrain.planner.search import Search
 from biotrain.planner.validate import replay, validate
 
 
@@ -65,6 +71,16 @@ def test_few_buffers_are_placed_optimally(buffers: tuple[Buffer, ...]) -> None:
     assert peak(place(buffers)) == optimum(buffers)
 
 
+def test_seven_buffers_are_still_placed_optimally() -> None:
+    """An arena that no order of first fit finds; all orders of seven are tried."""
+    spans = ((3, 4, 9), (11, 8, 12), (2, 6, 6), (11, 6, 7), (5, 2, 4), (8, 3, 7), (7, 0, 5))
+    buffers = tuple(
+        Buffer(f"b{i}", (f"b{i}",), "ram", 0, ALIGNMENT * units, first, last)
+        for i, (units, first, last) in enumerate(spans)
+    )
+    assert peak(place(buffers)) == optimum(buffers) == 24 * ALIGNMENT
+
+
 def chain() -> Graph:
     x = Value("x", (1, 2, 64), kind="input")
     a, b, c = (Value(n, (1, 2, 64)) for n in "abc")
@@ -114,3 +130,61 @@ def test_the_validator_asks_for_the_rules_of_the_graph_too() -> None:
     replay(graph, placed)
     with pytest.raises(GraphError):
         validate(graph, placed)
+
+
+def test_the_fastest_schedule_that_fits_is_taken_after_placement() -> None:
+    """Placement may turn the best choice's arena too large for one budget, and not for another."""
+
+    def score(ops: int) -> Score:
+        return Score((), 0, 0, ops, (), ())
+
+    peaks = {score(9): 64, score(5): 48, score(3): 80}
+
+    class Found(Search):
+        def __init__(self) -> None:
+            self.asked: list[int] = []
+
+        def best(self, budget: int, starts: Sequence[Streaming]) -> Score:
+            self.asked.append(budget)
+            return score(9)
+
+        def visited(self, budget: int) -> list[Score]:
+            return [score(5), score(3)]
+
+    class Placed(Planner):
+        def __init__(self) -> None:
+            pass
+
+        def schedule(self, search: Search, score: Score) -> Schedule:
+            size = peaks[score]
+            return Schedule(
+                Graph((), (), ()), (Buffer(f"b{score.ops}", ("b",), "ram", 0, size, 0, 0),)
+            )
+
+    search = Found()
+    taken = [Placed().within(search, budget, ()).buffers[0].value for budget in (80, 64, 32)]
+    assert taken == ["b3", "b5", "b9"], "the fewest operations that fit, else the smallest tried"
+    assert search.asked == [80, 64, *range(32, 32 * (1 - MOST_ATTEMPTS), -32)], "by 64 - 32"
+
+
+def test_no_buffer_needs_no_byte() -> None:
+    assert peak(()) == 0
+    assert lower_bound(()) == 0
+
+
+def test_what_follows_a_recomputed_tensor_is_recomputed_too() -> None:
+    """b = tanh(relu(x)), once more through a second relu(x), and c, which reads another tensor."""
+    values = {n: Value(n, (1, 8)) for n in ("a", "b", "a2", "b2", "c")}
+    x = Value("x", (1, 8), kind="input")
+
+    def node(op: str, source: Value, out: str) -> Node:
+        return Node(op, (source,), (values[out],))
+
+    nodes = [
+        node("relu", x, "a"),
+        node("tanh", values["a"], "b"),
+        node("relu", x, "a2"),
+        node("tanh", values["a2"], "b2"),
+        node("tanh", values["b2"], "c"),
+    ]
+    assert computations(nodes) == [("a", 0), ("b", 0), ("a", 1), ("b", 1), ("c", 0)]

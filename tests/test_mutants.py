@@ -16,14 +16,14 @@ def test_each_change_is_one_of_one_line(area: str, tmp_path: Path) -> None:
     assert len(every) > 50
     for mutant in every[:: len(every) // 40 + 1]:
         (tmp_path / mutant.path).parent.mkdir(parents=True, exist_ok=True)
-        mutant.apply(tmp_path)
+        mutant.apply(mutants.ROOT, tmp_path)
         before = (mutants.ROOT / mutant.path).read_text(encoding="utf-8").split("\n")
         after = (tmp_path / mutant.path).read_text(encoding="utf-8").split("\n")
         changed = [i for i, (a, b) in enumerate(zip(before, after, strict=True), 1) if a != b]
         assert changed == [mutant.line], mutant
         if mutant.path.endswith(".py"):
             ast.parse("\n".join(after))
-        mutant.undo(tmp_path)
+        mutant.undo(mutants.ROOT, tmp_path)
         assert (tmp_path / mutant.path).read_text(encoding="utf-8").split("\n") == before
 
 

@@ -24,7 +24,14 @@ from biotrain.graph.capture import Captured, capture
 from biotrain.graph.cost import training_cost
 from biotrain.graph.heads import Heads
 from biotrain.graph.losses import check_objective, loss_tensors, matched, with_loss
-from biotrain.graph.rewrite import DEFAULT, keep_half, keep_int16, rewrite_forward, rewrite_training
+from biotrain.graph.rewrite import (
+    DEFAULT,
+    keep_half,
+    keep_int16,
+    rewrite_forward,
+    rewrite_training,
+    time_last,
+)
 from biotrain.graph.rewrite.batch_stats import with_joins
 from biotrain.graph.rewrite.fastconv import Price
 from biotrain.graph.rewrite.precision import in_words, parse_store
@@ -168,8 +175,7 @@ def compile_model(
 
     Parameters
     ----------
-    model : a torch module (see `bt.prepare`) that takes `[batch, n_chans, n_times]`, a `.pt2`, or
-        a skorch estimator, which stands for its `module_`.
+    model : a torch module (see `bt.prepare`) or a skorch estimator with one, or a `.pt2`.
     example_input : `[batch, n_chans, n_times]`; the first sample's shape is what the C takes.
     target : a target or the name of one (`biotrain list targets`).
     strategy : `none`, `last`, `bias`, `norm`, `full`, or a glob of parameter names.
@@ -217,6 +223,14 @@ def compile_model(
     return compiled(model, _example(example_input), request)
 
 
+def _network(given: Any) -> Any:
+    """The torch module that stands in a skorch estimator; anything else as it is."""
+    try:
+        return network_of(given)
+    except ValueError as error:
+        raise BioTrainError(str(error)) from error
+
+
 def _example(given: object) -> torch.Tensor:
     """The example input as a tensor of floats, apart from any graph of gradients."""
     try:
@@ -234,10 +248,7 @@ def compiled(
     """The package of a request: `bt.compile` with its settings in one object."""
     if not example.numel():
         raise BioTrainError(f"the example input is empty: {list(example.shape)}")
-    try:
-        model = network_of(model)
-    except ValueError as error:
-        raise BioTrainError(str(error)) from error
+    model = _network(model)
     captured = capture(model, example, request.batch, request.adabn)
     if request.front is not None:
         shape = rows_times(captured.predict.inputs[0].shape)
@@ -265,6 +276,8 @@ def planned(request: PlanRequest) -> Fitted:
 
 def lower(captured: Captured, request: CompileRequest) -> Source:
     """Differentiate a captured model, add the optimizer, rewrite, and plan."""
+    if "time_last" in request.rewrites:
+        captured = _time_last(captured)
     half = parse_store(request.store)
     trained = trainable(request.strategy, captured.train, captured.torch_names)
     heads = captured.heads
@@ -324,6 +337,14 @@ def lower(captured: Captured, request: CompileRequest) -> Source:
         optimize=request.optimize,
         prefix=request.prefix,
     )
+
+
+def _time_last(captured: Captured) -> Captured:
+    """The graphs of a network with time on the last axis."""
+    graphs = [captured.train, captured.predict]
+    graphs += [] if captured.adabn is None else [captured.adabn]
+    train, predict, *others = time_last(graphs)
+    return replace(captured, train=train, predict=predict, adabn=others[0] if others else None)
 
 
 def _price(request: CompileRequest) -> Price | None:

@@ -21,6 +21,7 @@ from biotrain.ir.op import (
     Call,
     Op,
     Sample,
+    Swapped,
     float_literal,
     register,
     rows_times,
@@ -76,6 +77,9 @@ class Elementwise(Op):
 
     def rows(self, node: Node, index: int, r0: int, r1: int) -> tuple[int, int] | None:
         return r0, r1
+
+    def swapped(self, node: Node) -> Swapped | None:
+        return Swapped(node.op, dict(node.attrs), (True,) * len(node.inputs))
 
     def ops(self, node: Node) -> int:
         return self.ops_per_element * node.outputs[0].size

@@ -17,13 +17,14 @@ import struct
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from math import isinf, prod
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from biotrain.errors import GraphError
 from biotrain.ir.graph import Attr, DType, Kind, Node, Shape, Span, Value
 from biotrain.writing.text import identifier
 
 if TYPE_CHECKING:
+    import numpy.typing as npt
     import torch
 
 LEAF = 32
@@ -126,6 +127,45 @@ class Sample:
     grad: tuple[int, ...] | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Swapped:
+    """A node with the last two axes of its tensors swapped: its op, its attributes, and which of
+    its inputs are to be swapped."""
+
+    op: str
+    attrs: Mapping[str, Attr]
+    turns: tuple[bool, ...]
+
+
+_Array = TypeVar("_Array", bound="npt.NDArray[Any]")
+
+
+def swap_last(values: _Array) -> _Array:
+    """An array with its last two axes swapped."""
+    return values.swapaxes(-1, -2)
+
+
+def swapped_pairs(node: Node, *keys: str) -> dict[str, Attr]:
+    """The attributes of a node with those called `keys`, one number for rows and one for time,
+    the other way round."""
+    attrs = dict(node.attrs)
+    for key in keys:
+        if key in attrs:
+            rows, times = node.ints(key)
+            attrs[key] = (times, rows)
+    return attrs
+
+
+def swapped_axes(node: Node, *keys: str) -> dict[str, Attr]:
+    """The attributes of a node with those called `keys`, which hold a number for each axis, with
+    the last two numbers swapped."""
+    attrs = dict(node.attrs)
+    for key in keys:
+        values = node.ints(key)
+        attrs[key] = (*values[:-2], values[-1], values[-2])
+    return attrs
+
+
 class Op:
     """What the compiler knows about one operation. Subclasses are stateless."""
 
@@ -210,6 +250,11 @@ class Op:
     def row_step(self, node: Node) -> int:
         """Rows that a box must not divide: tiles are multiples of it. 0: rows cannot be tiled."""
         return 1
+
+    def swapped(self, node: Node) -> Swapped | None:
+        """The node that computes the same with the last two axes of its tensors swapped; None: it
+        needs them in order."""
+        return None
 
     def reference(self, attrs: Mapping[str, Attr], *inputs: torch.Tensor) -> Any:
         """The torch function that this op equals (its semantics, in any float type)."""

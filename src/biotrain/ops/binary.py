@@ -20,6 +20,7 @@ from biotrain.ir.op import (
     Composite,
     Op,
     Sample,
+    Swapped,
     float_literal,
     register,
     rows_times,
@@ -114,6 +115,13 @@ class _Binary(Op):
     def rows(self, node: Node, index: int, r0: int, r1: int) -> tuple[int, int] | None:
         own = node.inputs[index].shape[:-1] == node.inputs[0].shape[:-1]
         return (r0, r1) if own else None
+
+    def swapped(self, node: Node) -> Swapped | None:
+        b = node.inputs[1].shape
+        flat = all(n == 1 for n in b[-2:])
+        if not flat and len(b) < 2:
+            return None
+        return Swapped(node.op, dict(node.attrs), (True, not flat))
 
     def call(self, node: Node) -> Call:
         a, b = (v.shape for v in node.inputs)

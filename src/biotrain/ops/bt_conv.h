@@ -107,7 +107,7 @@ BT_KERNEL void bt_conv_forward(bt_conv g, bt_box box, bt_in x, const float *w, c
           .terms = ins, .rows = kh.end - kh.from, .taps = g.taps, .gap = g.stride,
           .step = g.dilation, .first = first, .times = g.times, .inside = bt_conv_inside(g),
           .w = w + o * ins * one + kh.from * g.taps, .w_out = ins * one, .w_term = one,
-          .w_row = g.taps, .w_tap = 1, .x = bt_at(x, row, first),
+          .w_row = g.taps, .w_tap = 1, .x = x.data, .x_at = bt_index(x, row, first),
           .x_out = bt_conv_depthwise(g) ? (ptrdiff_t)g.rows * x.stride : 0,
           .x_term = (ptrdiff_t)g.rows * x.stride, .x_row = (ptrdiff_t)g.row_dilation * x.stride,
           .b = b ? b + o : NULL, .y = bt_to(y, r, box.t0),
@@ -162,18 +162,20 @@ BT_KERNEL void bt_conv_input_gradient(bt_conv g, bt_box box, bt_in dy, const flo
         const int to = bt_ceil_div(box.t1 + g.padding - p, s);
         const bt_conv_phase u = bt_conv_phase_of(p, s, g.dilation);
         const int first = from + u.at, row = o * g.out_rows + top - kh.from * v.fall;
+        const int none = kh.from == kh.end || u.tap >= g.taps; /* no tap meets these inputs */
+        const int w_at = none ? 0 : (v.tap + kh.from * v.each) * g.taps + u.tap;
         const bt_conv_sum m = {
             .terms = outs, .rows = kh.end - kh.from,
             .taps = bt_max(0, bt_ceil_div(g.taps - u.tap, u.each)), .gap = 1, .step = -u.fall,
             .first = first, .times = g.out_times, .inside = inside,
-            .w = w + (o * ins + c % ins) * one + (v.tap + kh.from * v.each) * g.taps + u.tap,
-            .w_out = one, .w_term = ins * one, .w_row = (ptrdiff_t)v.each * g.taps,
-            .w_tap = u.each, .x = bt_at(dy, row, first),
+            .w = w + (o * ins + c % ins) * one + w_at, .w_out = one, .w_term = ins * one,
+            .w_row = (ptrdiff_t)v.each * g.taps,
+            .w_tap = u.each, .x = dy.data, .x_at = bt_index(dy, row, first),
             .x_out = bt_conv_depthwise(g) ? (ptrdiff_t)g.out_rows * dy.stride : 0,
             .x_term = (ptrdiff_t)g.out_rows * dy.stride,
             .x_row = -(ptrdiff_t)v.fall * dy.stride,
-            .y = bt_to(dx, r, from * s + p - g.padding), .y_out = (ptrdiff_t)g.rows * dx.stride,
-            .y_gap = s};
+            .y = bt_to(dx, r, bt_min(box.t1, from * s + p - g.padding)),
+            .y_out = (ptrdiff_t)g.rows * dx.stride, .y_gap = s};
         bt_conv_sums(m, count, to - from);
       }
     }
@@ -200,6 +202,8 @@ BT_KERNEL void bt_conv_weight_sums(bt_conv g, bt_box box, bt_conv_weights c, bt_
       const bt_conv_span h =
           bt_conv_rows_of(bt_conv_rows_inside(g), top, g.row_stride, g.out_rows, g.rows);
       const int row = (o / outs * ins + c.i0) * g.rows + top + h.from * g.row_stride;
+      if (h.from == h.end)
+        continue;
       for (int side = cut == box.t0; side < 2; side++) {
         const int t = side ? cut : box.t0, first = t * g.stride - g.padding;
         const bt_conv_sum m = {
@@ -207,7 +211,8 @@ BT_KERNEL void bt_conv_weight_sums(bt_conv g, bt_box box, bt_conv_weights c, bt_
             .gap = g.dilation, .step = g.stride, .first = first, .times = g.times,
             .inside = bt_conv_inside(g), .w = bt_at(dy, o * g.out_rows + h.from, t),
             .w_out = (ptrdiff_t)g.out_rows * dy.stride, .w_row = dy.stride, .w_tap = 1,
-            .x = bt_at(x, row, first), .x_row = (ptrdiff_t)g.row_stride * x.stride,
+            .x = x.data, .x_at = bt_index(x, row, first),
+            .x_row = (ptrdiff_t)g.row_stride * x.stride,
             .x_in = (ptrdiff_t)g.rows * x.stride,
             .y = dw + (o * ins + c.i0) * one + kh * g.taps, .y_out = ins * one, .y_in = one,
             .y_gap = 1};

@@ -254,12 +254,18 @@ BT_KERNEL void bt_block_slide_wide(float *s, int taps, const float *w, const flo
     bt_block_slide(s, taps / 8 * 8, taps % 8, w, x, step);
 }
 
-/* A row of samples as a tile reads it: v[m] = row[first + m step], inside the input for m in
+/* A row of samples as a tile reads it: v[m] = x[at + first + m step], inside the input for m in
  * [lo, hi). */
 typedef struct bt_block_row {
-  const float *row;
+  const float *x;
+  ptrdiff_t at; /* of time 0 */
   int first, step, lo, hi;
 } bt_block_row;
+
+BT_KERNEL const float *bt_block_sample(bt_block_row v, int m)
+{
+  return v.x + (v.at + (v.first + m * v.step));
+}
 
 /* s[j] += w[k] v[k + j] for j in [from, end), constants, where k is one of the taps. */
 BT_KERNEL void bt_block_part(float s[8], int from, int end, int taps, const float *w, int k,
@@ -268,7 +274,7 @@ BT_KERNEL void bt_block_part(float s[8], int from, int end, int taps, const floa
   if (k < 0 || k >= taps)
     return;
   const float wk = w[k];
-  const float *x = v.row + (v.first + (k + from) * v.step);
+  const float *x = bt_block_sample(v, k + from);
   BT_UNROLLED(j, 8)
     if (j >= from && j < end)
       s[j] = bt_fma(wk, x[(j - from) * v.step], s[j]);
@@ -291,11 +297,11 @@ BT_KERNEL void bt_block_edge(float s[8], int taps, const float *w, bt_block_row 
   const int whole = bt_min(taps, v.hi - 7); /* taps [lo, whole) have all eight samples */
   if (k + 8 <= whole) {
     const int eights = (whole - k) / 8 * 8;
-    bt_block_slide(s, eights, 0, w + k, v.row + (v.first + k * v.step), v.step);
+    bt_block_slide(s, eights, 0, w + k, bt_block_sample(v, k), v.step);
     k += eights;
   }
   for (; k < whole; k++)
-    bt_block_tap_at(s, w[k], v.row + (v.first + k * v.step), v.step);
+    bt_block_tap_at(s, w[k], bt_block_sample(v, k), v.step);
   if (v.hi - 7 < taps) {
     bt_block_part(s, 0, 7, taps, w, v.hi - 7, v);
     bt_block_part(s, 0, 6, taps, w, v.hi - 6, v);

@@ -4,7 +4,6 @@
 #ifndef BT_CONV_INT16_H
 #define BT_CONV_INT16_H
 
-#include "bt_barrier.h"
 #include "bt_conv.h"
 #include "bt_int16.h"
 
@@ -60,8 +59,7 @@ BT_KERNEL void bt_conv_forward_int16(bt_conv g, bt_box box, bt_in16 x, const flo
   const int first = bt_conv_group(g, box.r0) * per_group * g.rows;
   const int last = (bt_conv_group(g, box.r1 - 1) + 1) * per_group * g.rows;
   const int length = (BT_INT16_SAMPLES - reach - 1) / g.stride + 1;
-  float samples[BT_INT16_SAMPLES] = {0.0f}, *taken = samples;
-  BT_OPAQUE_POINTER(taken); /* gcc warns of samples that a row has, and this part of it has not */
+  float samples[BT_INT16_SAMPLES] = {0.0f};
   for (int t = box.t0; t < box.t1; t += length) {
     const int end = bt_min(t + length, box.t1);
     const int x0 = bt_max(0, t * g.stride - g.padding);
@@ -81,13 +79,13 @@ BT_KERNEL void bt_conv_forward_int16(bt_conv g, bt_box box, bt_in16 x, const flo
         if (kh < 0)
           continue;
         if (!there)
-          bt_int16_take(x, row, x0, x1, scale, taken);
+          bt_int16_take(x, row, x0, x1, scale, samples);
         there = 1;
         const float *from = w + ((r / g.out_rows * per_group + i) * g.kernel_rows + kh) * g.taps;
         const int at = t * g.stride - g.padding;
         const bt_conv_sum m = {.terms = 1, .rows = 1, .taps = g.taps, .gap = g.stride,
                                .step = g.dilation, .first = at, .times = g.times, .w = from,
-                               .w_tap = 1, .x = taken + (at - x0), .y = bt_to(y, r, t),
+                               .w_tap = 1, .x = samples, .x_at = at - x0, .y = bt_to(y, r, t),
                                .y_gap = 1};
         bt_conv_add(m, end - t);
       }
@@ -103,8 +101,7 @@ BT_KERNEL void bt_conv_weight_gradient_int16(bt_conv g, bt_box box, bt_in16 x, b
   const int first = bt_conv_group(g, box.r0) * per_group * g.rows;
   const int last = (bt_conv_group(g, box.r1 - 1) + 1) * per_group * g.rows;
   const int block = bt_min(BT_CONV_SUMS, (BT_INT16_SAMPLES - BT_LEAF) / g.dilation + 1);
-  float samples[BT_INT16_SAMPLES] = {0.0f}, *taken = samples;
-  BT_OPAQUE_POINTER(taken); /* as above: in the padding, x begins before what was taken */
+  float samples[BT_INT16_SAMPLES] = {0.0f};
   for (int t = box.t0; t < box.t1; t = bt_leaf_end(t, box.t1)) {
     const int end = bt_leaf_end(t, box.t1);
     for (int row = first; row < last; row++) {
@@ -120,12 +117,12 @@ BT_KERNEL void bt_conv_weight_gradient_int16(bt_conv g, bt_box box, bt_in16 x, b
           if (kh < 0)
             continue;
           if (!there)
-            bt_int16_take(x, row, x0, x1, scale, taken);
+            bt_int16_take(x, row, x0, x1, scale, samples);
           there = 1;
           float *to = dw + ((r / g.out_rows * per_group + i) * g.kernel_rows + kh) * g.taps + k;
           const bt_conv_sum m = {.terms = 1, .rows = 1, .taps = end - t, .gap = g.dilation,
                                  .step = 1, .first = t + shift, .times = g.times,
-                                 .w = bt_at(dy, r, t), .w_tap = 1, .x = taken + (t + shift - x0),
+                                 .w = bt_at(dy, r, t), .w_tap = 1, .x = samples, .x_at = t + shift - x0,
                                  .y = to};
           bt_conv_leaf_sums(m, 1, 1, n);
         }

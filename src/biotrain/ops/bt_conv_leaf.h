@@ -36,7 +36,7 @@ BT_KERNEL void bt_block_slide_leaves(float total[8], int leaves, const float *w,
 }
 
 /* s[j] += sum_k w[k] x[k step + j gap] for `count` results, up to eight, and n taps, a multiple
- * of 8. The samples that a tap shares with the next one stay in a ring of eight registers; as
+ * of 8 and not 0. The samples that a tap shares with the next one stay in a ring of eight registers; as
  * many taps are loaded at once as fit. */
 BT_KERNEL void bt_block_few(int count, int n, const float *w, const float *x, int step, int gap,
                             float s[8])
@@ -48,7 +48,7 @@ BT_KERNEL void bt_block_few(int count, int n, const float *w, const float *x, in
   BT_UNROLLED(j, 8)
     if (j < shared)
       v[j] = x[j];
-  for (const float *const end = w + n; w != end; w += 8, x += 8 * step) {
+  for (const float *const end = w + n;; x += 8 * step) {
     BT_NEAR_POINTER(w);
     BT_NEAR_POINTER(x);
     BT_UNROLLED(t, 8) {
@@ -77,6 +77,9 @@ BT_KERNEL void bt_block_few(int count, int n, const float *w, const float *x, in
       if (t % group == group - 1)
         BT_ORDER_MEMORY;
     }
+    w += 8;
+    if (w == end)
+      break;
   }
 }
 
@@ -96,47 +99,49 @@ BT_KERNEL void bt_block_few_tap(int count, float w, const float *x, int gap, flo
     }
 }
 
-/* The same for those of the results whose sample, the first of which lies at time `first`, is
- * inside. */
-BT_KERNEL void bt_block_few_clipped(bt_conv_sum m, int count, int first, float w, const float *x,
+/* The same for those of the results whose sample, the first of which lies at time `first` and `at`
+ * behind m.x, is inside. */
+BT_KERNEL void bt_block_few_clipped(bt_conv_sum m, int count, int first, float w, ptrdiff_t at,
                                     float s[8])
 {
   BT_UNROLLED(j, 8)
     if (j < count && first + j * m.gap >= 0 && first + j * m.gap < m.times)
-      s[j] = bt_fma(w, x[j * m.gap], s[j]);
+      s[j] = bt_fma(w, m.x[at + j * m.gap], s[j]);
 }
 
 /* The same of n taps of which some leave the input. */
 BT_KERNEL void bt_block_few_edge(bt_conv_sum m, int count, int n, int first, const float *w,
-                                 const float *x, float s[8])
+                                 ptrdiff_t at, float s[8])
 {
   const int step = m.step;
   const bt_conv_span whole = bt_conv_within(first, step, n, m.times - (count - 1) * m.gap);
   const int eights = (whole.end - whole.from) / 8 * 8;
   int k = 0;
   for (; k < whole.from; k++)
-    bt_block_few_clipped(m, count, first + k * step, w[k], x + k * step, s);
+    bt_block_few_clipped(m, count, first + k * step, w[k], at + k * step, s);
   if (eights > 0)
-    bt_block_few(count, eights, w + k, x + k * step, step, m.gap, s);
+    bt_block_few(count, eights, w + k, m.x + (at + k * step), step, m.gap, s);
   BT_UNROLL_ALL_TERMS
   for (k += eights; k < whole.end; k++)
-    bt_block_few_tap(count, w[k], x + k * step, m.gap, s);
+    bt_block_few_tap(count, w[k], m.x + (at + k * step), m.gap, s);
   for (; k < n; k++)
-    bt_block_few_clipped(m, count, first + k * step, w[k], x + k * step, s);
+    bt_block_few_clipped(m, count, first + k * step, w[k], at + k * step, s);
 }
 
-/* Joins the sums of `count` results in each of some leaves, which follow each other, to those at
- * y. */
+/* Joins the sums of `count` results in each of some leaves, one or more, which follow each other, to
+ * those at y. */
 BT_KERNEL void bt_block_few_leaves(int count, int leaves, const float *w, const float *x, int step,
                                    int gap, float *y)
 {
   float total[8];
   BT_UNROLLED(j, 8)
     total[j] = j < count ? y[j] : 0.0f;
-  for (; leaves > 0; leaves--, w += BT_LEAF, x += BT_LEAF * step) {
+  for (;; w += BT_LEAF, x += BT_LEAF * step) {
     float s[8] = {0.0f};
     bt_block_few(count, BT_LEAF, w, x, step, gap, s);
     bt_block_join(8, total, s);
+    if (--leaves == 0)
+      break;
   }
   BT_UNROLLED(j, 8)
     if (j < count)
@@ -157,9 +162,13 @@ BT_KERNEL void bt_conv_leaf_tile(bt_conv_sum m, int slides, int n, int count, in
     leaves = first >= 0 ? (whole - k) / BT_LEAF : 0; /* no tap of which is outside */
     leaves = m.rows > 1 ? bt_min(leaves, 1) : leaves; /* the rows of a leaf are joined in order */
     for (int h = 0; h < m.rows; h++) {
-      const float *w = m.w + h * m.w_row + k, *x = m.x + h * m.x_row + n * m.gap + k * m.step;
+      const float *w = m.w + h * m.w_row + k, *x = m.x;
+      const ptrdiff_t row = m.x_at + h * m.x_row, from = row + n * m.gap + k * m.step;
       BT_OPAQUE_POINTER(w); /* compilers would advance a pointer per tap from leaf to leaf */
-      BT_OPAQUE_POINTER(x);
+      if (leaves > 0) {
+        x += from;
+        BT_OPAQUE_POINTER(x);
+      }
       if (leaves > 0 && slides)
         bt_block_slide_leaves(total, leaves, w, x);
       else if (leaves > 0)
@@ -168,10 +177,10 @@ BT_KERNEL void bt_conv_leaf_tile(bt_conv_sum m, int slides, int n, int count, in
         const int taps = bt_min(BT_LEAF, m.taps - k);
         float s[8] = {0.0f};
         if (slides)
-          bt_block_edge(s, taps, w, (bt_block_row){m.x + h * m.x_row - m.first, first, 1, -first,
-                                                   m.times - first});
+          bt_block_edge(s, taps, w,
+                        (bt_block_row){x, row - m.first, first, 1, -first, m.times - first});
         else
-          bt_block_few_edge(m, count, taps, first, w, x, s);
+          bt_block_few_edge(m, count, taps, first, w, from, s);
         bt_block_join(count, slides ? total : y, s);
       }
     }
@@ -193,7 +202,7 @@ BT_KERNEL void bt_conv_leaf_dots(bt_conv_sum m, int outs, int ins, int from, int
         bt_conv_sum leaf = m;
         leaf.taps = t.end - t.from;
         leaf.w += h * m.w_row + k + t.from;
-        leaf.x += h * m.x_row + j * m.gap + k + t.from;
+        leaf.x += m.x_at + h * m.x_row + j * m.gap + k + t.from;
         leaf.y += j;
         bt_block_dots_all(leaf, outs, ins);
       }
@@ -209,7 +218,7 @@ BT_KERNEL void bt_conv_leaf_rows(bt_conv_sum m, int n)
       for (int h = 0; h < m.rows; h++) {
         const int at = from * m.gap + k * m.step, count = bt_min(BT_CONV_SUMS, n - from);
         bt_conv_leaf_row(m, bt_min(BT_LEAF, m.taps - k), m.first + at, count,
-                         m.w + h * m.w_row + k, m.x + h * m.x_row + at, sums);
+                         m.w + h * m.w_row + k, m.x_at + h * m.x_row + at, sums);
         for (int j = 0; j < count; j++)
           BT_JOIN_LEAF(m.y[from + j], sums[j]);
       }
@@ -237,7 +246,7 @@ BT_KERNEL void bt_conv_leaf_vectors(bt_conv_sum m, int outs, int ins, int n)
   for (int i = 0, count; i < ins; i += count) {
     count = BT_VECTOR == 16 && n <= 8 && i + 1 < ins ? 2 : 1;
     bt_conv_sum some = m;
-    some.x += i * m.x_in;
+    some.x_at += i * m.x_in;
     some.y += i * m.y_in;
     some.x_in = count == 2 ? m.x_in : 0;
     bt_vec_leaf_sums(&some, outs, n);
@@ -252,7 +261,7 @@ BT_KERNEL void bt_conv_leaf_inputs(bt_conv_sum m, int outs, int ins)
     for (int k = 0; k < m.taps; k += BT_LEAF) {
       const int taps = bt_min(BT_LEAF, m.taps - k), count = bt_min(BT_VECTOR, ins - i);
       for (int l = 0; l < BT_VECTOR; l++) {
-        const float *from = m.x + (i + (l < count ? l : 0)) * m.x_in + k;
+        const float *from = m.x + (m.x_at + (i + (l < count ? l : 0)) * m.x_in + k);
         for (int t = 0; t < taps; t++)
           turned[t * BT_VECTOR + l] = from[t];
       }
@@ -279,7 +288,7 @@ BT_KERNEL void bt_conv_leaf_sums(bt_conv_sum m, int outs, int ins, int n)
   }
 #endif
   if (BT_SCALAR_TILES && product) {
-    bt_block_dots_leaf_by_leaf(m, outs, ins);
+    bt_block_dots_leaf_by_leaf(bt_conv_settled(m), outs, ins);
     return;
   }
   const int rest = n % BT_TILE_OUTPUTS;
@@ -290,7 +299,7 @@ BT_KERNEL void bt_conv_leaf_sums(bt_conv_sum m, int outs, int ins, int n)
   for (int o = 0; o < outs; o++)
     for (int i = 0; i < ins; i++) {
       bt_conv_sum one = bt_conv_from(m, o);
-      one.x += i * m.x_in;
+      one.x_at += i * m.x_in;
       one.y += i * m.y_in;
       if (BT_SCALAR_TILES)
         bt_conv_leaf_tiles(one, slid, dots ? slid : n, rest);

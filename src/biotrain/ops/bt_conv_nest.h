@@ -19,22 +19,23 @@ BT_KERNEL int bt_conv_shares(bt_conv_sum m)
   return m.gap == 1 || (m.step == 1 && m.gap <= 4 && m.taps >= 2 * m.gap);
 }
 
-/* One row's taps, added to the sums of a tile, whose first sample lies at time `first` and at x;
- * of a tile at an edge, x is time 0, so that the addresses there are the same for all tiles. */
+/* One row's taps, added to the sums of a tile, whose first sample lies at time `first` and `at`
+ * behind m.x; of a tile at an edge, that is time 0, so that the addresses there are the same for all
+ * tiles. */
 BT_KERNEL void bt_conv_tile_row(bt_conv_sum m, int kind, int count, int first, const float *w,
-                                const float *x, float *s)
+                                ptrdiff_t at, float *s)
 {
   if (kind == BT_TILE_WIDE)
-    bt_block_slide_wide(s, m.taps, w, x, m.step);
+    bt_block_slide_wide(s, m.taps, w, m.x + at, m.step);
   else if (kind == BT_TILE_EDGE) {
     const int d = m.step, last = m.times - 1; /* sample m of the tile: first + m d, in [0, last] */
     const int lo = d > 0 ? bt_ceil_div(-first, d) : bt_ceil_div(first - last, -d);
     const int hi = d > 0 ? bt_floor_div(last - first, d) : bt_floor_div(first, -d);
-    bt_block_edge(s, m.taps, w, (bt_block_row){x, first, d, lo, hi + 1});
+    bt_block_edge(s, m.taps, w, (bt_block_row){m.x, at, first, d, lo, hi + 1});
   } else if (bt_conv_shares(m))
-    bt_block_shared(s, count, m.gap, m.taps, w, m.w_tap, x, m.step);
+    bt_block_shared(s, count, m.gap, m.taps, w, m.w_tap, m.x + at, m.step);
   else
-    bt_block_apart(s, m.taps, w, x, m.step, m.gap);
+    bt_block_apart(s, m.taps, w, m.x + at, m.step, m.gap);
 }
 
 /* `count` results from the n-th on: neighbours, or, where samples slide, as far apart as the
@@ -44,7 +45,7 @@ BT_KERNEL void bt_conv_tile(bt_conv_sum m, int kind, int count, int n, int adds)
   const int apart = m.gap > 1 ? 1 : m.step;
   const int back = apart < 0 ? (1 - count) * apart : 0, first = m.first + (n + back) * m.gap;
   const float start = m.b ? *m.b : 0.0f;
-  const float *const x = kind == BT_TILE_EDGE ? m.x - m.first : m.x + n * m.gap + back * m.gap;
+  const ptrdiff_t at = m.x_at + (kind == BT_TILE_EDGE ? -m.first : (n + back) * m.gap);
   const ptrdiff_t y_gap = apart * m.y_gap;
   float *y = m.y + n * m.y_gap + back * m.y_gap;
   float s[12];
@@ -53,7 +54,7 @@ BT_KERNEL void bt_conv_tile(bt_conv_sum m, int kind, int count, int n, int adds)
       s[j] = adds ? y[j * y_gap] : start;
   BT_CONV_EACH_ROW(m, i, h)
     bt_conv_tile_row(m, kind, count, first, m.w + i * m.w_term + h * m.w_row,
-                     x + i * m.x_term + h * m.x_row, s);
+                     at + i * m.x_term + h * m.x_row, s);
   if (kind == BT_TILE_WIDE)
     BT_OPAQUE_POINTER(y);
   BT_UNROLLED(j, 12)
@@ -71,10 +72,10 @@ BT_KERNEL void bt_conv_singles(bt_conv_sum m, int n, int end, int adds)
     float *const y = m.y + n * m.y_gap, sum = adds ? *y : m.b ? *m.b : 0.0f;
     BT_CONV_EACH_ROW(m, i, h) {
       const float *w = m.w + i * m.w_term + h * m.w_row;
-      const float *x = m.x + i * m.x_term + h * m.x_row + at;
+      const ptrdiff_t from = m.x_at + i * m.x_term + h * m.x_row + at;
       BT_UNROLL_ALL_TERMS
       for (int j = k.from; j < k.end; j++)
-        sum = bt_fma(w[j * m.w_tap], x[j * m.step], sum);
+        sum = bt_fma(w[j * m.w_tap], m.x[from + j * m.step], sum);
     }
     *y = sum;
   }
@@ -123,12 +124,12 @@ BT_KERNEL void bt_conv_sums(bt_conv_sum m, int outs, int n)
 #endif
   const int product = BT_SCALAR_TILES && m.inside && m.taps == 1 && m.rows == 1 && m.gap == 1;
   if (product && m.x_out == 0)
-    bt_block_mix_all(m, outs, n);
+    bt_block_mix_all(bt_conv_settled(m), outs, n);
   else
     for (int o = 0; o < outs; o++) {
       const bt_conv_sum one = bt_conv_from(m, o);
       if (product)
-        bt_block_mix_all(one, 1, n);
+        bt_block_mix_all(bt_conv_settled(one), 1, n);
       else if (BT_SCALAR_TILES)
         bt_conv_tiles(one, n, 0);
       else
@@ -143,7 +144,7 @@ BT_KERNEL void bt_conv_add(bt_conv_sum m, int n)
     bt_conv_tiles(m, n, 1);
   else
     BT_CONV_EACH_ROW(m, i, h)
-      bt_conv_row(m, n, m.w + i * m.w_term + h * m.w_row, m.x + i * m.x_term + h * m.x_row);
+      bt_conv_row(m, n, m.w + i * m.w_term + h * m.w_row, m.x_at + i * m.x_term + h * m.x_row);
 }
 
 #endif

@@ -40,14 +40,14 @@ BT_KERNEL void bt_block_mix_four(bt_conv_sum m, int r, int t)
   BT_UNROLL_TERMS
   for (int left = m.terms; left > 0; left--) {
     bt_block_outer(s, w[0], w[m.w_out], w[2 * m.w_out], w[3 * m.w_out], x[0], x[1], x[2], x[3]);
-    w += m.w_term;
-    x += m.x_term;
+    w = bt_address(w, m.w_term); /* behind the last term there need be none */
+    x = bt_address(x, m.x_term);
     if (--left == 0)
       break;
     BT_ORDER_MEMORY;
     bt_block_outer(s, w[0], w[m.w_out], w[2 * m.w_out], w[3 * m.w_out], x[0], x[1], x[2], x[3]);
-    w += m.w_term;
-    x += m.x_term;
+    w = bt_address(w, m.w_term);
+    x = bt_address(x, m.x_term);
   }
   float *y[4];
   BT_UNROLLED(a, 4) {
@@ -67,11 +67,8 @@ BT_KERNEL void bt_block_mix_one(bt_conv_sum m, int r, int t)
   float s[8] = {start, start, start, start, start, start, start, start};
   const float *w = m.w + r * m.w_out, *x = m.x + t;
   BT_UNROLL_ALL_TERMS
-  for (int n = 0; n < m.terms; n++) {
-    bt_block_tap_at(s, *w, x, 1);
-    w += m.w_term;
-    x += m.x_term;
-  }
+  for (int n = 0; n < m.terms; n++)
+    bt_block_tap_at(s, w[n * m.w_term], x + n * m.x_term, 1);
   float *const y = m.y + r * m.y_out + t;
   BT_UNROLLED(j, 8)
     y[j] = s[j];
@@ -127,8 +124,8 @@ BT_KERNEL void bt_block_mix_tile(bt_conv_sum m, int rows, int samples, int r, in
       }
   } else
     BT_UNROLL_TERMS
-    for (int n = 0; n < m.terms; n++, w += m.w_term, x += m.x_term)
-      bt_block_mix_term(rows, samples, s, w, m.w_out, x);
+    for (int n = 0; n < m.terms; n++)
+      bt_block_mix_term(rows, samples, s, w + n * m.w_term, m.w_out, x + n * m.x_term);
   BT_UNROLLED(a, 3)
     if (a < rows) {
       float *y = m.y + (r + a) * m.y_out + t;
@@ -170,16 +167,14 @@ BT_KERNEL void bt_block_mix_few(bt_conv_sum m, int r, int n)
   float s[8] = {start, start, start, start, start, start, start, start};
   const float *w = m.w + r * m.w_out, *x = m.x;
   for (int i = 0; i < m.terms; i++) {
-    const float up = *w;
+    const float up = w[i * m.w_term];
     float v[8] = {0.0f};
     BT_UNROLLED(j, 8)
       if (j < n)
-        v[j] = x[j];
+        v[j] = x[i * m.x_term + j];
     bt_block_four(s, up, v[0], v[1], v[2], v[3]);
     if (n > 4)
       bt_block_four(s + 4, up, v[4], v[5], v[6], v[7]);
-    w += m.w_term;
-    x += m.x_term;
   }
   float *const y = m.y + r * m.y_out;
   BT_UNROLLED(j, 8)

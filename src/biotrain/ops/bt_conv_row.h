@@ -9,13 +9,16 @@
 /* Taps that one pass over a row applies: enough to hide the load and store of the sum. */
 #define BT_CONV_TAPS 8
 
-/* y[n y_gap] += w[k w_tap] x[n gap + k step] for those of results [from, end) whose sample is
+/* y[n y_gap] += w[k w_tap] x[at + n gap + k step] for those of results [from, end) whose sample is
  * inside. */
-BT_KERNEL void bt_conv_tap(bt_conv_sum m, int from, int end, int k, const float *w, const float *x)
+BT_KERNEL void bt_conv_tap(bt_conv_sum m, int from, int end, int k, const float *w, ptrdiff_t at)
 {
   const bt_conv_span n = bt_conv_whole(m, from, end - from, k, 1);
+  if (n.from >= n.end)
+    return;
   const float wk = w[k * m.w_tap];
-  const float *restrict in = x + (ptrdiff_t)(from + n.from) * m.gap + (ptrdiff_t)k * m.step;
+  const float *restrict in =
+      m.x + (at + (ptrdiff_t)(from + n.from) * m.gap + (ptrdiff_t)k * m.step);
   float *restrict to = m.y + (from + n.from) * m.y_gap;
   for (int i = 0; i < n.end - n.from; i++)
     to[i * m.y_gap] = bt_fma(wk, in[i * m.gap], to[i * m.y_gap]);
@@ -57,18 +60,19 @@ BT_OUTLINED void bt_conv_taps_down(int n, const float *w, const float *x, float 
   bt_conv_taps(n % 4, w, 1, x + n / 4 * 4, 1, -1, y + n / 4 * 4, 1);
 }
 
-/* y[i] += sum_k w[k] x[i gap + k step] for n results, taps in order. */
-BT_KERNEL void bt_conv_row(bt_conv_sum m, int n, const float *w, const float *x)
+/* y[i] += sum_k w[k] x[at + i gap + k step] for n results, taps in order. */
+BT_KERNEL void bt_conv_row(bt_conv_sum m, int n, const float *w, ptrdiff_t at)
 {
   int k = 0;
   for (; k + BT_CONV_TAPS <= m.taps; k += BT_CONV_TAPS) {
     const bt_conv_span whole = bt_conv_whole(m, 0, n, k, BT_CONV_TAPS);
     const int count = whole.end - whole.from, unit = m.gap == 1 && m.w_tap == 1 && m.y_gap == 1;
     const float *const wk = w + k * m.w_tap;
-    const float *const from = x + (ptrdiff_t)whole.from * m.gap + (ptrdiff_t)k * m.step;
+    const ptrdiff_t first = at + (ptrdiff_t)whole.from * m.gap + (ptrdiff_t)k * m.step;
+    const float *const from = m.x + (count > 0 ? first : 0);
     float *const to = m.y + whole.from * m.y_gap;
     for (int j = k; j < k + BT_CONV_TAPS; j++)
-      bt_conv_tap(m, 0, whole.from, j, w, x);
+      bt_conv_tap(m, 0, whole.from, j, w, at);
     if (unit && m.step == 1)
       bt_conv_taps_up(count, wk, from, to);
     else if (unit && m.step == -1)
@@ -76,10 +80,10 @@ BT_KERNEL void bt_conv_row(bt_conv_sum m, int n, const float *w, const float *x)
     else
       bt_conv_taps(count, wk, m.w_tap, from, m.gap, m.step, to, m.y_gap);
     for (int j = k; j < k + BT_CONV_TAPS; j++)
-      bt_conv_tap(m, whole.end, n, j, w, x);
+      bt_conv_tap(m, whole.end, n, j, w, at);
   }
   for (; k < m.taps; k++)
-    bt_conv_tap(m, 0, n, k, w, x);
+    bt_conv_tap(m, 0, n, k, w, at);
 }
 
 /* All terms of n results of one output. Where a term has one sample for a result, and no more is
@@ -97,13 +101,13 @@ BT_KERNEL void bt_conv_rows(bt_conv_sum m, int n)
     *(rows ? &m.rows : &m.terms) = 1;
   }
   BT_CONV_EACH_ROW(m, i, h)
-    bt_conv_row(m, n, m.w + i * m.w_term + h * m.w_row, m.x + i * m.x_term + h * m.x_row);
+    bt_conv_row(m, n, m.w + i * m.w_term + h * m.w_row, m.x_at + i * m.x_term + h * m.x_row);
 }
 
-/* sums[j] = sum_k w[k] x[j gap + k step] for n results and the taps of a leaf, in order; the
+/* sums[j] = sum_k w[k] x[at + j gap + k step] for n results and the taps of a leaf, in order; the
  * first sample lies at time `first`. */
 BT_KERNEL void bt_conv_leaf_row(bt_conv_sum m, int taps, int first, int n, const float *w,
-                                const float *x, float *restrict sums)
+                                ptrdiff_t at, float *restrict sums)
 {
   const int gap = m.gap, s = m.step;
   const bt_conv_span whole = bt_conv_within(first, s, taps, m.times - (n - 1) * gap);
@@ -113,13 +117,13 @@ BT_KERNEL void bt_conv_leaf_row(bt_conv_sum m, int taps, int first, int n, const
     for (int k = side ? whole.end : 0; k < (side ? taps : whole.from); k++) {
       const bt_conv_span some = bt_conv_within(first + k * s, gap, n, m.times);
       for (int j = some.from; j < some.end; j++)
-        sums[j] = bt_fma(w[k], x[j * gap + k * s], sums[j]);
+        sums[j] = bt_fma(w[k], m.x[at + (j * gap + k * s)], sums[j]);
     }
     if (side)
       break;
     int k = whole.from;
     for (; k + 8 <= whole.end; k += 8) {
-      const float *restrict p = x + k * s;
+      const float *restrict p = m.x + (at + k * s);
       const float q0 = w[k], q1 = w[k + 1], q2 = w[k + 2], q3 = w[k + 3];
       const float q4 = w[k + 4], q5 = w[k + 5], q6 = w[k + 6], q7 = w[k + 7];
       for (int j = 0; j < n; j++) {
@@ -137,7 +141,7 @@ BT_KERNEL void bt_conv_leaf_row(bt_conv_sum m, int taps, int first, int n, const
     }
     for (; k < whole.end; k++)
       for (int j = 0; j < n; j++)
-        sums[j] = bt_fma(w[k], x[k * s + j * gap], sums[j]);
+        sums[j] = bt_fma(w[k], m.x[at + (k * s + j * gap)], sums[j]);
   }
 }
 

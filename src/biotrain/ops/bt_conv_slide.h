@@ -4,9 +4,16 @@
 #ifndef BT_CONV_SLIDE_H
 #define BT_CONV_SLIDE_H
 
+#include "bt_conv_sum.h"
 #include "bt_vector.h"
 
 #if BT_VECTOR && BT_VECTOR_LINKAGE
+
+/* As bt_address: where lanes are stored of which some may be outside, and masked. */
+BT_VECTOR_KERNEL float *bt_address_to(float *y, ptrdiff_t at)
+{
+  return (float *)((uintptr_t)y + (uintptr_t)at * sizeof *y);
+}
 
 #if BT_VECTOR == 16
 
@@ -69,7 +76,7 @@ BT_VECTOR_KERNEL void bt_vec_slide(bt_vec *sums, const int outs, const int vecs,
   bt_vec s[8];
   BT_VECTOR_UNROLL for (int j = 0; j < outs * vecs; j++)
     s[j] = sums[j];
-  for (; sixteens > 0; sixteens--, w += 16, x += down ? -16 : 16)
+  for (; sixteens > 0; sixteens--, w += 16, x = bt_address(x, down ? -16 : 16))
     bt_vec_sixteen(s, outs, vecs, down, w, w_out, x, x_out);
   BT_VECTOR_UNROLL for (int j = 0; j < outs * vecs; j++)
     sums[j] = s[j];
@@ -134,7 +141,7 @@ BT_VECTOR_KERNEL void bt_vec_clip(bt_vec *sums, const int vecs, bt_vec *part, in
   bt_vec s[8], last = *part;
   BT_VECTOR_UNROLL for (int j = 0; j < vecs; j++)
     s[j] = sums[j];
-  for (; taps > 0; taps--, w++, x += step, px += step, edge -= step) {
+  for (; taps > 0; taps--, w++, x = bt_address(x, step), px = bt_address(px, step), edge -= step) {
     const bt_vec weight = bt_vec_of(*w);
     bt_mask mask;
     bt_vec_masks(&mask, 1, low ? edge : 0, low ? BT_VECTOR : edge);
@@ -165,20 +172,23 @@ BT_VEC_CLIP(7)
 
 /* bt_vec_edge for one output with all lanes in use, a step of 1 or -1 and a row of at least as many
  * samples, so that a tap leaves it at one end only. */
-BT_OUTLINED void bt_vec_clips(bt_vec *s, int vecs, int first, int times, int step, int k, int end,
-                               const float *w, const float *x)
+BT_OUTLINED void bt_vec_clips(bt_vec *s, int vecs, int first, const bt_conv_sum *m, int k, int end,
+                              const float *w, ptrdiff_t x)
 {
+  const int times = m->times, step = m->step;
   while (k < end) {
     const int at = first + k * step, low = at < 0;
     const int edge = bt_max(low ? -at : times - at, 0); /* the first lane inside, or behind */
     const int p = edge / BT_VECTOR, lane = edge % BT_VECTOR;
     const int taps = bt_min(end - k, step > 0 || (!low && at >= times) ? lane + 1 : BT_VECTOR - lane);
-    const float *from = x + (ptrdiff_t)k * step, *px = from + BT_VECTOR * p;
+    const float *from = bt_address(m->x, x + (ptrdiff_t)k * step);
+    const float *px = bt_address(from, BT_VECTOR * p);
     bt_vec *const part = s + p, *const rest = low ? part + 1 : s;
     switch (p >= vecs ? -1 : low ? vecs - 1 - p : p) {
 #define BT_VEC_CLIPPED(count)                                                                      \
   case count:                                                                                      \
-    bt_vec_clip_##count(rest, part, low, lane, step, taps, w + k, low ? px + BT_VECTOR : from, px); \
+    bt_vec_clip_##count(rest, part, low, lane, step, taps, w + k, \
+                         low ? bt_address(px, BT_VECTOR) : from, px); \
     break;
       BT_VEC_CLIPPED(0)
       BT_VEC_CLIPPED(1)

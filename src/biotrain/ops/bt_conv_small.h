@@ -18,11 +18,12 @@ enum { BT_SMALL_STORES,
        BT_SMALL_JOINS,
        BT_SMALL_CONTINUES };
 
-/* s[j] += w x[j] for j in [from, end) of eight neighbours; not empty. */
-BT_KERNEL void bt_small_some(float s[BT_SMALL_OUTPUTS], float w, const float *x, int from, int end)
+/* s[j] += w x[at + j] for j in [from, end) of eight neighbours; not empty. */
+BT_KERNEL void bt_small_some(float s[BT_SMALL_OUTPUTS], float w, const float *x, ptrdiff_t at,
+                             int from, int end)
 {
 #define BT_SMALL_NEXT(j) \
-  s[j] = bt_fma(w, x[j], s[j]); \
+  s[j] = bt_fma(w, x[at + (j)], s[j]); \
   if (end == (j) + 1) \
     break; \
   BT_FALLTHROUGH;
@@ -42,19 +43,20 @@ BT_KERNEL void bt_small_some(float s[BT_SMALL_OUTPUTS], float w, const float *x,
   case 6:
     BT_SMALL_NEXT(6)
   default:
-    s[7] = bt_fma(w, x[7], s[7]);
+    s[7] = bt_fma(w, x[at + 7], s[7]);
   }
 #undef BT_SMALL_NEXT
 }
 
-/* s[j] += w x[j] of a tile of `count` neighbours, four or eight, for j from `low` on, which is not
+/* s[j] += w x[at + j] of a tile of `count` neighbours, four or eight, for j from `low` on, which is not
  * 0; and for j before `high`, which is not `count`. */
 #define BT_SMALL_CASE(number, j) \
   case number: \
     if ((j) < count) \
-      s[j] = bt_fma(w, x[j], s[j]); \
+      s[j] = bt_fma(w, x[at + (j)], s[j]); \
     BT_FALLTHROUGH;
-BT_KERNEL void bt_small_low(float s[BT_SMALL_OUTPUTS], int count, float w, const float *x, int low)
+BT_KERNEL void bt_small_low(float s[BT_SMALL_OUTPUTS], int count, float w, const float *x,
+                            ptrdiff_t at, int low)
 {
   switch (low) {
     BT_SMALL_CASE(1, 1)
@@ -69,7 +71,8 @@ BT_KERNEL void bt_small_low(float s[BT_SMALL_OUTPUTS], int count, float w, const
   }
 }
 
-BT_KERNEL void bt_small_high(float s[BT_SMALL_OUTPUTS], int count, float w, const float *x, int high)
+BT_KERNEL void bt_small_high(float s[BT_SMALL_OUTPUTS], int count, float w, const float *x,
+                             ptrdiff_t at, int high)
 {
   switch (high) {
     BT_SMALL_CASE(7, 6)
@@ -115,8 +118,9 @@ BT_KERNEL void bt_small_one(float s[BT_SMALL_OUTPUTS], int gap, float w, const f
 {
   float v[BT_SMALL_OUTPUTS];
   BT_UNROLLED(j, BT_SMALL_OUTPUTS) {
+    if (j > 0)
+      x += gap;
     v[j] = *x;
-    x += gap;
   }
   bt_block_tap(s, w, v[0], v[1], v[2], v[3], v[4], v[5], v[6], v[7]);
 }
@@ -131,31 +135,36 @@ BT_KERNEL void bt_small_begin(const bt_conv_sum *m, const float *y, int n, int m
   if (mode == BT_SMALL_CONTINUES)
     BT_UNROLLED(j, BT_SMALL_OUTPUTS)
       if (j < n) {
+        if (j > 0)
+          y += m->y_gap;
         s[j] = *y;
-        y += m->y_gap;
       }
 }
 
 BT_KERNEL void bt_small_end(const bt_conv_sum *m, float *y, int n, int mode,
                             const float s[BT_SMALL_OUTPUTS])
 {
-  if (mode == BT_SMALL_JOINS)
-    BT_UNROLLED(j, BT_SMALL_OUTPUTS) {
-      if (j < n)
+  if (mode == BT_SMALL_JOINS) {
+    BT_UNROLLED(j, BT_SMALL_OUTPUTS)
+      if (j < n) {
+        if (j > 0)
+          y += m->y_gap;
         BT_JOIN_LEAF(*y, s[j]);
-      y += m->y_gap;
-    }
-  else
-    BT_UNROLLED(j, BT_SMALL_OUTPUTS) {
-      if (j < n)
+      }
+  } else {
+    BT_UNROLLED(j, BT_SMALL_OUTPUTS)
+      if (j < n) {
+        if (j > 0)
+          y += m->y_gap;
         *y = s[j];
-      y += m->y_gap;
-    }
+      }
+  }
 }
 
 /* n neighbours in tiles of `count`, four or eight; taps and weights are neighbours too: `step` is 1
- * or -1. A row has as many samples at least, so that a tap leaves it at one end only. The last tile that stores begins where it ends with the row: it computes some results
- * twice. Returns how many are done. */
+ * or -1. A row has as many samples at least, so that a tap leaves it at one end only. The last tile
+ * that stores begins where it ends with the row: it computes some results twice. Returns how many are
+ * done. */
 BT_KERNEL int bt_small_slide(const bt_conv_sum *m, int count, int step, int n, int mode)
 {
   int t = 0;
@@ -169,30 +178,34 @@ BT_KERNEL int bt_small_slide(const bt_conv_sum *m, int count, int step, int n, i
     bt_small_begin(m, y, count, mode, s);
     BT_CONV_EACH_ROW(*m, i, h) {
       const float *w = m->w + i * m->w_term + h * m->w_row;
-      const float *x = m->x + t + i * m->x_term + h * m->x_row;
-      for (int k = 0, at = first; k < from; k++, at += step, w++, x += step)
+      const ptrdiff_t row = m->x_at - m->first + i * m->x_term + h * m->x_row; /* time 0 */
+      for (int k = 0, at = first; k < from; k++, at += step, w++)
         if (step > 0)
-          bt_small_low(s, count, *w, x, -at);
+          bt_small_low(s, count, *w, m->x, row + at, -at);
         else
-          bt_small_high(s, count, *w, x, m->times - at);
+          bt_small_high(s, count, *w, m->x, row + at, m->times - at);
       int left = to - from;
-      for (; left >= 4; left -= 4) {
-        bt_small_four(s, count, step < 0, w, step < 0 ? x - 3 : x);
-        w += 4, x += 4 * step;
-        BT_NEAR_POINTER(w);
-        BT_NEAR_POINTER(x);
+      if (left > 0) { /* x is that sample of the tile which the last tap still has */
+        const int ahead = step < 0 ? count - 1 : 0;
+        const float *x = m->x + (row + first + from * step + ahead);
+        for (; left >= 4; left -= 4) {
+          bt_small_four(s, count, step < 0, w, step < 0 ? x - (count + 2) : x);
+          w += 4, x += 4 * step;
+          BT_NEAR_POINTER(w);
+          BT_NEAR_POINTER(x);
+        }
+        for (; left > 0; left--, w++, x += step) {
+          const float u = *w, *const v = x - ahead;
+          bt_block_four(s, u, v[0], v[1], v[2], v[3]);
+          if (count > 4)
+            bt_block_four(s + 4, u, v[4], v[5], v[6], v[7]);
+        }
       }
-      for (; left > 0; left--, w++, x += step) {
-        const float u = *w;
-        bt_block_four(s, u, x[0], x[1], x[2], x[3]);
-        if (count > 4)
-          bt_block_four(s + 4, u, x[4], x[5], x[6], x[7]);
-      }
-      for (int k = to, at = first + to * step; k < m->taps; k++, at += step, w++, x += step)
+      for (int k = to, at = first + to * step; k < m->taps; k++, at += step, w++)
         if (step > 0)
-          bt_small_high(s, count, *w, x, m->times - at);
+          bt_small_high(s, count, *w, m->x, row + at, m->times - at);
         else
-          bt_small_low(s, count, *w, x, -at);
+          bt_small_low(s, count, *w, m->x, row + at, -at);
     }
     bt_small_end(m, y, count, mode, s);
   }
@@ -222,14 +235,15 @@ BT_OUTLINED void bt_small_tile(const bt_conv_sum *m, int t, int n, int mode)
   bt_small_begin(m, y, n, mode, s);
   BT_CONV_EACH_ROW(*m, i, h) {
     const float *w = m->w + i * m->w_term + h * m->w_row;
-    const float *x = m->x + t * m->gap + i * m->x_term + h * m->x_row;
+    ptrdiff_t from = m->x_at + t * m->gap + i * m->x_term + h * m->x_row;
     int at = first;
-    for (int left = m->taps; left > 0; left--, at += m->step, w += m->w_tap, x += m->step) {
+    for (int k = 0; k < m->taps; k++, at += m->step, from += m->step) {
+      const float u = w[k * m->w_tap];
       const int lo = clips ? bt_max(0, -at) : 0, hi = clips ? bt_min(n, m->times - at) : n;
       if (hi - lo == BT_SMALL_OUTPUTS)
-        bt_small_one(s, m->gap, *w, x);
+        bt_small_one(s, m->gap, u, m->x + from);
       else if (lo < hi)
-        bt_small_some(s, *w, x, lo, hi);
+        bt_small_some(s, u, m->x, from, lo, hi);
     }
   }
   bt_small_end(m, y, n, mode, s);
@@ -247,9 +261,9 @@ BT_OUTLINED void bt_small_singles(const bt_conv_sum *m, int t, int end, int mode
     float sum = mode == BT_SMALL_CONTINUES ? *y : m->b ? *m->b : 0.0f;
     BT_CONV_EACH_ROW(*m, i, h) {
       const float *w = m->w + i * m->w_term + h * m->w_row;
-      const float *x = m->x + i * m->x_term + h * m->x_row + at;
+      const ptrdiff_t from = m->x_at + i * m->x_term + h * m->x_row + at;
       for (int j = k.from; j < k.end; j++)
-        sum = bt_fma(w[j * m->w_tap], x[j * m->step], sum);
+        sum = bt_fma(w[j * m->w_tap], m->x[from + j * m->step], sum);
     }
     if (mode == BT_SMALL_JOINS)
       BT_JOIN_LEAF(*y, sum);
@@ -281,7 +295,7 @@ BT_OUTLINED void bt_small_row(const bt_conv_sum *m, int n, int mode)
     bt_small_singles(m, end, n, mode);
 }
 
-/* n results of `outs` outputs. Where a term has one sample for a result, and no more is outside,
+/* n results of `outs` outputs, one or more. Where a term has one sample for a result, and no more is outside,
  * the rows or the terms are the taps. */
 BT_KERNEL void bt_conv_sums(bt_conv_sum m, int outs, int n)
 {
@@ -292,10 +306,12 @@ BT_KERNEL void bt_conv_sums(bt_conv_sum m, int outs, int n)
     m.w_tap = rows ? m.w_row : m.w_term;
     *(rows ? &m.rows : &m.terms) = 1;
   }
-  for (; outs > 0; outs--) {
+  for (;;) {
     bt_small_row(&m, n, BT_SMALL_STORES);
+    if (--outs <= 0)
+      break;
     m.w += m.w_out;
-    m.x += m.x_out;
+    m.x_at += m.x_out;
     m.y += m.y_out;
     m.b = m.b ? m.b + 1 : NULL;
   }
@@ -310,7 +326,8 @@ BT_KERNEL void bt_conv_add(bt_conv_sum m, int n)
 /* n results of `outs` outputs by `ins` inputs, leaf by leaf from the first tap on. */
 BT_OUTLINED void bt_small_leaves(bt_conv_sum *m, int outs, int ins, int n)
 {
-  const float *const w = m->w, *const x = m->x;
+  const float *const w = m->w;
+  const ptrdiff_t x = m->x_at;
   float *const y = m->y;
   const int taps = m->taps, rows = m->rows, first = m->first, step = m->step;
   m->rows = 1;
@@ -321,11 +338,11 @@ BT_OUTLINED void bt_small_leaves(bt_conv_sum *m, int outs, int ins, int n)
         m->taps = bt_min(BT_LEAF, taps - k);
         m->first = first + k * step;
         m->w = w + o * m->w_out + k;
-        m->x = x + i * m->x_in + k * step;
+        m->x_at = x + i * m->x_in + k * step;
         for (int h = 0; h < rows; h++) {
+          if (h > 0)
+            m->w += m->w_row, m->x_at += m->x_row;
           bt_small_row(m, n, BT_SMALL_JOINS);
-          m->w += m->w_row;
-          m->x += m->x_row;
         }
       }
     }

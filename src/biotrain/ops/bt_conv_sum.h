@@ -26,7 +26,8 @@ typedef struct bt_conv_sum {
   int inside;       /* constant 1: no tap of any result is outside */
   const float *w;
   ptrdiff_t w_out, w_term, w_row, w_tap; /* from one output, term, row, tap to the next */
-  const float *x;                        /* the sample of result 0 and tap 0 */
+  const float *x;                        /* what is there of the input, from its first sample on */
+  ptrdiff_t x_at; /* from there to the sample of result 0 and tap 0, which may be in the padding */
   ptrdiff_t x_out, x_term, x_row;        /* x_out 0: outputs share their samples */
   const float *b;                        /* one per output, or NULL for 0 */
   float *y;
@@ -43,9 +44,17 @@ typedef struct bt_conv_sum {
 BT_KERNEL bt_conv_sum bt_conv_from(bt_conv_sum m, int o)
 {
   m.w += o * m.w_out;
-  m.x += o * m.x_out;
+  m.x_at += o * m.x_out;
   m.y += o * m.y_out;
   m.b = m.b ? m.b + o : NULL;
+  return m;
+}
+
+/* The same sum, no tap of which is outside, with x at the sample of result 0 and tap 0. */
+BT_KERNEL bt_conv_sum bt_conv_settled(bt_conv_sum m)
+{
+  m.x += m.x_at;
+  m.x_at = 0;
   return m;
 }
 

@@ -32,7 +32,8 @@ BT_VECTOR_KERNEL bt_vec bt_vec_load(const float *x, const int lanes, ptrdiff_t t
 {
 #if BT_VECTOR == 16
   if (lanes == BT_VEC_TWO)
-    return _mm512_mask_loadu_ps(bt_vec_at_masked(x, mask & 0xff), mask & 0xff00, x + (two - 8));
+    return _mm512_mask_loadu_ps(bt_vec_at_masked(x, mask & 0xff), mask & 0xff00,
+                                bt_address(x, two - 8));
 #endif
   (void)lanes, (void)two;
   return bt_vec_at_masked(x, mask);
@@ -42,7 +43,7 @@ BT_VECTOR_KERNEL void bt_vec_store(float *y, bt_vec sum, const int lanes, ptrdif
 {
 #if BT_VECTOR == 16
   if (lanes == BT_VEC_TWO) {
-    bt_vec_to_masked(y + (two - 8), sum, mask & 0xff00);
+    bt_vec_to_masked(bt_address_to(y, two - 8), sum, mask & 0xff00);
     mask &= 0xff;
   }
 #endif
@@ -51,17 +52,17 @@ BT_VECTOR_KERNEL void bt_vec_store(float *y, bt_vec sum, const int lanes, ptrdif
 }
 
 /* Taps [k, end) of one row, all lanes inside; `all` says which of them are used. `falls`: the
- * step may be negative. */
+ * step may be negative. The sample of lane 0 and k = 0 lies x behind m->x, here and below. */
 BT_VECTOR_KERNEL void bt_vec_inside(const bt_conv_sum *m, bt_vec *s, const int outs, const int lanes,
                                     const int vecs, const int full, const int falls,
                                     const bt_mask *all, int k, int end, const float *w,
-                                    const float *x)
+                                    ptrdiff_t x)
 {
   (void)falls;
 #if BT_VECTOR == 16
   const int sixteens = (end - k) / 16, one_step = m->step == 1 || (falls && m->step == -1);
   if (full && outs * vecs >= 4 && vecs > 1 && sixteens > 0 && one_step) {
-    const float *from = x + (ptrdiff_t)k * m->step;
+    const float *from = m->x + (x + (ptrdiff_t)k * m->step);
     (outs == 4   ? bt_vec_slide_4_2
      : outs == 2 ? bt_vec_slide_2_4
      : vecs == 4 ? bt_vec_slide_1_4
@@ -70,14 +71,15 @@ BT_VECTOR_KERNEL void bt_vec_inside(const bt_conv_sum *m, bt_vec *s, const int o
   }
 #endif
   for (; k < end; k++) {
-    const float *from = x + (ptrdiff_t)k * m->step;
+    const float *from = m->x + (x + (ptrdiff_t)k * m->step);
     bt_vec v[8];
     BT_VECTOR_UNROLL for (int o = 0; o < outs; o++) {
       const bt_vec weight = bt_vec_of(w[o * m->w_out + k]);
       if (lanes == BT_VEC_OWN || !o)
         BT_VECTOR_UNROLL for (int j = 0; j < vecs; j++)
           v[j] = full ? bt_vec_at(from + o * m->x_out + BT_VECTOR * j)
-                      : bt_vec_load(from + o * m->x_out + BT_VECTOR * j, lanes, m->x_in, all[j]);
+                      : bt_vec_load(bt_address(from, o * m->x_out + BT_VECTOR * j), lanes,
+                                    m->x_in, all[j]);
       BT_VECTOR_UNROLL for (int j = 0; j < vecs; j++)
         s[o * vecs + j] = bt_vec_fma(weight, v[j], s[o * vecs + j]);
     }
@@ -109,10 +111,10 @@ BT_VECTOR_KERNEL void bt_vec_lanes(const bt_conv_sum *m, bt_mask *masks, const i
 /* The same as bt_vec_inside where lanes may be outside; `edges` has the masks of the first taps. */
 BT_VECTOR_KERNEL void bt_vec_edge(const bt_conv_sum *m, bt_vec *s, const int outs, const int lanes,
                                   const int vecs, int n, const bt_mask *edges, int first, int k,
-                                  int end, const float *w, const float *x)
+                                  int end, const float *w, ptrdiff_t x)
 {
   for (; k < end; k++) {
-    const float *from = x + (ptrdiff_t)k * m->step;
+    const float *from = bt_address(m->x, x + (ptrdiff_t)k * m->step);
     bt_mask masks[8];
     bt_vec v[8];
     if (edges && k < BT_VEC_EDGES)
@@ -128,7 +130,8 @@ BT_VECTOR_KERNEL void bt_vec_edge(const bt_conv_sum *m, bt_vec *s, const int out
       const bt_vec weight = bt_vec_of(w[o * m->w_out + k]);
       if (lanes == BT_VEC_OWN || !o)
         BT_VECTOR_UNROLL for (int j = 0; j < vecs; j++)
-          v[j] = bt_vec_load(from + o * m->x_out + BT_VECTOR * j, lanes, m->x_in, masks[j]);
+          v[j] = bt_vec_load(bt_address(from, o * m->x_out + BT_VECTOR * j), lanes, m->x_in,
+                             masks[j]);
       BT_VECTOR_UNROLL for (int j = 0; j < vecs; j++)
         s[o * vecs + j] = bt_vec_fma_masked(weight, v[j], s[o * vecs + j], masks[j]);
     }
@@ -139,7 +142,7 @@ BT_VECTOR_KERNEL void bt_vec_edge(const bt_conv_sum *m, bt_vec *s, const int out
 BT_VECTOR_KERNEL void bt_vec_row(const bt_conv_sum *m, bt_vec *s, const int outs, const int lanes,
                                  const int vecs, const int falls, int n, const bt_mask *all,
                                  const bt_mask *edges, int first, int taps, const float *w,
-                                 const float *x)
+                                 ptrdiff_t x)
 {
   /* taps [lo, hi) have all lanes inside */
   const int up = m->step > 0, step = up ? m->step : -m->step;
@@ -149,7 +152,7 @@ BT_VECTOR_KERNEL void bt_vec_row(const bt_conv_sum *m, bt_vec *s, const int outs
   const int clips = outs == 1 && vecs >= 4 && n == vecs * BT_VECTOR && step == 1 && m->times >= n;
   for (int side = 0; side < 2; side++) {
     if (clips)
-      bt_vec_clips(s, vecs, first, m->times, m->step, side ? hi : 0, side ? taps : lo, w, x);
+      bt_vec_clips(s, vecs, first, m, side ? hi : 0, side ? taps : lo, w, x);
     else
       bt_vec_edge(m, s, outs, lanes, vecs, n, edges, first, side ? hi : 0, side ? taps : lo, w, x);
     if (side)
@@ -178,14 +181,16 @@ BT_VECTOR_KERNEL void bt_vec_block_of(const bt_conv_sum *m, int at, int n, const
   if (flat) /* one tap, which all lanes have */
     BT_CONV_EACH_ROW(*m, i, h)
       bt_vec_inside(m, s, outs, lanes, vecs, 0, 0, all, 0, 1, m->w + i * m->w_term + h * m->w_row,
-                    m->x + i * m->x_term + h * m->x_row + at);
+                    m->x_at + i * m->x_term + h * m->x_row + at);
   else
     BT_CONV_EACH_ROW(*m, i, h)
       bt_vec_row(m, s, outs, lanes, vecs, 1, n, all, many ? edges : NULL, m->first + at, m->taps,
-                 m->w + i * m->w_term + h * m->w_row, m->x + i * m->x_term + h * m->x_row + at);
+                 m->w + i * m->w_term + h * m->w_row,
+                 m->x_at + i * m->x_term + h * m->x_row + at);
   BT_VECTOR_UNROLL for (int o = 0; o < outs; o++)
     BT_VECTOR_UNROLL for (int j = 0; j < vecs; j++)
-      bt_vec_to_masked(m->y + o * m->y_out + at + BT_VECTOR * j, s[o * vecs + j], all[j]);
+      bt_vec_to_masked(bt_address_to(m->y, o * m->y_out + at + BT_VECTOR * j), s[o * vecs + j],
+                       all[j]);
 }
 
 BT_VECTOR_KERNEL void bt_vec_block(const bt_conv_sum *m, int at, int n, const int outs, const int vecs)
@@ -209,7 +214,7 @@ BT_VECTOR_KERNEL void bt_vec_leaves_of(const bt_conv_sum *m, int at, int n, cons
   BT_VECTOR_UNROLL for (int o = 0; o < outs; o++)
     BT_VECTOR_UNROLL for (int j = 0; j < vecs; j++)
       total[o * vecs + j] =
-          bt_vec_load(m->y + o * m->y_out + at + BT_VECTOR * j, lanes, m->y_in, all[j]);
+          bt_vec_load(bt_address(m->y, o * m->y_out + at + BT_VECTOR * j), lanes, m->y_in, all[j]);
   for (int k = 0; k < m->taps; k += BT_LEAF) {
 #if BT_VECTOR == 16
     if (outs == 1 && vecs >= 4 && m->step == 1 && m->rows == 1 && n == vecs * BT_VECTOR &&
@@ -217,7 +222,8 @@ BT_VECTOR_KERNEL void bt_vec_leaves_of(const bt_conv_sum *m, int at, int n, cons
       const int inside = bt_min(m->times - (m->first + at) - n + 1, m->taps) - k; /* taps */
       const int leaves = bt_max(inside, 0) / BT_LEAF;
       (vecs == 4 ? bt_vec_slide_leaves_4
-                 : bt_vec_slide_leaves_8)(total, leaves, m->w + k, m->x + at + k);
+                 : bt_vec_slide_leaves_8)(total, leaves, m->w + k,
+                                          leaves > 0 ? m->x + (m->x_at + at + k) : m->x);
       k += leaves * BT_LEAF;
       if (k >= m->taps)
         break;
@@ -228,15 +234,15 @@ BT_VECTOR_KERNEL void bt_vec_leaves_of(const bt_conv_sum *m, int at, int n, cons
         s[j] = bt_vec_of(0.0f);
       bt_vec_row(m, s, outs, lanes, vecs, 0, n, all, NULL, m->first + at + k * m->step,
                  bt_min(BT_LEAF, m->taps - k), m->w + h * m->w_row + k,
-                 m->x + h * m->x_row + (ptrdiff_t)k * m->step + at);
+                 m->x_at + h * m->x_row + (ptrdiff_t)k * m->step + at);
       BT_VECTOR_UNROLL for (int j = 0; j < outs * vecs; j++)
         BT_JOIN_LEAF(total[j], s[j]);
     }
   }
   BT_VECTOR_UNROLL for (int o = 0; o < outs; o++)
     BT_VECTOR_UNROLL for (int j = 0; j < vecs; j++)
-      bt_vec_store(m->y + o * m->y_out + at + BT_VECTOR * j, total[o * vecs + j], lanes, m->y_in,
-                  all[j]);
+      bt_vec_store(bt_address_to(m->y, o * m->y_out + at + BT_VECTOR * j), total[o * vecs + j],
+                   lanes, m->y_in, all[j]);
 }
 
 BT_VECTOR_KERNEL void bt_vec_leaves(const bt_conv_sum *m, int at, int n, const int outs, const int vecs)

@@ -76,13 +76,15 @@ BT_KERNEL void bt_fir_put(int n, float *sum, const float *p, float *y, int ys, b
   if (add)
     BT_UNROLLED(j, 12)
       if (j < n) {
+        if (j > 0)
+          before += ys;
         sum[j] = *before + sum[j];
-        before += ys;
       }
   BT_UNROLLED(j, 12)
     if (j < n) {
+      if (j > 0)
+        y += ys;
       *y = sum[j];
-      y += ys;
     }
 }
 
@@ -148,15 +150,15 @@ BT_KERNEL void bt_fir_derive(bt_fir_kind kind, int n, const float *s, float *res
 {
   const float *a = kind == BT_FIR_NEXT_LESS ? s + 2 : s, *b = s + 1;
   int i = 0;
-  for (; i + 4 <= n; i += 4, a += 8, b += 8) {
+  for (; i + 4 <= n; i += 4) {
     float v[4];
     BT_UNROLLED_FOUR
-      v[j] = kind == BT_FIR_ODD ? b[2 * j] : a[2 * j] - b[2 * j];
+      v[j] = kind == BT_FIR_ODD ? b[2 * (i + j)] : a[2 * (i + j)] - b[2 * (i + j)];
     BT_UNROLLED_FOUR
       to[i + j] = v[j];
   }
-  for (; i < n; i++, a += 2, b += 2)
-    to[i] = kind == BT_FIR_ODD ? *b : *a - *b;
+  for (; i < n; i++)
+    to[i] = kind == BT_FIR_ODD ? b[2 * i] : a[2 * i] - b[2 * i];
 }
 
 BT_KERNEL float bt_fir_sample(bt_fir_line x, int at)
@@ -208,9 +210,10 @@ BT_OUTLINED void bt_fir_last3(bt_fir_sum c, bool add, bt_fir_work *work)
 /* Of 2 m outputs: both = p[i], set or added. */
 BT_KERNEL void bt_fir_spread(int m, const float *p, float *y, int ys, bool add)
 {
-  for (int i = 0; i < m; i++, y += 2 * ys) {
-    y[0] = add ? y[0] + p[i] : p[i];
-    y[ys] = add ? y[ys] + p[i] : p[i];
+  for (int i = 0; i < m; i++) {
+    float *const even = y + 2 * i * ys, *const odd = even + ys;
+    *even = add ? *even + p[i] : p[i];
+    *odd = add ? *odd + p[i] : p[i];
   }
 }
 
@@ -278,10 +281,9 @@ BT_OUTLINED void bt_fir_apart(int levels, const float *from, int step, int n, fl
   for (int k = 0; k < phases; k++) {
     const int turned = levels == 2 ? k % 2 * 2 + k / 2 : k % 2 * 4 + k / 2 % 2 * 2 + k / 4;
     const int there = (n - k + phases - 1) / phases;
-    const float *p = from + k * step;
     float *to = w + turned * each;
-    for (int i = 0; i < there; i++, p += phases * step)
-      to[i] = *p;
+    for (int i = 0; i < there; i++)
+      to[i] = from[(i * phases + k) * step];
     if (there < each)
       to[each - 1] = 0.0f;
   }

@@ -329,11 +329,10 @@ BT_KERNEL void bt_fir_split(int depth, bool last, bt_fir_sum c, bool add, bt_fir
   for (int k = 0; k < half; k++) {
     float *restrict const y0 = c.y + 2 * k * ys;
     float *restrict const y1 = y0 + ys;
-    const float *from = work->p + k * m;
     for (int i = 0; i < m; i++)
       if (add) {
-        y0[i] += from[i];
-        y1[i] += from[i];
+        y0[i] += work->p[k * m + i];
+        y1[i] += work->p[k * m + i];
       } else
         y1[i] = y0[i];
   }

@@ -10,7 +10,7 @@ from typing import Any
 
 from biotrain.errors import GraphError
 from biotrain.ir.graph import Attr, Node, Shape, Value
-from biotrain.ir.op import Builder, Call, Sample, register, rows_times, x_in, x_out
+from biotrain.ir.op import Builder, Call, Sample, Swapped, register, rows_times, x_in, x_out
 from biotrain.ops.shape import Move, axis_index, reshaped
 
 FAN_IN = 4
@@ -82,6 +82,11 @@ class Cat(Move):
         inner, size = prod(y[axis + 1 : -1]), node.inputs[index].shape[axis]
         begin = begins[index] * inner
         return max(r0 - begin, 0), min(r1 - begin, size * inner)
+
+    def swapped(self, node: Node) -> Swapped | None:
+        axis, rank = node.int("axis"), len(node.outputs[0].shape)
+        other = {rank - 1: rank - 2, rank - 2: rank - 1}.get(axis, axis)
+        return Swapped(node.op, {"axis": other}, (True,) * len(node.inputs))
 
     def call(self, node: Node) -> Call:
         y, axis = node.outputs[0].shape, node.int("axis")

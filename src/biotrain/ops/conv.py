@@ -19,10 +19,12 @@ from biotrain.ir.op import (
     Call,
     Op,
     Sample,
+    Swapped,
     p_in,
     p_out,
     per_axis,
     register,
+    swapped_pairs,
     x_in,
     x_out,
 )
@@ -221,6 +223,13 @@ class Conv(_Conv):
 
     def rows(self, node: Node, index: int, r0: int, r1: int) -> tuple[int, int] | None:
         return _rows_of_x(self._geometry(node), r0, r1) if index == 0 else None
+
+    def swapped(self, node: Node) -> Swapped | None:
+        if len(node.inputs[0].shape) != 4:
+            return None
+        attrs, sides = swapped_pairs(node, "stride", "dilation"), node.ints("padding")
+        attrs["padding"] = (*sides[2:], *sides[:2])
+        return Swapped(node.op, attrs, (True, True, False)[: len(node.inputs)])
 
     def call(self, node: Node) -> Call:
         y = node.outputs[0].shape

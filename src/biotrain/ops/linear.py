@@ -16,6 +16,7 @@ from biotrain.ir.op import (
     Op,
     Operand,
     Sample,
+    Swapped,
     p_in,
     p_out,
     register,
@@ -68,6 +69,15 @@ class Linear(_Linear):
         if wanted[0]:
             dx = b.one("linear_dx", dy, w, hint=f"d_{x.name}")
         return (dx, dw, db)[: len(wanted)]
+
+    def swapped(self, node: Node) -> Swapped | None:
+        """A convolution of one tap: its sums over rows, which are times then, have leaves."""
+        x, w = node.inputs[0].shape, node.inputs[1]
+        if prod(x[:-2]) != 1 or w.kind != "param":
+            return None
+        attrs: dict[str, Attr] = {"stride": (1, 1), "dilation": (1, 1), "groups": 1}
+        attrs["padding"] = (0, 0, 0, 0)
+        return Swapped("conv", attrs, (True, True, False)[: len(node.inputs)])
 
     def call(self, node: Node) -> Call:
         x, y = node.inputs[0].shape, node.outputs[0].shape

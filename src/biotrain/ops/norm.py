@@ -25,6 +25,7 @@ from biotrain.ir.op import (
     Builder,
     Call,
     Op,
+    Swapped,
     float_literal,
     p_in,
     p_out,
@@ -69,6 +70,9 @@ class RowMoments(Op):
 
     def rows(self, node: Node, index: int, r0: int, r1: int) -> tuple[int, int] | None:
         return r0, r1
+
+    def swapped(self, node: Node) -> Swapped | None:
+        return Swapped(node.op, dict(node.attrs), (True,))
 
     def ops(self, node: Node) -> int:
         return 6 * node.inputs[0].size
@@ -138,6 +142,12 @@ class NormApply(Op):
             if prod(affine) != count:
                 raise GraphError(f"norm of {x} takes {count} weights and biases, not {affine}")
         return (x,)
+
+    def swapped(self, node: Node) -> Swapped | None:
+        x, stats = node.inputs[0].shape, node.inputs[1].shape
+        if node.get("each", False) or len(x) != 4 or x[0] != 1 or x[1] % stats[0]:
+            return None
+        return Swapped(node.op, dict(node.attrs), (True, *[False] * (len(node.inputs) - 1)))
 
     def vjp(
         self, b: Builder, node: Node, grads: Sequence[Value | None], wanted: Sequence[bool]

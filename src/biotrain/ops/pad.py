@@ -8,7 +8,17 @@ from typing import Any
 
 from biotrain.errors import CaptureError, GraphError
 from biotrain.ir.graph import Attr, Node, Shape, Value
-from biotrain.ir.op import Builder, Call, Sample, args_input, register, rows_times, x_in, x_out
+from biotrain.ir.op import (
+    Builder,
+    Call,
+    Sample,
+    Swapped,
+    args_input,
+    register,
+    rows_times,
+    x_in,
+    x_out,
+)
 from biotrain.ops.shape import Move, check_axes, float_text, ints, on_axes
 
 
@@ -90,6 +100,11 @@ class Pad(Move):
 
     def rows(self, node: Node, index: int, r0: int, r1: int) -> tuple[int, int] | None:
         return None if any(node.ints("pads")[:-2]) else (r0, r1)
+
+    def swapped(self, node: Node) -> Swapped | None:
+        attrs, pads = dict(node.attrs), node.ints("pads")
+        attrs["pads"] = (*pads[:-4], *pads[-2:], *pads[-4:-2])
+        return Swapped(node.op, attrs, (True,))
 
     def call(self, node: Node) -> Call:
         pads = node.ints("pads")

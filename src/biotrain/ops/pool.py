@@ -16,12 +16,14 @@ from biotrain.ir.op import (
     Op,
     Operand,
     Sample,
+    Swapped,
     args_input,
     p_in,
     p_out,
     per_axis,
     register,
     rows_times,
+    swapped_pairs,
     x_in,
     x_out,
 )
@@ -146,6 +148,12 @@ class _Pool(Op):
         x, y = node.inputs[index].shape, node.outputs[0].shape
         source, box = image(x)[0], image(y)[0]
         return r0 // box * source, -(-r1 // box) * source
+
+    def swapped(self, node: Node) -> Swapped | None:
+        if len(node.inputs[0].shape) != 4:
+            return None
+        pairs = ("kernel", "stride", "padding", "dilation", "out")
+        return Swapped(node.op, swapped_pairs(node, *pairs), (True,))
 
     def ops(self, node: Node) -> int:
         if self.forward:

@@ -19,11 +19,13 @@ from biotrain.ir.op import (
     Composite,
     Op,
     Sample,
+    Swapped,
     args_input,
     float_literal,
     p_out,
     register,
     rows_times,
+    swapped_axes,
     x_in,
     x_out,
 )
@@ -132,6 +134,13 @@ class _Sum(Op):
         own = rows_times(node.inputs[index].shape)[0] == rows_times(node.outputs[0].shape)[0]
         return (r0, r1) if own else None
 
+    def swapped(self, node: Node) -> Swapped | None:
+        x, y = node.inputs[0].shape, node.outputs[0].shape
+        if len(node.inputs) > 1 or len(x) != len(y):
+            return None
+        op = "sum_rows" if x[-2] == y[-2] else "sum_to"
+        return Swapped(op, swapped_axes(node, "shape"), (True,))
+
     def ops(self, node: Node) -> int:
         return node.inputs[0].size * len(node.inputs)
 
@@ -238,6 +247,11 @@ class Expand(Op):
     def rows(self, node: Node, index: int, r0: int, r1: int) -> tuple[int, int] | None:
         own = rows_times(node.inputs[0].shape)[0] == rows_times(node.outputs[0].shape)[0]
         return (r0, r1) if own else None
+
+    def swapped(self, node: Node) -> Swapped | None:
+        if len(node.inputs[0].shape) != len(node.outputs[0].shape):
+            return None
+        return Swapped(node.op, swapped_axes(node, "shape"), (True,))
 
     def ops(self, node: Node) -> int:
         return 0 if node.float("scale") == 1.0 else node.outputs[0].size

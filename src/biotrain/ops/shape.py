@@ -11,7 +11,19 @@ from typing import Any
 
 from biotrain.errors import GraphError
 from biotrain.ir.graph import Attr, Node, Shape, Value
-from biotrain.ir.op import Builder, Call, Op, Sample, args_input, register, rows_times, x_in, x_out
+from biotrain.ir.op import (
+    Builder,
+    Call,
+    Op,
+    Sample,
+    Swapped,
+    args_input,
+    register,
+    rows_times,
+    swapped_axes,
+    x_in,
+    x_out,
+)
 
 AXES = 5
 """Axes of a tensor that the kernels move: four that make the rows, and time."""
@@ -285,6 +297,9 @@ class Slice(Move):
             return at
 
         return of(r0), of(r1 - 1) + 1
+
+    def swapped(self, node: Node) -> Swapped | None:
+        return Swapped(node.op, swapped_axes(node, "starts", "sizes", "steps"), (True,))
 
     def call(self, node: Node) -> Call:
         rows, times = _crossed(node.inputs[0].shape)

@@ -188,7 +188,10 @@ def _check_batch(request: CompileRequest) -> None:
 
 
 def _check_live(request: CompileRequest) -> None:
-    """Raise where the live firmware cannot be made with the other settings."""
+    """Raise where the live firmware cannot be made with the other settings.
+
+    It learns window by window: batches are refused with its int16 input, by `_check_batch`.
+    """
     if request.input_scale is None:
         raise BioTrainError(
             "live stores windows as the converter's integers: it needs input_type='int16' and an "
@@ -198,8 +201,6 @@ def _check_live(request: CompileRequest) -> None:
         raise BioTrainError("live learns labelled windows: it needs loss='cross_entropy'")
     if request.loss.sample_weights:
         raise BioTrainError("live stores no weights of windows: it works without sample_weights")
-    if request.batch > 1:
-        raise BioTrainError("live learns window by window: it works with batch=1")
     if request.adabn:
         raise BioTrainError("adabn works without live: the live firmware has no call for it")
     if request.front is not None:

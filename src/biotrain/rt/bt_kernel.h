@@ -132,9 +132,23 @@ BT_KERNEL bt_out8 bt_write8_at(uint8_t *data, int stride, int r0, int t0)
   return v;
 }
 
+/* How far behind v.data an element lies. An index may be outside what is there, as of a sample in the
+ * padding; a pointer may not, even where nothing is read (C99 6.5.6). */
+BT_KERNEL ptrdiff_t bt_index(bt_in v, int row, int time)
+{
+  return (ptrdiff_t)(row - v.r0) * v.stride + (time - v.t0);
+}
+
+/* The address so many floats behind p, which may be outside of what p points into: computed as an
+ * integer, for C allows no pointer there. */
+BT_KERNEL const float *bt_address(const float *p, ptrdiff_t floats)
+{
+  return (const float *)((uintptr_t)p + (uintptr_t)floats * sizeof *p);
+}
+
 BT_KERNEL const float *bt_at(bt_in v, int row, int time)
 {
-  return v.data + (ptrdiff_t)(row - v.r0) * v.stride + (time - v.t0);
+  return v.data + bt_index(v, row, time);
 }
 
 BT_KERNEL float *bt_to(bt_out v, int row, int time)

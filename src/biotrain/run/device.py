@@ -236,7 +236,7 @@ class Device(ABC):
         for value in (*source.train.params, *running_values(source)):
             held = value.name in source.trained or value.kind == "state"
             data = self.read(value.name) if held else source.tensors[value.name].copy()
-            result[source.torch_names[value.name]] = data.reshape(value.shape)
+            result[source.torch_names[value.name]] = data.reshape(source.tensors[value.name].shape)
         return result
 
     def gradients(self) -> dict[str, Array]:
@@ -247,7 +247,9 @@ class Device(ABC):
                 f"with gradients='{source.gradients}' there are no tensors of gradients to read"
             )
         return {
-            source.torch_names[v.name]: self.read(f"g_{v.name}").reshape(v.shape)
+            source.torch_names[v.name]: self.read(f"g_{v.name}").reshape(
+                source.tensors[v.name].shape
+            )
             for v in source.train.params
             if v.name in source.trained
         }

@@ -273,7 +273,7 @@ class LiveDevice:
         """Trained parameters and running statistics by torch name, in torch's shapes."""
         source = self.package.source
         return {
-            source.torch_names[v.name]: self.read(v.name).reshape(v.shape)
+            source.torch_names[v.name]: self.read(v.name).reshape(source.tensors[v.name].shape)
             for v in (*trained_values(source), *running_values(source))
         }
 

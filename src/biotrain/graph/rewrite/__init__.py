@@ -18,6 +18,7 @@ from biotrain.graph.rewrite.moments import moments
 from biotrain.graph.rewrite.one_pass import one_pass
 from biotrain.graph.rewrite.pooled_sums import pooled_sums
 from biotrain.graph.rewrite.precision import keep_half
+from biotrain.graph.rewrite.time_last import time_last
 from biotrain.ir.graph import Graph, verify
 
 FORWARD: dict[str, Callable[[Graph, Sequence[str], Price | None], Graph]] = {
@@ -36,7 +37,10 @@ GRADIENT: dict[str, Callable[[Graph], Graph]] = {"one_pass": one_pass}
 REWRITES: dict[str, Callable[[Graph], Graph]] = {"fuse": fuse}
 """Neutral, on the differentiated graph."""
 
-NAMES = (*FORWARD, *GRADIENT, *REWRITES)
+LAYOUT = ("time_last",)
+"""Algebraic, on all forward graphs of a network at once, before any other: see `time_last`."""
+
+NAMES = (*LAYOUT, *FORWARD, *GRADIENT, *REWRITES)
 """What `bt.compile(rewrites=...)` takes, in the order in which they run."""
 
 ASKED = ("fastconv", "fft")
@@ -51,6 +55,7 @@ __all__ = [
     "DEFAULT",
     "FORWARD",
     "GRADIENT",
+    "LAYOUT",
     "NAMES",
     "REWRITES",
     "fastconv",
@@ -60,6 +65,7 @@ __all__ = [
     "keep_int16",
     "rewrite_forward",
     "rewrite_training",
+    "time_last",
 ]
 
 
