@@ -108,3 +108,24 @@ class PpgRate(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         states, last = self.gru(torch.tanh(self.conv(x)).transpose(1, 2))
         return self.head(torch.cat([last[-1], self.rnn(states)[1][-1]], 1))
+
+
+class UNet(nn.Module):
+    """A class for each step: down by strides, up by a transposed convolution and a line."""
+
+    def __init__(self, n_chans: int = 2, n_times: int = 160, n_outputs: int = 3) -> None:
+        super().__init__()
+        self.first = nn.Conv1d(n_chans, 6, 5, padding=2)
+        self.down = nn.Conv1d(6, 8, 4, stride=2, padding=1)
+        self.deep = nn.Conv1d(8, 10, 4, stride=2, padding=1)
+        self.up = nn.Upsample(scale_factor=2, mode="linear")
+        self.middle = nn.Conv1d(18, 8, 3, padding=1)
+        self.out = nn.ConvTranspose1d(8, 6, 4, stride=2, padding=1)
+        self.head = nn.Conv1d(12, n_outputs, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        one = torch.tanh(self.first(x))
+        two = torch.tanh(self.down(one))
+        three = torch.cat([self.up(torch.tanh(self.deep(two))), two], 1)
+        four = torch.tanh(self.out(torch.tanh(self.middle(three))))
+        return self.head(torch.cat([four, one], 1))

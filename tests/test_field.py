@@ -11,11 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from _field import Causal, Conformer, EmgTransformer, PpgRate, SleepLstm
+from _field import Causal, Conformer, EmgTransformer, PpgRate, SleepLstm, UNet
 from _plans import smallest_plan
 from torch import nn
 
 import biotrain as bt
+from biotrain.graph.capture import capture
+from biotrain.graph.rewrite.columns import columns
 from biotrain.package import Package
 
 NETWORKS: Mapping[str, type[nn.Module]] = {
@@ -24,6 +26,7 @@ NETWORKS: Mapping[str, type[nn.Module]] = {
     "causal": Causal,
     "sleep_lstm": SleepLstm,
     "ppg_rate": PpgRate,
+    "unet": UNet,
 }
 SHAPES = {
     "emg_transformer": (4, 200),
@@ -31,8 +34,12 @@ SHAPES = {
     "causal": (6, 70),
     "sleep_lstm": (2, 240),
     "ppg_rate": (3, 160),
+    "unet": (2, 160),
 }
-LOSSES: Mapping[str, Any] = {"ppg_rate": bt.losses.Huber(2.0)}
+LOSSES: Mapping[str, Any] = {
+    "ppg_rate": bt.losses.Huber(2.0),
+    "unet": bt.losses.CrossEntropy((1.0, 2.0, 3.0)),
+}
 STRATEGIES = ("full", "last")
 CORES = ("cortex-m4f", "cv32e40p")
 
@@ -61,7 +68,9 @@ def data(pkg: Package, count: int = 2) -> tuple[np.ndarray, np.ndarray]:
     x = rng.standard_normal((count, *pkg.source.train.inputs[0].shape[1:]), np.float32)
     if "label" in [v.name for v in pkg.source.train.inputs]:
         return x, np.arange(count)
-    return x, rng.standard_normal((count, *pkg.source.heads.shapes[0][1:]), np.float32)
+    (loss,), (logits,) = pkg.source.loss.heads, pkg.source.heads.shapes
+    size = (count, *loss.target(logits))
+    return x, rng.integers(0, 3, size) if loss.labels else rng.standard_normal(size, np.float32)
 
 
 def trained(pkg: Package, on: str = "host") -> int:
@@ -95,3 +104,15 @@ def test_a_core_has_the_bits_of_the_host(name: str, core: str) -> None:
         pytest.skip("the emulator (unicorn) is not installed")
     pkg = compiled(name, strategy="full", target=core, memory="4MiB")
     assert trained(pkg, "emulator") == trained(pkg)
+
+
+@pytest.mark.parametrize(("name", "count"), [("conformer", 1), ("causal", 2)])
+def test_attention_by_hand_has_its_queries_along_time(name: str, count: int) -> None:
+    """`columns` turns every softmax, with a mask and unread weights of `MultiheadAttention` too."""
+    net, x = network(name)
+    graph = capture(net, x).train
+    turned = columns(graph, ())
+    axes = [n.int("axis") - len(n.inputs[0].shape) for n in turned.nodes if n.op == "softmax"]
+    assert axes == [-2] * count
+    assert [v.shape for v in turned.outputs] == [v.shape for v in graph.outputs]
+    assert -1 in [n.int("axis") - len(n.inputs[0].shape) for n in graph.nodes if n.op == "softmax"]

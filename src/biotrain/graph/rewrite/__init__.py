@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from biotrain.errors import BioTrainError
+from biotrain.graph.rewrite.columns import columns
 from biotrain.graph.rewrite.fastconv import Price, fastconv, fft
 from biotrain.graph.rewrite.fuse import fuse
 from biotrain.graph.rewrite.int16 import keep_int16
@@ -21,6 +22,7 @@ from biotrain.graph.rewrite.time_last import time_last
 from biotrain.ir.graph import Graph, verify
 
 FORWARD: dict[str, Callable[[Graph, Sequence[str], Price | None], Graph]] = {
+    "columns": lambda graph, trained, price: columns(graph, trained),
     "moments": lambda graph, trained, price: moments(graph, trained),
     "pooled_sums": lambda graph, trained, price: pooled_sums(graph, trained),
     "fastconv": lambda graph, trained, price: fastconv(graph, price=price),
