@@ -238,6 +238,9 @@ class Walk:
             if args.get("p", 0.0) > 0.0 and args.get("train", False):
                 self.notes[f"{where(node)}: dropout is off"] = None
             return first
+        if args.get("dropout_p"):  # of attention weights
+            self.notes[f"{where(node)}: dropout is off"] = None
+            args["dropout_p"] = 0.0
         meta = node.meta.get("val")
         if name in _PASS:
             if isinstance(meta, torch.Tensor) and not meta.dtype.is_floating_point:

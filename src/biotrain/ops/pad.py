@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from biotrain.errors import CaptureError, GraphError
+from biotrain.errors import GraphError
 from biotrain.ir.graph import Attr, Node, Shape, Value
 from biotrain.ir.op import (
     Builder,
@@ -19,6 +19,7 @@ from biotrain.ir.op import (
     x_in,
     x_out,
 )
+from biotrain.ops.flip import padded
 from biotrain.ops.shape import Move, check_axes, float_text, ints, on_axes
 
 
@@ -67,7 +68,7 @@ class Pad(Move):
     def capture(self, b: Builder, args: Mapping[str, Any]) -> Value:
         mode = args.get("mode", "constant")
         if mode != "constant":
-            raise CaptureError(f"padding of mode '{mode}' is not supported: only 'constant' is")
+            return padded(b, args_input(args), [int(p) for p in args["pad"]], mode)
         x, given = args_input(args), [int(p) for p in args["pad"]]
         sides = [(given[i], given[i + 1]) for i in range(0, len(given), 2)][::-1]
         sides = [(0, 0)] * (len(x.shape) - len(sides)) + sides

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 from biotrain.errors import CaptureError, GraphError
 from biotrain.ir.elementwise import Elementwise, elementwise
 from biotrain.ir.graph import Attr, Node, Shape, Value
-from biotrain.ir.op import Builder, Composite, Sample, args_input, register
+from biotrain.ir.op import Builder, Sample, args_input, register
 
 
 def as_number(value: Any, what: str) -> float:
@@ -73,9 +73,13 @@ class Elu(Elementwise):
     dx_ops_per_element = 2
 
     def capture(self, b: Builder, args: Mapping[str, Any]) -> Value:
-        if args["scale"] != 1 or args["input_scale"] != 1:
-            raise CaptureError("elu with a scale is not supported: multiply by it instead")
-        return b.one("elu", args_input(args), alpha=as_number(args["alpha"], "alpha"))
+        alpha, scale, before = (as_number(args[k], k) for k in ("alpha", "scale", "input_scale"))
+        if scale == before == 1.0:
+            return b.one("elu", args_input(args), alpha=alpha)
+        # Above 0 the argument is not scaled, below it is: scale (x or alpha (e^(before x) - 1)).
+        y = b.one("affine", args_input(args), scale=before, shift=0.0)
+        y = b.one("elu", y, alpha=alpha * before)
+        return b.one("affine", y, scale=scale / before, shift=0.0)
 
     def infer(self, shapes: Sequence[Shape], attrs: Mapping[str, Attr]) -> tuple[Shape, ...]:
         if float(attrs["alpha"]) < 0.0:  # type: ignore[arg-type]
@@ -218,24 +222,6 @@ class Square(Elementwise):
 
     def reference(self, attrs: Mapping[str, Attr], *inputs: Any) -> Any:
         return inputs[0].square()
-
-
-@register("bt_pointwise.h")
-class Power(Composite):
-    """x^exponent for the exponents that have a function of their own; it lowers to that."""
-
-    name = "pow"
-    captures = ("pow",)
-
-    def capture(self, b: Builder, args: Mapping[str, Any]) -> Value:
-        known = {2.0: "square", 0.5: "sqrt", -1.0: "reciprocal"}
-        exponent = args.get("exponent")
-        if not isinstance(exponent, (int, float)) or float(exponent) not in known:
-            raise CaptureError(
-                f"pow with the exponent {exponent} is not supported: the exponents 2, 0.5 and -1 "
-                "are; write others as products"
-            )
-        return b.one(known[float(exponent)], args_input(args))
 
 
 class _Positive(Elementwise):

@@ -125,13 +125,13 @@ class Reshape(Move):
         return (Sample(((1, 3, 4),), {"shape": (1, 12)}),)
 
 
-def _crossed(shape: Shape) -> tuple[list[int], list[int]]:
+def crossed(shape: Shape) -> tuple[list[int], list[int]]:
     """(rows, times) that a step along each axis of a tensor crosses."""
     rows = [prod(shape[i + 1 : -1]) for i in range(len(shape) - 1)]
     return [*rows, 0], [*[0] * len(rows), 1]
 
 
-def _strided(node: Node, row: int, time: int, rows: Sequence[int], times: Sequence[int]) -> Call:
+def strided(node: Node, row: int, time: int, rows: Sequence[int], times: Sequence[int]) -> Call:
     """Copy what lies `rows` and `times` apart in the input, per axis of the output."""
     shape = node.outputs[0].shape
     n, r, t = on_axes(shape, 1), on_axes(rows, 0), on_axes(times, 0)
@@ -197,9 +197,9 @@ class Permute(Move):
         return dims[-1] == len(dims) - 1
 
     def call(self, node: Node) -> Call:
-        rows, times = _crossed(node.inputs[0].shape)
+        rows, times = crossed(node.inputs[0].shape)
         dims = node.ints("dims")
-        return _strided(node, 0, 0, [rows[d] for d in dims], [times[d] for d in dims])
+        return strided(node, 0, 0, [rows[d] for d in dims], [times[d] for d in dims])
 
     def reference(self, attrs: Mapping[str, Attr], *inputs: Any) -> Any:
         return inputs[0].permute(attrs["dims"])
@@ -285,9 +285,9 @@ class Slice(Move):
 
     def rows(self, node: Node, index: int, r0: int, r1: int) -> tuple[int, int] | None:
         x = node.inputs[0].shape
-        crossed, starts = _crossed(x)[0], node.ints("starts")
-        steps = [s * n for s, n in zip(node.ints("steps"), crossed, strict=True)]
-        first = sum(a * n for a, n in zip(starts, crossed, strict=True))
+        over, starts = crossed(x)[0], node.ints("starts")
+        steps = [s * n for s, n in zip(node.ints("steps"), over, strict=True)]
+        first = sum(a * n for a, n in zip(starts, over, strict=True))
         sizes = node.ints("sizes")[:-1]
 
         def of(r: int) -> int:
@@ -302,11 +302,11 @@ class Slice(Move):
         return Swapped(node.op, swapped_axes(node, "starts", "sizes", "steps"), (True,))
 
     def call(self, node: Node) -> Call:
-        rows, times = _crossed(node.inputs[0].shape)
+        rows, times = crossed(node.inputs[0].shape)
         starts, steps = node.ints("starts"), node.ints("steps")
         row = sum(a * r for a, r in zip(starts, rows, strict=True))
-        scaled = [[s * n for s, n in zip(steps, crossed, strict=True)] for crossed in (rows, times)]
-        return _strided(node, row, starts[-1], *scaled)
+        scaled = [[s * n for s, n in zip(steps, over, strict=True)] for over in (rows, times)]
+        return strided(node, row, starts[-1], *scaled)
 
     def reference(self, attrs: Mapping[str, Attr], *inputs: Any) -> Any:
         starts, sizes, steps = (ints(attrs, k) for k in ("starts", "sizes", "steps"))

@@ -33,7 +33,12 @@ class DropoutOff(TorchFunctionMode):
     ) -> Any:
         if getattr(func, "__name__", "").rstrip("123d_").endswith("dropout"):
             return args[0] if args else (kwargs or {})["input"]
-        return func(*args, **(kwargs or {}))
+        given = dict(kwargs or {})
+        if given.get("dropout_p"):  # of attention weights
+            given["dropout_p"] = 0.0
+        if getattr(func, "__name__", "") == "scaled_dot_product_attention" and len(args) > 4:
+            args = (*args[:4], 0.0, *args[5:])
+        return func(*args, **given)
 
 
 class Reference:
