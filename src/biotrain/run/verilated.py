@@ -2,6 +2,7 @@
 """The RTL of CV32E40P and its FPU as C++: verilated, compiled with a bench, cached by content.
 
 The SystemVerilog comes from the PyPI package `pythondata-cpu-cv32e40p` (OpenHW Group, with CVFPU).
+A verilated module takes half a minute and is cached apart from the bench, which takes seconds.
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ import hashlib
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -32,7 +35,9 @@ VERILATOR = (
     "-Wno-lint",
     "-Wno-BLKANDNBLK",  # element 0 of some pipelines is assigned at once, the others at the clock
 )
-CXX = ("-std=gnu++17", "-O2", "-fPIC", "-w", "-DVM_COVERAGE=0", "-DVM_TRACE=0")
+CXX = ("-std=gnu++17", "-fPIC", "-w", "-DVM_COVERAGE=0", "-DVM_TRACE=0")
+"""Beyond these, -O2; -O0 for what verilator calls slow, which runs once."""
+MODEL_OBJECT = "model.o"
 
 
 @dataclass(frozen=True)
@@ -76,40 +81,88 @@ def library(bench: Bench) -> Path:
     """
     if reason := missing():
         raise CompilerError(reason)
-    rtl, includes = _core()
-    parts: list[object] = [VERILATOR, CXX, version(("g++",)), version(("verilator",)), bench.tops]
-    read = (*rtl, SPLIT, bench.rtl, bench.source, *bench.headers)
-    parts += [hashlib.sha256(path.read_bytes()).hexdigest() for path in read]
-    found = cache_folder() / f"{hashlib.sha256(repr(parts).encode()).hexdigest()[:32]}.so"
+    models = [_model(bench.rtl, top) for top in bench.tops]
+    read = (bench.source, *bench.headers)
+    parts = [*_versions(), *(model.name for model in models), *map(_content, read)]
+    found = cache_folder() / f"{_key(parts)}.so"
+    if found.exists():
+        return found
+    unfinished = temporary(found)
+    flags = [*CXX, "-O2", *(f"-I{model}" for model in models), *_runtime()[1]]
+    objects = [str(model / MODEL_OBJECT) for model in models]
+    with tempfile.TemporaryDirectory(prefix="biotrain-") as name:
+        sources = [str(bench.source), *map(str, _runtime()[0])]
+        _run(
+            ["g++", *flags, "-shared", "-o", str(unfinished), *sources, *objects, "-lpthread"],
+            Path(name),
+        )
+    unfinished.replace(found)
+    return found
+
+
+def _model(rtl: Path, top: Top) -> Path:
+    """The folder in the cache with a module's C++ headers and its object."""
+    core, includes = _core()
+    parts = [*_versions(), VERILATOR, top, *map(_content, (*core, SPLIT, rtl))]
+    found = cache_folder() / f"{_key(parts)}.verilated"
     if found.exists():
         return found
     unfinished = temporary(found)
     with tempfile.TemporaryDirectory(prefix="biotrain-") as name:
         folder = Path(name)
-        paths = [*(f"+incdir+{path}" for path in includes), *map(str, (SPLIT, *rtl, bench.rtl))]
-        for top in bench.tops:
-            chosen = ["--cc", "--top-module", top.module, *VERILATOR, *top.parameters]
-            _run(["verilator", *chosen, "--Mdir", name, *paths], folder)
-        _compile(folder, bench.source, unfinished)
-    unfinished.replace(found)
+        paths = [*(f"+incdir+{path}" for path in includes), *map(str, (SPLIT, *core, rtl))]
+        chosen = ["--cc", "--top-module", top.module, *VERILATOR, *top.parameters]
+        _run(["verilator", *chosen, "--Mdir", name, *paths], folder)
+        _compile(folder)
+        unfinished.mkdir()
+        for path in sorted(folder.glob("*.h")):
+            shutil.copy(path, unfinished)
+        shutil.copy(folder / MODEL_OBJECT, unfinished)
+    try:
+        unfinished.rename(found)
+    except OSError:  # another process was faster
+        shutil.rmtree(unfinished)
     return found
 
 
-def _compile(folder: Path, source: Path, to: Path) -> None:
-    """Compile what verilator wrote into the folder, and the bench, into a shared library."""
-    root = Path(_run(["verilator", "--getenv", "VERILATOR_ROOT"], folder).strip()) / "include"
-    sources = [*sorted(folder.glob("*.cpp")), source]
-    sources += [root / "verilated.cpp", root / "verilated_threads.cpp"]
-    flags = [*CXX, "-I.", f"-I{root}", f"-I{root / 'vltstd'}"]
+def _compile(folder: Path) -> None:
+    """Compile what verilator wrote into the folder into one object."""
+    sources = sorted(folder.glob("*.cpp"), key=lambda s: (-s.stat().st_size, s.name))
+    flags = [*CXX, "-I.", *_runtime()[1]]
     with ThreadPoolExecutor(2) as pool:  # the jobs are compilers, the threads only wait
         jobs = [
-            pool.submit(_run, ["g++", *flags, "-c", str(s), "-o", f"{s.stem}.o"], folder)
-            for s in sorted(sources, key=lambda s: -s.stat().st_size)
+            pool.submit(
+                _run,
+                ["g++", *flags, "-O0" if "__Slow" in s.name else "-O2", "-c", s.name],
+                folder,
+            )
+            for s in sources
         ]
     for job in jobs:
         job.result()
     objects = [f"{s.stem}.o" for s in sources]
-    _run(["g++", "-shared", "-o", str(to), *objects, "-lpthread"], folder)
+    _run(["g++", "-r", "-nostdlib", "-o", MODEL_OBJECT, *objects], folder)
+
+
+@lru_cache
+def _runtime() -> tuple[tuple[Path, ...], tuple[str, ...]]:
+    """Sources of verilator's own run time, and the flags that find its headers."""
+    command = ["verilator", "--getenv", "VERILATOR_ROOT"]
+    root = Path(_run(command, Path.cwd()).strip()) / "include"
+    sources = (root / "verilated.cpp", root / "verilated_threads.cpp")
+    return sources, (f"-I{root}", f"-I{root / 'vltstd'}")
+
+
+def _versions() -> tuple[object, ...]:
+    return CXX, version(("g++",)), version(("verilator",))
+
+
+def _content(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _key(parts: Sequence[object]) -> str:
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
 
 
 def _core() -> tuple[list[Path], list[Path]]:

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // The cluster for machine.py, which calls these functions by ctypes.
-#include "cluster.h"
+#include "cluster.hpp"
 
 using biotrain::Cluster;
 using biotrain::Mark;

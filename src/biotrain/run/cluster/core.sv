@@ -40,8 +40,8 @@ module biotrain_cluster_core #(
     input  logic [31:0] fpu_result_i,
     input  logic [ 4:0] fpu_status_i,
 
-    output logic        issue_o,        // an instruction leaves the decoder, for good
-    output logic [31:0] issue_pc_o,     // the instruction in the decoder
+    output logic        issued_o,       // in the cycle before, an instruction left the decoder
+    output logic [31:0] decoder_pc_o,   // the instruction in the decoder
     output logic        empty_o,        // no instruction is in the decoder
     output logic [31:0] data_pc_o,      // the load or store on the data port
     output logic        trap_o,         // the instruction in the decoder traps
@@ -102,9 +102,10 @@ module biotrain_cluster_core #(
       .core_sleep_o       (sleep_o)
   );
 
-  // minstret counts what the decoder issues: the core never takes an issued instruction back.
-  assign issue_o      = core_i.id_stage_i.minstret;
-  assign issue_pc_o   = core_i.pc_id;
+  // minstret counts what the decoder issues: the core never takes an issued instruction back. It is
+  // a register, since the grants of a cycle come when the cycle's outputs have been evaluated.
+  assign issued_o     = core_i.mhpmevent_minstret;
+  assign decoder_pc_o = core_i.pc_id;
   assign empty_o      = !core_i.instr_valid_id;
   assign data_pc_o    = core_i.pc_ex;
   assign trap_o       = core_i.csr_save_cause;
@@ -113,7 +114,7 @@ module biotrain_cluster_core #(
 endmodule
 
 // CVFPU as the core's own top has it. Results come in the order of the requests, as long as those
-// in flight take equally long: cluster.h grants accordingly.
+// in flight take equally long: cluster.hpp grants accordingly.
 module biotrain_cluster_fpu #(
     parameter ADDMUL_LATENCY = 1,
     parameter OTHERS_LATENCY = 1

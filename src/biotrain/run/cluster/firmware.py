@@ -14,7 +14,7 @@ from biotrain.targets.target import Target, load_target
 
 FOLDER = Path(__file__).parent
 STACK_BYTES = 2048
-"""Of each core, where the caller gives no other."""
+"""Bytes of each core's stack, where the caller gives no other number."""
 STACK_SKEW = 16
 """Bytes, four banks: what keeps the stack pointers aligned as the ABI wants them."""
 

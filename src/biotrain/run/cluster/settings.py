@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sizes, latencies and addresses of the cluster.
 
-GAP9's maker publishes cores, L1 (128 kB) and L2 (1.5 MB). What is not public is taken from Vega, the
-research chip of the same family (Rossi et al., IEEE JSSC 57(1), 2022, arXiv 2110.09101), and from
-the open PULP cluster; `docs/cluster.md` says which is which.
+GAP9's maker publishes cores, L1 (128 kB) and L2 (1.5 MB). What is not public is taken from Vega,
+the research chip of the same family (Rossi et al., IEEE JSSC 57(1), 2022, arXiv 2110.09101), and
+from the open PULP cluster; `docs/cluster.md` says which is which.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ REASONS = ("instructions", "conflict", "l2", "icache", "fpu", "barrier", "dma", 
 """What a cycle of a core goes into: an instruction; or none, because a bank of L1 served another
 master, a load or store of L2 is on its way, an instruction is not in the private cache, a shared
 FPU works for another core, the core waits at the barrier or for the DMA, or for its own pipeline
-(results of the instructions before, taken branches). `Spent` in core.h has the same order."""
+(results of the instructions before, taken branches). `Spent` in core.hpp has the same order."""
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // A verilated core and a verilated FPU of the cluster, with what the cluster knows about them.
-#ifndef BIOTRAIN_CLUSTER_CORE_H
-#define BIOTRAIN_CLUSTER_CORE_H
+#ifndef BIOTRAIN_CLUSTER_CORE_HPP
+#define BIOTRAIN_CLUSTER_CORE_HPP
 
 #include <deque>
 
 #include "Vbiotrain_cluster_core.h"
 #include "Vbiotrain_cluster_fpu.h"
-#include "parts.h"
+#include "parts.hpp"
 #include "verilated.h"
 
 namespace biotrain {
@@ -55,14 +55,15 @@ struct Core {
   Vbiotrain_cluster_core model{&context};
   std::deque<Pending> pending;
   Waits waits = NOTHING;
-  int transfer = 0;          // that it waits for
-  uint32_t words[7] = {};    // of the DMA command that it is writing
-  int written = 0;           // so many of them
-  int quiet = 0;             // cycles since something moved in it
+  int transfer = 0;        // that it waits for
+  uint32_t words[7] = {};  // of the DMA command that it is writing
+  int written = 0;         // so many of them
+  int quiet = 0;           // cycles since something moved in it
   int fpu_in_flight = 0;
   bool asleep = false, ended = false;
-  bool answered = false;     // its data port gets an answer in the next cycle
-  bool conflict = false;     // L1 did not serve it in this cycle
+  bool issued = false;    // an instruction left the decoder in this cycle
+  bool answered = false;  // its data port gets an answer in the next cycle
+  bool conflict = false;  // L1 did not serve it in this cycle
   bool fpu_denied = false;
   uint32_t exit_code = 0, last_pc = 0;
   uint64_t spent[REASONS] = {};
@@ -83,7 +84,8 @@ struct Fpu {
   // Whether a core's operation may enter behind those of others that are in flight.
   bool admits(int core, Kind next, bool equal_latencies) const {
     for (const auto& one : in_flight) {
-      const bool alike = one.kind == next || (equal_latencies && one.kind != DIVSQRT && next != DIVSQRT);
+      const bool alike =
+          one.kind == next || (equal_latencies && one.kind != DIVSQRT && next != DIVSQRT);
       if (one.core != core && (!alike || next == DIVSQRT)) return false;
     }
     return true;

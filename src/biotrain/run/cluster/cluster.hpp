@@ -1,13 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // The cluster: cores, FPUs, L1, L2, instruction caches, DMA and barrier, one cycle after the other.
-#ifndef BIOTRAIN_CLUSTER_CLUSTER_H
-#define BIOTRAIN_CLUSTER_CLUSTER_H
+#ifndef BIOTRAIN_CLUSTER_CLUSTER_HPP
+#define BIOTRAIN_CLUSTER_CLUSTER_HPP
 
 #include <memory>
 
-#include "cache.h"
-#include "core.h"
-#include "dma.h"
+#include "cache.hpp"
+#include "core.hpp"
+#include "dma.hpp"
 
 namespace biotrain {
 
@@ -25,7 +25,18 @@ struct Settings {
 };
 
 // The numbers that machine.py knows the ends of a run by.
-enum Stop { IDLE, TOO_MANY_CYCLES, BAD_LOAD, BAD_STORE, TRAP, SLEEP, BAD_FETCH, FINISHED, STUCK, BAD_DMA };
+enum Stop {
+  IDLE,
+  TOO_MANY_CYCLES,
+  BAD_LOAD,
+  BAD_STORE,
+  TRAP,
+  SLEEP,
+  BAD_FETCH,
+  FINISHED,
+  STUCK,
+  BAD_DMA
+};
 
 // The counters of all cores when one of them wrote to MARK.
 struct Mark {
@@ -58,17 +69,11 @@ class Cluster {
     const uint64_t end = cycles + max_cycles;
     while (cycles < end) {
       int why = -1;
-      bool waiting = false;
       for (size_t c = 0; c < cores.size(); c++) {
         Core& core = *cores[c];
         if (core.ended || core.asleep) continue;
         clock(core.model, 0);
         if ((why = fault(core)) >= 0) return stop(why, c);
-        if (c == 0 && idle && core.model.issue_o && core.model.issue_pc_o == idle) {
-          uint32_t word = 1;
-          if (const uint8_t* p = at(command, 4)) std::memcpy(&word, p, 4);
-          waiting = word == 0;
-        }
       }
       serve_fpus();
       why = serve_data();
@@ -89,7 +94,11 @@ class Cluster {
       const bool alive = finish_cycle();
       cycles++;
       if (!alive) return FINISHED;
-      if (waiting) return IDLE;
+      if (idle && cores[0]->issued && cores[0]->last_pc == idle) {
+        uint32_t word = 1;
+        if (const uint8_t* p = at(command, 4)) std::memcpy(&word, p, 4);
+        if (word == 0) return IDLE;
+      }
       if (stuck()) return stop(STUCK, 0);
     }
     return stop(TOO_MANY_CYCLES, 0);
@@ -125,7 +134,7 @@ class Cluster {
 
   int fault(Core& core) {
     const auto& m = core.model;
-    if (m.trap_o) return l2.at(m.issue_pc_o, 2) ? TRAP : BAD_FETCH;
+    if (m.trap_o) return l2.at(m.decoder_pc_o, 2) ? TRAP : BAD_FETCH;
     if (m.sleep_o && core.spent[ISSUE]) return SLEEP;
     return -1;
   }
@@ -134,7 +143,9 @@ class Cluster {
     const auto& m = cores[c]->model;
     const bool access = why == BAD_LOAD || why == BAD_STORE || why == BAD_DMA;
     stop_core = static_cast<uint32_t>(c);
-    stop_pc = access ? m.data_pc_o : why == TRAP || why == BAD_FETCH ? m.issue_pc_o : cores[c]->last_pc;
+    stop_pc = access                            ? m.data_pc_o
+              : why == TRAP || why == BAD_FETCH ? m.decoder_pc_o
+                                                : cores[c]->last_pc;
     stop_address = m.data_addr_o;
     stop_cause = m.trap_cause_o;
     return why;
@@ -161,7 +172,8 @@ class Cluster {
         if (core.ended || core.asleep || !core.model.fpu_req_o) continue;
         requests |= 1U << c;
         const Fpu::Kind kind = Fpu::kind_of(core.model.fpu_op_o);
-        if (fpu.admits(static_cast<int>(c), kind, settings_.equal_fpu_latencies)) admitted |= 1U << c;
+        if (fpu.admits(static_cast<int>(c), kind, settings_.equal_fpu_latencies))
+          admitted |= 1U << c;
       }
       fpu.active = requests || fpu.shows || !fpu.in_flight.empty();
       if (!fpu.active) continue;
@@ -195,7 +207,8 @@ class Cluster {
       Fpu& fpu = *one;
       if (!fpu.active) continue;
       for (auto& core : cores) {
-        if (fpus_[core->model.hart_id_i % fpus_.size()].get() == one.get()) core->model.fpu_rvalid_i = 0;
+        if (fpus_[core->model.hart_id_i % fpus_.size()].get() == one.get())
+          core->model.fpu_rvalid_i = 0;
       }
       clock(fpu.model, 1);
       fpu.shows = fpu.model.rvalid_o;
@@ -225,7 +238,8 @@ class Cluster {
       const uint32_t address = m.data_addr_o & ~3U;
       if (l1.at(address, 4)) {
         if (!core.pending.empty()) continue;
-        banks_.request(static_cast<int>(c), {address, m.data_wdata_o, m.data_be_o, m.data_we_o != 0});
+        banks_.request(static_cast<int>(c),
+                       {address, m.data_wdata_o, m.data_be_o, m.data_we_o != 0});
       } else if (l2.at(address, 4)) {
         port.request(static_cast<int>(c));
       } else {
@@ -244,14 +258,15 @@ class Cluster {
     for (size_t c = 0; c < cores.size(); c++) {
       Core& core = *cores[c];
       auto& m = core.model;
-      if (core.ended || core.asleep || !m.data_req_o || m.data_gnt_i || core.waits != NOTHING) continue;
+      if (core.ended || core.asleep || !m.data_req_o || m.data_gnt_i || core.waits != NOTHING)
+        continue;
       const uint32_t address = m.data_addr_o & ~3U;
       if (l1.at(address, 4)) {
         if (!core.pending.empty()) continue;
         const bool granted = banks_.granted(static_cast<int>(c));
         m.data_gnt_i = core.answered = granted;
         core.conflict = !granted;
-        if (granted) answer_ [c] = banks_.loaded(static_cast<int>(c));
+        if (granted) answer_[c] = banks_.loaded(static_cast<int>(c));
       } else if (port.granted(static_cast<int>(c))) {
         m.data_gnt_i = 1;
         uint8_t* const word = l2.at(address, 4);
@@ -293,6 +308,7 @@ class Cluster {
     } else if (address == END && write) {
       core.exit_code = m.data_wdata_o;
       core.ended = true;
+      core.spent[PIPELINE]++;  // this cycle, its last
     } else {
       return write ? BAD_STORE : BAD_LOAD;
     }
@@ -358,36 +374,43 @@ class Cluster {
       auto& m = core.model;
       if (core.ended) continue;
       alive = true;
-      core.spent[reason(c, core)]++;
+      const Spent lost = reason(c, core);
+      core.issued = false;
       if (core.waits != NOTHING && arrives(c, core, released)) {
         core.waits = NOTHING;
         core.answered = true;
         core.asleep = false;
         core.quiet = 0;
       }
-      if (core.asleep) continue;
-      const bool moves = m.issue_o || m.instr_req_o || m.fpu_req_o || core.fpu_in_flight || core.answered;
-      core.quiet = moves || !caches.idle(static_cast<int>(c)) ? 0 : core.quiet + 1;
-      if (m.issue_o) core.last_pc = m.issue_pc_o;
-      m.instr_gnt_i = 1;
-      clock(m, 1);
-      m.instr_rvalid_i = caches.answer(static_cast<int>(c), &m.instr_rdata_i);
-      if (!core.pending.empty() && cycles + 1 >= core.pending.front().ready) {
-        core.answered = true;
-        answer_[c] = core.pending.front().data;
-        core.pending.pop_front();
-      }
-      m.data_rvalid_i = core.answered;
-      m.data_rdata_i = answer_[c];
-      if (core.waits != NOTHING && core.quiet > SETTLED) core.asleep = true;
+      if (!core.asleep) advance_core(c, core);
+      core.spent[core.issued ? ISSUE : lost]++;
     }
     advance_fpus();
     return alive;
   }
 
-  // What this cycle of a core went into: an instruction, or the first of the reasons that holds.
+  void advance_core(size_t c, Core& core) {
+    auto& m = core.model;
+    const uint32_t pc = m.decoder_pc_o;
+    const bool moves = m.instr_req_o || m.fpu_req_o || core.fpu_in_flight || core.answered;
+    m.instr_gnt_i = 1;
+    clock(m, 1);
+    core.issued = m.issued_o;
+    if (core.issued) core.last_pc = pc;
+    core.quiet = moves || core.issued || !caches.idle(static_cast<int>(c)) ? 0 : core.quiet + 1;
+    m.instr_rvalid_i = caches.answer(static_cast<int>(c), &m.instr_rdata_i);
+    if (!core.pending.empty() && cycles + 1 >= core.pending.front().ready) {
+      core.answered = true;
+      answer_[c] = core.pending.front().data;
+      core.pending.pop_front();
+    }
+    m.data_rvalid_i = core.answered;
+    m.data_rdata_i = answer_[c];
+    if (core.waits != NOTHING && core.quiet > SETTLED) core.asleep = true;
+  }
+
+  // Why no instruction left the decoder in this cycle: the first of the reasons that holds.
   Spent reason(size_t c, const Core& core) const {
-    if (!core.asleep && core.model.issue_o) return ISSUE;
     if (core.waits == AT_BARRIER) return BARRIER;
     if (core.waits != NOTHING) return DMA_WAIT;
     if (core.conflict) return CONFLICT;

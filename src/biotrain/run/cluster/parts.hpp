@@ -1,7 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The small parts of the cluster: raw memory, a round-robin arbiter, the banks of L1, the barrier.
-#ifndef BIOTRAIN_CLUSTER_PARTS_H
-#define BIOTRAIN_CLUSTER_PARTS_H
+#ifndef BIOTRAIN_CLUSTER_PARTS_HPP
+#define BIOTRAIN_CLUSTER_PARTS_HPP
 
 #include <cstdint>
 #include <cstring>

@@ -1,12 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // The DMA between L2 and L1: a queue of gets and one of puts, eight bytes a cycle each way at most.
-// The registers are those of PULP's MCHAN (`dma_command` in cluster.h).
-#ifndef BIOTRAIN_CLUSTER_DMA_H
-#define BIOTRAIN_CLUSTER_DMA_H
+// The registers are those of PULP's MCHAN (`dma_command` in cluster.hpp).
+#ifndef BIOTRAIN_CLUSTER_DMA_HPP
+#define BIOTRAIN_CLUSTER_DMA_HPP
 
 #include <deque>
 
-#include "parts.h"
+#include "parts.hpp"
 
 namespace biotrain {
 
@@ -196,7 +196,8 @@ class Dma {
 
   // Begins a transfer; false where a byte of it lies outside the memories.
   bool begin(Transfer t, bool get, uint64_t now) {
-    if (t.bytes == 0 || !fits(l1_, t.local, t.bytes) || !fits(l2_, t.external, t.bytes)) return false;
+    if (t.bytes == 0 || !fits(l1_, t.local, t.bytes) || !fits(l2_, t.external, t.bytes))
+      return false;
     t.start = now + start_;
     running_ |= 1U << t.number;
     (get ? get_ : put_).add(t);

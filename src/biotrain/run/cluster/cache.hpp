@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // Instruction caches: a small private one (L0) per core before a shared one (L1), which fills from
 // L2. Private caches fetch the next line ahead. Lines hold the bytes that they were filled with.
-#ifndef BIOTRAIN_CLUSTER_CACHE_H
-#define BIOTRAIN_CLUSTER_CACHE_H
+#ifndef BIOTRAIN_CLUSTER_CACHE_HPP
+#define BIOTRAIN_CLUSTER_CACHE_HPP
 
-#include "parts.h"
+#include "parts.hpp"
 
 namespace biotrain {
 
@@ -90,8 +90,9 @@ class InstructionCaches {
     for (auto& bank : banks_) bank.requests = 0;
     for (size_t c = 0; c < cores_.size(); c++) serve(static_cast<int>(c), now);
     for (auto& bank : banks_) {
+      if (bank.beats > 0) port.request(PORT_CACHE);  // since the cycle behind the miss
+      bank.asks = bank.beats > 0;
       grant(bank, now);
-      if (bank.beats > 0) port.request(PORT_CACHE);
     }
   }
 
@@ -100,7 +101,7 @@ class InstructionCaches {
     if (!port.granted(PORT_CACHE)) return;
     for (size_t i = 0; i < banks_.size(); i++) {
       Bank& bank = banks_[(turn_ + i) % banks_.size()];
-      if (bank.beats == 0) continue;
+      if (!bank.asks) continue;
       if (--bank.beats == 0) bank.ready = now + settings_.l2_latency;
       turn_ = (turn_ + i + 1) % banks_.size();
       return;
@@ -133,6 +134,7 @@ class InstructionCaches {
     bool filling = false;
     uint32_t number = 0;
     int beats = 0;  // still to be asked of L2
+    bool asks = false;
     uint64_t ready = 0;
   };
 
