@@ -17,7 +17,7 @@ import torch
 import biotrain as bt
 from biotrain.errors import CompilerError, EmulatorError
 from biotrain.package import Package
-from biotrain.run import rtl
+from biotrain.run import rtl, verilated
 from biotrain.run.compiler import run_compiler
 from biotrain.run.cv32e40p_cycles import Fpu, block_costs, cycles_by_address, decode
 from biotrain.run.firmware import Compiler
@@ -176,7 +176,7 @@ COMMON = ["-ffreestanding", "-fno-math-errno", "-ffp-contract=off"]
 
 @pytest.fixture(scope="module")
 def needed() -> None:
-    if reason := rtl.missing():
+    if reason := verilated.missing():
         pytest.skip(reason)
     if find_spec("elftools") is None:
         pytest.skip("reading firmware needs pyelftools")
@@ -445,10 +445,10 @@ def test_a_jump_to_a_straddling_instruction_costs_a_fetch() -> None:
 
 
 def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(rtl, "find_spec", lambda name: None)
+    monkeypatch.setattr(verilated, "find_spec", lambda name: None)
     with pytest.raises(CompilerError, match="pip install pythondata-cpu-cv32e40p"):
         rtl.build()
-    monkeypatch.setattr(rtl, "find_spec", lambda name: True)
-    monkeypatch.setattr(rtl.shutil, "which", lambda name: None)
+    monkeypatch.setattr(verilated, "find_spec", lambda name: True)
+    monkeypatch.setattr(verilated.shutil, "which", lambda name: None)
     with pytest.raises(CompilerError, match="apt-get install verilator"):
         rtl.build()

@@ -27,9 +27,19 @@
 
 /* Whether the samples of a wide tile slide through a ring of twelve registers, four taps at a
  * time: those of twelve outputs, or of eight where BT_PRODUCTS_FIRST lets the loads of four taps
- * follow each other. */
+ * follow each other, or with zfinx, where weights of eight taps at once would spill. */
 #ifndef BT_SAMPLE_RING
+#ifdef __riscv_zfinx
+#define BT_SAMPLE_RING 1
+#else
 #define BT_SAMPLE_RING (BT_WIDE_OUTPUTS == 12 || BT_PRODUCTS_FIRST)
+#endif
+#endif
+/* Whether those of eight results of a leaf do. With zfinx the leaf's totals fill the registers. */
+#ifdef __riscv_zfinx
+#define BT_LEAF_RING 0
+#else
+#define BT_LEAF_RING (BT_SAMPLE_RING && BT_WIDE_OUTPUTS == 8)
 #endif
 
 /* s_j += w_j x_j for four j */

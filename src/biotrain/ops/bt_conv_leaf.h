@@ -19,7 +19,7 @@ BT_KERNEL void bt_block_join(int count, float *total, const float s[8])
  * other. */
 BT_KERNEL void bt_block_slide_leaves(float total[8], int leaves, const float *w, const float *x)
 {
-  const int ring = BT_SAMPLE_RING && BT_WIDE_OUTPUTS == 8;
+  const int ring = BT_LEAF_RING;
   float v[8];
   if (!ring)
     bt_block_first(v, x, 1);

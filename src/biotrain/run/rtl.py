@@ -1,36 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
 """Firmware on the RTL of CV32E40P, clock by clock: every cycle is a cycle of the core.
 
-The core's SystemVerilog comes from the PyPI package `pythondata-cpu-cv32e40p` (OpenHW Group, with
-its FPU CVFPU), verilator turns it into C++, and `cv32e40p/bench.cpp` gives it memories that answer
-in the next cycle, as tightly coupled ones do. The library is built once, in about a minute.
+`verilated.py` turns the core's SystemVerilog into C++, and `cv32e40p/bench.cpp` gives it memories
+that answer in the next cycle, as tightly coupled ones do. The library is built once, in about a
+minute.
 """
 
 from __future__ import annotations
 
 import ctypes
-import hashlib
-import shutil
-import subprocess
-import tempfile
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 
-from biotrain.errors import CompilerError, EmulatorError
-from biotrain.run.compiler import cache_folder, temporary, version
+from biotrain.errors import EmulatorError
 from biotrain.run.cv32e40p_cycles import Fpu, instruction_length
 from biotrain.run.elf import Elf
 from biotrain.run.machine import Machine
+from biotrain.run.verilated import Bench, Top, library
 
-PACKAGE = "pythondata_cpu_cv32e40p"
 BENCH = Path(__file__).parent / "cv32e40p"
 MEMORIES = ((0x00000000, 1 << 20), (0x20000000, 16 << 20))
 """Origin and bytes of flash and RAM, where the caller gives no others."""
@@ -38,22 +31,6 @@ MAX_CYCLES = 2_000_000_000
 """Cycles of one run at most; the simulation takes more than an hour for them."""
 INTERRUPTIBLE_CYCLES = 1 << 20
 """Cycles between two chances to interrupt a run."""
-
-VERILATOR = (
-    "--cc",
-    "--top-module",
-    "biotrain_core",
-    "-O3",
-    "--x-assign",
-    "fast",
-    "--x-initial",
-    "fast",
-    "--noassert",
-    "-Wno-fatal",
-    "-Wno-lint",
-    "-Wno-BLKANDNBLK",  # element 0 of some pipelines is assigned at once, the others at the clock
-)
-CXX = ("-std=gnu++17", "-O2", "-fPIC", "-w", "-DVM_COVERAGE=0", "-DVM_TRACE=0")
 
 TRAPS = {0: "a fetch at an odd address", 1: "a fetch fault", 2: "an illegal instruction"}
 TRAPS |= {3: "ebreak", 8: "ecall", 11: "ecall"}
@@ -210,17 +187,6 @@ class Profile:
         return blocks, taken
 
 
-def missing() -> str | None:
-    """What to install before a machine can be built; None if all is there."""
-    if find_spec(PACKAGE) is None:
-        return "the RTL of the core is missing: pip install pythondata-cpu-cv32e40p"
-    if shutil.which("verilator") is None or version(("verilator",)).split()[1] < "5":
-        return "verilator 5 is missing: apt-get install verilator"
-    if shutil.which("g++") is None:
-        return "the C++ compiler is missing: apt-get install g++"
-    return None
-
-
 @lru_cache
 def _load(fpu: Fpu) -> ctypes.CDLL:
     library = ctypes.CDLL(str(build(fpu)))
@@ -253,65 +219,13 @@ def build(fpu: Fpu | None = None) -> Path:
     CompilerError
         where verilator, the RTL or a C++ compiler is missing, or one of them refuses.
     """
-    if reason := missing():
-        raise CompilerError(reason)
     fpu = fpu or Fpu()
-    split, core, bench = (BENCH / name for name in ("split.vlt", "core.sv", "bench.cpp"))
-    options = [
-        *VERILATOR,
-        f"-GADDMUL_LATENCY={fpu.addmul}",
-        f"-GOTHERS_LATENCY={fpu.others}",
-        f"-GZFINX={int(fpu.zfinx)}",
-    ]
-    rtl, includes = _sources()
-    parts: list[object] = [options, CXX, version(("g++",)), version(("verilator",))]
-    parts += [hashlib.sha256(path.read_bytes()).hexdigest() for path in (*rtl, split, core, bench)]
-    library = cache_folder() / f"{hashlib.sha256(repr(parts).encode()).hexdigest()[:32]}.so"
-    if library.exists():
-        return library
-    unfinished = temporary(library)
-    with tempfile.TemporaryDirectory(prefix="biotrain-") as name:
-        folder = Path(name)
-        paths = [*(f"+incdir+{path}" for path in includes), *map(str, (split, *rtl, core))]
-        _run(["verilator", *options, "--Mdir", name, *paths], folder)
-        root = Path(_run(["verilator", "--getenv", "VERILATOR_ROOT"], folder).strip()) / "include"
-        sources = [*sorted(folder.glob("*.cpp")), bench]
-        sources += [root / "verilated.cpp", root / "verilated_threads.cpp"]
-        flags = [*CXX, "-I.", f"-I{root}", f"-I{root / 'vltstd'}"]
-        with ThreadPoolExecutor(2) as pool:  # the jobs are compilers, the threads only wait
-            jobs = [
-                pool.submit(_run, ["g++", *flags, "-c", str(s), "-o", f"{s.stem}.o"], folder)
-                for s in sorted(sources, key=lambda s: -s.stat().st_size)
-            ]
-        for job in jobs:
-            job.result()
-        objects = [f"{source.stem}.o" for source in sources]
-        _run(["g++", "-shared", "-o", str(unfinished), *objects, "-lpthread"], folder)
-    unfinished.replace(library)
-    return library
-
-
-def _sources() -> tuple[list[Path], list[Path]]:
-    """Files and include folders of the core and its FPU, from the package's own list."""
-    spec = find_spec(PACKAGE)
-    assert spec is not None and spec.origin is not None
-    root = Path(spec.origin).parent / "system_verilog"
-    files, includes = [], []
-    for line in (root / "cv32e40p_fpu_manifest.flist").read_text(encoding="utf-8").splitlines():
-        line = line.strip().replace("${DESIGN_RTL_DIR}", str(root / "rtl"))
-        if line.startswith("+incdir+"):
-            includes.append(Path(line.removeprefix("+incdir+")))
-        elif line.endswith((".sv", ".v")) and not line.startswith("//"):
-            files.append(Path(line))
-    # A wrapper and a tracer for simulation, and a clock gate: core.sv has what stands for them.
-    not_used = ("cv32e40p_tb_wrapper", "cv32e40p_tracer_pkg", "cv32e40p_sim_clock_gate")
-    return [path for path in files if path.stem not in not_used], includes
-
-
-def _run(command: list[str], folder: Path) -> str:
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    if done.returncode:
-        lines = [s for s in done.stderr.splitlines() if "rror" in s] or done.stderr.splitlines()
-        first = lines[0] if lines else f"exit code {done.returncode}"
-        raise CompilerError(f"{command[0]} cannot build the core: {first}")
-    return done.stdout
+    core = Top(
+        "biotrain_core",
+        (
+            f"-GADDMUL_LATENCY={fpu.addmul}",
+            f"-GOTHERS_LATENCY={fpu.others}",
+            f"-GZFINX={int(fpu.zfinx)}",
+        ),
+    )
+    return library(Bench(BENCH / "core.sv", (core,), BENCH / "bench.cpp"))
