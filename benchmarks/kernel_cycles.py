@@ -105,6 +105,8 @@ class Case:
     int16: bool = False
     fast: bool = False
     """With `fastconv`."""
+    frozen: bool = False
+    """With the statistics of its BatchNorms kept."""
     share: float = 1.0
     """Budget, as a share of the RAM that the fastest plan takes; a tenth more where that fails."""
     layers: tuple[Layer, ...] = ()
@@ -130,18 +132,15 @@ CASES = (
             ("space", 8, 16, 1, 1, 1),
         ),
     ),
-    Case("eeg-a", "eegnet", (10, 200, 3, 100.0)),
     Case("mi-fb", "mibminet", (4, 1500, 2, 500.0), (("F1", 24),), int16=True, fast=True, share=0.5),
-    Case("mi-e", "mibminet", (8, 1600, 2, 500.0), (("F1", 20),), int16=True, share=0.6),
-    Case(
-        "bk-1",
-        shape=(4, 400, 2, 250.0),
-        layers=(
-            *(("time", 4, 4, taps, 1, 4) for taps in (9, 32, 100)),
-            *(("time", 4, 8, taps, 1, 1) for taps in (5, 16)),
-        ),
-    ),
     Case("epi-c", "epidenet", (2, 600, 11, 500.0), int16=True, share=0.7),
+    Case(
+        "epi-m",
+        "epidenet",
+        (3, 800, 5, 500.0),
+        (("norm", "batch"), ("pool", "max")),
+        frozen=True,
+    ),
 )
 
 
@@ -195,7 +194,8 @@ def package(case: Case, core: str) -> Package:
     chans, times, classes, hz = case.shape
     shape = {"n_chans": chans, "n_times": times, "n_outputs": classes, "sfreq": hz}
     options = {"norm": "group", "pool": "avg", **dict(case.options)}
-    net = bt.prepare(models.build(case.model, **shape, **options))  # type: ignore[arg-type]
+    model = models.build(case.model, **shape, **options)  # type: ignore[arg-type]
+    net = bt.prepare(model, norm="frozen") if case.frozen else bt.prepare(model)
     given: dict[str, Any] = {"input_type": "int16", "input_scale": 0.001} if case.int16 else {}
 
     def within(memory: int | None) -> Package:
