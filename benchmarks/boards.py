@@ -22,6 +22,7 @@ import biotrain as bt
 from biotrain import models
 from biotrain.graph.cost import cost_of
 from biotrain.graph.rewrite import DEFAULT
+from biotrain.package import Package
 from biotrain.reports.battery import calibration
 from biotrain.run.emulator import EmulatorDevice
 from biotrain.run.memory import footprint, paint, painted_bytes
@@ -36,14 +37,19 @@ PUBLISHED = {
 for 8 samples."""
 
 
-def measure(name: str, board: str, compiler: str | None, fast: bool) -> dict[str, Any]:
-    """One window of training on a board, in the emulator; `fast`: with transforms or fast FIR."""
+def window(name: str) -> np.ndarray:
+    """Noise of the network's published shape."""
     shape = models.PAPER[name]
     x = np.random.default_rng(0).standard_normal((1, shape["n_chans"], shape["n_times"]))
-    net = bt.prepare(models.build(name, **shape, norm="group", pool="avg"))
-    pkg = bt.compile(
+    return x.astype(np.float32)
+
+
+def package(name: str, board: str, fast: bool) -> Package:
+    """A network as it trains on a board; `fast`: with transforms or fast FIR."""
+    net = bt.prepare(models.build(name, **models.PAPER[name], norm="group", pool="avg"))
+    return bt.compile(
         net,
-        x.astype(np.float32),
+        window(name),
         target=board,
         optimizer=bt.SGD(lr=5e-3, momentum=0.9, weight_decay=1e-3, schedule="cosine"),
         accumulate=8,
@@ -53,10 +59,15 @@ def measure(name: str, board: str, compiler: str | None, fast: bool) -> dict[str
         rewrites=(*DEFAULT, "fastconv") if fast else DEFAULT,
         title=f"{name} on {board}",
     )
+
+
+def measure(name: str, board: str, compiler: str | None, fast: bool) -> dict[str, Any]:
+    """One window of training on a board, in the emulator."""
+    pkg = package(name, board, fast)
     with EmulatorDevice(pkg, compiler=compiler) as device:  # type: ignore[arg-type]
         paint(device.machine, device.elf)
         device.restart_count()
-        device.accumulate(x.astype(np.float32), [1])
+        device.accumulate(window(name), [1])
         work = device.executed()
         stack = painted_bytes(device.machine, device.elf)
         found = footprint(device.elf, pkg.plan.context_bytes, "")
@@ -70,6 +81,7 @@ def measure(name: str, board: str, compiler: str | None, fast: bool) -> dict[str
         "stack_bytes": stack,
         "instructions": work.instructions,
         "cycles": work.cycles,
+        "planned_cycles": pkg.plan.cycles,
         "cycles_source": work.cycles_source,
         "cycles_per_mac": work.cycles / pkg.plan.macs,
         "ms_per_sample": each.ms,

@@ -264,11 +264,11 @@ def _run_table(result: dict[str, Any]) -> Any:
     if result["instructions"]:
         per = (f"{result[key] / count:,.0f}" for key in ("instructions", "cycles"))
         shown.add_row("instructions per sample", next(per), "counted")
-        shown.add_row("cycles per sample", next(per), result["cycles_source"])
+        shown.add_row("cycles per sample", next(per), f"counted, {result['cycles_source']}")
     if result["on"] != "host":
         seconds = f"{1e3 * result['seconds'] / count:,.1f}"
         shown.add_row("ms per sample, here", seconds, f"clock of this machine, {result['on']}")
-        board = f"of the {estimate['target']}"
+        board = f"of the {estimate['target']}, from the counted cycles"
         if result["ms_per_sample"]:
             shown.add_row("ms per sample, there", f"{result['ms_per_sample']:,.1f}", board)
         if result["mj_per_sample"]:

@@ -94,7 +94,8 @@ def cost_table(pkg: Package) -> Table:
     made.add_row("multiply-adds (nominal)", f"{plan.macs:,}", "forward and backward")
     made.add_row("operations", f"{plan.ops:,}", "executed multiplies and adds, update shared")
     if plan.cycles:
-        each = f"estimate, {plan.cycles / max(plan.ops, 1):.2f} per operation"
+        speed = ", for optimize speed" if plan.optimize == "size" else ""
+        each = f"estimated by shape{speed}, {plan.cycles / max(plan.ops, 1):.2f} per operation"
         made.add_row("cycles", f"{plan.cycles:,.0f}", each)
     if plan.ms_per_sample:
         made.add_row("ms", f"{plan.ms_per_sample:,.2f}", f"at {target.clock_hz / 1e6:g} MHz")

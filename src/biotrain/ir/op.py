@@ -36,6 +36,12 @@ def rows_times(shape: Shape) -> tuple[int, int]:
     return (prod(shape[:-1]), shape[-1]) if shape else (1, 1)
 
 
+def area_ops(whole: int, area: int, size: tuple[int, int]) -> int:
+    """The share of `whole` operations that `area` elements of an iteration space of `size` are."""
+    full = size[0] * size[1]
+    return whole if area == full else -(-whole * area // max(full, 1))
+
+
 def float_literal(value: float) -> str:
     """A C expression that is exactly the float32 nearest to `value` (hex: no digit is lost)."""
     if isinf(value):
@@ -227,6 +233,31 @@ class Op:
         That is work which a call does once for all rows, whatever their number, or on whole blocks.
         """
         return 0
+
+    def box_ops(self, node: Node, box: Span) -> int:
+        """The share of `ops` that a call over a box executes."""
+        rows, times = self.call(node).box
+        whole = Span(0, rows, 0, times)
+        shared = self.shared_ops(node, whole)
+        rest = area_ops(max((self.ops(node) or whole.size) - shared, 0), box.size, (rows, times))
+        return rest + self.shared_ops(node, box)
+
+    def work(self, node: Node, box: Span, wide_outputs: int) -> dict[str, float]:
+        """How often a call over a box does what takes cycles, by kind (docs/performance.md).
+
+        A core's `cycles.toml` says what one of each kind costs, fitted to measured calls. An op
+        whose kernel does more than pass over rows counts what it does itself. `wide_outputs`:
+        results of the widest tile that the core holds in registers.
+        """
+        rows = box.r1 - box.r0
+        leaves = -(-box.t1 // LEAF) - box.t0 // LEAF
+        return {
+            "calls": 1,
+            "rows": rows,
+            "leaves": rows * leaves,
+            "elements": box.size,
+            "ops": self.box_ops(node, box),
+        }
 
     def window(self, node: Node, index: int, t0: int, t1: int) -> tuple[int, int] | None:
         """Times `[lo, hi)` of input `index` that the box `[t0, t1)` reads; None: all of it.

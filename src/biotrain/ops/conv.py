@@ -12,7 +12,7 @@ from math import prod
 from typing import Any
 
 from biotrain.errors import GraphError
-from biotrain.ir.graph import Attr, Node, Shape, Value
+from biotrain.ir.graph import Attr, Node, Shape, Span, Value
 from biotrain.ir.op import (
     NULL,
     Builder,
@@ -28,6 +28,7 @@ from biotrain.ir.op import (
     x_in,
     x_out,
 )
+from biotrain.ops import conv_work
 
 
 def _pair(attrs: Mapping[str, Attr], key: str) -> tuple[int, int]:
@@ -231,6 +232,10 @@ class Conv(_Conv):
         attrs["padding"] = (*sides[2:], *sides[:2])
         return Swapped(node.op, attrs, (True, True, False)[: len(node.inputs)])
 
+    def work(self, node: Node, box: Span, wide_outputs: int) -> dict[str, float]:
+        rows = box.r1 - box.r0
+        return conv_work.forward(self._geometry(node), rows, box.t0, box.t1, wide_outputs)
+
     def call(self, node: Node) -> Call:
         y = node.outputs[0].shape
         bias = p_in(2) if len(node.inputs) > 2 else NULL
@@ -312,6 +317,10 @@ class ConvDx(_Conv):
     def rows(self, node: Node, index: int, r0: int, r1: int) -> tuple[int, int] | None:
         return _rows_of_y(self._geometry(node), r0, r1) if index == 0 else None
 
+    def work(self, node: Node, box: Span, wide_outputs: int) -> dict[str, float]:
+        rows = box.r1 - box.r0
+        return conv_work.input_gradient(self._geometry(node), rows, box.t0, box.t1, wide_outputs)
+
     def call(self, node: Node) -> Call:
         x = node.outputs[0].shape
         box = (prod(x[:-1]), x[-1])
@@ -354,6 +363,11 @@ class ConvDw(_Conv):
 
     def row_step(self, node: Node) -> int:
         return self._geometry(node)["rows" if node.get("by_input", False) else "out_rows"]
+
+    def work(self, node: Node, box: Span, wide_outputs: int) -> dict[str, float]:
+        rows, by_input = box.r1 - box.r0, bool(node.get("by_input", False))
+        geometry = self._geometry(node)
+        return conv_work.weight_gradient(geometry, rows, box.t0, box.t1, by_input)
 
     def call(self, node: Node) -> Call:
         operands = (x_in(0), x_in(1), p_out())

@@ -118,6 +118,9 @@ class _Fft(_Conv):
         """Multiplies and adds of a call: whole blocks, and the taps of each channel once."""
         raise NotImplementedError
 
+    def work(self, node: Node, box: Span, wide_outputs: int) -> dict[str, float]:
+        return Op.work(self, node, box, wide_outputs)
+
     def ops(self, node: Node) -> int:
         rows, times = self.call(node).box
         return self._box_ops(node, Span(0, rows, 0, times))

@@ -14,8 +14,8 @@ from math import prod
 from typing import Any, ClassVar
 
 from biotrain.errors import GraphError
-from biotrain.ir.graph import Attr, Node, Shape, Value
-from biotrain.ir.op import NULL, Builder, Call, Sample, p_in, p_out, register, x_in, x_out
+from biotrain.ir.graph import Attr, Node, Shape, Span, Value
+from biotrain.ir.op import NULL, Builder, Call, Op, Sample, p_in, p_out, register, x_in, x_out
 from biotrain.ops.conv import Conv, ConvDw, ConvDx
 
 LEVELS = (2, 3)
@@ -142,6 +142,9 @@ class Fir(Conv):
             dx = b.one("fir_dx", dy, w, hint=f"d_{x.name}", x_shape=x.shape, **attrs)
         return (dx, dw, db)[: len(wanted)]
 
+    def work(self, node: Node, box: Span, wide_outputs: int) -> dict[str, float]:
+        return Op.work(self, node, box, wide_outputs)
+
     def ops(self, node: Node) -> int:
         y, w = node.outputs[0].shape, node.inputs[1].shape
         return prod(y[:-1]) * filter_ops(node.int("levels"), y[-1], w[-1])
@@ -189,6 +192,9 @@ class FirDx(ConvDx):
         _check(attrs, x[0], shapes[1])
         return x
 
+    def work(self, node: Node, box: Span, wide_outputs: int) -> dict[str, float]:
+        return Op.work(self, node, box, wide_outputs)
+
     def ops(self, node: Node) -> int:
         x, w = node.outputs[0].shape, node.inputs[1].shape
         outs = w[0] // x[1]
@@ -216,6 +222,9 @@ class FirDw(ConvDw):
         w = super().infer(shapes, attrs)
         _check(attrs, shapes[0], w[0])
         return w
+
+    def work(self, node: Node, box: Span, wide_outputs: int) -> dict[str, float]:
+        return Op.work(self, node, box, wide_outputs)
 
     def ops(self, node: Node) -> int:
         y, w = node.inputs[1].shape, node.outputs[0].shape

@@ -16,13 +16,13 @@ from biotrain.ir.elementwise import Elementwise
 from biotrain.ir.graph import Attr, Node, Span, Value
 from biotrain.ir.op import LEAF, Builder, Call, Op, float_literal, register, rows_times
 from biotrain.ops.conv import Conv, ConvDw
+from biotrain.ops.int16_work import (
+    BLOCK_WEIGHTS,
+    CHUNK_SAMPLES,
+    forward_int16,
+    weight_gradient_int16,
+)
 from biotrain.ops.one_pass import CentredDw
-
-CHUNK_SAMPLES = 256
-"""Samples of a row that are converted at a time (`BT_INT16_SAMPLES`)."""
-
-BLOCK_WEIGHTS = 64
-"""Weights whose gradients one run over a leaf holds on the stack (`BT_CONV_SUMS`)."""
 
 
 @register("bt_int16.h")
@@ -80,6 +80,10 @@ class ConvInt16(_ConvRows, Conv):
         chunks = -(-n // length)
         return self.converted(node, box) * ((n - chunks) * stride + chunks * (reach + 1))
 
+    def work(self, node: Node, box: Span, wide_outputs: int) -> dict[str, float]:
+        rows = box.r1 - box.r0
+        return forward_int16(self._geometry(node), rows, box.t0, box.t1, wide_outputs)
+
     def call(self, node: Node) -> Call:
         return reading_int16(super().call(node), node)
 
@@ -103,6 +107,10 @@ class ConvDwInt16(_ConvRows, ConvDw):
         n, leaves = box.t1 - box.t0, -(-box.t1 // LEAF) - box.t0 // LEAF
         blocks = -(-taps // block)
         return self.converted(node, box) * blocks * (n + leaves * (block - 1) * dilation)
+
+    def work(self, node: Node, box: Span, wide_outputs: int) -> dict[str, float]:
+        rows = box.r1 - box.r0
+        return weight_gradient_int16(self._geometry(node), rows, box.t0, box.t1)
 
     def call(self, node: Node) -> Call:
         return reading_int16(super().call(node), node)

@@ -15,7 +15,7 @@ from math import prod
 from typing import ClassVar
 
 from biotrain.errors import GraphError
-from biotrain.ir.graph import Attr, DType, Node, Shape, Value
+from biotrain.ir.graph import Attr, DType, Node, Shape, Span, Value
 from biotrain.ir.op import (
     NULL,
     Builder,
@@ -92,6 +92,13 @@ class _Pooled(Op):
         box = rows_times(x if self.long else pooled_shape(x, kernel))
         geometry = tuple(self.geometry(node).items())
         return Call(function, "bt_norm_pool", geometry, operands, box)
+
+    def work(self, node: Node, box: Span, wide_outputs: int) -> dict[str, float]:
+        kernel_rows, kernel = _kernel(dict(node.attrs))
+        windows = box.size
+        if self.long:
+            windows = (box.r1 - box.r0) // kernel_rows * -(-(box.t1 - box.t0) // kernel)
+        return super().work(node, box, wide_outputs) | {"windows": windows}
 
     def affine(self, node: Node, first: int) -> tuple[Operand, ...]:
         """Gamma and beta, which are the inputs from `first` on; both may be absent."""

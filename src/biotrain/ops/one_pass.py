@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 
 from biotrain.errors import GraphError
 from biotrain.ir.graph import Attr, Node, Shape, Span
-from biotrain.ir.op import NULL, Call, Op, p_in, p_out, register, rows_times, x_in
+from biotrain.ir.op import LEAF, NULL, Call, Op, p_in, p_out, register, rows_times, x_in
 from biotrain.ops.pair_moments import TWIN, Mix, pairs_geometry, rows_of_moments
 
 
@@ -50,6 +50,20 @@ class CentredDw(Op):
 
     def shared_ops(self, node: Node, box: Span) -> int:
         return 2 * rows_times(node.inputs[0].shape)[0] * (box.t1 - box.t0)
+
+    def work(self, node: Node, box: Span, wide_outputs: int) -> dict[str, float]:
+        ins, outs = rows_times(node.inputs[0].shape)[0], box.r1 - box.r0
+        whole, part = divmod(box.t1 - box.t0, LEAF)  # times begin with a leaf
+        return {
+            "calls": 1,
+            "samples": ins * (box.t1 - box.t0),
+            "leaves": ins * (whole + (part > 0)),
+            "twin_dots": whole * ins * (outs // 2),
+            "lone_dots": whole * ins * (outs % 2),
+            "rest_dots": ins * outs * (part > 0),
+            "rest_macs": ins * outs * part,
+            "totals": box.size,
+        }
 
     def call(self, node: Node) -> Call:
         rows, times = rows_times(node.inputs[0].shape)

@@ -13,9 +13,8 @@ from dataclasses import dataclass, replace
 from itertools import pairwise
 from math import gcd
 
-from biotrain.graph.cost import area_ops
 from biotrain.ir.graph import Graph, Node, Span, Value
-from biotrain.ir.op import OPS
+from biotrain.ir.op import OPS, area_ops
 from biotrain.planner.dataflow import Dataflow, equal_price
 from biotrain.planner.loops import NOTHING, Box, Iterations, hull, make_loop, window_peak
 from biotrain.planner.place import aligned

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from biotrain.graph.cost import area_ops
 from biotrain.ir.graph import Graph, Loop, Node, Span, Step
 from biotrain.ir.op import OPS
 from biotrain.targets.target import Target
@@ -72,10 +71,7 @@ def box_cycles(node: Node, box: Span, target: Target) -> int:
     rule = OPS[node.op]
     if rule.alias or box.empty:
         return 0
-    size = rule.call(node).box
-    shared = rule.shared_ops(node, Span(0, size[0], 0, size[1]))
-    all_ops = rule.ops(node) or size[0] * size[1]
-    ops = area_ops(max(all_ops - shared, 0), box.size, size) + rule.shared_ops(node, box)
+    ops = rule.box_ops(node, box)
     return round(ops * price_of(target, node.op)) + CALL_CYCLES
 
 

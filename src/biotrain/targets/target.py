@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,11 @@ class Target:
     """None where no firmware can be built (the host, or a core that is only described)."""
     op_cycles: tuple[tuple[str, float], ...] = ()
     """Cycles per operation of kernels as measured on the core, by op, in order of their names."""
+    kernel_cycles: tuple[tuple[str, tuple[tuple[str, float], ...]], ...] = ()
+    """Cycles of each kind of work of a kernel (`Op.work`), by op: fitted to measured calls of many
+    shapes. Of an op without an entry, cycles are operations times `price`."""
+    wide_outputs: int = 8
+    """Results of the widest tile of a convolution in the core's registers (BT_WIDE_OUTPUTS)."""
     boot: str = ""
     """The header that the boot ROM expects in front of the program, and its source. The emitted
     firmware has none, so it would not start; empty: the core starts at the vectors in flash."""
@@ -85,6 +91,15 @@ class Target:
     def price(self, op: str) -> float:
         """Estimated cycles per operation of an op; 0 where time is not modelled."""
         return dict(self.op_cycles).get(op, self.cycles_per_op)
+
+    def kinds(self, op: str) -> tuple[tuple[str, float], ...] | None:
+        """Cycles of one of each kind of work of an op; None where the core has no entry for it."""
+        return next((kinds for name, kinds in self.kernel_cycles if name == op), None)
+
+    def work_cycles(self, op: str, work: Mapping[str, float]) -> float | None:
+        """Estimated cycles of what a call does; None where the core has no entry for the op."""
+        kinds = self.kinds(op)
+        return None if kinds is None else sum(c * work.get(kind, 0.0) for kind, c in kinds)
 
     def memory(self, name: str) -> Memory:
         """The memory called `name`, without limit where the target does not state one."""
@@ -112,7 +127,8 @@ def load_target(name: str | Target) -> Target:
         if default := measured.pop("default", None):
             data.setdefault("cycles_per_op", default)
         prices = tuple(sorted(measured.items()))
-        found = Target(**data, memories=memories, build=build, op_cycles=prices)
+        model = _kernel_cycles(data["core"])
+        found = Target(**data, **model, memories=memories, build=build, op_cycles=prices)
     except (TypeError, KeyError) as error:
         raise BioTrainError(f"target '{name}', target.toml: {error}") from error
     if found.numerics not in NUMERICS:
@@ -138,6 +154,18 @@ def _op_cycles(core: str) -> dict[str, float]:
         return {}
     data = tomllib.loads(path.read_text(encoding="utf-8"))
     return data["ops"] if "ops" in data else _op_cycles(data["like"]) if "like" in data else {}
+
+
+def _kernel_cycles(core: str) -> dict[str, Any]:
+    """What `kernels.toml` of the core says, or that of the core that its cycles are like."""
+    path = FOLDER / core / "kernels.toml"
+    if path.is_file():
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        found = {op: tuple(kinds.items()) for op, kinds in data["kernels"].items()}
+        return {"kernel_cycles": tuple(found.items()), "wide_outputs": data["wide_outputs"]}
+    path = FOLDER / core / "cycles.toml"
+    like = tomllib.loads(path.read_text(encoding="utf-8")).get("like") if path.is_file() else None
+    return _kernel_cycles(like) if like else {}
 
 
 def _read(name: str) -> dict[str, Any] | None:

@@ -170,7 +170,9 @@ def _else(source: Source, target: Target, footprint: Footprint | None) -> list[R
     rows.append(_code(source, footprint))
     rows.append(("operations per window", f"{plan.ops:,}", "multiplies and adds of one training"))
     if plan.cycles:
-        each = f"estimate: {plan.cycles / max(plan.ops, 1):.2g} for each operation"
+        speed = ", for `--optimize speed`" if plan.optimize == "size" else ""
+        counts = "; `biotrain run . --on emulator` counts" if target.build else ""
+        each = f"estimate from the shapes of the kernels{speed}{counts}"
         rows.append(("cycles per window", f"{plan.cycles:,.0f}", each))
     if plan.ms_per_sample:
         clock = f"estimate: those cycles at {target.clock_hz / 1e6:g} MHz"
