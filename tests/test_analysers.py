@@ -19,13 +19,17 @@ from biotrain.frontend import FrontEnd
 pytestmark = pytest.mark.ci
 
 TIDY = {
-    "bugprone-easily-swappable-parameters": "kernels take indices side by side: r0, r1, t0, t1",
-    "bugprone-implicit-widening-of-multiplication-result": (
-        "products of indices into the arena fit int32: the planner bounds the arena's bytes"
+    "bugprone-easily-swappable-parameters": (
+        "kernels take indices side by side, r0, r1, t0, t1; structures cost registers"
     ),
-    "bugprone-branch-clone": "layout headers choose by pointer size; sizes may be equal",
-    "bugprone-macro-parentheses": "the arguments are types, declarations and names of loops",
-    "clang-analyzer-deadcode.DeadStores": "without the SIMD bodies a first value is not read",
+    "bugprone-implicit-widening-of-multiplication-result": (
+        "products of indices into the arena fit int32, for the planner bounds the arena's bytes; "
+        "wider products would cost cycles on the host and change nothing on 32-bit cores"
+    ),
+    "bugprone-macro-parentheses": (
+        "arguments of BT_UNROLLED, BT_EACH_... and of kernels made by macros are types, names that "
+        "are declared and lists of statements, which take no parentheses"
+    ),
 }
 """Checks of clang-tidy that are off, and why."""
 CPPCHECK = {
@@ -55,7 +59,7 @@ def live() -> bt.Package:
 @cache
 def filtered() -> bt.Package:
     """The same behind a front end."""
-    front = FrontEnd(200.0, 2, 400, 100, bandpass=(20.0, 90.0), scale=0.5, unit=0.25)
+    front = FrontEnd(200.0, 2, 400, 100, bandpass=(20.0, 90.0), scale=0.5, unit=0.1)
     options = {"live": bt.Live(front=front, store_pages=4), "optimizer": MOMENTUM, **INT16}
     return package("epidenet", (2, 400, 3), "frozen", **options)
 
@@ -73,7 +77,7 @@ def prefixed() -> bt.Package:
 
 
 LIVE = ("live.c", "live_learn.c", "live_sessions.c")
-UNITS = [(live, LIVE), (small, ("model.c",)), (prefixed, ("emg_model.c",))]
+UNITS = [(live, (*LIVE, "model.c")), (small, ("model.c",)), (prefixed, ("emg_model.c",))]
 """Packages, and the sources of each that are analysed."""
 
 
@@ -139,7 +143,8 @@ def test_cxx_takes_the_headers(pkg: Any, compiler: str, tmp_path: Path) -> None:
     sources = [path.name for path in tmp_path.glob("*.c")]
     said([compiler, "-std=c99", "-O0", "-Dalways_inline=unused", "-w", "-c", *sources], tmp_path)
     warnings = ["-Wall", "-Wextra", "-Wpedantic", "-Wshadow", "-Werror"]
-    for standard in ("c++98", "c++17"):
+    plain = pkg is live  # the headers of a front end have hexadecimal floats, which are C++17's
+    for standard in ("c++98", "c++17") if plain else ("c++17",):
         said([cxx, f"-std={standard}", *warnings, "-c", "user.cpp"], tmp_path)
     objects = [path.name for path in tmp_path.glob("*.o")]
     said([cxx, *objects, "-o", "user", "-lm"], tmp_path)
@@ -159,7 +164,10 @@ def test_cppcheck_finds_nothing(tmp_path: Path) -> None:
         "--error-exitcode=1",
     ]
     flags += [f"--suppress={name}" for name in CPPCHECK]
-    said(["cppcheck", *flags, *(f"live/{n}" for n in LIVE), "small/model.c"], tmp_path)
+    said(
+        ["cppcheck", *flags, *(f"live/{n}" for n in LIVE), "live/model.c", "small/model.c"],
+        tmp_path,
+    )
 
 
 THREADS = """

@@ -212,7 +212,7 @@ BT_KERNEL void bt_conv_leaf_dots(bt_conv_sum m, int outs, int ins, int from, int
 /* n results of one output, in memory. */
 BT_KERNEL void bt_conv_leaf_rows(bt_conv_sum m, int n)
 {
-  float sums[BT_CONV_SUMS];
+  float sums[BT_CONV_SUMS] = {0.0f};
   for (int k = 0; k < m.taps; k += BT_LEAF)
     for (int from = 0; from < n; from += BT_CONV_SUMS)
       for (int h = 0; h < m.rows; h++) {
@@ -287,7 +287,7 @@ BT_KERNEL void bt_conv_leaf_sums(bt_conv_sum m, int outs, int ins, int n)
     return;
   }
 #endif
-  if (BT_SCALAR_TILES && product) {
+  if (product && BT_SCALAR_TILES) {
     bt_block_dots_leaf_by_leaf(bt_conv_settled(m), outs, ins);
     return;
   }
@@ -306,7 +306,7 @@ BT_KERNEL void bt_conv_leaf_sums(bt_conv_sum m, int outs, int ins, int n)
       else
         bt_conv_leaf_rows(one, n);
     }
-  if (dots && slid < n)
+  if (slid < n && dots)
     bt_conv_leaf_dots(m, outs, ins, slid, n);
 }
 

@@ -12,7 +12,7 @@
 /* dx = 0 where y <= 0, elsewhere what bt_avg_pool_dx gives */
 BT_KERNEL void bt_avg_pool_relu_dx(bt_pool g, bt_box box, bt_in dy, bt_in y, bt_out dx)
 {
-  float part[BT_POOL_RELU_PART];
+  float part[BT_POOL_RELU_PART] = {0.0f};
   for (int r = box.r0; r < box.r1; r++)
     for (int t = box.t0; t < box.t1; t += BT_POOL_RELU_PART) {
       const int n = bt_min(BT_POOL_RELU_PART, box.t1 - t);

@@ -7,7 +7,9 @@
 
 #include <stddef.h>
 
-#define BT_WITH_POINTERS(of_4, of_8) (sizeof(void *) == 4 ? (of_4) : (of_8))
+/* No conditional operator: analysers ask why its two numbers are the same, which they often are. */
+#define BT_WITH_POINTERS(of_4, of_8) \
+  ((sizeof(void *) == 4) * (of_4) + (sizeof(void *) != 4) * (of_8))
 #define BT_HAS_SIZE(type, of_4, of_8) \
   typedef char type##_has_its_size[sizeof(type) == BT_WITH_POINTERS(of_4, of_8) ? 1 : -1]
 #define BT_HAS_MEMBER(type, member, of_4, of_8) \
