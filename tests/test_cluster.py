@@ -4,8 +4,9 @@
 from __future__ import annotations
 
 import ctypes
+import sys
 from collections.abc import Callable
-from dataclasses import astuple, fields
+from dataclasses import astuple, fields, replace
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -17,6 +18,12 @@ from biotrain.run import verilated
 from biotrain.run.cluster import ClusterMachine, ClusterSettings, Spent, firmware, machine, settings
 from biotrain.run.cv32e40p_cycles import Fpu
 from biotrain.run.elf import Elf
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
+try:
+    import cluster_kernels
+finally:
+    sys.path.pop(0)
 
 ZFINX = Fpu(zfinx=True)
 WHOLE = ClusterSettings(fpu=ZFINX)
@@ -107,6 +114,42 @@ def test_cores_give_the_bits_that_numpy_gives(build: Build, rng: np.random.Gener
             device.run()
     assert found["eight"] < found["four FPUs"] < found["one"]  # divisions wait for shared FPUs
     assert found["one"] > 5 * found["eight"]
+
+
+BARS = {
+    "F registers, gcc": (5.5, 5.5, 5.0),
+    "F registers, zig": (5.5, 5.5, 5.0),
+    "zfinx, zig": (5.2, 5.2, 4.8),
+    "F registers, gcc, four FPUs": (3.5, 3.5, 3.5),
+    "zfinx, zig, four FPUs": (3.5, 3.5, 3.3),  # two cores of a pair load at once (docs/cluster.md)
+}
+"""Multiply-adds per cycle of the three passes, by configuration."""
+
+
+@pytest.mark.ci
+def test_the_kernels_have_the_bits_of_one_core(build: Build) -> None:
+    """A small depthwise convolution, rows split over the cores, in time with each other."""
+    shape = cluster_kernels.Shape(rows=8, samples=96, taps=16)
+    passes, results = cluster_kernels.measure(shape, WHOLE)
+    one, expected = cluster_kernels.measure(shape, replace(WHOLE, cores=1, fpus=1))
+    for name, values in results.items():
+        assert values.tobytes() == expected[name].tobytes(), name
+        assert np.count_nonzero(values) == values.size
+    for eight, alone in zip(passes, one, strict=True):
+        assert eight.cycles < alone.cycles / 5
+        assert eight.spent.barrier < 0.1 * eight.spent.cycles
+    cold, warm = passes[:2]
+    assert warm.spent.icache < cold.spent.icache
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("name", BARS)
+def test_kernels_are_as_fast_as_they_were(build: Build, name: str) -> None:
+    cluster, compiler = cluster_kernels.configurations()[name]
+    shape = cluster_kernels.Shape()
+    passes, _ = cluster_kernels.measure(shape, cluster, compiler)
+    rates = [shape.macs / one.cycles for one in passes if one.run == 0]
+    assert all(rate >= bar for rate, bar in zip(rates, BARS[name], strict=True)), rates
 
 
 @pytest.mark.ci
