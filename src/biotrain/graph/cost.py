@@ -79,6 +79,15 @@ def boxes_of(nodes: Sequence[Node]) -> Iterator[tuple[Node, Sequence[Span]]]:
             yield node, (Span(0, rows, 0, times),)
 
 
+def call_cycles(node: Node, box: Span, target: Target) -> float | None:
+    """Estimated cycles of one call over a box; None where the target has no entry for the op."""
+    kinds = target.kinds(node.op)
+    if kinds is None:
+        return None
+    work = OPS[node.op].work(node, box, target.wide_outputs)
+    return sum(cycles * work.get(kind, 0.0) for kind, cycles in kinds)
+
+
 def calls_cycles(node: Node, boxes: Sequence[Span], target: Target) -> float:
     """Estimated cycles of the calls of a node over some boxes."""
     kinds = target.kinds(node.op)

@@ -18,6 +18,14 @@ SMALLEST_STREAMED_BYTES = 256
 """Tensors of fewer bytes are always stored: a window of one would save nothing."""
 
 
+Cycles = Callable[[Node, Span], float | None]
+"""Estimated cycles of a call of a node over a box; None where only its operations have a price."""
+
+
+def no_cycles(node: Node, box: Span) -> None:
+    """The cycles of a call where time is not modelled."""
+
+
 def equal_price(op: str) -> float:
     """The price of an operation where none is better than another."""
     return 1.0
@@ -26,8 +34,14 @@ def equal_price(op: str) -> float:
 class Dataflow:
     """Facts about one graph, computed once."""
 
-    def __init__(self, graph: Graph, price: Callable[[str], float] = equal_price) -> None:
-        """`price`: what an operation of an op costs; by default they are all worth the same."""
+    def __init__(
+        self,
+        graph: Graph,
+        price: Callable[[str], float] = equal_price,
+        cycles: Cycles = no_cycles,
+    ) -> None:
+        """`price`: what an operation of an op costs, by default they are all worth the same;
+        `cycles`: what a call costs, where that is known."""
         self.graph = graph
         self.nodes = graph.nodes
         self.calls: dict[Node, Call] = {}
@@ -35,6 +49,8 @@ class Dataflow:
         """The node that computes a tensor, by the tensor's name."""
         self.base: dict[str, Value] = {}
         """The value that a view with the same rows and times is a view of."""
+        self._cycles = cycles
+        self._call_costs: dict[tuple[int, int, int, int], float | None] = {}
         self._price = [price(node.op) for node in graph.nodes]
         self._whole_ops: list[int] = []
         self._shared_ops: list[int] = []
@@ -68,10 +84,20 @@ class Dataflow:
         if rule.alias and rows_times(node.inputs[0].shape) == rows_times(node.outputs[0].shape):
             source = node.inputs[0]
             self.base[node.outputs[0].name] = self.base.get(source.name, source)
-        self._whole_ops.append(0 if rule.alias else round(rule.ops(node) * self._price[i]))
         self._sizes.append((0, 0) if rule.alias else call_of(node, self.calls).box)
         whole = Span(0, self._sizes[i][0], 0, self._sizes[i][1])
+        cycles = None if rule.alias else self._call_cost(i, (0, whole.r1, 0, whole.t1))
+        cost = rule.ops(node) * self._price[i] if cycles is None else cycles
+        self._whole_ops.append(0 if rule.alias else round(cost))
         self._shared_ops.append(round(rule.shared_ops(node, whole) * self._price[i]))
+
+    def _call_cost(self, i: int, box: Box) -> float | None:
+        """Estimated cycles of a call of node i over a box; None where they are not known."""
+        r0, r1, t0, t1 = box
+        key = (i, r1 - r0, t0, t1)  # as many rows at the same times do the same work
+        if key not in self._call_costs:
+            self._call_costs[key] = self._cycles(self.nodes[i], Span(r0, r1, t0, t1))
+        return self._call_costs[key]
 
     def root(self, value: Value) -> Value:
         """The value whose bytes `value` is another view of."""

@@ -164,7 +164,7 @@ def _features(
         return None, (f"features: none, the frozen layers make {size:,} B of a window",)
     made: list[Schedule] = []
     for graph in (parts.trunk, parts.head):
-        search = Search(Stream(graph, planner.price))
+        search = Search(Stream(graph, planner.price, planner.cycles))
         starts = [search.all_stored(), search.all_streamed()]
         made.append(planner.within(search, arena, starts))
         if made[-1].peak > arena:

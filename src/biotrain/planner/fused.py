@@ -15,7 +15,7 @@ from math import gcd
 
 from biotrain.ir.graph import Graph, Node, Span, Value
 from biotrain.ir.op import OPS, area_ops
-from biotrain.planner.dataflow import Dataflow, equal_price
+from biotrain.planner.dataflow import Cycles, Dataflow, equal_price, no_cycles
 from biotrain.planner.loops import NOTHING, Box, Iterations, hull, make_loop, window_peak
 from biotrain.planner.place import aligned
 
@@ -62,7 +62,8 @@ class FusedLoop:
     axis: str
     """`rows`, `time`, or `whole`: without a loop, one node after the other."""
     ops: int
-    """Executed multiplies and adds, each at the price of its op (`Dataflow`)."""
+    """Estimated cycles of its calls, or executed multiplies and adds, each at the price of its op,
+    where cycles of calls are not known (`Dataflow`)."""
     window_bytes: int
     """Most bytes of windows that are in use at one time."""
     boxes: Mapping[int, tuple[Box, ...]]
@@ -76,8 +77,13 @@ class FusedLoop:
 class FusedLoops(Dataflow):
     """The fused loops of the groups of one graph, computed once."""
 
-    def __init__(self, graph: Graph, price: Callable[[str], float] = equal_price) -> None:
-        super().__init__(graph, price)
+    def __init__(
+        self,
+        graph: Graph,
+        price: Callable[[str], float] = equal_price,
+        cycles: Cycles = no_cycles,
+    ) -> None:
+        super().__init__(graph, price, cycles)
         self._loops: dict[Group, tuple[FusedLoop, ...]] = {}
         self._with_rows: dict[tuple[Group, StoredRows], FusedLoop | None] = {}
         self._built: dict[int, tuple[Node, ...]] = {}
@@ -214,13 +220,18 @@ class FusedLoops(Dataflow):
         return {i: tuple(b) for i, b in boxes.items()}, flags
 
     def _ops(self, order: list[int], boxes: Mapping[int, tuple[Box, ...]]) -> int:
-        """Executed multiplies and adds of all iterations, each at its price.
+        """Estimated cycles of the calls of all iterations; or executed multiplies and adds, each at
+        its price, of a node whose cycles are not known.
 
-        The work of a node is in proportion to the area of its boxes, but for `shared_ops`, which
-        every call does on its own.
+        The work of such a node is in proportion to the area of its boxes, but for `shared_ops`,
+        which every call does on its own.
         """
         ops = 0
         for i in order:
+            calls = [self._call_cost(i, b) for b in boxes[i] if b is not NOTHING]
+            if all(cycles is not None for cycles in calls):
+                ops += round(sum(cycles for cycles in calls if cycles is not None))
+                continue
             area = sum((b[1] - b[0]) * (b[3] - b[2]) for b in boxes[i])
             shared = self._shared_ops[i]
             ops += area_ops(self._whole_ops[i] - shared, area, self._sizes[i])

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from biotrain.graph.cost import Cost, training_cost
-from biotrain.ir.graph import Graph
+from biotrain.graph.cost import Cost, call_cycles, training_cost
+from biotrain.ir.graph import Graph, Node, Span
 from biotrain.planner.place import ALIGNMENT, lifetimes, place
 from biotrain.planner.plan import Schedule
 from biotrain.planner.realise import realise
@@ -26,9 +26,13 @@ class Planner:
         self.target = target
         self.accumulate = accumulate
         self.price = target.price if target.cycles_per_op else equal_price
-        self.train = Search(Stream(train, self.price))
-        self.predict = Search(Stream(predict, self.price))
+        self.train = Search(Stream(train, self.price, self.cycles))
+        self.predict = Search(Stream(predict, self.price, self.cycles))
         self._ladder: list[tuple[Score, Schedule]] | None = None
+
+    def cycles(self, node: Node, box: Span) -> float | None:
+        """Estimated cycles of a call on the target; None where they are not known."""
+        return call_cycles(node, box, self.target)
 
     def schedule(self, search: Search, score: Score) -> Schedule:
         """The graph and the placement of a choice."""

@@ -17,7 +17,7 @@ from collections.abc import Callable, Sequence
 from biotrain.ir.access import by_view, call_of
 from biotrain.ir.graph import Graph, Node
 from biotrain.ir.op import OPS
-from biotrain.planner.dataflow import equal_price
+from biotrain.planner.dataflow import Cycles, equal_price, no_cycles
 from biotrain.planner.fused import FusedLoop, FusedLoops, Group
 
 __all__ = ["Stream", "equal_price"]
@@ -26,8 +26,13 @@ __all__ = ["Stream", "equal_price"]
 class Stream(FusedLoops):
     """The groups of one graph for any choice of streamed nodes, and the planned graph."""
 
-    def __init__(self, graph: Graph, price: Callable[[str], float] = equal_price) -> None:
-        super().__init__(graph, price)
+    def __init__(
+        self,
+        graph: Graph,
+        price: Callable[[str], float] = equal_price,
+        cycles: Cycles = no_cycles,
+    ) -> None:
+        super().__init__(graph, price, cycles)
         self._by_tiles: dict[int, bool] = {}
 
     def groups(self, streamed: Sequence[bool]) -> list[Group]:
