@@ -161,3 +161,54 @@ def test_an_estimator_stands_for_its_network() -> None:
     assert isinstance(bt.prepare(Estimator(net)), Net)
     with pytest.raises(bt.BioTrainError, match="initialize"):
         bt.compile(Estimator(None), x)
+
+
+class DropPath(nn.Module):
+    """Leaves out whole windows at random in training, as deep residual networks do."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training:
+            return x
+        keep = torch.empty(len(x), *[1] * (x.dim() - 1)).bernoulli_(0.8)
+        return x * keep / 0.8
+
+
+class Scale(nn.Module):
+    """No noise: it is not the identity in eval mode."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 2.0 * x
+
+
+def test_a_layer_that_only_drops_at_random_is_taken_out() -> None:
+    net = nn.Sequential(nn.Conv1d(CHANS, 4, 3), DropPath(), Scale(), nn.Flatten(), nn.Linear(88, 2))
+    prepared = bt.prepare(net.train())
+    assert [type(layer) for layer in prepared][1:3] == [nn.Identity, Scale]
+    assert [r.path for r in bt.report(prepared)] == ["1"]
+
+
+def filtered(m: nn.Module, x: Tensor) -> Tensor:
+    """A filter by transforms, as torchaudio's fftconvolve computes it."""
+    n = x.shape[-1] + 4
+    taps = m.taps.unsqueeze(0).repeat(CHANS, 1)
+    if m.apart:
+        taps = taps * (m.order.unsqueeze(-1) + 1)
+    return torch.fft.irfft(torch.fft.rfft(x, n) * torch.fft.rfft(taps, n), n)[..., 2:-2]
+
+
+@pytest.mark.parametrize("apart", [False, True])
+def test_a_fixed_filter_by_transforms_is_a_convolution(apart: bool) -> None:
+    net = Net(filtered, CHANS * TIMES)
+    net.apart = apart  # type: ignore[assignment]
+    x = torch.randn(1, CHANS, TIMES)
+    pkg = compile_model(net, x)
+    assert "conv" in {node.op for node in capture(net, x).train.nodes}
+    want = copy.deepcopy(net).double()(x.double()).detach().numpy()
+    error = np.abs(pkg.run("host").predict(x.numpy()) - want).max() / np.abs(want).max()
+    assert error <= 32 * EPS
+
+
+def test_a_filter_that_wraps_around_is_told() -> None:
+    net = Net(lambda m, x: torch.fft.irfft(torch.fft.rfft(x) * torch.fft.rfft(m.window)), 96)
+    with pytest.raises(CaptureError, match="wraps around"):
+        compile_model(net, torch.zeros(1, CHANS, TIMES))

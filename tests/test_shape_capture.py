@@ -82,11 +82,31 @@ SHAPES: dict[str, Callable[[Tensor], Tensor]] = {
     "stack_last": lambda x: torch.stack([x[:, 0], x[:, 1]], -1),
     "pad": lambda x: F.pad(x, (2, 5)),
     "pad_two_axes": lambda x: F.pad(x, (-3, 4, 1, 0), value=0.5),
+    "reflect": lambda x: F.pad(x, (3, 2), mode="reflect"),
+    "replicate": lambda x: F.pad(x, (3, 2), mode="replicate"),
+    "circular": lambda x: F.pad(x, (3, 2), mode="circular"),
+    "flip": lambda x: x.flip(1, 2) * x,
+    "roll": lambda x: x.roll((3, -1), (2, 1)),
+    "repeat": lambda x: x.repeat(1, 2, 1),
+    "tile": lambda x: torch.tile(x[:, :1], (1, 3, 2)),
+    "repeat_interleave": lambda x: x.repeat_interleave(3, 1),
+    "unfold": lambda x: x.unfold(2, 8, 4).amax(-1),
+    "unfold_apart": lambda x: x.unfold(2, 5, 5).mean(-1),
+    "index_list": lambda x: x[:, [0, 2, 5, 1]] * x[:, torch.tensor([1, 1, 3, 2])],
+    "two_indices": lambda x: x[:, [0, 2, 5], [1, 7, 30]],
+    "channel_shuffle": lambda x: F.channel_shuffle(x.unsqueeze(-1), 3).squeeze(-1),
+    "inner_batch": lambda x: F.conv1d(x.reshape(3, 2, 42), torch.ones(4, 2, 3) / 6, stride=2),
+    "inner_batch_of_rows": lambda x: F.conv2d(
+        x.reshape(3, 1, 2, 42), torch.ones(4, 1, 1, 3) / 3, padding=(0, 1)
+    ),
+    "inner_group_norm": lambda x: F.group_norm(
+        x.reshape(3, 2, 42), 1, torch.tensor([1.0, 2.0]), torch.tensor([0.5, 0.1])
+    ),
     "crop": lambda x: F.pad(x, (-3, -4)),
 }
 
 
-@pytest.mark.sample(test=10)
+@pytest.mark.sample(test=10, ci=24)
 @pytest.mark.parametrize("name", SHAPES)
 def test_shapes(name: str) -> None:
     check(Net(SHAPES[name]))
@@ -98,6 +118,11 @@ LAYERS: dict[str, list[nn.Module]] = {
     "max_pool_dilated": [nn.MaxPool1d(3, 2, dilation=2)],
     "max_pool_2d": [nn.Unflatten(1, (2, 3)), nn.MaxPool2d((2, 5), (1, 4), (1, 2))],
     "max_pool_ceil_of_no_effect": [nn.MaxPool1d(6, ceil_mode=True)],
+    "max_pool_ceil": [nn.MaxPool1d(5, ceil_mode=True)],
+    "max_pool_ceil_2d": [
+        nn.Unflatten(1, (2, 3)),
+        nn.MaxPool2d((2, 5), (2, 4), (1, 2), ceil_mode=True),
+    ],
     "avg_pool": [nn.AvgPool1d(4)],
     "avg_pool_padded": [nn.AvgPool1d(5, 3, 2)],
     "avg_pool_without_padding": [nn.AvgPool1d(5, 3, 2, count_include_pad=False)],
@@ -183,8 +208,6 @@ def test_a_mean_over_axes_of_one_element_of_a_parameter() -> None:
 @pytest.mark.parametrize(
     ("function", "words"),
     [
-        (lambda x: F.pad(x, (2, 2), mode="reflect"), "'reflect'"),
-        (lambda x: F.max_pool1d(x, 4, ceil_mode=True), "ceil_mode"),
         (lambda x: F.avg_pool1d(x, 4, ceil_mode=True), "ceil_mode"),
         (lambda x: F.adaptive_max_pool1d(x, 5), "evenly"),
         (lambda x: F.max_pool2d(x, 2), "does not fit"),

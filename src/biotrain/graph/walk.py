@@ -11,6 +11,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Mapping, Sequence
 from functools import cache
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -25,8 +26,10 @@ from biotrain.errors import BioTrainError, CaptureError
 from biotrain.graph.constants import RANDOM, Constants
 from biotrain.graph.heads import Heads, heads_of, joined
 from biotrain.graph.missing import Missing, missing_function, origin, refusal, where
+from biotrain.graph.spectrum import Spectrum
 from biotrain.ir.graph import Graph, Kind, Value, verify
 from biotrain.ir.op import OPS, Builder, Op
+from biotrain.ops.shape import reshaped
 
 Array = npt.NDArray[np.float32]
 
@@ -248,11 +251,13 @@ class Walk:
             return first
         if isinstance(meta, torch.Tensor):
             args["_output_shape"] = tuple(int(n) for n in meta.shape)
+        self._b.origin = origin(node)
+        if (filtered := self._filter(node, name, args)) is not None:
+            return filtered
         rules = _rules()
         rule = rules.get(name) or rules.get(plain)
-        if rule is None:
-            return missing_function(node, name, rules)
-        self._b.origin = origin(node)
+        if rule is None or any(isinstance(a, Spectrum) for a in args.values()):
+            return missing_function(node, name, {} if rule else rules)
         if isinstance(mask := args.get("attn_mask"), torch.Tensor) and mask.dtype == torch.bool:
             added = torch.zeros(mask.shape).masked_fill(~mask, -torch.inf)
             args["attn_mask"] = self._constants.keep(added)
@@ -269,6 +274,37 @@ class Walk:
             # In place: later readers of the argument see the result.
             self._env[node.args[0].name] = result
         return result
+
+    def _filter(self, node: torch.fx.Node, name: str, args: Mapping[str, Any]) -> Any:
+        """A transform of a real signal, its product with a constant, or the inverse, which is a
+        convolution; None for anything else."""
+        given, other = args.get("self"), args.get("other")
+        if name == "fft_rfft" and isinstance(given, Value) and not args.get("norm"):
+            if args["dim"] not in (-1, len(given.shape) - 1):
+                return None
+            return Spectrum(given, int(args["n"] or given.shape[-1]))
+        if name == "mul":
+            pair = (given, other) if isinstance(given, Spectrum) else (other, given)
+            if isinstance(pair[0], Spectrum) and isinstance(pair[1], torch.Tensor):
+                return pair[0].times(pair[1])
+        if name != "fft_irfft" or not isinstance(given, Spectrum) or args.get("norm"):
+            return None
+        taps, x = given.taps(args["n"]), given.signal
+        rows, times, count = prod(x.shape[:-1]), x.shape[-1], taps.shape[1]
+        kernel = taps.flip(1).reshape(len(taps), 1, *(1,) * (len(taps) == 1), count)
+        weight = self._read(self._constants.keep(kernel), f"{node.name}_taps", "conv")
+        x = reshaped(self._b, x, (1, 1, rows, times) if len(taps) == 1 else (1, rows, times))
+        after = given.n - times
+        y = self._b.one(
+            "conv",
+            x,
+            weight,
+            stride=(1, 1),
+            dilation=(1, 1),
+            padding=(0, 0, count - 1, after),
+            groups=len(taps),
+        )
+        return reshaped(self._b, y, args["_output_shape"])
 
     def _read(self, value: Any, name: str, function: str) -> Any:
         """An argument of an op: constants as values of the graph, or as a number where the function
@@ -308,7 +344,7 @@ def _values_in(value: Any) -> bool:
     """Whether there is a value of the graph among arguments."""
     if isinstance(value, (list, tuple)):
         return any(_values_in(v) for v in value)
-    return isinstance(value, Value)
+    return isinstance(value, (Value, Spectrum))
 
 
 def _other_type(node: torch.fx.Node) -> bool:

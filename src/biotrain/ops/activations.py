@@ -109,7 +109,7 @@ def _log_sigmoid(b: Builder, x: Value) -> Value:
 
 
 def _softshrink(b: Builder, x: Value, lambd: float) -> Value:
-    return add(b, x, b.one("hardtanh", x, low=-lambd, high=lambd), 1.0, -1.0)
+    return add(b, x, b.one("clamp", x, low=-lambd, high=lambd), 1.0, -1.0)
 
 
 def _power(b: Builder, x: Value, exponent: float) -> Value:

@@ -29,6 +29,7 @@ from biotrain.ir.op import (
     x_out,
 )
 from biotrain.ops import conv_work
+from biotrain.ops.shape import reshaped
 
 
 def _pair(attrs: Mapping[str, Attr], key: str) -> tuple[int, int]:
@@ -172,6 +173,8 @@ class Conv(_Conv):
 
     def capture(self, b: Builder, args: Mapping[str, Any]) -> Value:
         x, w, bias = args["input"], args["weight"], args["bias"]
+        if x.shape[0] > 1:
+            return self._inner_batch(b, args)
         axes = len(w.shape) - 2
         stride, dilation = (per_axis(args[k], axes) for k in ("stride", "dilation"))
         padding = args["padding"]
@@ -191,6 +194,32 @@ class Conv(_Conv):
             padding=(top, bottom, left, right),
             groups=args["groups"],
         )
+
+    def _inner_batch(self, b: Builder, args: Mapping[str, Any]) -> Value:
+        """Axes that a network folds into the batch become rows, which a kernel of one row does not
+        mix: x (N, C, [H,] T) is computed as (1, C, N H, T)."""
+        x, w = args["input"], args["weight"]
+        axes = len(w.shape) - 2
+        whole = axes == 1 or (
+            w.shape[2] == 1
+            and per_axis(args["stride"], axes)[0] == 1
+            and (isinstance(args["padding"], str) or per_axis(args["padding"], axes, 0)[0] == 0)
+        )
+        if not whole:
+            raise GraphError(f"conv of an inner batch takes kernels of one row, not {w.shape[2:]}")
+        order = (1, 0, *range(2, len(x.shape)))
+        rows = prod((x.shape[0], *x.shape[2:-1]))
+        flat = reshaped(b, b.one("permute", x, dims=order), (1, x.shape[1], rows, x.shape[-1]))
+        kernel = reshaped(b, w, (*w.shape[:2], 1, w.shape[-1]))
+        given: dict[str, Any] = {"input": flat, "weight": kernel, "bias": args["bias"]}
+        for key, fill in (("stride", 1), ("dilation", 1), ("padding", 0)):
+            value = args[key]
+            if not isinstance(value, str):
+                value = [fill, per_axis(value, axes, fill)[1]]
+            given[key] = value
+        y = self.capture(b, {**given, "groups": args["groups"]})
+        apart = (y.shape[1], x.shape[0], *x.shape[2:-1], y.shape[-1])
+        return b.one("permute", reshaped(b, y, apart), dims=order)
 
     def infer(self, shapes: Sequence[Shape], attrs: Mapping[str, Attr]) -> tuple[Shape, ...]:
         return (_out_shape(shapes[0], shapes[1], attrs),)

@@ -10,6 +10,7 @@ from typing import Any
 from biotrain.errors import CaptureError, GraphError
 from biotrain.ir.graph import Attr, Shape, Value
 from biotrain.ir.op import Builder, Composite, Sample, register, rows_times
+from biotrain.ops.binary import add, mul
 from biotrain.ops.shape import reshaped
 
 
@@ -66,6 +67,15 @@ class GroupNorm(Composite):
     def capture(self, b: Builder, args: Mapping[str, Any]) -> Value:
         affine = affine_of(args)
         groups, eps = args["num_groups"], float(args["eps"])
+        x = args["input"]
+        if x.shape[0] > 1:  # an inner batch: as many groups more, and weights that are broadcast
+            merged = (1, x.shape[0] * x.shape[1], *x.shape[2:])
+            y = reshaped(b, x, merged)
+            y = b.apply("group_norm", y, groups=groups * x.shape[0], eps=eps)
+            y = reshaped(b, y, x.shape)
+            wide = [reshaped(b, v, (v.size, *(1,) * (len(x.shape) - 2))) for v in affine]
+            y = mul(b, y, wide[0]) if wide else y
+            return add(b, y, wide[1]) if wide[1:] else y
         return b.apply("group_norm", args["input"], *affine, groups=groups, eps=eps)
 
     def infer(self, shapes: Sequence[Shape], attrs: Mapping[str, Attr]) -> tuple[Shape, ...]:

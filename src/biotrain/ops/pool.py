@@ -68,6 +68,29 @@ def _as_torch(b: Builder, name: str, args: Mapping[str, Any], attrs: Mapping[str
     return y
 
 
+def _whole_windows(
+    b: Builder, args: Mapping[str, Any], attrs: dict[str, Attr]
+) -> tuple[Mapping[str, Any], dict[str, Attr]]:
+    """A max pooling with ceil_mode as one without: minus infinity behind x, as far as the last
+    window reaches."""
+    x, wanted = args_input(args), image(args["_output_shape"])
+    sides: list[Pair] = []
+    for i, (n, windows) in enumerate(zip(image(x.shape), wanted, strict=True)):
+        kernel, stride, padding, dilation = (
+            pair(attrs, k)[i] for k in ("kernel", "stride", "padding", "dilation")
+        )
+        reach = (windows - 1) * stride + (kernel - 1) * dilation + 1
+        sides.append((padding, reach - n - padding) if reach > n + 2 * padding else (0, 0))
+    if not any(map(any, sides)):
+        return args, attrs
+    pads = [(0, 0)] * 2 + sides[4 - len(x.shape) :]
+    flat = tuple(p for side in pads for p in side)
+    y = b.one("pad", x, pads=flat, value=float("-inf"))
+    left = pair(attrs, "padding")
+    inside = tuple(0 if any(side) else p for side, p in zip(sides, left, strict=True))
+    return {**args, "input": y, "self": y}, {**attrs, "padding": inside}
+
+
 def _out_shape(x: Shape, attrs: Mapping[str, Attr]) -> Shape:
     """The shape of the result; raises `GraphError` where the windows do not fit x."""
     if len(x) not in (3, 4) or x[0] != 1:
@@ -308,6 +331,8 @@ class MaxPool(_Pool):
     def capture(self, b: Builder, args: Mapping[str, Any]) -> Value:
         dilation = _argument(args, "dilation", 1)
         attrs = {**_arguments(args), "dilation": dilation, "index": not b.predict}
+        if args.get("ceil_mode"):
+            args, attrs = _whole_windows(b, args, attrs)
         return _as_torch(b, "max_pool", args, attrs)
 
     def infer(self, shapes: Sequence[Shape], attrs: Mapping[str, Attr]) -> tuple[Shape, ...]:

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rewrites of one layer: BatchNorm, max pool, dropout."""
 
+import copy
 from collections.abc import Callable
 from typing import Self
 
@@ -28,6 +29,9 @@ def rewrite_layer(
     """The layer in its new form, and the line for the report; (layer, None) if nothing applies."""
     if isinstance(layer, _DropoutNd):
         return _dropout(path, layer, size)
+    if _only_noise(layer):
+        effect = "passes its input on; on a device nothing is dropped at random"
+        return nn.Identity(), Rewrite(path, short_name(layer), "Identity", effect, None, _LOST)
     if isinstance(layer, (nn.MultiheadAttention, nn.RNNBase)) and layer.dropout > 0:
         before = f"{short_name(layer)}(dropout={layer.dropout:g})"
         layer.dropout = 0.0
@@ -41,7 +45,27 @@ def rewrite_layer(
     return layer, None
 
 
-_DROPOUT_LOST = "its regularisation in training; in eval mode nothing"
+_DROPOUT_LOST = _LOST = "its regularisation in training; in eval mode nothing"
+
+
+def _only_noise(layer: nn.Module) -> bool:
+    """Whether a layer without tensors passes its input on in eval mode and changes it at random in
+    training (a drop path). Recognised by what it computes, not by its name."""
+    plain = not any((layer._modules, layer._parameters, layer._buffers))
+    if not plain or not is_custom(layer):
+        return False
+    probe = copy.deepcopy(layer)
+    x = torch.ones(64, 3, 4)
+    with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        try:
+            same = torch.equal(probe.eval()(x.clone()), x)
+            torch.manual_seed(0)
+            first, second = (probe.train()(x.clone()) for _ in range(2))
+        except Exception:  # whatever a forward of the user's own objects to
+            return False
+    if not (isinstance(first, torch.Tensor) and isinstance(second, torch.Tensor)):
+        return False
+    return same and not torch.equal(first, second)
 
 
 def _dropout(path: str, layer: _DropoutNd, size: Size | None) -> tuple[nn.Module, Rewrite | None]:
