@@ -47,7 +47,7 @@ Force = Annotated[
 On = Annotated[
     str,
     typer.Option(
-        "--on", metavar="PLACE", help="Where the C runs: host, or the target's emulator, qemu, rtl."
+        "--on", metavar="PLACE", help="Where the C runs: host, threads, emulator, qemu, rtl."
     ),
 ]
 Front = Annotated[
@@ -202,14 +202,11 @@ class TrainOptions:
         Literal["speed", "size"],
         option("--optimize", "The code: fewest cycles, or few bytes; the same bits.", TRAINING),
     ] = "speed"
+    workers: Annotated[
+        int | None, option("--workers", "Cores that share every call.", TRAINING, metavar="N")
+    ] = None
     prefix: Annotated[
-        str,
-        option(
-            "--prefix",
-            "Of the C's public names, such as emg_: for two models in one firmware.",
-            TRAINING,
-            metavar="NAME_",
-        ),
+        str, option("--prefix", "Start of the C's public names: emg_.", TRAINING, metavar="NAME_")
     ] = ""
     store: Annotated[
         str,
@@ -298,6 +295,7 @@ class TrainOptions:
             "store": self.store,
             "optimize": self.optimize,
             "prefix": self.prefix,
+            "workers": self.workers,
             "live": live,
             "front": None if live else front,
         }
@@ -311,7 +309,7 @@ class TrainOptions:
 
         asked = self.compiled(front, bits)
         CompileRequest(
-            target=load_target(self.target),
+            target=load_target(self.target).with_workers(self.workers),
             fused=True,
             strategy=self.strategy,
             budget=Budget(parse_bytes(self.memory), self.deadline, self.max_mj),

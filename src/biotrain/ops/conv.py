@@ -12,7 +12,7 @@ from math import prod
 from typing import Any
 
 from biotrain.errors import GraphError
-from biotrain.ir.graph import Attr, Node, Shape, Value
+from biotrain.ir.graph import Attr, Node, Shape, Span, Value
 from biotrain.ir.op import (
     NULL,
     Builder,
@@ -26,6 +26,7 @@ from biotrain.ir.op import (
     x_in,
     x_out,
 )
+from biotrain.ir.split import Region
 
 
 def _pair(attrs: Mapping[str, Attr], key: str) -> tuple[int, int]:
@@ -345,6 +346,14 @@ class ConvDw(_Conv):
 
     def row_step(self, node: Node) -> int:
         return self._geometry(node)["rows" if node.get("by_input", False) else "out_rows"]
+
+    def writes(self, node: Node, index: int, box: Span) -> Region:
+        if not node.get("by_input", False):
+            return super().writes(node, index, box)
+        w, step = node.outputs[0].shape, self.row_step(node)
+        taps = prod(w[2:])  # of one channel of x, for every channel of y
+        first, last = box.r0 // step * taps, box.r1 // step * taps
+        return Region(first, last - first, w[1] * taps, w[0])
 
     def call(self, node: Node) -> Call:
         operands = (x_in(0), x_in(1), p_out())

@@ -10,6 +10,7 @@ from typing import Any
 from biotrain.errors import GraphError
 from biotrain.ir.graph import Attr, Node, Shape, Value
 from biotrain.ir.op import (
+    LEAF,
     NULL,
     Builder,
     Call,
@@ -22,6 +23,7 @@ from biotrain.ir.op import (
     x_in,
     x_out,
 )
+from biotrain.ir.split import Split
 
 
 class _Linear(Op):
@@ -62,6 +64,9 @@ class Linear(_Linear):
         if wanted[0]:
             dx = b.one("linear_dx", dy, w, hint=f"d_{x.name}")
         return (dx, dw, db)[: len(wanted)]
+
+    def split(self, node: Node) -> Split:
+        return Split(rows=1, times=1)  # "times" are outputs, each a sum of its own
 
     def call(self, node: Node) -> Call:
         x, y = node.inputs[0].shape, node.outputs[0].shape
@@ -117,6 +122,9 @@ class LinearDw(_Linear):
     def tiles(self, node: Node) -> bool:
         return False
 
+    def split(self, node: Node) -> Split:
+        return Split(rows=1, times=LEAF)  # outputs x inputs: the sum is over rows of x
+
     def call(self, node: Node) -> Call:
         x, dy = node.inputs[0].shape, node.inputs[1].shape
         box = (dy[-1], x[-1])
@@ -136,6 +144,9 @@ class LinearDb(_Linear):
 
     def tiles(self, node: Node) -> bool:
         return False
+
+    def split(self, node: Node) -> Split:
+        return Split(times=LEAF)  # the box has one row; its times are the outputs
 
     def call(self, node: Node) -> Call:
         dy = node.inputs[0].shape
