@@ -16,7 +16,7 @@ class TeamWork:
     """Multiplies and adds of one pass over a schedule."""
 
     each: tuple[float, ...]
-    """Of every worker, in order of their numbers."""
+    """Operations of every worker, in order of their numbers."""
     longest: float
     """Those of the busiest worker between two barriers, added up: what the team takes, where an
     operation takes the same time everywhere and a barrier none."""
