@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Runs the samples of the ops in C: whole, cut into tiles with windows of exact size, in place.
+"""Runs the samples of the ops in C: whole, cut into tiles with windows of exact size, in place, and
+shared by workers.
 
 All samples go into one C program that reads inputs from a file and writes results to another, so
 that it can be built with sanitizers. Its calls are printed by the emitter that prints packages.
@@ -17,8 +18,9 @@ import numpy as np
 
 import biotrain.ops  # noqa: F401
 from biotrain.emit import RUNTIME_FILES, call_text, kernel_sources, literal
-from biotrain.ir.graph import ITEM_BYTES, Node, Value
+from biotrain.ir.graph import ITEM_BYTES, Node, Span, Value
 from biotrain.ir.op import OPS, Builder, Sample, rows_times
+from biotrain.ir.split import grid_of
 from biotrain.ops import SOURCES
 
 RUNTIME = SOURCES.parent / "rt"
@@ -139,6 +141,60 @@ def function(case: Case, variant: Variant) -> list[str]:
     return [*lines, "}", ""]
 
 
+def shared(case: Case) -> list[str]:
+    """The same calls by so many workers, one after the other in an order."""
+    lines = [f"static void {case.name}_shared(const int *order, int workers)", "{"]
+    lines += ["  (void)order, (void)workers;"]
+    values = {v.name: v for n in case.nodes for v in (*n.inputs, *n.outputs)}
+    values.update({v.name: v for v in case.given})
+    lines += [f"  {CTYPE[v.dtype]} *{v.name} = grab({max(v.nbytes, 1)});" for v in values.values()]
+    lines += [f"  take({v.name}, sizeof *{v.name} * {v.size});" for v in case.given]
+    for node in case.nodes:
+        if OPS[node.op].alias:
+            out, source = node.outputs[0], node.inputs[0]
+            lines.append(f"  memcpy({out.name}, {source.name}, {out.nbytes});")
+        else:
+            lines += by_workers(node)
+    lines += [f"  give({v.name}, sizeof *{v.name} * {v.size});" for v in case.results]
+    lines += [f"  free({v.name});" for v in values.values()]
+    return [*lines, "}", ""]
+
+
+def by_workers(node: Node) -> list[str]:
+    """A call cut among the workers of `order`, each number of them with a grid of its own."""
+    rule = OPS[node.op]
+    call, split = rule.call(node), rule.split(node)
+    rows, times = call.box
+    whole_box = Span(0, rows, 0, times)
+    grids = [grid_of(split, [whole_box], workers) for workers in ORDERS]
+    table = ", ".join(f"{{{g.down}, {g.across}}}" for g in grids)
+    arguments = []
+    for operand in call.operands:
+        inward = operand.source == "in"
+        if operand.source == "null":
+            arguments.append("NULL")
+            continue
+        value = (node.inputs if inward else node.outputs)[operand.index]
+        kind = ("bt_in" if inward else "bt_out") + WIDTH.get(value.dtype, "")
+        view = f"({kind}){{{value.name}, {rows_times(value.shape)[1]}, 0, 0}}"
+        shifted = f"{value.name} + part.t0" if split.elements else value.name
+        arguments.append(view if operand.view else shifted)
+    geometry = f"({call.struct}){{part.t1 - part.t0}}" if split.elements else literal(call)
+    steps = f"{split.rows or 1}, across, {split.times or 1}"
+    return [
+        "  for (int k = 0; k < workers; k++) {",
+        f"    static const int grid[{len(ORDERS)}][2] = {{{table}}};",
+        f"    const int *size = grid[{len(ORDERS)} - 1];",
+        *(f"    size = workers == {n} ? grid[{i}] : size;" for i, n in enumerate(ORDERS)),
+        "    const int down = size[0], across = size[1];",
+        "    if (order[k] >= down * across)",
+        "      continue;",
+        f"    const bt_box part = bt_own(bt_all({rows}, {times}), order[k], down, {steps});",
+        *call_text(call, geometry, "part", arguments, "    "),
+        "  }",
+    ]
+
+
 def in_place(node: Node) -> list[str]:
     """The same call with the output lying on a copy of the input."""
     out, into = OPS[node.op].inplace[0]
@@ -238,18 +294,26 @@ VARIANTS = (
 )
 
 
-def program(all_cases: Sequence[Case], fused: bool) -> dict[str, str]:
+ORDERS = {1: (0,), 2: (1, 0), 3: (0, 1, 2), 8: (5, 2, 7, 0, 3, 6, 1, 4)}
+"""Workers, and in which order they run: rising, falling, at random."""
+ALL = (*(v.suffix for v in VARIANTS), *(f"{n}_workers" for n in ORDERS))
+"""How a case is run, by name: results come in this order."""
+
+
+def program(all_cases: Sequence[Case], fused: bool, workers: bool) -> dict[str, str]:
     nodes = [n for c in all_cases for n in c.nodes if not OPS[n.op].alias]
     stems = kernel_sources(OPS[n.op].source for n in nodes)
-    files = {name: (RUNTIME / name).read_text() for name in RUNTIME_FILES}
+    files = {name: (RUNTIME / name).read_text() for name in (*RUNTIME_FILES, "bt_port.h")}
     files.update({s: (SOURCES / s).read_text() for s in stems})
     lines = [
+        "#define BT_PORT BT_PORT_THREADS /* bt_own divides; nobody waits */",
         "#undef BT_FUSED",
         f"#define BT_FUSED {int(fused)}",
         "#include <stdio.h>",
         "#include <stdlib.h>",
         "#include <string.h>",
         '#include "bt_kernel.h"',
+        '#include "bt_port.h"',
         *[f'#include "{s}"' for s in stems],
         "static FILE *in, *out;",
         "void *grab(size_t n);",
@@ -270,10 +334,14 @@ def program(all_cases: Sequence[Case], fused: bool) -> dict[str, str]:
     for c in all_cases:
         for variant in VARIANTS:
             lines += function(c, variant)
+        lines += shared(c) if workers else []
+    for n, order in ORDERS.items() if workers else ():
+        lines.append(f"static const int order_{n}[] = {{{', '.join(map(str, order))}}};")
     lines += ["int main(int argc, char **argv)", "{", "  if (argc != 3) return 2;"]
     lines += ['  in = fopen(argv[1], "rb"); out = fopen(argv[2], "wb");']
     for c in all_cases:
         lines += [f"  {c.name}_{variant.suffix}();" for variant in VARIANTS]
+        lines += [f"  {c.name}_shared(order_{n}, {n});" for n in ORDERS if workers]
     lines += ["  return fclose(in) || fclose(out);", "}"]
     return {**files, "grab.c": grab, "samples.c": "\n".join(lines) + "\n"}
 
@@ -284,15 +352,17 @@ def run(
     command: Sequence[str],
     folder: Path,
     fused: bool = True,
+    workers: bool = False,
 ) -> dict[str, list[list[np.ndarray]]]:
-    """Results per case and variant: the output, then the gradients."""
+    """Results per case and variant: the output, then the gradients; workers: those of all `ALL`."""
+    variants = ALL if workers else ALL[: len(VARIANTS)]
     folder.mkdir(parents=True, exist_ok=True)
-    for name, text in program(all_cases, fused).items():
+    for name, text in program(all_cases, fused, workers).items():
         (folder / name).write_text(text)
     subprocess.run([*command, "-o", "samples", "samples.c", "grab.c"], cwd=folder, check=True)
     with (folder / "in.bin").open("wb") as file:
         for c in all_cases:
-            for _ in VARIANTS:
+            for _ in variants:
                 for array in arrays[c.name]:
                     file.write(np.ascontiguousarray(array).tobytes())
     done = subprocess.run(
@@ -304,7 +374,7 @@ def run(
     results: dict[str, list[list[np.ndarray]]] = {}
     for c in all_cases:
         results[c.name] = []
-        for _ in VARIANTS:
+        for _ in variants:
             row = []
             for v in c.results:
                 count = v.size * ITEM_BYTES[v.dtype]

@@ -170,6 +170,7 @@ def compile_model(
     adabn: bool = False,
     optimize: Optimize = "speed",
     prefix: str = "",
+    workers: int | None = None,
 ) -> Package:
     """Compile a model into C that trains it; CaptureError, DoesNotFitError or BioTrainError.
 
@@ -185,8 +186,7 @@ def compile_model(
     gradients : `separate` tensors; or, without a copy, added to the `momentum` of SGD or used for
         the `update` once complete (`accumulate=1`), without `clip_norm` (docs/numerics.md).
     fused : numeric mode; default: the target's.
-    input_type, input_scale : `int16` stores the window in RAM as the converter's integers, which
-        stand for q `input_scale`; the weights have the bits that a float package gets from those.
+    input_type, input_scale : `int16` stores windows as integers q that stand for q `input_scale`.
     store : `fp16` or `bf16` for activations of the backward pass; `fp16:GLOB` of those modules.
     batch : windows, one group of the optimizer, over which BatchNorm takes its statistics.
     deadline_ms, max_mj : bounds of the time and the energy of one sample (estimates).
@@ -195,10 +195,11 @@ def compile_model(
     adabn : BatchNorm's running statistics can be re-estimated without labels (`dev.adabn`).
     optimize : `speed`, or `size`: less code on a microcontroller, the same bits in more cycles.
     prefix : what public names and `model.*` begin with in place of `bt_`, such as `emg_`.
+    workers : cores that share every call (`threads` on the host); default: the target's.
     frontier : also find the plans from the fastest to the smallest (`plan.frontier`); seconds.
     rewrites : those of `biotrain.graph.rewrite.NAMES` that run; not `fastconv`, `fft` by default.
     """
-    board = load_target(target)
+    board = load_target(target).with_workers(workers)
     request = CompileRequest(
         target=board,
         fused=fused_on(board) if fused is None else fused,

@@ -47,7 +47,7 @@ Force = Annotated[
 On = Annotated[
     str,
     typer.Option(
-        "--on", metavar="PLACE", help="Where the C runs: host, or the target's emulator, qemu, rtl."
+        "--on", metavar="PLACE", help="Where the C runs: host, threads, emulator, qemu, rtl."
     ),
 ]
 Front = Annotated[
@@ -212,14 +212,11 @@ class TrainOptions:
         Literal["speed", "size"],
         option("--optimize", "The code: fewest cycles, or few bytes; the same bits.", TRAINING),
     ] = "speed"
+    workers: Annotated[
+        int | None, option("--workers", "Cores that share every call.", TRAINING, metavar="N")
+    ] = None
     prefix: Annotated[
-        str,
-        option(
-            "--prefix",
-            "Of the C's public names, such as emg_: for two models in one firmware.",
-            TRAINING,
-            metavar="NAME_",
-        ),
+        str, option("--prefix", "Start of the C's public names: emg_.", TRAINING, metavar="NAME_")
     ] = ""
     store: Annotated[
         str,
@@ -309,6 +306,7 @@ class TrainOptions:
             "store": self.store,
             "optimize": self.optimize,
             "prefix": self.prefix,
+            "workers": self.workers,
             "live": live,
             "front": None if live else front,
         }
@@ -321,7 +319,7 @@ class TrainOptions:
 
         asked = self.compiled(front, bits)
         CompileRequest(
-            target=load_target(self.target),
+            target=load_target(self.target).with_workers(self.workers),
             fused=True,
             budget=Budget(parse_bytes(self.memory), self.deadline, self.max_mj),
             input_scale=check_input(self.input_type, self.input_scale),

@@ -42,8 +42,12 @@ RUNTIME_FILES = (
     "bt_layout.h",
 )
 
+PORT_FILES = ("bt_port.h", "port_threads.c", "port_bare.c")
+"""How workers run: the layer and its back ends, of which `-DBT_PORT=...` chooses one."""
+
 __all__ = [
     "LIVE_SOURCES",
+    "PORT_FILES",
     "RUNTIME_FILES",
     "Places",
     "Shapes",
@@ -79,6 +83,7 @@ def emit(source: Source) -> dict[str, str]:
     """All files of the package by name."""
     stems = _stems(source)
     names = (*RUNTIME_FILES, *(("bt_align.h",) if source.adabn else ()))
+    names += PORT_FILES if source.workers > 1 else ()
     files = {name: (RUNTIME / name).read_text(encoding="utf-8") for name in names}
     for stem in stems:
         files[stem] = (SOURCES / stem).read_text(encoding="utf-8")

@@ -275,6 +275,11 @@ def header(source: Source) -> str:
         *_scale(source),
         f"#define BT_OUTPUTS {logits.size}",
         f"#define BT_GROUP {source.accumulate} /* windows whose mean gradient makes one step */",
+        *(
+            [f"#define BT_WORKERS {source.workers} /* cores that share every call (bt_port.h) */"]
+            if source.workers > 1
+            else []
+        ),
         f"#define BT_TRAINED {sum(v.size for v in trained)} /* parameters that train */",
         "#define BT_RATE_MOST 1e10f /* largest learning rate that bt_begin takes */",
         *([] if target.dtype == "i32" else [f"#define BT_TARGETS {target.size} /* of a window */"]),

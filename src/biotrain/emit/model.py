@@ -12,11 +12,22 @@ from biotrain.emit.routines import Routines
 from biotrain.emit.schedule import Places, Shapes, call_text, node_text
 from biotrain.emit.sliced import SLICES, predict_functions, step_functions, train_functions
 from biotrain.emit.source import Source, running_values, trained_values
+from biotrain.emit.spmd import SHARED, enter, outer_declarations, part_function, training
+from biotrain.emit.spmd_step import step_functions as shared_step
 from biotrain.emit.state import state_functions, tensor_tables
-from biotrain.emit.step import REFUSED, corrections, finite_logits, fits, new_group, rate
+from biotrain.emit.step import (
+    EACH_PARAMETER,
+    REFUSED,
+    alike,
+    corrections,
+    finite_logits,
+    fits,
+    new_group,
+    rate,
+)
 from biotrain.emit.text import titled, wrap
 from biotrain.ir.graph import Graph
-from biotrain.ir.op import OPS, Call, float_literal
+from biotrain.ir.op import OPS, float_literal
 
 SMALL = ("#define BT_CONV_SMALL 1 /* convolutions take their geometry at run time */",)
 """What a model for little code says to its kernels."""
@@ -34,6 +45,7 @@ def model(source: Source, stems: Sequence[str]) -> str:
         "",
         '#include "bt_checkpoint.h"',
         '#include "bt_kernel.h"',
+        *(['#include "bt_port.h"'] if source.workers > 1 else []),
         '#include "bt_string.h"',
         '#include "model_layout.h"',
         *[f'#include "{s}"' for s in stems],
@@ -53,6 +65,7 @@ def model(source: Source, stems: Sequence[str]) -> str:
     lines += [*shapes.lines(), ""]
     lines += shapes.routines.lines() if shapes.routines else []
     lines += [*tensor_tables(source), *_input_function(source)]
+    lines += [*SHARED.splitlines(), ""] if source.workers > 1 else []
     lines += [*(SLICES if source.live else ()), *functions]
     return "\n".join(lines) + "\n"
 
@@ -80,7 +93,13 @@ def _functions(source: Source, shapes: Shapes) -> list[str]:
         ),
         *(adabn_function(source, source.adabn, shapes) if source.adabn else ()),
         *_feature_functions(source, shapes),
-        *(step_functions(source, shapes) if live else _step_function(source, shapes)),
+        *(
+            step_functions(source, shapes)
+            if live
+            else shared_step(source, shapes)
+            if source.workers > 1
+            else _step_function(source, shapes)
+        ),
         *state_functions(source),
     ]
 
@@ -136,20 +155,30 @@ def window_offset(source: Source) -> int:
 
 
 def _predict_function(source: Source, shapes: Shapes) -> list[str]:
-    graph = source.predict
-    places = Places(source, source.plan.predict_buffers, shapes.tables)
+    graph, buffers = source.predict, source.plan.predict_buffers
+    places = Places(source, buffers, shapes.tables)
     x, logits = graph.inputs[0], graph.outputs[0]
+    part = (
+        part_function(source, "bt_predict_part", graph, buffers, shapes)
+        if source.workers > 1
+        else []
+    )
+    declared = (
+        outer_declarations(places, [x, logits])
+        if part
+        else places.declarations(graph.nodes, graph.inputs)
+    )
     lines = [
+        *part,
         f"bt_status bt_predict(bt_model *m, const {source.sample_type} *x_in, float *logits)",
         "{",
-        *places.declarations(graph.nodes, graph.inputs),
+        *declared,
         "",
         f"  const bt_status status = bt_take(m, x_in, {x.name});",
         "  if (status != BT_OK)",
         "    return status;",
     ]
-    for i, node in enumerate(graph.nodes):
-        lines += node_text(node, i, places, shapes)
+    lines += enter("bt_predict_part") if part else _nodes(graph, places, shapes)
     lines += [
         *finite_logits(logits.name, logits.size),
         "  return BT_OK;",
@@ -157,6 +186,11 @@ def _predict_function(source: Source, shapes: Shapes) -> list[str]:
         "",
     ]
     return lines
+
+
+def _nodes(graph: Graph, places: Places, shapes: Shapes) -> list[str]:
+    """All nodes of a graph."""
+    return [s for i, n in enumerate(graph.nodes) for s in node_text(n, i, places, shapes)]
 
 
 def _train_function(source: Source, shapes: Shapes) -> list[str]:
@@ -170,7 +204,10 @@ def _train_function(source: Source, shapes: Shapes) -> list[str]:
         "    return status;",
         "  }",
     ]
-    return _training(source, graph, places, shapes, f"bt_train_sample(bt_model *m, {window}", take)
+    start = f"bt_train_sample(bt_model *m, {window}"
+    if source.workers > 1:
+        return training(source, graph, source.plan.buffers, shapes, start, take)
+    return _training(source, graph, places, shapes, start, take)
 
 
 REFUSE = ("m->rejected++;", "return BT_ERR_LABEL;")
@@ -222,13 +259,24 @@ def _feature_functions(source: Source, shapes: Shapes) -> list[str]:
     """The training step in two: from the window to its features, and from those on."""
     if source.features is None:
         return []
-    graph = source.features.trunk.graph
-    places = Places(source, source.features.trunk.buffers, shapes.tables)
+    graph, buffers = source.features.trunk.graph, source.features.trunk.buffers
+    places = Places(source, buffers, shapes.tables)
     x = graph.inputs[0]
+    part = (
+        part_function(source, "bt_features_part", graph, buffers, shapes)
+        if source.workers > 1
+        else []
+    )
+    declared = (
+        outer_declarations(places, [x, *source.features.values])
+        if part
+        else places.declarations(graph.nodes, graph.inputs)
+    )
     lines = [
+        *part,
         f"bt_status bt_features(bt_model *m, const {source.sample_type} *x_in, float *features)",
         "{",
-        *places.declarations(graph.nodes, graph.inputs),
+        *declared,
         "",
         f"  const bt_status status = bt_take(m, x_in, {x.name});",
         "  if (status != BT_OK) {",
@@ -236,8 +284,7 @@ def _feature_functions(source: Source, shapes: Shapes) -> list[str]:
         "    return status;",
         "  }",
     ]
-    for i, node in enumerate(graph.nodes):
-        lines += node_text(node, i, places, shapes)
+    lines += enter("bt_features_part") if part else _nodes(graph, places, shapes)
     take = [
         "  for (int i = 0; i < BT_FEATURES; i++)",
         "    if (!bt_isfinite(features_in[i])) {",
@@ -253,10 +300,12 @@ def _feature_functions(source: Source, shapes: Shapes) -> list[str]:
     head = source.features.head
     places = Places(source, head.buffers, shapes.tables)
     start = "bt_train_features(bt_model *m, const float *features_in"
-    return [
-        *[*lines, "  return BT_OK;", "}", ""],
-        *_training(source, head.graph, places, shapes, start, take),
-    ]
+    trained = (
+        training(source, head.graph, head.buffers, shapes, start, take, source.features.values)
+        if source.workers > 1
+        else _training(source, head.graph, places, shapes, start, take)
+    )
+    return [*lines, "  return BT_OK;", "}", "", *trained]
 
 
 def _window_functions(source: Source) -> list[str]:
@@ -286,34 +335,13 @@ def _window_functions(source: Source) -> list[str]:
     ]
 
 
-_EACH_PARAMETER = (
-    "  for (const bt_tensor *t = bt_parameters; t < bt_parameters + BT_PARAMETERS; t++) {",
-)
-
-
-def _alike(source: Source, places: Places) -> bool:
-    """Whether the updates of all parameters are one call but for the tensors."""
-    updates = source.train.updates
-    trained = trained_values(source)
-    calls = [OPS[n.op].call(n) for n in updates]
-    first = calls[0]
-    return len(updates) == len(trained) and all(
-        (c.function, c.struct, c.operands, c.extra) == (*_kind(first), first.operands, first.extra)
-        and c.geometry == (("count", v.size),)
-        and c.box == (1, v.size)
-        and not any(o.view for o in c.operands)
-        and all(places.pointer(x).rpartition(".")[2] == v.name for x in (*n.inputs, *n.outputs))
-        for c, n, v in zip(calls, updates, trained, strict=True)
-    )
-
-
 def _tried(source: Source, places: Places) -> list[str]:
     """Refuse the step where an update would leave NaN or infinity, before any is applied."""
     updates = source.train.updates
     lines = ["  bool fits = true; /* no weight or state becomes NaN or infinite */"]
-    if _alike(source, places):
+    if alike(source, places):
         text = fits(updates[0], places, "t->count", of_all=True, indent="    ")
-        lines += [*_EACH_PARAMETER, *text, "  }"]
+        lines += [*EACH_PARAMETER, *text, "  }"]
     else:
         lines += [line for n in updates for line in fits(n, places, n.outputs[0].size)]
     return [*lines, "  if (!fits) {", *(f"    {line}" for line in REFUSED), "  }"]
@@ -322,7 +350,7 @@ def _tried(source: Source, places: Places) -> list[str]:
 def _updates(source: Source, places: Places, shapes: Shapes) -> list[str]:
     """The update of every parameter: one call in a loop, where all of them are alike."""
     updates = source.train.updates
-    if not _alike(source, places):
+    if not alike(source, places):
         return [line for i, n in enumerate(updates) for line in node_text(n, i, places, shapes)]
     node = updates[0]
     first = OPS[node.op].call(node)
@@ -343,15 +371,11 @@ def _updates(source: Source, places: Places, shapes: Shapes) -> list[str]:
         "    ",
     )
     return [
-        *_EACH_PARAMETER,
+        *EACH_PARAMETER,
         *wrap(f"/* 0: {made} = {node.op}({given}) of every tensor */", "    ", "     * "),
         *call,
         "  }",
     ]
-
-
-def _kind(call: Call) -> tuple[str, str]:
-    return call.function, call.struct
 
 
 def _step_function(source: Source, shapes: Shapes) -> list[str]:
@@ -372,7 +396,7 @@ def _step_function(source: Source, shapes: Shapes) -> list[str]:
         lines += [f"{scale} = 1.0f / (float)m->samples;"]
     lines += [
         "  uint32_t finite = 1;",
-        *_EACH_PARAMETER,
+        *EACH_PARAMETER,
         f"    const float *const gradient = bt_floats(&{into}, t);",
         "    for (int i = 0; i < t->count; i++)",
         "      finite &= bt_isfinite(gradient[i]) ? 1u : 0u;",
@@ -387,7 +411,7 @@ def _step_function(source: Source, shapes: Shapes) -> list[str]:
         most = float_literal(optimizer.clip_norm or 0.0)
         lines += [
             "  float square = 0.0f; /* global norm of the mean gradient, in leaves */",
-            *_EACH_PARAMETER,
+            *EACH_PARAMETER,
             "    const float *const gradient = bt_floats(&m->g, t);",
             "    for (int i = 0; i < t->count; i += BT_LEAF)",
             "      square += bt_leaf_square(&gradient[i], 0.0f, bt_min(BT_LEAF, t->count - i));",

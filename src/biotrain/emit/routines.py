@@ -119,12 +119,13 @@ class Routines:
                 inner.append(parameter(kind, name, item))
         text = f"{function}({', '.join(inner)});"
         words = set(_WORD.findall(text.partition("(")[2]))
-        known = {n for _, n in signature} | {"i", "count", "NULL"}
+        known = {n for _, n in signature} | {"i", "count", "worker", "NULL"}
         if any(not w.startswith(("bt_", "k_")) for w in words - known):
             return function, items  # depends on a variable of its caller
-        if re.search(r"\bi\b", text):
-            parameters.append("int i")
-            given.append("i")
+        for name in ("i", "worker"):
+            if re.search(rf"\b{name}\b", text):
+                parameters.append(f"int {name}")
+                given.append(name)
         if self.counting:
             self._seen[text] = self._seen.get(text, 0) + 1
             return function, items

@@ -8,10 +8,12 @@ from collections.abc import Mapping, Sequence
 
 from biotrain.emit.routines import Routines
 from biotrain.emit.source import CTYPE, Source
+from biotrain.emit.team import Printed, clear_by_one, share_call
 from biotrain.emit.text import wrap
 from biotrain.ir.graph import Loop, Node, Span, Step, Value, Window, flat_nodes
 from biotrain.ir.op import OPS, Call, Operand, rows_times
 from biotrain.planner.place import Buffer
+from biotrain.planner.team import Team
 from biotrain.writing.text import comment, identifier
 
 
@@ -239,10 +241,12 @@ def _cleared(node: Node) -> list[str]:
     ]
 
 
-def node_text(node: Node, index: int, places: Places, shapes: Shapes) -> list[str]:
-    """A node as C: a comment, and the call; a loop with its body."""
+def node_text(
+    node: Node, index: int, places: Places, shapes: Shapes, team: Team | None = None
+) -> list[str]:
+    """A node as C: a comment, and the call; a loop with its body. team: where workers share it."""
     if isinstance(node, Loop):
-        return _loop_text(node, index, places, shapes)
+        return _loop_text(node, index, places, shapes, team)
     rule = OPS[node.op]
     lines = wrap(_comment(node, f"{index}: "), "  ", "   * ")
     if rule.alias:
@@ -251,9 +255,24 @@ def node_text(node: Node, index: int, places: Places, shapes: Shapes) -> list[st
     arguments = [view(o, node, places) for o in call.operands]
     rows, times = call.box
     box = f"bt_all({rows}, {times})"
-    name = shapes.name(call, places.hint(node))
-    text = shared_text(shapes, call, name, box, arguments)
-    return [*lines, *_cleared(node), *text]
+    if team is None:
+        name = shapes.name(call, places.hint(node))
+        text = shared_text(shapes, call, name, box, arguments)
+        return [*lines, *_cleared(node), *text]
+    lines += clear_by_one(team, index, -1, _cleared(node))
+    printed = _printer(node, call, places, shapes)
+    at = (index, -1)
+    return [*lines, *share_call(team, at, node, call, box, arguments, _cleared(node), printed)]
+
+
+def _printer(node: Node, call: Call, places: Places, shapes: Shapes) -> Printed:
+    """Prints the call of a node with a box, arguments and a geometry of a worker."""
+
+    def printed(box: str, arguments: Sequence[str], geometry: str | None) -> list[str]:
+        name = shapes.name(call, places.hint(node)) if geometry is None else geometry
+        return shared_text(shapes, call, name, box, arguments)
+
+    return printed
 
 
 def loop_title(loop: Loop) -> str:
@@ -265,29 +284,42 @@ def loop_title(loop: Loop) -> str:
     return f"fused loop over time, {loop.count} tiles"
 
 
-def _loop_text(loop: Loop, index: int, places: Places, shapes: Shapes) -> list[str]:
+def _loop_text(
+    loop: Loop, index: int, places: Places, shapes: Shapes, team: Team | None
+) -> list[str]:
     names = ", ".join(v.name for v in loop.outputs)
     windows = {w.value.name: w for w in loop.windows}
     lines = wrap(f"/* {index}: {loop_title(loop)}: {names} */", "  ", "   * ")
-    for step in loop.body if not loop.get("continued", False) else ():
-        lines += _cleared(step.node)
+    for j, step in enumerate(loop.body if not loop.get("continued", False) else ()):
+        cleared = _cleared(step.node)
+        lines += clear_by_one(team, index, j, cleared) if team else cleared
     lines += [f"  for (int i = 0; i < {loop.count}; i++) {{" if loop.count > 1 else "  {"]
     lines += [
         "  " + places.declaration(w.value, f"{w.rows} x {w.times} at a time") for w in loop.windows
     ]
-    for step in loop.body:
-        lines += ["  " + line for line in _step_text(step, places, shapes, windows)]
+    for j, step in enumerate(loop.body):
+        at = (index, j)
+        lines += ["  " + line for line in _step_text(step, places, shapes, windows, team, at)]
     return [*lines, "  }"]
 
 
 def _step_text(
-    step: Step, places: Places, shapes: Shapes, windows: Mapping[str, Window]
+    step: Step,
+    places: Places,
+    shapes: Shapes,
+    windows: Mapping[str, Window],
+    team: Team | None = None,
+    at: tuple[int, int] = (0, 0),
 ) -> list[str]:
     node, call = step.node, OPS[step.node.op].call(step.node)
     lines = wrap(_comment(node, "", "tile of "), "  ", "   * ")
     arguments = [view(o, node, places, windows) for o in call.operands]
-    name, box = shapes.name(call, places.hint(node)), _box(step.boxes, places)
-    text = shared_text(shapes, call, name, box, arguments)
+    box = _box(step.boxes, places)
+    printed = _printer(node, call, places, shapes)
+    if team is None:
+        text = printed(box, arguments, None)
+    else:
+        text = share_call(team, at, node, call, box, arguments, (), printed)
     active = [not b.empty for b in step.boxes]
     if all(active):
         return [*lines, *text]

@@ -66,6 +66,11 @@ class Source:
     """For the cycles of the slices between which a live package pauses."""
 
     @property
+    def workers(self) -> int:
+        """Cores that share every call."""
+        return self.target.workers if self.target is not None else 1
+
+    @property
     def sample_type(self) -> str:
         """The C type of an input sample."""
         return CTYPE[self.train.inputs[0].dtype]

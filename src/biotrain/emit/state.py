@@ -49,7 +49,8 @@ def tensor_tables(source: Source) -> list[str]:
     if running:
         lines += ["", "/* Running statistics. */", f"#define BT_STATISTICS {len(running)}"]
         lines += _table("bt_statistics[BT_STATISTICS]", "bt_running", running)
-    if trained and source.live is None and source.gradients != "update":
+    each = source.workers == 1 or source.optimizer.clip_norm is not None  # else ranges of all
+    if trained and source.live is None and source.gradients != "update" and each:
         lines += ["", *_FLOATS.splitlines()]
     return [*lines, ""]
 

@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 from biotrain.emit.schedule import Places, items_text
-from biotrain.emit.source import Source
+from biotrain.emit.source import Source, trained_values
 from biotrain.ir.graph import Node
-from biotrain.ir.op import OPS, float_literal
+from biotrain.ir.op import OPS, Call, float_literal
 from biotrain.ir.optimizer import SGD
 from biotrain.ops.optim import Update
 
@@ -90,3 +90,28 @@ def fits(
     if of_all:
         pointers = [f"bt_floats(&{p.rpartition('.')[0]}, t)" for p in pointers]
     return items_text(f"fits &= {call.function}", [str(count), *pointers, *call.extra], indent)
+
+
+EACH_PARAMETER = (
+    "  for (const bt_tensor *t = bt_parameters; t < bt_parameters + BT_PARAMETERS; t++) {",
+)
+
+
+def alike(source: Source, places: Places) -> bool:
+    """Whether the updates of all parameters are one call but for the tensors."""
+    updates = source.train.updates
+    trained = trained_values(source)
+    calls = [OPS[n.op].call(n) for n in updates]
+    first = calls[0]
+    return len(updates) == len(trained) and all(
+        (c.function, c.struct, c.operands, c.extra) == (*_kind(first), first.operands, first.extra)
+        and c.geometry == (("count", v.size),)
+        and c.box == (1, v.size)
+        and not any(o.view for o in c.operands)
+        and all(places.pointer(x).rpartition(".")[2] == v.name for x in (*n.inputs, *n.outputs))
+        for c, n, v in zip(calls, updates, trained, strict=True)
+    )
+
+
+def _kind(call: Call) -> tuple[str, str]:
+    return call.function, call.struct

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 from biotrain.errors import GraphError
 from biotrain.ir.graph import Attr, DType, Kind, Node, Shape, Span, Value
+from biotrain.ir.split import Region, Split
 from biotrain.writing.text import identifier
 
 if TYPE_CHECKING:
@@ -286,6 +287,29 @@ class Op:
         """The node that computes the same with the last two axes of its tensors swapped; None: it
         needs them in order."""
         return None
+
+    def split(self, node: Node) -> Split:
+        """Along what workers may share the call: along rows and along time, as far as tiles may.
+
+        An op whose kernel ignores its box, or writes what all parts share, says so here.
+        """
+        times = LEAF if self.tiles(node) and not self.reduces_time else 0
+        return Split(rows=self.row_step(node), times=times)
+
+    def writes(self, node: Node, index: int, box: Span) -> Region:
+        """Elements of output `index` that a call over a part of its box (see `split`) writes.
+
+        Where the output has the rows and times of the box they are that part of it; else it holds
+        the same number of elements for every row, or for every `row_step` of them, in order.
+        """
+        (rows, times), size = self.call(node).box, node.outputs[index].size
+        if rows_times(node.outputs[index].shape) == (rows, times):
+            return Region(box.r0 * times + box.t0, box.t1 - box.t0, times, box.r1 - box.r0)
+        step = self.split(node).rows
+        if not step or rows % step or size % (rows // step):
+            return Region(0, size)
+        each = size // (rows // step)
+        return Region(box.r0 // step * each, (box.r1 - box.r0) // step * each)
 
     def reference(self, attrs: Mapping[str, Attr], *inputs: torch.Tensor) -> Any:
         """The torch function that this op equals (its semantics, in any float type)."""

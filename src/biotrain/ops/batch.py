@@ -13,6 +13,7 @@ from dataclasses import replace
 
 from biotrain.ir.graph import Attr, Node, Shape
 from biotrain.ir.op import Call, p_in, p_out, register
+from biotrain.ir.split import ELEMENTS, Split
 from biotrain.ops.batch_norm import RunningUpdate
 from biotrain.ops.norm import GroupStats, GroupSums, Small
 
@@ -48,6 +49,9 @@ class JoinSums(Small):
 
     def infer(self, shapes: Sequence[Shape], attrs: Mapping[str, Attr]) -> tuple[Shape, ...]:
         return (shapes[0],)
+
+    def split(self, node: Node) -> Split:
+        return ELEMENTS
 
     def call(self, node: Node) -> Call:
         count = node.outputs[0].size

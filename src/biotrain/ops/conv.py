@@ -28,6 +28,7 @@ from biotrain.ir.op import (
     x_in,
     x_out,
 )
+from biotrain.ir.split import Region
 from biotrain.ops import conv_work
 from biotrain.ops.shape import reshaped
 
@@ -397,6 +398,14 @@ class ConvDw(_Conv):
         rows, by_input = box.r1 - box.r0, bool(node.get("by_input", False))
         geometry = self._geometry(node)
         return conv_work.weight_gradient(geometry, rows, box.t0, box.t1, by_input)
+
+    def writes(self, node: Node, index: int, box: Span) -> Region:
+        if not node.get("by_input", False):
+            return super().writes(node, index, box)
+        w, step = node.outputs[0].shape, self.row_step(node)
+        taps = prod(w[2:])  # of one channel of x, for every channel of y
+        first, last = box.r0 // step * taps, box.r1 // step * taps
+        return Region(first, last - first, w[1] * taps, w[0])
 
     def call(self, node: Node) -> Call:
         operands = (x_in(0), x_in(1), p_out())

@@ -28,6 +28,7 @@ from biotrain.ir.op import (
     x_in,
     x_out,
 )
+from biotrain.ir.split import SERIAL, Split
 from biotrain.ops.conv import Conv, ConvDw, ConvDx, _Conv
 from biotrain.ops.fir import depthwise, fits
 
@@ -114,6 +115,9 @@ class _Fft(_Conv):
         )
         return Call(function, "bt_fft", geometry, operands, (prod(box[:-1]), box[-1]))
 
+    def split(self, node: Node) -> Split:
+        return SERIAL  # there is one scratch memory
+
     def _box_ops(self, node: Node, box: Span) -> int:
         """Multiplies and adds of a call: whole blocks, and the taps of each channel once."""
         raise NotImplementedError
@@ -145,6 +149,9 @@ class FftWorkspace(Op):
 
     def tiles(self, node: Node) -> bool:
         return False
+
+    def split(self, node: Node) -> Split:
+        return SERIAL
 
     def call(self, node: Node) -> Call:
         size = node.int("size")

@@ -10,6 +10,7 @@ from typing import Any
 from biotrain.errors import GraphError
 from biotrain.ir.graph import Attr, Node, Shape, Value
 from biotrain.ir.op import (
+    LEAF,
     NULL,
     Builder,
     Call,
@@ -23,6 +24,7 @@ from biotrain.ir.op import (
     x_in,
     x_out,
 )
+from biotrain.ir.split import Split
 
 
 class _Linear(Op):
@@ -79,6 +81,9 @@ class Linear(_Linear):
         attrs["padding"] = (0, 0, 0, 0)
         return Swapped("conv", attrs, (True, True, False)[: len(node.inputs)])
 
+    def split(self, node: Node) -> Split:
+        return Split(rows=1, times=1)  # "times" are outputs, each a sum of its own
+
     def call(self, node: Node) -> Call:
         x, y = node.inputs[0].shape, node.outputs[0].shape
         bias = p_in(2) if len(node.inputs) > 2 else NULL
@@ -133,6 +138,9 @@ class LinearDw(_Linear):
     def tiles(self, node: Node) -> bool:
         return False
 
+    def split(self, node: Node) -> Split:
+        return Split(rows=1, times=LEAF)  # outputs x inputs: the sum is over rows of x
+
     def call(self, node: Node) -> Call:
         x, dy = node.inputs[0].shape, node.inputs[1].shape
         box = (dy[-1], x[-1])
@@ -152,6 +160,9 @@ class LinearDb(_Linear):
 
     def tiles(self, node: Node) -> bool:
         return False
+
+    def split(self, node: Node) -> Split:
+        return Split(times=LEAF)  # the box has one row; its times are the outputs
 
     def call(self, node: Node) -> Call:
         dy = node.inputs[0].shape

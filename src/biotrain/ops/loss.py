@@ -9,6 +9,7 @@ from typing import Any
 from biotrain.errors import GraphError
 from biotrain.ir.graph import Attr, Node, Shape, Value
 from biotrain.ir.op import Builder, Call, Op, Sample, p_in, p_out, register
+from biotrain.ir.split import SERIAL, Split
 
 
 @register("bt_loss.h")
@@ -29,6 +30,9 @@ class CrossEntropy(Op):
 
     def tiles(self, node: Node) -> bool:
         return False
+
+    def split(self, node: Node) -> Split:
+        return SERIAL
 
     def call(self, node: Node) -> Call:
         classes = node.inputs[0].size
@@ -58,6 +62,9 @@ class CrossEntropyDx(Op):
     def tiles(self, node: Node) -> bool:
         return False
 
+    def split(self, node: Node) -> Split:
+        return SERIAL
+
     def call(self, node: Node) -> Call:
         classes = node.inputs[0].size
         operands = (p_in(0), p_in(1), p_out())
@@ -84,6 +91,9 @@ class MeanSquaredError(Op):
 
     def tiles(self, node: Node) -> bool:
         return False
+
+    def split(self, node: Node) -> Split:
+        return SERIAL
 
     def ops(self, node: Node) -> int:
         return 3 * node.inputs[0].size
@@ -117,6 +127,9 @@ class MeanSquaredErrorDx(Op):
 
     def tiles(self, node: Node) -> bool:
         return False
+
+    def split(self, node: Node) -> Split:
+        return SERIAL
 
     def call(self, node: Node) -> Call:
         count = node.inputs[0].size

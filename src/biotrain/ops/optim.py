@@ -17,6 +17,7 @@ from dataclasses import replace
 
 from biotrain.ir.graph import Attr, Node, Shape
 from biotrain.ir.op import Call, Op, Operand, float_literal, p_in, p_out, register
+from biotrain.ir.split import ELEMENTS, SERIAL, Split
 
 
 class _Flat(Op):
@@ -24,6 +25,10 @@ class _Flat(Op):
 
     def tiles(self, node: Node) -> bool:
         return False
+
+    def split(self, node: Node) -> Split:
+        """By elements; an update that may be skipped as a whole is tried by one worker."""
+        return SERIAL if node.get("at_once", False) else ELEMENTS
 
     def flat(self, node: Node, function: str, operands: tuple[Operand, ...], *extra: str) -> Call:
         count = node.outputs[0].size
@@ -56,6 +61,9 @@ class Accumulate(Op):
 
     def tiles(self, node: Node) -> bool:
         return False
+
+    def split(self, node: Node) -> Split:
+        return ELEMENTS
 
     def call(self, node: Node) -> Call:
         count = node.outputs[0].size

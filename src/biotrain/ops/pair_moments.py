@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from biotrain.errors import GraphError
 from biotrain.ir.graph import Attr, Node, Shape, Value
 from biotrain.ir.op import NULL, Builder, Call, Op, Operand, p_in, p_out, register, rows_times, x_in
+from biotrain.ir.split import SERIAL, Split
 from biotrain.ops.norm import Small
 
 TWIN = 31
@@ -45,6 +46,9 @@ class Mix(Small):
 
     def row_step(self, node: Node) -> int:
         return 0
+
+    def split(self, node: Node) -> Split:
+        return Split(rows=1)
 
     def mix_call(self, node: Node, function: str, rows: int, out: int, *operands: Operand) -> Call:
         """The call over `out` rows of y."""
@@ -94,6 +98,9 @@ class PairMoments(Mix):
     """The sums of `pair_sums` -> mean of every row, centred second moment of every pair."""
 
     name = "pair_moments"
+
+    def split(self, node: Node) -> Split:
+        return SERIAL  # the pairs of a row lie apart from its mean
 
     def infer(self, shapes: Sequence[Shape], attrs: Mapping[str, Attr]) -> tuple[Shape, ...]:
         rows = int(attrs["rows"])  # type: ignore[arg-type]

@@ -46,7 +46,7 @@ class Plan:
     input_bytes: int
     """The resident window, a part of the arena."""
     stack_bytes: int
-    """Stack reserve of the target."""
+    """Stack reserve of the target, for each of its workers."""
     ram_bytes: int
     """The whole static RAM: all of the above and the fields of the context."""
     flash_bytes: int

@@ -22,6 +22,7 @@ from biotrain.graph.rewrite.precision import parse_store
 from biotrain.ir.graph import Graph
 from biotrain.ir.loss import Objective, parse_loss
 from biotrain.ir.optimizer import SGD, Gradients, Optimizer, check_gradients
+from biotrain.ir.split import MOST_WORKERS
 from biotrain.planner.budget import Budget
 from biotrain.planner.live_memory import same
 from biotrain.targets.target import Target
@@ -95,6 +96,7 @@ class CompileRequest:
         _check_batch(self)
         if self.live is not None:
             _check_live(self)
+        _check_workers(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +173,25 @@ def _check_prefix(request: CompileRequest) -> None:
         )
     if request.live is not None or request.front is not None:
         raise BioTrainError("a prefix works without live and front: one of them fits a firmware")
+
+
+def _check_workers(request: CompileRequest) -> None:
+    """Raise where the number of workers is not possible, or does not go with other settings."""
+    workers = request.target.workers
+    if not _whole(workers) or workers > MOST_WORKERS:
+        raise BioTrainError(
+            f"workers must be a whole number from 1 to {MOST_WORKERS}, not {workers}"
+        )
+    if workers == 1:
+        return
+    not_yet = (
+        ("live", request.live is not None),
+        ("batch", request.batch > 1),
+        ("adabn", request.adabn),
+    )
+    for name, asked in not_yet:
+        if asked:
+            raise BioTrainError(f"{name} works with one worker, not with workers={workers}")
 
 
 def _check_batch(request: CompileRequest) -> None:

@@ -9,15 +9,17 @@ from typing import Any
 from biotrain.emit.build import Build
 from biotrain.errors import BioTrainError
 from biotrain.run.device import Device
-from biotrain.run.emulator import EmulatorDevice
+from biotrain.run.emulator_team import emulated
 from biotrain.run.host import HostDevice
 from biotrain.run.qemu import QemuDevice
 from biotrain.run.rtl_device import RtlDevice
+from biotrain.run.threads import ThreadsDevice
 from biotrain.targets.target import Target, places
 
 PLACES: dict[str, Callable[..., Device]] = {
     "host": HostDevice,
-    "emulator": EmulatorDevice,
+    "threads": ThreadsDevice,
+    "emulator": emulated,
     "qemu": QemuDevice,
     "rtl": RtlDevice,
 }
@@ -29,7 +31,7 @@ def check_place(on: str, target: Target) -> None:
     compiled."""
     if on not in PLACES:
         raise BioTrainError(f"nothing runs on '{on}'; there is: {', '.join(PLACES)}")
-    there = dict.fromkeys(("host", *places(target)))
+    there = dict.fromkeys(("host", "threads", *places(target)))
     if on not in there:
         raise BioTrainError(
             f"packages for {target.name} run on {', '.join(there)}, not on '{on}' (biotrain list "

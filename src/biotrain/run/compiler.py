@@ -133,11 +133,13 @@ def _shared_library(
     with ThreadPoolExecutor(max_workers=len(sources)) as pool:
         objects = list(pool.map(build, sources))
     key = _key(command, flags, machine, "shared", *[o.stem for o in objects])
+    linked = [flag for flag in flags if flag == "-pthread"]
     library = folder / f"{key}.so"
     if not library.exists():
         unfinished = temporary(library)
         run_compiler(
-            [*command, "-shared", "-o", str(unfinished), *[str(o) for o in objects]], library.parent
+            [*command, "-shared", *linked, "-o", str(unfinished), *[str(o) for o in objects]],
+            library.parent,
         )
         unfinished.replace(library)
     return library

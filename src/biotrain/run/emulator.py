@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from biotrain.emit.build import Build
@@ -30,6 +31,8 @@ PAGE_BYTES = 4096
 """Unicorn maps memory in pages of so many bytes."""
 LONGEST_S = 3600
 """Seconds that one command may take, on the clock of this machine."""
+FPU_ON = 0x2000
+"""`mstatus.FS` of RISC-V: initial."""
 SLOT = 0x60000000
 """Where the emulated machine has memory that the firmware does not link into."""
 
@@ -45,8 +48,14 @@ class EmulatorMachine(Machine):
         target: Target,
         regions: tuple[Memory, ...],
         schedule: Sequence[str] = (),
+        shared: Mapping[int, Any] = MappingProxyType({}),
+        loaded: bool = True,
     ) -> None:
-        """`schedule`: functions whose calls the histogram tells apart."""
+        """`schedule`: functions whose calls the histogram tells apart.
+
+        shared : memories that several cores have, by their first address; pointers to bytes.
+        loaded : whether the program has to be written into the memories.
+        """
         try:
             import unicorn
         except ImportError:
@@ -84,13 +93,16 @@ class EmulatorMachine(Machine):
             rights = unicorn.UC_PROT_READ | (
                 unicorn.UC_PROT_WRITE if writable else unicorn.UC_PROT_EXEC
             )
-            self.uc.mem_map(region.origin, size, rights)
+            if region.origin in shared:
+                self.uc.mem_map_ptr(region.origin, size, rights, shared[region.origin])
+            else:
+                self.uc.mem_map(region.origin, size, rights)
         if self._thumb:
             self.uc.mem_map(
                 0xE000E000, PAGE_BYTES
             )  # system control space: CPACR is written at the start
             self._enable_fpu()
-        for segment in image.segments:
+        for segment in image.segments if loaded else ():
             self.uc.mem_write(segment.address, segment.data)
         self.histogram = Histogram()
         flash = next(r for r in regions if r.name == "flash")
@@ -113,7 +125,34 @@ class EmulatorMachine(Machine):
         self.uc.mem_write(address, data)
 
     def run(self) -> None:
+        self.advance()
+
+    def start_at(self, address: int, stack: int, argument: int) -> None:
+        """The next `advance` begins at a function of one argument, on a stack of its own."""
+        models = self._unicorn.arm_const if self._thumb else self._unicorn.riscv_const
+        prefix, names = (
+            ("UC_ARM_REG_", ("SP", "R0"))
+            if self._thumb
+            else (
+                "UC_RISCV_REG_",
+                ("SP", "A0"),
+            )
+        )
+        for name, value in zip(names, (stack, argument), strict=True):
+            self.uc.reg_write(getattr(models, prefix + name), value)
+        if not self._thumb:
+            status = self._unicorn.riscv_const.UC_RISCV_REG_MSTATUS
+            self.uc.reg_write(status, self.uc.reg_read(status) | FPU_ON)
+        self._next = address & ~1
+
+    def advance(self, *stops: int) -> int:
+        """Run until the firmware waits for a command, or comes to another address, and return
+        where it is; the next run goes on behind that call."""
+        ends = (self._idle, *stops)
         try:
+            if stops:
+                self.uc.ctl_exits_enabled(True)
+                self.uc.ctl_set_exits(list(ends))
             self.uc.emu_start(self._next | self._thumb, self._idle, timeout=LONGEST_S * 1_000_000)
         except self._unicorn.UcError as error:
             pc = self.uc.reg_read(self._pc)
@@ -121,9 +160,11 @@ class EmulatorMachine(Machine):
             raise EmulatorError(f"the firmware stopped at {pc:#010x}: {error}") from error
         at = self.uc.reg_read(self._pc)
         self.histogram.cut(at)
-        if at != self._idle:
+        if at not in ends:
             raise EmulatorError(f"the firmware is still at {at:#010x} after {LONGEST_S} s")
-        self._next = self.uc.reg_read(self._link)  # bt_idle is empty: go on where it returns to
+        # bt_idle is empty: go on where it returns to
+        self._next = self.uc.reg_read(self._link) & ~self._thumb
+        return int(at)
 
     def close(self) -> None:
         self.uc = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -74,9 +74,20 @@ class Target:
     shapes. Of an op without an entry, cycles are operations times `price`."""
     wide_outputs: int = 8
     """Results of the widest tile of a convolution in the core's registers (BT_WIDE_OUTPUTS)."""
+    workers: int = 1
+    """Cores that run one schedule together; each has a stack of `stack_bytes`."""
     boot: str = ""
     """The header that the boot ROM expects in front of the program, and its source. The emitted
     firmware has none, so it would not start; empty: the core starts at the vectors in flash."""
+
+    @property
+    def stacks_bytes(self) -> int:
+        """The stack reserve of all workers, in bytes."""
+        return self.workers * self.stack_bytes
+
+    def with_workers(self, workers: int | None) -> Target:
+        """The same target with so many workers; None: as many as it has."""
+        return self if workers is None else replace(self, workers=workers)
 
     @property
     def boot_note(self) -> str:
@@ -142,7 +153,7 @@ def places(target: Target) -> tuple[str, ...]:
     """Where packages for a target run."""
     core = target.build
     if core is None:
-        return ("host",) if target.core == "host" else ()
+        return ("host", "threads") if target.core == "host" else ()
     found = (("emulator", core.unicorn), ("qemu", core.qemu), ("rtl", core.rtl))
     return tuple(name for name, there in found if there)
 
