@@ -1,14 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """The base class of every operation, the table of all of them, and the builder of graphs.
 
-One op is one class and its C kernels beside it (`ops/<stem>.py`, `ops/bt_<stem>.h`). To add one,
-read `docs/add-an-op.md`.
+One op is one class and its C kernels: `ops/<stem>.py`, `ops/bt_<stem>.h` (docs/add-an-op.md).
 
 **How a kernel sees a tensor.** As rows of samples: the last axis is time, all axes before it are
 rows. A kernel gets a geometry struct of constants, a *box* (rows and times of the iteration space
 that this call covers) and its operands; activations arrive as views that may be windows of a
-larger tensor (see `rt/bt_kernel.h`). A box is absolute, so that a call over a tile
-gives the bits that a call over the whole tensor would give.
+larger tensor (see `rt/bt_kernel.h`). A box is absolute: a tile has the bits of the whole.
 """
 
 from __future__ import annotations
@@ -284,14 +282,13 @@ class Op:
         return 1
 
     def swapped(self, node: Node) -> Swapped | None:
-        """The node that computes the same with the last two axes of its tensors swapped; None: it
-        needs them in order."""
+        """The same computation with its tensors' last two axes swapped; None: not possible."""
         return None
 
     def split(self, node: Node) -> Split:
         """Along what workers may share the call: along rows and along time, as far as tiles may.
 
-        An op whose kernel ignores its box, or writes what all parts share, says so here.
+        Ops whose kernels ignore the box, or write what all parts share, say so here.
         """
         times = LEAF if self.tiles(node) and not self.reduces_time else 0
         return Split(rows=self.row_step(node), times=times)
@@ -299,8 +296,7 @@ class Op:
     def writes(self, node: Node, index: int, box: Span) -> Region:
         """Elements of output `index` that a call over a part of its box (see `split`) writes.
 
-        Where the output has the rows and times of the box they are that part of it; else it holds
-        the same number of elements for every row, or for every `row_step` of them, in order.
+        Outputs of other shapes than the box hold equally many elements for every `row_step`.
         """
         (rows, times), size = self.call(node).box, node.outputs[index].size
         if rows_times(node.outputs[index].shape) == (rows, times):
