@@ -211,9 +211,9 @@ HEAD = """\
 <!-- SPDX-License-Identifier: Apache-2.0 -->
 # The zoo: small networks of braindecode
 
-{ok} of the {all} networks of braindecode 1.8 with fewer than a million parameters at 8 channels
-x 1000 samples train in the generated C to PyTorch's weights (`biotrain verify`, 4 classes, full
-training). Written by
+{ok} of the {all} networks of braindecode 1.8 with fewer than a million parameters at 8 channels x
+1000 samples were seen to train in the generated C to PyTorch's weights (`biotrain verify`, 4
+classes, full training). Written by
 
 ```
 python benchmarks/zoo.py --write

@@ -95,13 +95,15 @@ SHAPES: dict[str, Callable[[Tensor], Tensor]] = {
     "index_list": lambda x: x[:, [0, 2, 5, 1]] * x[:, torch.tensor([1, 1, 3, 2])],
     "two_indices": lambda x: x[:, [0, 2, 5], [1, 7, 30]],
     "channel_shuffle": lambda x: F.channel_shuffle(x.unsqueeze(-1), 3).squeeze(-1),
-    "inner_batch": lambda x: F.conv1d(x.reshape(3, 2, 42), torch.ones(4, 2, 3) / 6, stride=2),
+    "inner_batch": lambda x: F.conv1d(
+        x.reshape(3, 2, 42), x.new_ones(4, 2, 3) / 6, stride=2
+    ).reshape(1, -1),
     "inner_batch_of_rows": lambda x: F.conv2d(
-        x.reshape(3, 1, 2, 42), torch.ones(4, 1, 1, 3) / 3, padding=(0, 1)
-    ),
+        x.reshape(3, 1, 2, 42), x.new_ones(4, 1, 1, 3) / 3, padding=(0, 1)
+    ).reshape(1, -1),
     "inner_group_norm": lambda x: F.group_norm(
-        x.reshape(3, 2, 42), 1, torch.tensor([1.0, 2.0]), torch.tensor([0.5, 0.1])
-    ),
+        x.reshape(3, 2, 42), 1, x.new_full((2,), 2.0), x.new_full((2,), 0.5)
+    ).reshape(1, -1),
     "crop": lambda x: F.pad(x, (-3, -4)),
 }
 

@@ -42,6 +42,11 @@ DROPOUT = (
 )
 _PASS = ("clone", "alias", "lift_fresh_copy", "to", "_to_copy", "type_as")
 _IGNORED = ("_assert_tensor_metadata", "_assert_scalar", "sym_constrain_range_for_size")
+_SHAPED = (
+    *("zeros_like", "ones_like", "full_like", "empty_like"),
+    *("new_zeros", "new_ones", "new_full", "new_empty"),
+)
+"""Functions of which the first argument says no more than shape and type."""
 _NUMBERS = ("add", "sub", "rsub", "mul", "div", "pow", "maximum", "minimum")
 """Functions of which an operand may be a number: a constant of no axes becomes one."""
 
@@ -228,6 +233,8 @@ class Walk:
             return self._hole(node)  # follows from what was told already
         given = [self._known(a) for a in node.args]
         named = {key: self._known(a) for key, a in node.kwargs.items()}
+        if name in _SHAPED and isinstance(given[0], Value):
+            given[0] = torch.empty(given[0].shape, dtype=torch.float64)
         if name not in RANDOM and not _values_in([*given, *named.values()]):
             result = self._constants.evaluate(node.target, given, named)  # type: ignore[arg-type]
             return list(result) if isinstance(result, tuple) else result

@@ -17,7 +17,7 @@ from biotrain.ops.reduce import reduce_to
 from biotrain.ops.shape import axis_index, ints, reshaped
 
 SELU_SCALE, SELU_ALPHA = 1.0507009873554804934193349852946, 1.6732632423543772848170429916717
-"""The constants of self-normalising networks (arXiv 1706.02515), with the digits of torch."""
+"""Constants of self-normalising networks (arXiv 1706.02515), in torch's digits."""
 
 
 def scaled(b: Builder, x: Value, scale: float, shift: float = 0.0) -> Value:
