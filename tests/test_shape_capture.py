@@ -93,6 +93,9 @@ SHAPES: dict[str, Callable[[Tensor], Tensor]] = {
     "unfold": lambda x: x.unfold(2, 8, 4).amax(-1),
     "unfold_apart": lambda x: x.unfold(2, 5, 5).mean(-1),
     "index_list": lambda x: x[:, [0, 2, 5, 1]] * x[:, torch.tensor([1, 1, 3, 2])],
+    "nothing_chosen": lambda x: torch.cat(
+        [x.index_select(1, torch.tensor([], dtype=torch.long)).exp(), x[:, [3, 1]]], 1
+    ),
     "two_indices": lambda x: x[:, [0, 2, 5], [1, 7, 30]],
     "channel_shuffle": lambda x: F.channel_shuffle(x.unsqueeze(-1), 3).squeeze(-1),
     "inner_batch": lambda x: F.conv1d(

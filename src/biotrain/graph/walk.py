@@ -258,6 +258,8 @@ class Walk:
             return first
         if isinstance(meta, torch.Tensor):
             args["_output_shape"] = tuple(int(n) for n in meta.shape)
+            if 0 in args["_output_shape"]:  # nothing: a constant without elements
+                return self._constants.keep(torch.empty(args["_output_shape"]))
         self._b.origin = origin(node)
         if (filtered := self._filter(node, name, args)) is not None:
             return filtered
@@ -317,7 +319,8 @@ class Walk:
         """An argument of an op: constants as values of the graph, or as a number where the function
         takes one."""
         if isinstance(value, list):
-            return [self._read(v, f"{name}_{i}", function) for i, v in enumerate(value)]
+            parts = [v for v in value if not isinstance(v, torch.Tensor) or v.numel()]
+            return [self._read(v, f"{name}_{i}", function) for i, v in enumerate(parts)]
         if not isinstance(value, torch.Tensor):
             return value
         if value.is_complex():
