@@ -120,6 +120,8 @@ SAMPLE, WHOLE = (
 EQUIVALENT: dict[tuple[str, str, str], str] = {
     ("score.py", "UNBOUNDED = 1 << 62", "1 -> 2"): "everything fits into the one and the other",
     ("score.py", "UNBOUNDED = 1 << 62", "62 -> 63"): "everything fits into the one and the other",
+    ("schedule.py", 'name, i = f"k_{base}", 1', "1 -> 2"): "any name that is not taken will do",
+    ("schedule.py", "i += 1", "1 -> 2"): "any name that is not taken will do",
     (
         "slices.py",
         "elif cut.rows >= rows:",

@@ -164,3 +164,18 @@ def test_operations_are_told_in_percent_of_those_of_everything_stored() -> None:
     said = re.search(r"operations ([+-][\d.]+)%", least.plan.choices[0])
     assert said
     assert float(said[1]) == pytest.approx(100 * (least.plan.ops / free.plan.ops - 1), abs=2.0)
+
+
+def test_a_step_is_shared_by_the_windows_of_its_group() -> None:
+    """Cycles of a window are its own and an equal share of the step; on the host there are none."""
+
+    def cycles(target: str, accumulate: int) -> float:
+        net = bt.models.EpiDeNet(n_chans=2, n_times=400, n_outputs=11, sfreq=500.0)
+        x = torch.zeros(1, 2, 400)
+        return bt.compile(bt.prepare(net), x, target=target, accumulate=accumulate).cost.cycles
+
+    one, two, four = (cycles("cortex-m4f", n) for n in (1, 2, 4))
+    step = 2 * (one - two)
+    assert four == pytest.approx(one - 3 / 4 * step)
+    assert 0 < step < 0.1 * one
+    assert cycles("host", 1) == 0
