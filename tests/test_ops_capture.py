@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from biotrain.errors import CaptureError
+from biotrain.errors import CaptureError, DeviceError
 from biotrain.package import compile_model
 from biotrain.run.compiler import find_compiler
 
@@ -253,6 +253,23 @@ def test_a_broadcast_operand_is_not_overwritten() -> None:
     device = compile_model(net, x, loss="mse").run("host")
     want = net.double()(x.double()).detach().numpy()
     np.testing.assert_allclose(device.predict(x.numpy()), want, rtol=1e-5)
+
+
+@pytest.mark.parametrize("wave", [torch.sin, torch.cos])
+def test_angles_too_large_to_reduce_are_refused(wave: Callable[[Tensor], Tensor]) -> None:
+    """Up to 8192 the function is torch's; beyond it nothing is predicted and nothing learned."""
+    net = Net(lambda m, x: head(wave(x), m.out), out=nn.Linear(CHANNELS * TIMES, 2))
+    device = compile_model(net, torch.zeros(1, CHANNELS, TIMES)).run("host")
+    x = np.full((1, CHANNELS, TIMES), 8192.0, np.float32)
+    expected = net(torch.from_numpy(x)).detach().numpy()
+    np.testing.assert_allclose(device.predict(x), expected, rtol=1e-4, atol=1e-4)
+    x[0, 1, 7] = 8193.0
+    before = device.crc32()
+    with pytest.raises(DeviceError, match="NaN"):
+        device.predict(x)
+    with pytest.raises(DeviceError, match="loss"):
+        device.train(x, np.array([1]))
+    assert device.crc32() == before
 
 
 VECTORISED = {

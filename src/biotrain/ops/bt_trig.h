@@ -5,8 +5,8 @@
 
 #include "bt_pointwise.h"
 
-/* Arguments are reduced exactly up to this size; beyond it the functions give 0, for NaN and
- * infinity NaN. */
+/* Arguments are reduced exactly up to this size; beyond it the functions give NaN, so that a window
+ * is refused instead of learned wrongly. */
 #define BT_TRIG_LIMIT 8192.0f
 
 /* sin(x + quarter pi / 2). x = k pi / 2 + r with |r| <= pi / 4, where k times the first two parts of
@@ -14,7 +14,7 @@
 BT_KERNEL float bt_sin_turned(float x, int quarter)
 {
   if (!(bt_absf(x) <= BT_TRIG_LIMIT))
-    return x - x;
+    return bt_from_bits(0x7FC00000u);
   const float k = (x * 0.636619772f + 12582912.0f) - 12582912.0f;
   float r = x - k * 1.5703125f;
   r = r - k * 4.837512969970703125e-4f;

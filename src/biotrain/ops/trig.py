@@ -12,7 +12,7 @@ from biotrain.ir.op import Sample
 
 
 class _Wave(Elementwise):
-    """A function of an angle in radians, exact to rounding up to 8192 in size."""
+    """A function of an angle in radians, exact to rounding up to 8192 in size; NaN beyond."""
 
     saved = "in"
     ops_per_element = 24
