@@ -255,3 +255,13 @@ def test_a_slice_spends_what_it_may() -> None:
 def constant(value: int) -> Iterator[int]:
     while True:
         yield value
+
+
+@pytest.mark.parametrize(("count", "blocks"), [(1, 1), (64, 1), (65, 2), (128, 2), (129, 3)])
+def test_a_flat_array_takes_as_few_blocks_as_it_can(count: int, blocks: int) -> None:
+    from biotrain.emit.slices import Slices
+
+    slices = Slices(None, None, 0, None)  # type: ignore[arg-type]
+    text = "\n".join(slices.flat_blocks(["f(at, n);"], count, 64, 100))
+    assert f"s->block < {blocks};" in text
+    assert f"bt_min(64, {count} - at)" in text
