@@ -56,10 +56,17 @@ def missing_function(node: torch.fx.Node, name: str, known: Iterable[str]) -> Mi
     plain = name.removesuffix("_")
     if name in INSTEAD or plain in INSTEAD:
         said += f": {INSTEAD.get(name) or INSTEAD[plain]}"
+    elif any(_is_complex(source) for source in node.all_input_nodes):
+        said = f"torch function '{name}' of complex numbers is not supported: {COMPLEX}"
     else:
         near = get_close_matches(plain, sorted(known), 2, 0.75)
         said += f" (supported: {' and '.join(near)})" if near else ""
     return Missing(where(node), origin(node), said)
+
+
+def _is_complex(node: torch.fx.Node) -> bool:
+    value = node.meta.get("val")
+    return isinstance(value, torch.Tensor) and value.is_complex()
 
 
 class NotSupported(CaptureError):
