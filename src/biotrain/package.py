@@ -54,6 +54,7 @@ from biotrain.planner.request import (
     check_front,
     check_input,
 )
+from biotrain.planner.team_sums import shared_sums
 from biotrain.targets.target import Target, load_target, parse_bytes
 from biotrain.topology import network_of
 from biotrain.writing.files import Folder
@@ -314,7 +315,7 @@ def lower(captured: Captured, request: CompileRequest) -> Source:
             stored = {o.value.name: o.nbytes for o in fitted.batch.outers}
         plan = replace(plan, choices=(*plan.choices, in_words(fitted.train, half, stored)))
     return Source(
-        train=fitted.train,
+        train=shared_sums(fitted.train, request.target.workers),
         predict=fitted.predict,
         network=predict,
         plan=plan,

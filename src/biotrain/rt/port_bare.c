@@ -21,6 +21,12 @@ __attribute__((noinline)) void bt_barrier(void)
 {
   __asm__ volatile("" ::: "memory");
   (void)*(const volatile uint32_t *)BT_BARRIER_ADDRESS;
+#ifdef BT_BARRIER_MARK /* a word of the simulated cluster that records who waited at which barrier */
+  uint32_t hart;
+  __asm__ volatile("csrr %0, mhartid" : "=r"(hart));
+  if (hart == 0)
+    *(volatile uint32_t *)BT_BARRIER_MARK = (uint32_t)(uintptr_t)__builtin_return_address(0);
+#endif
   __asm__ volatile("" ::: "memory");
 }
 

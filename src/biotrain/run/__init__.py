@@ -8,11 +8,11 @@ from typing import Any
 
 from biotrain.emit.build import Build
 from biotrain.errors import BioTrainError
+from biotrain.run.cluster.device import simulated
 from biotrain.run.device import Device
 from biotrain.run.emulator_team import emulated
 from biotrain.run.host import HostDevice
 from biotrain.run.qemu import QemuDevice
-from biotrain.run.rtl_device import RtlDevice
 from biotrain.run.threads import ThreadsDevice
 from biotrain.targets.target import Target, places
 
@@ -21,7 +21,7 @@ PLACES: dict[str, Callable[..., Device]] = {
     "threads": ThreadsDevice,
     "emulator": emulated,
     "qemu": QemuDevice,
-    "rtl": RtlDevice,
+    "rtl": simulated,
 }
 """Where packages run, by the name that `--on` takes."""
 

@@ -20,7 +20,7 @@ from biotrain.run.cycles import cycles
 from biotrain.run.device import Executed
 from biotrain.run.elf import Elf
 from biotrain.run.emulator import PAGE_BYTES, SLOT, EmulatorDevice, EmulatorMachine
-from biotrain.run.firmware import Compiler, memories, optimised, session_elf
+from biotrain.run.firmware import BARE, Compiler, memories, optimised, session_elf
 from biotrain.run.machine import Machine
 from biotrain.run.session import SLOT_BYTES, SessionDevice
 from biotrain.targets.target import Memory, Target
@@ -29,8 +29,6 @@ Order = Literal["rising", "falling", "random"]
 ORDERS: tuple[Order, ...] = ("rising", "falling", "random")
 """In which order workers run between two barriers."""
 
-BARE = ("-DBT_PORT=BT_PORT_BARE", "-Wl,-u,bt_worker_entry")
-"""Flags that choose this back end of the port layer; nothing but the machine calls its entry."""
 STACKS = 0x70000000
 """Where the emulated cluster has the stacks of workers 1 and later."""
 

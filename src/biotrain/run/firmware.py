@@ -35,6 +35,9 @@ ZIG = (
 )
 """Kernels say which loops are to be unrolled. clang would unroll the others too: a third of the
 code for a hundredth of the cycles."""
+BARE = ("-DBT_PORT=BT_PORT_BARE", "-Wl,-u,bt_worker_entry")
+"""Flags that choose the harts of a cluster as workers (`rt/port_bare.c`), and keep their entry:
+nothing but the machine calls it."""
 UNBOUNDED_BYTES = 16 << 20
 """Bytes of a memory that a target without a board does not state."""
 
