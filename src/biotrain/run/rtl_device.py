@@ -54,7 +54,7 @@ class RtlDevice(SessionDevice):
         instructions, cycles = (
             after - before for after, before in zip(now, self._from, strict=True)
         )
-        return Executed(instructions, cycles, "counted in the RTL of CV32E40P", False)
+        return Executed(instructions, cycles, "the RTL of CV32E40P", False)
 
     def _now(self) -> tuple[int, int]:
         return self.machine.instructions or 0, self.machine.cycles or 0

@@ -133,7 +133,7 @@ class ClusterDevice(SessionDevice):
     def executed(self) -> Executed:
         found = self.worker_cycles()
         instructions = sum(one.instructions for one in found.spent)
-        return Executed(instructions, found.cycles, "counted in the RTL cluster", False)
+        return Executed(instructions, found.cycles, "the RTL cluster", False)
 
     def _now(self) -> WorkerCycles:
         return WorkerCycles(self._cluster.cycles, self._cluster.spent())
