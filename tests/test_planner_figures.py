@@ -52,7 +52,7 @@ FIGURES: dict[tuple[str, str], tuple[tuple[int, int], ...]] = {
 """By network and target: bytes of the arena and operations of one sample, for each of `SHARES`."""
 
 OTHERS: dict[str, tuple[int, int, int, int]] = {
-    "epidenet-live": (49248, 528597, 526907, 129687),
+    "epidenet-live": (50624, 528597, 526907, 110318),
     "epidenet-momentum": (50064, 580693, 582164, 0),
     "mibminet-batch": (496000, 4133398, 4269955, 0),
     "mibminet-adabn": (196400, 3961365, 3961365, 0),

@@ -69,7 +69,7 @@ def test_what_c_does_not_allow_is_found(tmp_path: Path) -> None:
 def test_samples_of_an_op(stem: str, flags: tuple[str, ...], tmp_path: Path) -> None:
     """In rooms of exact size, whole and cut."""
     some = [(i, c) for i, c in enumerate(CASES) if OPS[c.op].source == stem]
-    for name, text in program([c for _, c in some], fused=True).items():
+    for name, text in program([c for _, c in some], fused=True, workers=False).items():
         (tmp_path / name).write_text(text)
     arrays = [a for i, c in some for a in draw(c, np.random.default_rng(i)) * len(VARIANTS)]
     (tmp_path / "in.bin").write_bytes(b"".join(np.ascontiguousarray(a).tobytes() for a in arrays))

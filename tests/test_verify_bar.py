@@ -80,8 +80,8 @@ def seeded_logits(device: HostDevice, by: float, call: Callable[..., Any], x: An
     return off(call(device, x), by)
 
 
-def seeded_loss(device: HostDevice, by: float, call: Callable[..., Any], x: Any, y: Any) -> Any:
-    return off(call(device, x, y), by)
+def seeded_loss(device: HostDevice, by: float, call: Callable[..., Any], *given: Any) -> Any:
+    return off(call(device, *given), by)
 
 
 PLACES: dict[str, tuple[str, Callable[..., Any], str]] = {

@@ -102,7 +102,7 @@ def refused_export(error: Exception) -> CaptureError:
     if kind in ("GuardOnDataDependentSymNode", "DynamicOutputShapeException") or (
         "data-dependent" in said
     ):
-        frame = _frames(said)
+        frame = [f for f in _frames(said) if f[1]]  # code that torch made has no text
         at = f"{_place(frame[-1])}: " if frame else ""
         return CaptureError(
             f"{at}the forward pass decides by values of the input (an `if`, a loop or an index "

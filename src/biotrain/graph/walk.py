@@ -253,8 +253,9 @@ class Walk:
             args["dropout_p"] = 0.0
         meta = node.meta.get("val")
         if name in _PASS:
-            if isinstance(meta, torch.Tensor) and not meta.dtype.is_floating_point:
-                raise CaptureError(f"a cast to {meta.dtype} is not supported, only to floats")
+            if isinstance(meta, torch.Tensor) and meta.dtype not in (torch.float32, torch.float64):
+                said = f"a cast to {meta.dtype} is not supported: a device computes in float32"
+                raise CaptureError(f"{where(node)}: {said}")
             return first
         if isinstance(meta, torch.Tensor):
             args["_output_shape"] = tuple(int(n) for n in meta.shape)
