@@ -103,8 +103,10 @@ class Routines:
         parameters: list[str] = []
         given: list[str] = []
         inner: list[str] = []
+        own = {"i", "count", "worker", "NULL"}
 
         def parameter(kind: str, name: str, value: str) -> str:
+            own.add(name)
             parameters.append(_declared(kind, name))
             given.append(value)
             return name
@@ -119,8 +121,7 @@ class Routines:
                 inner.append(parameter(kind, name, item))
         text = f"{function}({', '.join(inner)});"
         words = set(_WORD.findall(text.partition("(")[2]))
-        known = {n for _, n in signature} | {"i", "count", "worker", "NULL"}
-        if any(not w.startswith(("bt_", "k_")) for w in words - known):
+        if any(not w.startswith(("bt_", "k_")) for w in words - own):
             return function, items  # depends on a variable of its caller
         for name in ("i", "worker"):
             if re.search(rf"\b{name}\b", text):
