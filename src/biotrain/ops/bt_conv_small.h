@@ -18,12 +18,11 @@ enum { BT_SMALL_STORES,
        BT_SMALL_JOINS,
        BT_SMALL_CONTINUES };
 
-/* s[j] += w x[at + j] for j in [from, end) of eight neighbours; not empty. */
-BT_KERNEL void bt_small_some(float s[BT_SMALL_OUTPUTS], float w, const float *x, ptrdiff_t at,
-                             int from, int end)
+/* s[j] += w v[j] for j in [from, end) of eight neighbours; not empty. v may lie in the padding. */
+BT_KERNEL void bt_small_some(float s[BT_SMALL_OUTPUTS], float w, const float *v, int from, int end)
 {
 #define BT_SMALL_NEXT(j) \
-  s[j] = bt_fma(w, x[at + (j)], s[j]); \
+  s[j] = bt_fma(w, v[j], s[j]); \
   if (end == (j) + 1) \
     break; \
   BT_FALLTHROUGH;
@@ -43,20 +42,19 @@ BT_KERNEL void bt_small_some(float s[BT_SMALL_OUTPUTS], float w, const float *x,
   case 6:
     BT_SMALL_NEXT(6)
   default:
-    s[7] = bt_fma(w, x[at + 7], s[7]);
+    s[7] = bt_fma(w, v[7], s[7]);
   }
 #undef BT_SMALL_NEXT
 }
 
-/* s[j] += w x[at + j] of a tile of `count` neighbours, four or eight, for j from `low` on, which is not
- * 0; and for j before `high`, which is not `count`. */
+/* The same of a tile of `count` neighbours, four or eight, for j from `low` on, which is not 0; and
+ * for j before `high`, which is not `count`. */
 #define BT_SMALL_CASE(number, j) \
   case number: \
     if ((j) < count) \
-      s[j] = bt_fma(w, x[at + (j)], s[j]); \
+      s[j] = bt_fma(w, v[j], s[j]); \
     BT_FALLTHROUGH;
-BT_KERNEL void bt_small_low(float s[BT_SMALL_OUTPUTS], int count, float w, const float *x,
-                            ptrdiff_t at, int low)
+BT_KERNEL void bt_small_low(float s[BT_SMALL_OUTPUTS], int count, float w, const float *v, int low)
 {
   switch (low) {
     BT_SMALL_CASE(1, 1)
@@ -71,8 +69,7 @@ BT_KERNEL void bt_small_low(float s[BT_SMALL_OUTPUTS], int count, float w, const
   }
 }
 
-BT_KERNEL void bt_small_high(float s[BT_SMALL_OUTPUTS], int count, float w, const float *x,
-                             ptrdiff_t at, int high)
+BT_KERNEL void bt_small_high(float s[BT_SMALL_OUTPUTS], int count, float w, const float *v, int high)
 {
   switch (high) {
     BT_SMALL_CASE(7, 6)
@@ -178,34 +175,31 @@ BT_KERNEL int bt_small_slide(const bt_conv_sum *m, int count, int step, int n, i
     bt_small_begin(m, y, count, mode, s);
     BT_CONV_EACH_ROW(*m, i, h) {
       const float *w = m->w + i * m->w_term + h * m->w_row;
-      const ptrdiff_t row = m->x_at - m->first + i * m->x_term + h * m->x_row; /* time 0 */
-      for (int k = 0, at = first; k < from; k++, at += step, w++)
+      const float *x = bt_address(m->x, m->x_at + t + i * m->x_term + h * m->x_row);
+      for (int k = 0, at = first; k < from; k++, at += step, w++, x = bt_address(x, step))
         if (step > 0)
-          bt_small_low(s, count, *w, m->x, row + at, -at);
+          bt_small_low(s, count, *w, x, -at);
         else
-          bt_small_high(s, count, *w, m->x, row + at, m->times - at);
+          bt_small_high(s, count, *w, x, m->times - at);
       int left = to - from;
-      if (left > 0) { /* x is that sample of the tile which the last tap still has */
-        const int ahead = step < 0 ? count - 1 : 0;
-        const float *x = m->x + (row + first + from * step + ahead);
-        for (; left >= 4; left -= 4) {
-          bt_small_four(s, count, step < 0, w, step < 0 ? x - (count + 2) : x);
-          w += 4, x += 4 * step;
-          BT_NEAR_POINTER(w);
-          BT_NEAR_POINTER(x);
-        }
-        for (; left > 0; left--, w++, x += step) {
-          const float u = *w, *const v = x - ahead;
-          bt_block_four(s, u, v[0], v[1], v[2], v[3]);
-          if (count > 4)
-            bt_block_four(s + 4, u, v[4], v[5], v[6], v[7]);
-        }
+      for (; left >= 4; left -= 4) {
+        bt_small_four(s, count, step < 0, w, step < 0 ? bt_address(x, -3) : x);
+        w += 4, x = bt_address(x, 4 * step);
+        BT_NEAR_POINTER(w);
+        BT_NEAR_POINTER(x);
       }
-      for (int k = to, at = first + to * step; k < m->taps; k++, at += step, w++)
+      for (; left > 0; left--, w++, x = bt_address(x, step)) {
+        const float u = *w;
+        bt_block_four(s, u, x[0], x[1], x[2], x[3]);
+        if (count > 4)
+          bt_block_four(s + 4, u, x[4], x[5], x[6], x[7]);
+      }
+      for (int k = to, at = first + to * step; k < m->taps;
+           k++, at += step, w++, x = bt_address(x, step))
         if (step > 0)
-          bt_small_high(s, count, *w, m->x, row + at, m->times - at);
+          bt_small_high(s, count, *w, x, m->times - at);
         else
-          bt_small_low(s, count, *w, m->x, row + at, -at);
+          bt_small_low(s, count, *w, x, -at);
     }
     bt_small_end(m, y, count, mode, s);
   }
@@ -234,16 +228,15 @@ BT_OUTLINED void bt_small_tile(const bt_conv_sum *m, int t, int n, int mode)
   float s[BT_SMALL_OUTPUTS], *const y = m->y + t * m->y_gap;
   bt_small_begin(m, y, n, mode, s);
   BT_CONV_EACH_ROW(*m, i, h) {
-    const float *w = m->w + i * m->w_term + h * m->w_row;
-    ptrdiff_t from = m->x_at + t * m->gap + i * m->x_term + h * m->x_row;
+    const float *const w = m->w + i * m->w_term + h * m->w_row, *const x = m->x;
+    ptrdiff_t from = m->x_at + t * m->gap + i * m->x_term + h * m->x_row, tap = 0;
     int at = first;
-    for (int k = 0; k < m->taps; k++, at += m->step, from += m->step) {
-      const float u = w[k * m->w_tap];
+    for (int left = m->taps; left > 0; left--, at += m->step, from += m->step, tap += m->w_tap) {
       const int lo = clips ? bt_max(0, -at) : 0, hi = clips ? bt_min(n, m->times - at) : n;
       if (hi - lo == BT_SMALL_OUTPUTS)
-        bt_small_one(s, m->gap, u, m->x + from);
+        bt_small_one(s, m->gap, w[tap], x + from);
       else if (lo < hi)
-        bt_small_some(s, u, m->x, from, lo, hi);
+        bt_small_some(s, w[tap], bt_address(x, from), lo, hi);
     }
   }
   bt_small_end(m, y, n, mode, s);
