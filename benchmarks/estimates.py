@@ -21,9 +21,9 @@ from typing import Any
 
 import numpy as np
 from boards import BOARDS, package, window
+from kernel_cycles import profiles
 
 from biotrain.package import Package
-from biotrain.run.emulator import EmulatorDevice
 from biotrain.run.work_cycles import Counted, counted
 
 NETWORKS = ("epidenet", "mibminet", "eegnet")
@@ -33,13 +33,7 @@ ACCURATE = 0.05
 
 def compare(pkg: Package, x: np.ndarray) -> tuple[float, list[Counted]]:
     """Counted cycles of a window with its share of a step, and of the nodes."""
-    with EmulatorDevice(pkg) as device:
-        device.restart_count()
-        device.accumulate(x, np.ones(1, int))
-        sample = device.profile()
-        device.restart_count()
-        device.step()
-        step = device.profile()
+    sample, step = profiles(pkg, x)
     found = counted(pkg, sample, step, pkg.target.wide_outputs)
     return sample.cycles + step.cycles / pkg.source.accumulate, found
 

@@ -39,6 +39,7 @@ from biotrain.package import Package
 from biotrain.run.compiler import version
 from biotrain.run.emulator import EmulatorDevice
 from biotrain.run.firmware import command
+from biotrain.run.profile import Profile
 from biotrain.run.work_cycles import Counted, counted
 from biotrain.targets.target import FOLDER, load_target
 
@@ -221,19 +222,23 @@ def package(case: Case, core: str) -> Package:
     return free
 
 
-def nodes(pkg: Package, x: np.ndarray, core: str) -> list[Counted]:
-    """The work and the cycles of every node of a training sample and a step, in the emulator.
-
-    `core`: the one whose `kernels.toml` prices them.
-    """
+def profiles(pkg: Package, x: np.ndarray) -> tuple[Profile, Profile]:
+    """Where the cycles of a training sample and of a step went, in the emulator."""
     with EmulatorDevice(pkg) as device:
         device.restart_count()
         device.accumulate(x, np.ones(1, int))
         sample = device.profile()
         device.restart_count()
         device.step()
-        step = device.profile()
-    return counted(pkg, sample, step, WIDE.get(core, 8))
+        return sample, device.profile()
+
+
+def nodes(pkg: Package, x: np.ndarray, core: str) -> list[Counted]:
+    """The work and the cycles of every node of a training sample and a step.
+
+    `core`: the one whose `kernels.toml` prices them.
+    """
+    return counted(pkg, *profiles(pkg, x), WIDE.get(core, 8))
 
 
 def fit(rows: Iterable[Counted]) -> dict[str, dict[str, float]]:
