@@ -23,7 +23,7 @@ from _plans import smallest_plan
 from torch import nn
 
 import biotrain as bt
-from biotrain.errors import BioTrainError, GraphError
+from biotrain.errors import BioTrainError, DeviceError, GraphError
 from biotrain.ir.graph import Span, Value
 from biotrain.ir.op import OPS, Builder
 from biotrain.ir.split import Grid, Split, grid_of
@@ -275,3 +275,45 @@ def test_sums_are_never_cut_along_what_they_add_up() -> None:
                 values = [Value(f"x{i}", s, kind="input") for i, s in enumerate(sample.shapes)]
                 b.emit(op.name, values, None, **dict(sample.attrs))
                 assert op.split(b.nodes[-1]).times == 0, op.name
+
+
+class Steps(nn.Module):
+    """A class for each step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(CHANS, 4, 5, padding=2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.conv(x)
+
+
+@pytest.mark.parametrize("each_step", [False, True])
+def test_labels_are_looked_at_as_with_one_worker(each_step: bool) -> None:
+    """A class that is ignored is taken, one that is not there is refused."""
+    rng = np.random.default_rng(1)
+    x = rng.standard_normal((2, CHANS, 40)).astype(np.float32)
+    net = Steps() if each_step else nn.Sequential(nn.Flatten(), nn.Linear(CHANS * 40, 4))
+    y = rng.integers(0, 4, (2, 40) if each_step else 2)
+    y.flat[0] = 9
+    crcs = []
+    for workers in (1, 3):
+        torch.manual_seed(2)
+        made = net.__class__() if each_step else net
+        pkg = bt.compile(
+            made,
+            torch.zeros(1, CHANS, 40),
+            loss="cross_entropy:ignore_index=9",
+            strategy="full",
+            optimizer=SGD,
+            workers=workers,
+        )
+        device = pkg.run("host")
+        device.train(x, y)
+        crcs.append(device.crc32())
+        y_wrong = y.copy()
+        y_wrong.flat[-1] = 4
+        with pytest.raises(DeviceError, match="label out of range"):
+            device.train(x[1:], y_wrong[1:])
+        assert device.crc32() == crcs[-1]
+    assert crcs[0] == crcs[1]

@@ -1,11 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The lines that refuse a window whose classes are not there."""
+"""The lines that take the target of a window, and refuse one whose classes are not there."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from biotrain.emit.source import Source
+from biotrain.ir.graph import Value
+
+REFUSE = ("m->rejected++;", "return BT_ERR_LABEL;")
+"""What happens to a window with a number that is no class."""
 
 
 def wrong_label(source: Source, name: str) -> str:
@@ -32,3 +36,13 @@ def check_labels(source: Source, name: str, refuse: Sequence[str], indent: str) 
             f"{indent}  }}",
         ]
     return lines
+
+
+def take_target(source: Source, target: Value, take: Sequence[str]) -> list[str]:
+    """Lines that look at the target of a window, bring the window in by the lines `take`, and copy
+    a target of floats (`target_in`) into the arena."""
+    if target.dtype == "i32":
+        refuse = (f"    {line}" for line in REFUSE)
+        return [f"  if ({wrong_label(source, target.name)}) {{", *refuse, "  }", *take]
+    copied = f"  memcpy({target.name}, target_in, {target.size} * sizeof *{target.name});"
+    return [*check_labels(source, "target_in", REFUSE, "  "), *take, copied]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from biotrain.emit.batch import adabn_function, refuse_function, train_batch_function
-from biotrain.emit.labels import check_labels, wrong_label
+from biotrain.emit.labels import take_target
 from biotrain.emit.routines import Routines
 from biotrain.emit.schedule import Places, Shapes, call_text, node_text
 from biotrain.emit.sliced import SLICES, predict_functions, step_functions, train_functions
@@ -210,35 +210,19 @@ def _train_function(source: Source, shapes: Shapes) -> list[str]:
     return _training(source, graph, places, shapes, start, take)
 
 
-REFUSE = ("m->rejected++;", "return BT_ERR_LABEL;")
-"""What happens to a window with a number that is no class."""
-
-
 def _training(
     source: Source, graph: Graph, places: Places, shapes: Shapes, start: str, take: list[str]
 ) -> list[str]:
     """A function that trains on one window, which the lines `take` bring into the arena."""
     target, loss = graph.inputs[-1], graph.outputs[1]
-    integer = target.dtype == "i32"
-    argument = f"int32_t {target.name}" if integer else "const float *target_in"
+    argument = f"int32_t {target.name}" if target.dtype == "i32" else "const float *target_in"
     lines = [
         f"bt_status {start}, {argument}, float *loss_out)",
         "{",
         *places.declarations(graph.nodes, graph.inputs),
         "",
     ]
-    if integer:
-        lines += [
-            f"  if ({wrong_label(source, target.name)}) {{",
-            "    m->rejected++;",
-            "    return BT_ERR_LABEL;",
-            "  }",
-        ]
-    else:
-        lines += check_labels(source, "target_in", REFUSE, "  ")
-    lines += take
-    if not integer:
-        lines += [f"  memcpy({target.name}, target_in, {target.size} * sizeof *{target.name});"]
+    lines += take_target(source, target, take)
     for i, node in enumerate(graph.nodes):
         lines += node_text(node, i, places, shapes)
         if loss in node.outputs:

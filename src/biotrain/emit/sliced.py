@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from biotrain.emit.labels import check_labels, wrong_label
+from biotrain.emit.labels import REFUSE, check_labels, wrong_label
 from biotrain.emit.schedule import Places, Shapes
 from biotrain.emit.slices import GOES, Slices
 from biotrain.emit.source import Source, running_values, trained_values
@@ -93,12 +93,11 @@ def train_functions(source: Source, shapes: Shapes) -> list[str]:
     check = (
         [
             f"    if ({wrong_label(source, 'label_in')}) {{",
-            "      m->rejected++;",
-            "      return BT_ERR_LABEL;",
+            *(f"      {line}" for line in REFUSE),
             "    }",
         ]
         if integer
-        else check_labels(source, "target_in", ("m->rejected++;", "return BT_ERR_LABEL;"), "    ")
+        else check_labels(source, "target_in", REFUSE, "    ")
     )
     keep = (
         ["    s->label = label_in;"]

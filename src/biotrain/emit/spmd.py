@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import lru_cache
 
+from biotrain.emit.labels import take_target
 from biotrain.emit.schedule import Places, Shapes, node_text
 from biotrain.emit.source import Source
 from biotrain.emit.team import barrier
@@ -131,7 +132,7 @@ def training(
     start : its prototype up to the target. given : tensors that `take` writes, beside the window.
     """
     places = Places(source, buffers, shapes.tables)
-    target, classes = graph.inputs[-1], graph.outputs[0].size
+    target = graph.inputs[-1]
     integer = target.dtype == "i32"
     argument = f"int32_t {target.name}" if integer else "const float *target_in"
     part = f"{start.partition('(')[0]}_part"
@@ -143,16 +144,7 @@ def training(
         *outer_declarations(places, written),
         "",
     ]
-    if integer:
-        lines += [
-            f"  if ({target.name} < 0 || {target.name} >= {classes}) {{",
-            "    m->rejected++;",
-            "    return BT_ERR_LABEL;",
-            "  }",
-        ]
-    lines += take
-    if not integer:
-        lines += [f"  memcpy({target.name}, target_in, {target.size} * sizeof *{target.name});"]
+    lines += take_target(source, target, take)
     lines += [
         *enter(part, target.name if integer else "0", "loss_out"),
         "  if (call.status != BT_OK) {",
