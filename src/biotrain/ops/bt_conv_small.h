@@ -18,6 +18,14 @@ enum { BT_SMALL_STORES,
        BT_SMALL_JOINS,
        BT_SMALL_CONTINUES };
 
+/* From here on m->x is the address of the sample of result 0 and tap 0, which may lie in the padding:
+ * what is read is found from it by bt_address. */
+BT_KERNEL void bt_small_settle(bt_conv_sum *m)
+{
+  m->x = bt_address(m->x, m->x_at);
+  m->x_at = 0;
+}
+
 /* s[j] += w v[j] for j in [from, end) of eight neighbours; not empty. v may lie in the padding. */
 BT_KERNEL void bt_small_some(float s[BT_SMALL_OUTPUTS], float w, const float *v, int from, int end)
 {
@@ -172,23 +180,25 @@ BT_KERNEL int bt_small_slide(const bt_conv_sum *m, int count, int step, int n, i
     const int from = bt_min(m->taps, bt_max(0, step > 0 ? -first : -high));
     const int to = bt_max(from, bt_min(m->taps, (step > 0 ? high : first) + 1));
     float s[BT_SMALL_OUTPUTS], *const y = m->y + t * m->y_gap;
+    const float *const tile = bt_address(m->x, t);
     bt_small_begin(m, y, count, mode, s);
     BT_CONV_EACH_ROW(*m, i, h) {
       const float *w = m->w + i * m->w_term + h * m->w_row;
-      const float *x = bt_address(m->x, m->x_at + t + i * m->x_term + h * m->x_row);
+      const float *x = bt_address(tile, i * m->x_term + h * m->x_row);
       for (int k = 0, at = first; k < from; k++, at += step, w++, x = bt_address(x, step))
         if (step > 0)
           bt_small_low(s, count, *w, x, -at);
         else
           bt_small_high(s, count, *w, x, m->times - at);
       int left = to - from;
-      for (; left >= 4; left -= 4) {
-        bt_small_four(s, count, step < 0, w, step < 0 ? bt_address(x, -3) : x);
+      const int behind = step < 0 ? 3 : 0; /* the last of four taps has the first sample */
+      for (x = bt_address(x, -behind); left >= 4; left -= 4) {
+        bt_small_four(s, count, step < 0, w, x);
         w += 4, x = bt_address(x, 4 * step);
         BT_NEAR_POINTER(w);
         BT_NEAR_POINTER(x);
       }
-      for (; left > 0; left--, w++, x = bt_address(x, step)) {
+      for (x = bt_address(x, behind); left > 0; left--, w++, x = bt_address(x, step)) {
         const float u = *w;
         bt_block_four(s, u, x[0], x[1], x[2], x[3]);
         if (count > 4)
@@ -228,15 +238,17 @@ BT_OUTLINED void bt_small_tile(const bt_conv_sum *m, int t, int n, int mode)
   float s[BT_SMALL_OUTPUTS], *const y = m->y + t * m->y_gap;
   bt_small_begin(m, y, n, mode, s);
   BT_CONV_EACH_ROW(*m, i, h) {
-    const float *const w = m->w + i * m->w_term + h * m->w_row, *const x = m->x;
-    ptrdiff_t from = m->x_at + t * m->gap + i * m->x_term + h * m->x_row, tap = 0;
+    const float *const w = m->w + i * m->w_term + h * m->w_row;
+    const float *x = bt_address(m->x, t * m->gap + i * m->x_term + h * m->x_row);
+    ptrdiff_t tap = 0;
     int at = first;
-    for (int left = m->taps; left > 0; left--, at += m->step, from += m->step, tap += m->w_tap) {
+    for (int left = m->taps; left > 0; left--, at += m->step, tap += m->w_tap) {
       const int lo = clips ? bt_max(0, -at) : 0, hi = clips ? bt_min(n, m->times - at) : n;
       if (hi - lo == BT_SMALL_OUTPUTS)
-        bt_small_one(s, m->gap, w[tap], x + from);
+        bt_small_one(s, m->gap, w[tap], x);
       else if (lo < hi)
-        bt_small_some(s, w[tap], bt_address(x, from), lo, hi);
+        bt_small_some(s, w[tap], x, lo, hi);
+      x = bt_address(x, m->step);
     }
   }
   bt_small_end(m, y, n, mode, s);
@@ -254,9 +266,9 @@ BT_OUTLINED void bt_small_singles(const bt_conv_sum *m, int t, int end, int mode
     float sum = mode == BT_SMALL_CONTINUES ? *y : m->b ? *m->b : 0.0f;
     BT_CONV_EACH_ROW(*m, i, h) {
       const float *w = m->w + i * m->w_term + h * m->w_row;
-      const ptrdiff_t from = m->x_at + i * m->x_term + h * m->x_row + at;
+      const ptrdiff_t from = i * m->x_term + h * m->x_row + at;
       for (int j = k.from; j < k.end; j++)
-        sum = bt_fma(w[j * m->w_tap], m->x[from + j * m->step], sum);
+        sum = bt_fma(w[j * m->w_tap], *bt_address(m->x, from + j * m->step), sum);
     }
     if (mode == BT_SMALL_JOINS)
       BT_JOIN_LEAF(*y, sum);
@@ -288,8 +300,8 @@ BT_OUTLINED void bt_small_row(const bt_conv_sum *m, int n, int mode)
     bt_small_singles(m, end, n, mode);
 }
 
-/* n results of `outs` outputs, one or more. Where a term has one sample for a result, and no more is outside,
- * the rows or the terms are the taps. */
+/* n results of `outs` outputs, one or more. Where a term has one sample for a result, and no more is
+ * outside, the rows or the terms are the taps. */
 BT_KERNEL void bt_conv_sums(bt_conv_sum m, int outs, int n)
 {
   if (m.inside && m.taps == 1) {
@@ -299,12 +311,13 @@ BT_KERNEL void bt_conv_sums(bt_conv_sum m, int outs, int n)
     m.w_tap = rows ? m.w_row : m.w_term;
     *(rows ? &m.rows : &m.terms) = 1;
   }
+  bt_small_settle(&m);
   for (;;) {
     bt_small_row(&m, n, BT_SMALL_STORES);
     if (--outs <= 0)
       break;
     m.w += m.w_out;
-    m.x_at += m.x_out;
+    m.x = bt_address(m.x, m.x_out);
     m.y += m.y_out;
     m.b = m.b ? m.b + 1 : NULL;
   }
@@ -313,6 +326,7 @@ BT_KERNEL void bt_conv_sums(bt_conv_sum m, int outs, int n)
 /* n results of one output, added to y. */
 BT_KERNEL void bt_conv_add(bt_conv_sum m, int n)
 {
+  bt_small_settle(&m);
   bt_small_row(&m, n, BT_SMALL_CONTINUES);
 }
 
@@ -320,7 +334,7 @@ BT_KERNEL void bt_conv_add(bt_conv_sum m, int n)
 BT_OUTLINED void bt_small_leaves(bt_conv_sum *m, int outs, int ins, int n)
 {
   const float *const w = m->w;
-  const ptrdiff_t x = m->x_at;
+  const float *const x = m->x;
   float *const y = m->y;
   const int taps = m->taps, rows = m->rows, first = m->first, step = m->step;
   m->rows = 1;
@@ -331,10 +345,10 @@ BT_OUTLINED void bt_small_leaves(bt_conv_sum *m, int outs, int ins, int n)
         m->taps = bt_min(BT_LEAF, taps - k);
         m->first = first + k * step;
         m->w = w + o * m->w_out + k;
-        m->x_at = x + i * m->x_in + k * step;
+        m->x = bt_address(x, i * m->x_in + k * step);
         for (int h = 0; h < rows; h++) {
           if (h > 0)
-            m->w += m->w_row, m->x_at += m->x_row;
+            m->w += m->w_row, m->x = bt_address(m->x, m->x_row);
           bt_small_row(m, n, BT_SMALL_JOINS);
         }
       }
@@ -352,6 +366,7 @@ BT_KERNEL void bt_conv_leaf_sums(bt_conv_sum m, int outs, int ins, int n)
     m.gap = (int)m.x_in, m.x_in = gap;
     m.y_gap = m.y_in, m.y_in = y_gap;
   }
+  bt_small_settle(&m);
   bt_small_leaves(&m, outs, ins, n);
 }
 
