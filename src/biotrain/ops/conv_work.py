@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-LEAF = 32
-"""Samples of a leaf (BT_LEAF)."""
+from biotrain.ir.op import LEAF
+
 TILE = 8
 """Results of a tile in scalar registers (BT_TILE_OUTPUTS)."""
 SLIDE_SAMPLES = 16

@@ -6,8 +6,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from biotrain.ir.op import LEAF
 from biotrain.ops.conv_work import (
-    LEAF,
     Sum,
     Work,
     add,

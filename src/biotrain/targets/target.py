@@ -6,6 +6,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -167,7 +168,8 @@ def _op_cycles(core: str) -> dict[str, float]:
     return data["ops"] if "ops" in data else _op_cycles(data["like"]) if "like" in data else {}
 
 
-def _kernel_cycles(core: str) -> dict[str, Any]:
+@cache
+def _kernel_cycles(core: str) -> Mapping[str, Any]:
     """What `kernels.toml` of the core says, or that of the core that its cycles are like."""
     path = FOLDER / core / "kernels.toml"
     if path.is_file():
