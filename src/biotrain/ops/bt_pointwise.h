@@ -61,14 +61,14 @@ BT_KERNEL void bt_relu_dx(bt_plane g, bt_box box, bt_in y, bt_in dy, bt_out dx)
 /* y = x where x > 0, slope x elsewhere */
 BT_KERNEL void bt_leaky_relu(bt_plane g, bt_box box, bt_in in, bt_out y, float slope)
 {
-  BT_MAP(in, y, x * (x > 0.0f ? 1.0f : slope));
+  BT_MAP(in, y, bt_selectf(x > 0.0f, x, slope * x));
 }
 
 /* dx = dy where x > 0, slope dy elsewhere; y has the sign of x if slope >= 0 and is saved then */
 BT_KERNEL void bt_leaky_relu_dx(bt_plane g, bt_box box, bt_in saved, bt_in dy, bt_out dx,
                                 float slope)
 {
-  BT_MAP_GRADIENT(saved, dy, dx, up * (s > 0.0f ? 1.0f : slope));
+  BT_MAP_GRADIENT(saved, dy, dx, bt_selectf(s > 0.0f, up, slope * up));
 }
 
 /* e^x - 1 for x <= 0 and what it does not lose near 0: 2^n (e^r - 1) + (2^n - 1) */

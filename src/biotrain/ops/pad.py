@@ -19,7 +19,7 @@ from biotrain.ir.op import (
     x_in,
     x_out,
 )
-from biotrain.ops.flip import padded
+from biotrain.ops.selection import padded
 from biotrain.ops.shape import Move, check_axes, float_text, ints, on_axes
 
 
