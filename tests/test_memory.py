@@ -13,9 +13,17 @@ from hypothesis import strategies as st
 
 import biotrain.ops  # noqa: F401 (fills the table of ops)
 from biotrain.errors import GraphError
-from biotrain.ir.graph import Graph, Node, Value
+from biotrain.ir.graph import Attr, Graph, Loop, Node, Span, Step, Value, Window
 from biotrain.planner.explain import computations
-from biotrain.planner.place import ALIGNMENT, Buffer, lifetimes, lower_bound, peak, place
+from biotrain.planner.place import (
+    ALIGNMENT,
+    Buffer,
+    follows,
+    lifetimes,
+    lower_bound,
+    peak,
+    place,
+)
 from biotrain.planner.plan import Schedule
 from biotrain.planner.schedules import MOST_ATTEMPTS, Planner
 from biotrain.planner.score import Score, Streaming
@@ -188,3 +196,25 @@ def test_what_follows_a_recomputed_tensor_is_recomputed_too() -> None:
         node("tanh", values["b2"], "c"),
     ]
     assert computations(nodes) == [("a", 0), ("b", 0), ("a", 1), ("b", 1), ("c", 0)]
+
+
+def _pooled_rows(written: Sequence[int]) -> Loop:
+    """A loop that reads rows 0 to 3 of `x` and writes rows of `y`, beside the places of maxima."""
+    x, y = Value("x", (1, 4, 8)), Value("y", (1, 4, 8))
+    row, where = Value("row", (1, 4, 8)), Value("where", (1, 4, 8), "u8")
+    boxes = tuple(Span(k, k + 1, 0, 8) for k in range(4))
+    others = tuple(Span(k, k + 1, 0, 8) for k in written)
+    shape: dict[str, Attr] = {"kernel": (1, 1), "stride": (1, 1), "padding": (0, 0)}
+    attrs = tuple({**shape, "dilation": (1, 1), "index": True}.items())
+    body = (
+        Step(Node("relu", (x,), (row,)), boxes),
+        Step(Node("max_pool", (row,), (y, where), attrs), others),
+    )
+    windows = (Window(row, boxes), Window(where, others))
+    return Loop("loop", (x,), (y,), axis="rows", body=body, windows=windows)
+
+
+def test_a_result_of_two_may_overwrite_what_was_read() -> None:
+    """One of a node's results is enough, where row k of it is written when row k was read."""
+    assert follows(_pooled_rows((0, 1, 2, 3)), "x", "y")
+    assert not follows(_pooled_rows((1, 2, 3, 0)), "x", "y"), "row 1 is read later"
