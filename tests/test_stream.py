@@ -29,7 +29,7 @@ import biotrain as bt
 from biotrain.errors import DoesNotFitError, GraphError
 from biotrain.graph.cost import node_ops
 from biotrain.graph.rewrite import keep_int16
-from biotrain.ir.graph import Graph, Loop, Node, Span, Step, Value, Window, flat_nodes, verify
+from biotrain.ir.graph import Attr, Graph, Loop, Node, Span, Step, Value, Window, flat_nodes, verify
 from biotrain.ir.op import OPS
 from biotrain.package import Package
 from biotrain.planner.fused import Group
@@ -289,6 +289,26 @@ def test_an_input_of_a_cat_that_no_part_needs() -> None:
     validate(graph, buffers)
     reading = replace(loop.body[0], boxes=tuple(replace(b, r0=0) for b in loop.body[0].boxes))
     assert refused(graph, loop, with_step(loop, 0, reading))
+
+
+def test_tiles_of_time_are_as_short_as_their_pools_allow() -> None:
+    """16 samples of the longest tensor at least, in multiples of what a pool makes one of."""
+    x, a = Value("x", (1, 2, 960), kind="input"), Value("a", (1, 2, 960))
+    b, c = Value("b", (1, 2, 320)), Value("c", (1, 2, 80))
+
+    def pool(n: int) -> tuple[tuple[str, Attr], ...]:
+        whole = (("padding", (0, 0)), ("dilation", (1, 1)))
+        return (("kernel", (1, n)), ("stride", (1, n)), *whole)
+
+    nodes = (
+        Node("relu", (x,), (a,)),
+        Node("avg_pool", (a,), (b,), pool(3)),
+        Node("avg_pool", (b,), (c,), pool(4)),
+    )
+    stream = Stream(Graph(nodes, (x,), (b, c)))
+    found = stream.tilings(Group(stored=(1, 2), streamed=(0,)))
+    lengths = [n for axis, n in found if axis == "time"]
+    assert lengths == [8, 16, 64, 256], "16 / 3 samples of b, in fours"
 
 
 # What a broken loop gets.
