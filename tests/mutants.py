@@ -18,6 +18,7 @@ import json
 import os
 import random
 import re
+import resource
 import shutil
 import subprocess
 import sys
@@ -33,6 +34,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = Path("src/biotrain")
 COPIED = ("src", "tests", "benchmarks", "docs", "examples", "pyproject.toml", "README.md")
 LEAST_SCORE = 0.9
+MOST_MEMORY = 8 << 30
+"""Bytes of addresses of one test process: a search that a mutant keeps from ending asks for all."""
 
 AREAS: dict[str, tuple[str, ...]] = {
     "planner": ("planner/*.py",),
@@ -309,6 +312,11 @@ def copied(folder: Path) -> Path:
     return folder
 
 
+def _limited() -> None:
+    """Bounds the memory of this process."""
+    resource.setrlimit(resource.RLIMIT_AS, (MOST_MEMORY, MOST_MEMORY))
+
+
 def outcome(tree: Path, tests: Sequence[str], timeout: float) -> str:
     """The first test that failed, "timeout", or "" where all pass."""
     environment = {
@@ -327,8 +335,14 @@ def outcome(tree: Path, tests: Sequence[str], timeout: float) -> str:
             raise SystemExit(f"mutants: there is no tests/{name}")
         try:
             done = subprocess.run(
-                asked, cwd=tree, env=environment, capture_output=True, text=True, timeout=timeout
-            )  # fmt: skip
+                asked,
+                cwd=tree,
+                env=environment,
+                capture_output=True,
+                text=True,
+                timeout=timeout,
+                preexec_fn=_limited,
+            )
         except subprocess.TimeoutExpired:
             return "timeout"
         if done.returncode == 5 and "bt_" not in words:  # a kernel may have no samples of its own
