@@ -42,7 +42,7 @@ RUNTIME_FILES = (
     "bt_layout.h",
 )
 
-PORT_FILES = ("bt_port.h", "port_threads.c", "port_bare.c")
+PORT_FILES = ("bt_port.h", "port_threads.c", "port_bare.c", "port_pmsis.c")
 """How workers run: the layer and its back ends, of which `-DBT_PORT=...` chooses one."""
 
 __all__ = [

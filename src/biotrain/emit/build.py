@@ -12,9 +12,10 @@ from biotrain.emit.context import context
 from biotrain.errors import BioTrainError
 from biotrain.frontend import FrontEnd
 from biotrain.frontend import emit as emit_front
-from biotrain.graph.cost import Cost, training_cost
+from biotrain.graph.cost import Cost
 from biotrain.ir.graph import Graph
 from biotrain.planner.plan import Plan
+from biotrain.planner.team_cost import shared_cost
 from biotrain.targets.layout import Struct
 from biotrain.targets.target import Target
 
@@ -65,7 +66,7 @@ class Build:
     @property
     def cost(self) -> Cost:
         """Work of one training sample."""
-        return training_cost(self.graph, self.target, self.source.accumulate)
+        return shared_cost(self.graph, self.plan.buffers, self.target, self.source.accumulate)
 
     @property
     def fused(self) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from biotrain.graph.cost import Cost, call_cycles, training_cost
+from biotrain.graph.cost import Cost, call_cycles
 from biotrain.ir.graph import Graph, Node, Span
 from biotrain.planner.place import ALIGNMENT, lifetimes, place
 from biotrain.planner.plan import Schedule
@@ -13,6 +13,7 @@ from biotrain.planner.realise import realise
 from biotrain.planner.score import UNBOUNDED, Score, Streaming
 from biotrain.planner.search import Search
 from biotrain.planner.stream import Stream, equal_price
+from biotrain.planner.team_cost import shared_cost
 from biotrain.targets.target import Target
 
 MOST_ATTEMPTS = 6
@@ -73,7 +74,7 @@ class Planner:
 
     def cost(self, schedule: Schedule) -> Cost:
         """Work of one training sample."""
-        return training_cost(schedule.graph, self.target, self.accumulate)
+        return shared_cost(schedule.graph, schedule.buffers, self.target, self.accumulate)
 
     def ladder(self) -> list[tuple[Score, Schedule]]:
         """Schedules of falling arenas, from the fastest to the smallest that was found."""

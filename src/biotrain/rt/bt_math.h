@@ -50,7 +50,7 @@
 #endif
 
 #if BT_FUSED && !defined(__FP_FAST_FMAF) && !defined(__FMA__) && !defined(__ARM_FEATURE_FMA) && \
-    !defined(__riscv_flen) && !defined(__riscv_zfinx)
+    !defined(__riscv_flen) && !defined(__riscv_zfinx) && !defined(__GAP9__)
 #error \
     "BT_FUSED=1 needs a fused multiply-add in hardware (x86: -mfma or -march=native); else BT_FUSED=0"
 #endif

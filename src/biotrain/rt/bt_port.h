@@ -6,7 +6,8 @@
  * Back ends, chosen by -DBT_PORT=...:
  *   BT_PORT_NONE     (the default) one core runs all parts as one: the same bits
  *   BT_PORT_THREADS  POSIX threads (port_threads.c)
- *   BT_PORT_BARE     the harts of a RISC-V cluster without an operating system (port_bare.c) */
+ *   BT_PORT_BARE     the harts of a RISC-V cluster without an operating system (port_bare.c)
+ *   BT_PORT_PMSIS    the cluster of GAP9, by the API of its vendor (port_pmsis.c) */
 #ifndef BT_PORT_H
 #define BT_PORT_H
 
@@ -16,6 +17,7 @@
 #define BT_PORT_NONE 0
 #define BT_PORT_THREADS 1
 #define BT_PORT_BARE 2
+#define BT_PORT_PMSIS 3
 #ifndef BT_PORT
 #define BT_PORT BT_PORT_NONE
 #endif

@@ -19,6 +19,7 @@ from biotrain.emit.project import (
     live_values,
     main_files,
     readme,
+    sdk_files,
 )
 from biotrain.errors import CompilerError
 from biotrain.run.compiler import version
@@ -52,6 +53,9 @@ def project_files(package: Build, *, measure: bool = False) -> dict[str, str]:
         if target.core != "host":
             files |= library_files(source, target.stack_bytes)
         return in_words_of(source, {**files, "README.md": readme(source, target, None)})
+    if target.sdk:
+        files = {**sdk_files(source, target), "README.md": readme(source, target, None)}
+        return in_words_of(source, files)
     flash, ram = memories(target)
     start = start_files(target)
     start["link.ld"] = linker_script(target, flash, ram)
@@ -69,7 +73,7 @@ def measured(
 ) -> Footprint | None:
     """What `main.elf` takes; None where no compiler (or no reader of ELF files) is there."""
     core = package.target.build
-    if core is None or not find_spec("elftools"):
+    if core is None or package.target.sdk or not find_spec("elftools"):
         return None
     try:
         which = compiler or find_cross_compiler(core, "gcc")

@@ -77,6 +77,8 @@ class Target:
     """Results of the widest tile of a convolution in the core's registers (BT_WIDE_OUTPUTS)."""
     workers: int = 1
     """Cores that run one schedule together; each has a stack of `stack_bytes`."""
+    sdk: str = ""
+    """The vendor's SDK that builds the firmware (`pmsis`); empty: BioTrain's start-up code does."""
     boot: str = ""
     """The header that the boot ROM expects in front of the program, and its source. The emitted
     firmware has none, so it would not start; empty: the core starts at the vectors in flash."""

@@ -29,6 +29,7 @@ __all__ = [
     "live_values",
     "main_files",
     "readme",
+    "sdk_files",
 ]
 
 OPTIMIZE_FLAG = {"speed": "-O2", "size": "-Os"}
@@ -69,11 +70,16 @@ def live_values(source: Source) -> dict[str, str]:
         "LIVE_OBJECTS": "".join(f" {name.replace('.c', '.o')}" for name in names),
         "LIVE_SOURCES": "".join(f" ../{name}" for name in names),
         "LIVE_ZEPHYR": "".join(f"\n    ${{CMAKE_CURRENT_LIST_DIR}}/../{name}" for name in names),
+        "PORT_FLAGS": " -DBT_PORT=BT_PORT_THREADS -pthread" if source.workers > 1 else "",
+        "THREADS_SOURCES": " ../port_threads.c" if source.workers > 1 else "",
     }
 
 
-def main_files(source: Source) -> dict[str, str]:
-    """`main.c`, and the board's part with the functions that a person fills in."""
+def main_files(source: Source, sdk: str = "") -> dict[str, str]:
+    """`main.c`, and the board's part with the functions that a person fills in.
+
+    sdk : the vendor's SDK on whose cluster it runs; the program is then no `main` of its own.
+    """
     if source.live is not None:
         names = {"main.c": "main_live.c", "board.c": "board_live.c", "board.h": "board_live.h"}
         return {name: filled(template, {}) for name, template in names.items()}
@@ -84,6 +90,9 @@ def main_files(source: Source) -> dict[str, str]:
     trains = bool(source.trained)
     rate = str(np.float32(source.optimizer.lr))
     values = {
+        "INCLUDE": '#include "pmsis.h"\n#include "program.h"\n' if sdk else "",
+        "PLACE": "PI_L1 " if sdk else "",
+        "ENTRY": "program" if sdk else "main",
         "RATE": (rate if set(rate) & set(".en") else f"{rate}.0") + "f",
         "SAMPLE": sample,
         "LABEL": "int32_t label" if by_class else "float label[BT_TARGETS]",
@@ -116,6 +125,17 @@ def main_files(source: Source) -> dict[str, str]:
         "board.c": filled("board.c", {**values, "STORED": stored}),
         "board.h": filled("board.h", values),
     }
+
+
+def sdk_files(source: Source, target: Target) -> dict[str, str]:
+    """`gap9/`: a project for the vendor's SDK, whose start-up, linker and drivers it uses."""
+    own = main_files(source, target.sdk)
+    port = " ../port_pmsis.c" if source.workers > 1 else ""
+    values = {"STACK": str(target.stack_bytes), "PORT_SOURCES": port, **live_values(source)}
+    names = ("main.c", "program.h", "CMakeLists.txt", "sdk.config")
+    files = {"program.c": own["main.c"], "board.c": own["board.c"], "board.h": own["board.h"]}
+    files |= {name: filled(f"gap9/{name}", values) for name in names}
+    return {f"gap9/{name}": text for name, text in files.items()}
 
 
 def firmware_files(

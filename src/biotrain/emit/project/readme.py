@@ -19,6 +19,8 @@ def readme(source: Source, target: Target, footprint: Footprint | None) -> str:
     run = ["biotrain run .                  # this C, on this computer"]
     if core is not None and core.unicorn:
         run.append(f"biotrain run . --on emulator    # as firmware, on an emulated {target.core}")
+    if target.sdk:
+        run.append("biotrain run . --on rtl         # on BioTrain's own RTL of such a cluster")
     values = {
         "TITLE": markdown(source.title),
         "PREFIX_NOTE": _prefix_note(source),
@@ -53,6 +55,8 @@ def _code(source: Source, footprint: Footprint | None) -> tuple[str, str, str]:
 def _build(source: Source, target: Target, footprint: Footprint | None) -> list[str]:
     core = target.build
     blocks: list[str] = []
+    if target.sdk:
+        return [filled("gap9/build.md", {"TARGET": target.name}).rstrip()]
     if core is not None:
         blocks.append(filled("build.md", {"GCC": core.gcc[0] if core.gcc else "gcc"}).rstrip())
     else:
@@ -78,6 +82,8 @@ def live_names(source: Source) -> str:
 
 
 def _folders(target: Target) -> list[str]:
+    if target.sdk:
+        return ["| `gap9/` | a project for the vendor's SDK: `program.c`, `board.c`, CMake |"]
     rows = ["| `example/` | a program for this machine |"]
     if target.build is not None:
         rows = ["| `firmware/` | start-up, linker script, `main.c`, `board.c`, Makefile, CMake |"]
@@ -99,7 +105,7 @@ def _origin(target: Target, footprint: Footprint | None) -> str:
         )
     if target.core == "host":
         return "As planned; the code comes on top, and the stack is the operating system's."
-    if target.build is None:
+    if target.build is None or target.sdk:
         return (
             "As planned: for this core the C is a library, and no firmware was linked, so the "
             "flash of the code and the deepest stack are missing. Time and energy are estimates."
@@ -126,7 +132,8 @@ def _ram(source: Source, target: Target, footprint: Footprint | None) -> list[Ro
     rows.append(("**`bt_model`**", f"**{plan.context_bytes:,}**", ""))
     rows += _live(source)
     if plan.stack_bytes:
-        where = "reserved in `link.ld`" if target.build else "reserve"
+        where = "reserved in `link.ld`" if target.build and not target.sdk else "reserve"
+        where += f" of {target.workers} workers" if target.workers > 1 else ""
         rows.append(("stack", f"{plan.stack_bytes:,}", where))
     rest = 0
     if footprint is not None:
@@ -171,7 +178,8 @@ def _else(source: Source, target: Target, footprint: Footprint | None) -> list[R
     rows.append(("operations per window", f"{plan.ops:,}", "multiplies and adds of one training"))
     if plan.cycles:
         speed = ", for `--optimize speed`" if plan.optimize == "size" else ""
-        counts = "; `biotrain run . --on emulator` counts" if target.build else ""
+        place = "rtl" if target.sdk else "emulator"
+        counts = f"; `biotrain run . --on {place}` counts" if target.build else ""
         each = f"estimate from the shapes of the kernels{speed}{counts}"
         rows.append(("cycles per window", f"{plan.cycles:,.0f}", each))
     if plan.ms_per_sample:
@@ -183,13 +191,14 @@ def _else(source: Source, target: Target, footprint: Footprint | None) -> list[R
         pages = f"{source.live.pages} pages of windows and checkpoints"
         rows.append(("flash it writes, bytes", f"{source.live.flash_bytes:,}", pages))
     if plan.mj_per_sample:
-        power = f"estimate: that time at {target.mw_per_mhz:g} mW per MHz, the core alone"
+        whose = "all of the chip" if target.sdk else "the core alone"
+        power = f"estimate: that time at {target.mw_per_mhz:g} mW per MHz, {whose}"
         rows.append(("energy per window, mJ", f"{plan.mj_per_sample:.3g}", power))
     return rows
 
 
 def _notes(target: Target, footprint: Footprint | None) -> list[str]:
-    if target.build is None:
+    if target.build is None or target.sdk:
         return []
     exception = " (an exception with FPU registers is 104 bytes)" if _arm(target) else ""
     notes = [f"Interrupt handlers of yours need stack too{exception}: add it to the reserve."]
