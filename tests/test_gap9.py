@@ -84,12 +84,9 @@ def built(pkg: bt.Package, folder: Path, *more: str) -> Path:
     sources = [str(folder / "gap9" / name) for name in listed[1].split()]
     around = (f"-I{STUB}", f"-I{folder}", f"-I{folder / 'gap9'}", f"-DWINDOWS={WINDOWS}")
     program = folder / "program"
-    port = "-DBT_PORT=BT_PORT_PMSIS"
-    subprocess.run(
-        ["gcc", *FLAGS, *STRICT, port, f"-DNEXT={NEXT}", *more, *around]
-        + [*sources, str(STUB / "pmsis.c"), "-lm", "-o", str(program)],
-        check=True,
-    )
+    flags = (*FLAGS, *STRICT, "-DBT_PORT=BT_PORT_PMSIS", f"-DNEXT={NEXT}", *more, *around)
+    files = (*sources, str(STUB / "pmsis.c"), "-lm", "-o", str(program))
+    subprocess.run(["gcc", *flags, *files], check=True)
     return program
 
 

@@ -5,7 +5,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { CONTROLLER = 8, MOST = 8 };
+enum { CONTROLLER = 8,
+       MOST = 8 };
 
 static int is_open, on_cluster, forked;
 static uint32_t clock_hz = 50000000, millivolts = 800;

@@ -9,7 +9,8 @@
 
 #define PI_L1 __attribute__((section(".data_l1")))
 
-enum { PI_FREQ_DOMAIN_FC, PI_FREQ_DOMAIN_CL };
+enum { PI_FREQ_DOMAIN_FC,
+       PI_FREQ_DOMAIN_CL };
 enum { PI_PMU_VOLTAGE_DOMAIN_CHIP };
 
 struct pi_device {
