@@ -5,8 +5,9 @@ Networks of many shapes, whole and under budgets (so that kernels are called on 
 on one sample as firmware in the emulator. Of every node of their schedules there is then the work
 that its op counts (`Op.work`: calls, rows, tiles, taps, ...) and its cycles. Cycles per kind, none
 below zero, are fitted to them by least squares; with --write they go into
-src/biotrain/targets/<core>/kernels.toml, where the plan's cycles come from. None of the shapes is
-that of a network in the README: `python benchmarks/estimates.py` compares those with the estimates.
+src/biotrain/targets/<core>/kernels.toml, where the plan's cycles come from; with --missing only
+those of kernels that have none there. None of the shapes is that of a network in the README:
+`python benchmarks/estimates.py` compares those with the estimates.
 
     python benchmarks/kernel_cycles.py --json sweep.json
     python benchmarks/kernel_cycles.py --json sweep.json --write
@@ -329,6 +330,17 @@ def write(core: str, model: Mapping[str, Mapping[str, float]], cases: Sequence[s
     (FOLDER / core / "kernels.toml").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
+def add(core: str, model: Mapping[str, Mapping[str, float]], cases: Sequence[str]) -> None:
+    """Kernels without an entry, at the end of the core's `kernels.toml`."""
+    known = dict(load_target(core).kernel_cycles)
+    lines = ["", f"# Of kernels that these lack, in {', '.join(cases)} (--only, --missing).", ""]
+    for op, kinds in model.items():
+        if op not in known:
+            lines += [f"[kernels.{op}]", *(f"{k} = {c:g}" for k, c in kinds.items()), ""]
+    with (FOLDER / core / "kernels.toml").open("a", encoding="utf-8") as file:
+        file.write("\n".join(lines).rstrip("\n") + "\n")
+
+
 def report(core: str, counts: Mapping[str, Sequence[Counted]], leave_out: bool) -> None:
     """The error of the fit in each network, which is part of it or left out."""
     everything = [row for rows in counts.values() for row in rows]
@@ -348,11 +360,15 @@ def main() -> None:
     parser.add_argument("--kept", action="store_true", help="of --json alone: count nothing")
     parser.add_argument("--loo", action="store_true", help="leave each network out in turn")
     parser.add_argument("--write", action="store_true", help="write kernels.toml of each core")
+    parser.add_argument("--only", action="append", help="only this network")
+    parser.add_argument("--missing", action="store_true", help="write only what has no entry yet")
     args = parser.parse_args()
     kept = json.loads(args.json.read_text()) if args.json and args.json.exists() else {}
     for core in args.core or CORES:
         counts: dict[str, list[Counted]] = {}
         for case in CASES:
+            if args.only and case.name not in args.only:
+                continue
             key = f"{core} {case.name}"
             if args.kept and key not in kept:
                 continue
@@ -364,7 +380,8 @@ def main() -> None:
             counts[case.name] = [Counted(**row) for row in kept[key]]
         report(core, counts, args.loo)
         if args.write:
-            write(core, fit(row for rows in counts.values() for row in rows), list(counts))
+            model = fit(row for rows in counts.values() for row in rows)
+            add(core, model, list(counts)) if args.missing else write(core, model, list(counts))
 
 
 if __name__ == "__main__":
