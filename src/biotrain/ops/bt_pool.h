@@ -183,6 +183,13 @@ BT_KERNEL void bt_avg_pool_uneven_dx(bt_pool g, bt_box box, bt_in dy, bt_out dx)
 
 /* ---- maximum ------------------------------------------------------------------------------ */
 
+/* Whether v takes the place of the maximum so far: it is larger, or NaN. Where v <= best holds,
+ * which is the rule, one comparison tells. */
+BT_KERNEL bool bt_replaces(float v, float best)
+{
+  return !(v <= best) && (v > best || v != v);
+}
+
 /* y[t] = maximum of the window: the first of equal ones; NaN where there is one. Its place within
  * the window, row tap * kernel + tap, goes to one of the two maps (rows x out_times), or nowhere. */
 BT_KERNEL void bt_max_pool(bt_pool g, bt_box box, bt_in x, bt_out y, uint8_t *small, int32_t *large)
@@ -199,13 +206,14 @@ BT_KERNEL void bt_max_pool(bt_pool g, bt_box box, bt_in x, bt_out y, uint8_t *sm
       const int k1 = inside ? g.kernel : bt_min(g.kernel, last);
       float best = *bt_at(x, c * g.rows + top + kh0 * g.row_dilation, first + k0 * g.dilation);
       int place = kh0 * g.kernel + k0;
-      for (int kh = kh0; kh < kh1; kh++)
-        for (int k = k0; k < k1; k++) {
-          const float v = *bt_at(x, c * g.rows + top + kh * g.row_dilation, first + k * g.dilation);
-          const int better = v > best || v != v;
-          best = better ? v : best;
-          place = better ? kh * g.kernel + k : place;
-        }
+      for (int kh = kh0; kh < kh1; kh++) {
+        const float *v = bt_at(x, c * g.rows + top + kh * g.row_dilation, first + k0 * g.dilation);
+        for (int k = k0; k < k1; k++, v += g.dilation)
+          if (bt_replaces(*v, best)) {
+            best = *v;
+            place = kh * g.kernel + k;
+          }
+      }
       *bt_to(y, r, t) = best;
       if (small)
         small[r * g.out_times + t] = (uint8_t)place;
