@@ -75,11 +75,8 @@ def live_values(source: Source) -> dict[str, str]:
     }
 
 
-def main_files(source: Source, sdk: str = "") -> dict[str, str]:
-    """`main.c`, and the board's part with the functions that a person fills in.
-
-    sdk : the vendor's SDK on whose cluster it runs; the program is then no `main` of its own.
-    """
+def main_files(source: Source) -> dict[str, str]:
+    """`main.c`, and the board's part with the functions that a person fills in."""
     if source.live is not None:
         names = {"main.c": "main_live.c", "board.c": "board_live.c", "board.h": "board_live.h"}
         return {name: filled(template, {}) for name, template in names.items()}
@@ -90,9 +87,6 @@ def main_files(source: Source, sdk: str = "") -> dict[str, str]:
     trains = bool(source.trained)
     rate = str(np.float32(source.optimizer.lr))
     values = {
-        "INCLUDE": '#include "pmsis.h"\n#include "program.h"\n' if sdk else "",
-        "PLACE": "PI_L1 " if sdk else "",
-        "ENTRY": "program" if sdk else "main",
         "RATE": (rate if set(rate) & set(".en") else f"{rate}.0") + "f",
         "SAMPLE": sample,
         "LABEL": "int32_t label" if by_class else "float label[BT_TARGETS]",
@@ -127,13 +121,24 @@ def main_files(source: Source, sdk: str = "") -> dict[str, str]:
     }
 
 
+_ON_CLUSTER = (
+    ('#include "board.h"\n', '#include "board.h"\n#include "pmsis.h"\n#include "program.h"\n'),
+    ("static bt_model model;", "static PI_L1 bt_model model;"),
+    ("int main(void)", "int program(void)"),
+)
+"""What `main.c` says otherwise on a cluster's controller: the SDK has a `main` of its own."""
+
+
 def sdk_files(source: Source, target: Target) -> dict[str, str]:
     """`gap9/`: a project for the vendor's SDK, whose start-up, linker and drivers it uses."""
-    own = main_files(source, target.sdk)
+    own = main_files(source)
+    program = own["main.c"]
+    for plain, there in _ON_CLUSTER:
+        program = program.replace(plain, there)
     port = " ../port_pmsis.c" if source.workers > 1 else ""
     values = {"STACK": str(target.stack_bytes), "PORT_SOURCES": port, **live_values(source)}
     names = ("main.c", "program.h", "CMakeLists.txt", "sdk.config")
-    files = {"program.c": own["main.c"], "board.c": own["board.c"], "board.h": own["board.h"]}
+    files = {"program.c": program, "board.c": own["board.c"], "board.h": own["board.h"]}
     files |= {name: filled(f"gap9/{name}", values) for name in names}
     return {f"gap9/{name}": text for name, text in files.items()}
 

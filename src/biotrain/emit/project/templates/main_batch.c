@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* One calibration with stored windows, then predictions. The board's part is in board.c. */
 #include "board.h"
-@INCLUDE@
+
 #define EPOCHS 10u
 #define RATE @RATE@
 
-static @PLACE@bt_model model; /* all the RAM that the network needs */
+static bt_model model; /* all the RAM that the network needs */
 
 static int done(bt_status status)
 {
@@ -37,7 +37,7 @@ static void calibrate(uint32_t count)
     }
 }
 
-int @ENTRY@(void)
+int main(void)
 {
   float logits[BT_OUTPUTS];
   bt_init(&model);

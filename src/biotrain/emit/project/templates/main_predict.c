@@ -1,10 +1,10 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* Predictions; this model does not train. The board's part is in board.c. */
 #include "board.h"
-@INCLUDE@
-static @PLACE@bt_model model; /* all the RAM that the network needs */
 
-int @ENTRY@(void)
+static bt_model model; /* all the RAM that the network needs */
+
+int main(void)
 {
   float logits[BT_OUTPUTS];
   bt_init(&model);
