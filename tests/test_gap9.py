@@ -79,12 +79,16 @@ def built(pkg: bt.Package, folder: Path, *more: str) -> Path:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text(text, encoding="utf-8")
     (folder / "gap9" / "board.c").write_text(BOARD, encoding="utf-8")
-    listed = re.search(r"add_executable\(\$\{TARGET_NAME\} (.*)\)", project["gap9/CMakeLists.txt"])
+    cmake = project["gap9/CMakeLists.txt"]
+    listed = re.search(r"add_executable\(\$\{TARGET_NAME\} (.*)\)", cmake)
     assert listed
     sources = [str(folder / "gap9" / name) for name in listed[1].split()]
     around = (f"-I{STUB}", f"-I{folder}", f"-I{folder / 'gap9'}", f"-DWINDOWS={WINDOWS}")
     program = folder / "program"
-    flags = (*FLAGS, *STRICT, "-DBT_PORT=BT_PORT_PMSIS", f"-DNEXT={NEXT}", *more, *around)
+    stack = re.search(r"BT_PORT=BT_PORT_PMSIS (BT_STACK_BYTES=\d+)", cmake)
+    assert stack
+    port = ("-DBT_PORT=BT_PORT_PMSIS", f"-D{stack[1]}")
+    flags = (*FLAGS, *STRICT, *port, f"-DNEXT={NEXT}", *more, *around)
     files = (*sources, str(STUB / "pmsis.c"), "-lm", "-o", str(program))
     subprocess.run(["gcc", *flags, *files], check=True)
     return program

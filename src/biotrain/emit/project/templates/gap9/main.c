@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
-/* The fabric controller: it sets clock and voltage, starts the cluster and waits for its program. */
+/* The fabric controller: it sets clock and voltage, starts the cluster and waits for its program.
+ * BT_STACK_BYTES, of each worker and of the controller, comes from CMakeLists.txt. */
 #include "pmsis.h"
 #include "program.h"
 
@@ -43,8 +44,8 @@ int main(void)
   if (run_at(BT_POINT)) /* the cluster must be on: its clock is set too */
     pmsis_exit(-2);
   pi_cluster_task(&task, on_cluster, &ended);
-  task.stack_size = @STACK@;
-  task.slave_stack_size = @STACK@;
+  task.stack_size = BT_STACK_BYTES;
+  task.slave_stack_size = BT_STACK_BYTES;
   pi_cluster_send_task_to_cl(&cluster, &task);
   pi_cluster_close(&cluster);
   pmsis_exit(ended);
