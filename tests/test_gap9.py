@@ -15,7 +15,8 @@ import pytest
 import torch
 
 import biotrain as bt
-from biotrain.errors import DoesNotFitError
+from biotrain.errors import BioTrainError, DoesNotFitError
+from biotrain.frontend.live import Live
 from biotrain.run.compiler import find_compiler
 from biotrain.run.project import project_files
 
@@ -134,6 +135,12 @@ def test_what_does_not_fit_into_the_cluster_is_refused() -> None:
     net = bt.prepare(bt.models.build("mibminet", 8, 1900, 2, 250.0))
     with pytest.raises(DoesNotFitError, match="gap9"):
         bt.compile(net, torch.zeros(1, 8, 1900), target="gap9")
+
+
+def test_live_is_refused_in_one_line() -> None:
+    live = Live(hop=64, store_pages=8)
+    with pytest.raises(BioTrainError, match="live has no project for gap9"):
+        package(workers=1, live=live, input_type="int16", input_scale=0.01)
 
 
 def test_the_plan_counts_the_stacks_and_shares_the_time() -> None:

@@ -182,6 +182,10 @@ def _check_workers(request: CompileRequest) -> None:
         raise BioTrainError(
             f"workers must be a whole number from 1 to {MOST_WORKERS}, not {workers}"
         )
+    if request.live is not None and request.target.sdk:
+        raise BioTrainError(
+            f"live has no project for {request.target.name}, whose firmware the vendor's SDK builds"
+        )
     if workers == 1:
         return
     not_yet = (
