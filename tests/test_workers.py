@@ -177,6 +177,20 @@ def refusal(graph: Any, buffers: Any, team: Team) -> str:
     return ""
 
 
+def test_the_example_of_a_package_runs_on_threads(tmp_path: Path) -> None:
+    """Its Makefile chooses the port and compiles it; before, one core ran the parts of all."""
+    if find_compiler() != ("gcc",):
+        pytest.skip("the Makefile's compiler is asked for threads here")
+    package("sgd", 3).save(tmp_path)
+    make = ["make", "-C", str(tmp_path / "example"), "CC=gcc", "EXTRA=-Werror"]
+    subprocess.run(make, check=True, capture_output=True)
+    subprocess.run([tmp_path / "example" / "main"], check=True)
+    symbols = subprocess.run(
+        ["nm", "-u", tmp_path / "example" / "main"], check=True, capture_output=True, text=True
+    ).stdout
+    assert "pthread_create" in symbols
+
+
 def test_a_schedule_without_one_of_its_barriers_is_refused() -> None:
     """Every barrier is needed; in a loop another one may do instead of it in later iterations."""
     for pkg in plans():
