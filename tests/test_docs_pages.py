@@ -253,7 +253,16 @@ def test_files_that_the_pages_name_are_there() -> None:
         "calibrate.py",
         "firmware.py",
     }
-    made |= {"main.c", "model.h", "model.c", "model_weights.c", "board.c", "live.h", "front.h"}
+    made |= {
+        "main.c",
+        "program.c",
+        "model.h",
+        "model.c",
+        "model_weights.c",
+        "board.c",
+        "live.h",
+        "front.h",
+    }
     made |= {
         "front.c",
         "sinh.py",
