@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from biotrain.errors import CaptureError, DeviceError
 from biotrain.package import compile_model
 from biotrain.run.compiler import find_compiler
+from biotrain.verification import verify
 
 BAR = 64 * np.finfo(np.float32).eps
 """Of the largest gradient of a tensor: these networks are a few layers deep."""
@@ -180,6 +181,10 @@ KINKS: dict[str, Callable[[Tensor], Tensor]] = {
     "mish": F.mish,
     "logsigmoid": F.logsigmoid,
     "softshrink": F.softshrink,
+    "hardshrink": F.hardshrink,
+    "tanhshrink": F.tanhshrink,
+    "threshold": lambda x: F.threshold(x, 0.5, -1.0),
+    "sign": lambda x: x * x.sign(),
     "cube": lambda x: x**3,
     "maximum": lambda x: torch.maximum(x + 0.25, -x),
 }
@@ -286,6 +291,17 @@ def test_the_larger_of_two_is_one_of_them(extreme: Callable[[Tensor, Tensor], Te
     x[0, 0, 7], x[0, 1, 3] = -3e30, 3e30
     got = compile_model(net, torch.zeros(1, CHANNELS, TIMES)).run("host").predict(x)
     np.testing.assert_array_equal(got, net(torch.from_numpy(x)).detach().numpy())
+
+
+@pytest.mark.parametrize("p", [1.0, 2.0])
+def test_power_average_pools(p: float) -> None:
+    """LPPool is made of powers, an average pool, a sign and a root."""
+    torch.manual_seed(0)
+    net = nn.Sequential(conv(), nn.LPPool1d(p, 4, stride=2), nn.Flatten(), nn.LazyLinear(2)).eval()
+    x = torch.rand(1, CHANNELS, TIMES)
+    net(x)
+    report = verify(compile_model(net, x), steps=2, seeds=1)
+    assert report.ok, report
 
 
 VECTORISED = {
