@@ -187,6 +187,10 @@ KINKS: dict[str, Callable[[Tensor], Tensor]] = {
     "sign": lambda x: x * x.sign(),
     "cube": lambda x: x**3,
     "maximum": lambda x: torch.maximum(x + 0.25, -x),
+    "where": lambda x: torch.where(x > 0.5, x, 0.3 * x),
+    "where_numbers": lambda x: x * torch.where(x <= 0.5, 2.0, -1.0) + torch.where(x < 1, 1.0, x),
+    "masked_fill": lambda x: x.masked_fill((x != 2.0) & ~(x >= 0.5) | (x > 6.5), 3.0),
+    "mask": lambda x: x * (x == 6.0).float() + torch.where(x.abs() > x, x * x, x),
 }
 
 

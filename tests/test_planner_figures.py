@@ -53,7 +53,7 @@ FIGURES: dict[tuple[str, str], tuple[tuple[int, int], ...]] = {
 
 OTHERS: dict[str, tuple[int, int, int, int]] = {
     "epidenet-live": (50624, 528597, 526907, 110318),
-    "epidenet-momentum": (50064, 580693, 582164, 0),
+    "epidenet-momentum": (52016, 580693, 582164, 0),
     "mibminet-batch": (496000, 4133398, 4269955, 0),
     "mibminet-adabn": (196400, 3961365, 3961365, 0),
     "mibminet-fp16": (36032, 6634220, 4243972, 0),
