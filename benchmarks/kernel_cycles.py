@@ -325,20 +325,25 @@ def write(core: str, model: Mapping[str, Mapping[str, float]], cases: Sequence[s
         "",
         f"wide_outputs = {WIDE.get(core, 8)}    # BT_WIDE_OUTPUTS of bt_conv_block.h",
     ]
-    for op, kinds in model.items():
-        lines += ["", f"[kernels.{op}]", *(f"{kind} = {value:g}" for kind, value in kinds.items())]
+    lines += _entries(model)
     (FOLDER / core / "kernels.toml").write_text("\n".join(lines) + "\n", encoding="utf-8")
 
 
 def add(core: str, model: Mapping[str, Mapping[str, float]], cases: Sequence[str]) -> None:
     """Kernels without an entry, at the end of the core's `kernels.toml`."""
     known = dict(load_target(core).kernel_cycles)
-    lines = ["", f"# Of kernels that these lack, in {', '.join(cases)} (--only, --missing).", ""]
-    for op, kinds in model.items():
-        if op not in known:
-            lines += [f"[kernels.{op}]", *(f"{k} = {c:g}" for k, c in kinds.items()), ""]
+    found = {op: kinds for op, kinds in model.items() if op not in known}
+    lines = ["", f"# Of kernels that these lack, in {', '.join(cases)} (--only, --missing)."]
     with (FOLDER / core / "kernels.toml").open("a", encoding="utf-8") as file:
-        file.write("\n".join(lines).rstrip("\n") + "\n")
+        file.write("\n".join([*lines, *_entries(found)]) + "\n")
+
+
+def _entries(model: Mapping[str, Mapping[str, float]]) -> list[str]:
+    """Lines of `kernels.toml`, a table for each kernel."""
+    lines: list[str] = []
+    for op, kinds in model.items():
+        lines += ["", f"[kernels.{op}]", *(f"{kind} = {value:g}" for kind, value in kinds.items())]
+    return lines
 
 
 def report(core: str, counts: Mapping[str, Sequence[Counted]], leave_out: bool) -> None:
@@ -360,9 +365,13 @@ def main() -> None:
     parser.add_argument("--kept", action="store_true", help="of --json alone: count nothing")
     parser.add_argument("--loo", action="store_true", help="leave each network out in turn")
     parser.add_argument("--write", action="store_true", help="write kernels.toml of each core")
-    parser.add_argument("--only", action="append", help="only this network")
+    names = [case.name for case in CASES]
+    parser.add_argument("--only", action="append", choices=names, help="only this network")
     parser.add_argument("--missing", action="store_true", help="write only what has no entry yet")
     args = parser.parse_args()
+    if args.missing and not args.write:
+        parser.error("--missing says what --write writes: give both")
+    store = add if args.missing else write
     kept = json.loads(args.json.read_text()) if args.json and args.json.exists() else {}
     for core in args.core or CORES:
         counts: dict[str, list[Counted]] = {}
@@ -380,8 +389,7 @@ def main() -> None:
             counts[case.name] = [Counted(**row) for row in kept[key]]
         report(core, counts, args.loo)
         if args.write:
-            model = fit(row for rows in counts.values() for row in rows)
-            add(core, model, list(counts)) if args.missing else write(core, model, list(counts))
+            store(core, fit(row for rows in counts.values() for row in rows), list(counts))
 
 
 if __name__ == "__main__":

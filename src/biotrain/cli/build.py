@@ -320,7 +320,7 @@ def compile_verb(
     if output is not None:
         from biotrain.run.project import linked, project_files
 
-        with Busy("linking the firmware" if pkg.target.build else "writing"):
+        with Busy("linking the firmware" if pkg.target.firmware else "writing"):
             project = project_files(pkg, measure=True)
             pkg = linked(pkg, project)
         beside = _describe(chosen, pkg, chosen.fed(train))

@@ -97,14 +97,20 @@ def calls_cycles(node: Node, boxes: Sequence[Span], target: Target) -> float:
     return sum(cycles * work.get(kind, 0.0) for kind, cycles in kinds)
 
 
+def loop_cycles(nodes: Sequence[Node], target: Target) -> float:
+    """Estimated cycles of the fused loops among some nodes, without what their bodies call."""
+    loops = [node for node in nodes if isinstance(node, Loop)]
+    around = {"loops": len(loops), "iterations": sum(loop.count for loop in loops)}
+    return target.work_cycles(LOOP, around) or 0.0
+
+
 def node_cycles(nodes: Sequence[Node], target: Target) -> float:
     """Estimated cycles of some nodes; 0 where the target's time is not modelled."""
     if not target.cycles_per_op:
         return 0.0
-    loops = [node for node in nodes if isinstance(node, Loop)]
-    around = {"loops": len(loops), "iterations": sum(loop.count for loop in loops)}
-    total = target.work_cycles(LOOP, around) or 0.0
-    return total + sum(calls_cycles(node, boxes, target) for node, boxes in boxes_of(nodes))
+    return loop_cycles(nodes, target) + sum(
+        calls_cycles(node, boxes, target) for node, boxes in boxes_of(nodes)
+    )
 
 
 def sample_cycles(graph: Graph, target: Target) -> float:

@@ -42,6 +42,14 @@ def _full(b: Builder, x: Value, shape: Shape) -> Value:
     return x if x.shape == shape else b.one("expand", x, shape=shape, scale=1.0)
 
 
+def broadcasted(b: Builder, *values: Value) -> list[Value]:
+    """The values, each expanded to the shape that all of them have together."""
+    shape: Shape = values[0].shape
+    for v in values[1:]:
+        shape = broadcast(shape, v.shape)
+    return [_full(b, v, shape) for v in values]
+
+
 def add(b: Builder, x: Value, y: Value, alpha: float = 1.0, beta: float = 1.0) -> Value:
     """alpha x + beta y."""
     shape = broadcast(x.shape, y.shape)

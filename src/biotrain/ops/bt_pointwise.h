@@ -28,23 +28,26 @@ typedef struct bt_plane {
     }                                                                                              \
   } while (0)
 
-/* The same for a gradient: `s` is the element of the saved tensor, `up` that of dy. */
-#define BT_MAP_GRADIENT(saved, dy, dx, result)                                                     \
+/* The same for two inputs, whose elements get the names `first` and `second`. */
+#define BT_MAP_TWO(a, b, out, first, second, result)                                               \
   do {                                                                                             \
     const int times = box.t1 - box.t0;                                                             \
-    const int whole = saved.stride == times && dy.stride == times && dx.stride == times;           \
+    const int whole = a.stride == times && b.stride == times && out.stride == times;               \
     const int r1 = whole ? bt_min(box.r0 + 1, box.r1) : box.r1;                                    \
     const int n = whole ? times * (box.r1 - box.r0) : times;                                       \
     (void)g;                                                                                       \
     for (int r = box.r0; r < r1; r++) {                                                            \
-      const float *from = bt_at(saved, r, box.t0), *upstream = bt_at(dy, r, box.t0);               \
-      float *to = bt_to(dx, r, box.t0);                                                            \
+      const float *from_a = bt_at(a, r, box.t0), *from_b = bt_at(b, r, box.t0);                    \
+      float *to = bt_to(out, r, box.t0);                                                           \
       for (int t = 0; t < n; t++) {                                                                \
-        const float s = from[t], up = upstream[t];                                                 \
+        const float first = from_a[t], second = from_b[t];                                         \
         to[t] = (result);                                                                          \
       }                                                                                            \
     }                                                                                              \
   } while (0)
+
+/* The same for a gradient: `s` is the element of the saved tensor, `up` that of dy. */
+#define BT_MAP_GRADIENT(saved, dy, dx, result) BT_MAP_TWO(saved, dy, dx, s, up, result)
 
 /* y = 0 where x <= 0, x elsewhere (so that NaN stays NaN) */
 BT_KERNEL void bt_relu(bt_plane g, bt_box box, bt_in in, bt_out y)

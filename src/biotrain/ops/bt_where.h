@@ -5,37 +5,22 @@
 
 #include "bt_pointwise.h"
 
-/* The element t of row r of one input is x, that of the other u. */
-#define BT_MAP_TWO(a, b, out, result) \
-  do { \
-    (void)g; \
-    for (int r = box.r0; r < box.r1; r++) { \
-      const float *x_row = bt_at(a, r, box.t0); \
-      const float *u_row = bt_at(b, r, box.t0); \
-      float *to = bt_to(out, r, box.t0); \
-      for (int t = 0; t < box.t1 - box.t0; t++) { \
-        const float x = x_row[t], u = u_row[t]; \
-        to[t] = (result); \
-      } \
-    } \
-  } while (0)
-
 /* y = a > b */
 BT_KERNEL void bt_gt(bt_plane g, bt_box box, bt_in a, bt_in b, bt_out y)
 {
-  BT_MAP_TWO(a, b, y, bt_selectf(x > u, 1.0f, 0.0f));
+  BT_MAP_TWO(a, b, y, p, q, bt_selectf(p > q, 1.0f, 0.0f));
 }
 
 /* y = a >= b */
 BT_KERNEL void bt_ge(bt_plane g, bt_box box, bt_in a, bt_in b, bt_out y)
 {
-  BT_MAP_TWO(a, b, y, bt_selectf(x >= u, 1.0f, 0.0f));
+  BT_MAP_TWO(a, b, y, p, q, bt_selectf(p >= q, 1.0f, 0.0f));
 }
 
 /* y = a == b */
 BT_KERNEL void bt_eq(bt_plane g, bt_box box, bt_in a, bt_in b, bt_out y)
 {
-  BT_MAP_TWO(a, b, y, bt_selectf(x == u, 1.0f, 0.0f));
+  BT_MAP_TWO(a, b, y, p, q, bt_selectf(p == q, 1.0f, 0.0f));
 }
 
 /* y = x > number */
@@ -59,7 +44,7 @@ BT_KERNEL void bt_eq_number(bt_plane g, bt_box box, bt_in in, bt_out y, float nu
 /* y = number where the mask is not 0, x elsewhere */
 BT_KERNEL void bt_masked_fill(bt_plane g, bt_box box, bt_in in, bt_in mask, bt_out y, float number)
 {
-  BT_MAP_TWO(in, mask, y, bt_selectf(u != 0.0f, number, x));
+  BT_MAP_TWO(in, mask, y, x, m, bt_selectf(m != 0.0f, number, x));
 }
 
 /* y = a where the mask is not 0, b elsewhere */

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from biotrain.ir.graph import Attr, Shape, Value
 from biotrain.ir.op import Builder, Composite, Sample, register
-from biotrain.ops.binary import broadcast
+from biotrain.ops.binary import broadcast, broadcasted
 from biotrain.ops.functions import scaled
 from biotrain.ops.reductions import largest
 from biotrain.ops.selection import joined
@@ -34,13 +34,9 @@ class _Extreme(Composite):
         return (broadcast(*shapes),)
 
     def lower(self, b: Builder, inputs: Sequence[Value], attrs: Mapping[str, Attr]) -> Value:
-        shape = broadcast(*(v.shape for v in inputs))
-        pair = []
-        for v in inputs:
-            v = reshaped(b, v, (1,) * (len(shape) - len(v.shape)) + v.shape)
-            v = v if v.shape == shape else b.one("expand", v, shape=shape, scale=1.0)
-            v = v if self.larger else scaled(b, v, -1.0)
-            pair.append(reshaped(b, v, (1, *shape)))
+        both = broadcasted(b, *inputs)
+        shape = both[0].shape
+        pair = [reshaped(b, v if self.larger else scaled(b, v, -1.0), (1, *shape)) for v in both]
         most = largest(b, joined(b, pair, 0), (0,), not b.predict)
         y = reshaped(b, most, shape)
         return y if self.larger else scaled(b, y, -1.0)

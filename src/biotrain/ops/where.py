@@ -6,26 +6,19 @@ No gradient flows through a comparison; a choice hands it to what was chosen.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from biotrain.ir.elementwise import Elementwise
-from biotrain.ir.graph import Attr, Node, Shape, Value
+from biotrain.ir.graph import Attr, Node, Value
 from biotrain.ir.op import Builder, Composite, Sample, register
-from biotrain.ops.binary import add, broadcast, mul
+from biotrain.ops.binary import add, broadcasted, mul
 from biotrain.ops.functions import scaled
 from biotrain.ops.pointwise import as_number
 
 
-def _full(b: Builder, *values: Value) -> list[Value]:
-    """The values, broadcast to one shape."""
-    shape: Shape = values[0].shape
-    for v in values[1:]:
-        shape = broadcast(shape, v.shape)
-    return [v if v.shape == shape else b.one("expand", v, shape=shape, scale=1.0) for v in values]
-
-
 def _not(b: Builder, mask: Value) -> Value:
+    """1 where the mask is 0, else 0."""
     return b.one("eq_number", mask, number=0.0)
 
 
@@ -42,7 +35,7 @@ def _compared(b: Builder, args: Mapping[str, Any], kernel: str, turned: bool = F
     """A captured comparison by `kernel`; with the operands exchanged where `turned`."""
     x, y = args["self"], args["other"]
     if isinstance(y, Value):
-        x, y = _full(b, *((y, x) if turned else (x, y)))
+        x, y = broadcasted(b, *((y, x) if turned else (x, y)))
         return b.one(kernel, x, y)
     number = as_number(y, "what a tensor is compared with")
     if turned:
@@ -127,84 +120,33 @@ class EqNumber(_ComparedNumber):
     name = "eq_number"
 
 
-class _Turned(Composite):
-    """A comparison that is another one with its operands exchanged."""
-
-    kernel: ClassVar[str]
-
-    def capture(self, b: Builder, args: Mapping[str, Any]) -> Value:
-        return _compared(b, args, self.kernel, turned=True)
-
-    def infer(self, shapes: Sequence[Shape], attrs: Mapping[str, Attr]) -> tuple[Shape, ...]:
-        return (broadcast(*shapes),)
-
-
-@register("bt_where.h")
-class Lt(_Turned):
-    """torch.lt(a, b): b > a."""
-
-    name = "lt"
-    captures = ("lt",)
-    kernel = "gt"
+def captured(name: str, capture: Callable[[Builder, Mapping[str, Any]], Value], *also: str) -> None:
+    """Register what torch captures as `name`, or as one of `also`, and others compute."""
+    stated = {
+        "__doc__": f"torch.{name}.",
+        "name": name,
+        "captures": (name, *also),
+        "capture": lambda self, b, args: capture(b, args),
+    }
+    register("bt_where.h")(type(name.title().replace("_", ""), (Composite,), stated))
 
 
-@register("bt_where.h")
-class Le(_Turned):
-    """torch.le(a, b): b >= a."""
-
-    name = "le"
-    captures = ("le",)
-    kernel = "ge"
-
-
-@register("bt_where.h")
-class Ne(_Turned):
-    """torch.ne(a, b): not a == b, so that NaN differs from everything."""
-
-    name = "ne"
-    captures = ("ne",)
-
-    def capture(self, b: Builder, args: Mapping[str, Any]) -> Value:
-        return _not(b, _compared(b, args, "eq"))
-
-
-@register("bt_where.h")
-class LogicalNot(Composite):
-    """torch.logical_not of a comparison, and ~."""
-
-    name = "logical_not"
-    captures = ("logical_not", "bitwise_not")
-
-    def capture(self, b: Builder, args: Mapping[str, Any]) -> Value:
-        return _not(b, args["self"])
-
-    def infer(self, shapes: Sequence[Shape], attrs: Mapping[str, Attr]) -> tuple[Shape, ...]:
-        return (shapes[0],)
-
-
-@register("bt_where.h")
-class LogicalAnd(Composite):
-    """Both of two comparisons, and &."""
-
-    name = "logical_and"
-    captures = ("logical_and", "bitwise_and", "__and__")
-
-    def capture(self, b: Builder, args: Mapping[str, Any]) -> Value:
-        return _not(b, add(b, _not(b, args["self"]), _not(b, args["other"])))
-
-    def infer(self, shapes: Sequence[Shape], attrs: Mapping[str, Attr]) -> tuple[Shape, ...]:
-        return (broadcast(*shapes),)
-
-
-@register("bt_where.h")
-class LogicalOr(LogicalAnd):
-    """One of two comparisons at least, and |."""
-
-    name = "logical_or"
-    captures = ("logical_or", "bitwise_or", "__or__")
-
-    def capture(self, b: Builder, args: Mapping[str, Any]) -> Value:
-        return _not(b, mul(b, _not(b, args["self"]), _not(b, args["other"])))
+captured("lt", lambda b, args: _compared(b, args, "gt", turned=True))
+captured("le", lambda b, args: _compared(b, args, "ge", turned=True))
+captured("ne", lambda b, args: _not(b, _compared(b, args, "eq")))  # NaN differs from everything
+captured("logical_not", lambda b, args: _not(b, args["self"]), "bitwise_not")
+captured(
+    "logical_and",
+    lambda b, args: _not(b, add(b, _not(b, args["self"]), _not(b, args["other"]))),
+    "bitwise_and",
+    "__and__",
+)
+captured(
+    "logical_or",
+    lambda b, args: _not(b, mul(b, _not(b, args["self"]), _not(b, args["other"]))),
+    "bitwise_or",
+    "__or__",
+)
 
 
 @register("bt_where.h")
@@ -218,7 +160,7 @@ class MaskedFill(Elementwise):
 
     def capture(self, b: Builder, args: Mapping[str, Any]) -> Value:
         number = as_number(args["value"], "what masked_fill writes")
-        return b.one(self.name, *_full(b, args["self"], args["mask"]), number=number)
+        return b.one(self.name, *broadcasted(b, args["self"], args["mask"]), number=number)
 
     def vjp(
         self, b: Builder, node: Node, grads: Sequence[Value | None], wanted: Sequence[bool]
@@ -245,14 +187,14 @@ class Where(Elementwise):
     def capture(self, b: Builder, args: Mapping[str, Any]) -> Value:
         mask, yes, no = args["condition"], args["self"], args["other"]
         if isinstance(yes, Value) and isinstance(no, Value):
-            return b.one(self.name, *_full(b, mask, yes, no))
+            return b.one(self.name, *broadcasted(b, mask, yes, no))
         if isinstance(yes, Value):
             number = as_number(no, "what where chooses")
-            return b.one("masked_fill", *_full(b, yes, _not(b, mask)), number=number)
+            return b.one("masked_fill", *broadcasted(b, yes, _not(b, mask)), number=number)
         number = as_number(yes, "what where chooses")
         if not isinstance(no, Value):
             no = scaled(b, mask, 0.0, as_number(no, "what where chooses"))
-        return b.one("masked_fill", *_full(b, no, mask), number=number)
+        return b.one("masked_fill", *broadcasted(b, no, mask), number=number)
 
     def vjp(
         self, b: Builder, node: Node, grads: Sequence[Value | None], wanted: Sequence[bool]

@@ -75,6 +75,42 @@ class Team:
         return Slot(node, body, kind) in self.barriers
 
 
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """A slot that the team reaches: a call on a box, or what stands before or behind one."""
+
+    slot: Slot
+    node: Node
+    box: Span
+    loop: Loop | None = None
+    iteration: int = 0
+
+
+def visits(graph: Graph, team: Team, calls: dict[Node, Call]) -> Iterator[Visit]:
+    """All slots in the order in which the team reaches them; bodies of loops once per iteration.
+
+    `calls` keeps the call of each node, for whoever asks again.
+    """
+    loss = graph.outputs[1] if len(graph.outputs) > 1 else None
+    for i, node in enumerate(graph.nodes):
+        if isinstance(node, Loop):
+            for j, step in enumerate(node.body):
+                if team.clears.get((i, j)) is False:
+                    yield Visit(Slot(i, j, "clear"), step.node, step.boxes[0], node)
+            for k in range(node.count):
+                for j, step in enumerate(node.body):
+                    if not step.boxes[k].empty:
+                        yield Visit(Slot(i, j), step.node, step.boxes[k], node, k)
+        elif not OPS[node.op].alias:
+            rows, times = call_of(node, calls).box
+            box = Span(0, rows, 0, times)
+            if team.clears.get((i, -1)) is False:
+                yield Visit(Slot(i, kind="clear"), node, box)
+            yield Visit(Slot(i), node, box)
+        if loss is not None and loss in node.outputs:
+            yield Visit(Slot(i, kind="check"), node, whole(loss))
+
+
 class Touch:
     """Bytes that the parts of calls touch."""
 
@@ -85,28 +121,20 @@ class Touch:
 
     def events(self) -> Iterator[Event]:
         """Every call in order; bodies of loops once per iteration."""
-        loss = self.graph.outputs[1] if len(self.graph.outputs) > 1 else None
-        for i, node in enumerate(self.graph.nodes):
-            if isinstance(node, Loop):
-                yield from self._loop(i, node)
-            elif not OPS[node.op].alias:
-                if self.team.clears.get((i, -1)) is False:
-                    yield self._clear(Slot(i, kind="clear"), node)
-                rows, times = call_of(node, self.calls).box
-                yield self._call(Slot(i), node, Span(0, rows, 0, times), {}, 0)
-            if loss is not None and loss in node.outputs:
+        loop: Loop | None = None
+        windows: dict[str, Window] = {}
+        for visit in visits(self.graph, self.team, self.calls):
+            if visit.loop is not loop:
+                loop = visit.loop
+                windows = {w.value.name: w for w in loop.windows} if loop else {}
+            if visit.slot.kind == "clear":
+                yield self._clear(visit.slot, visit.node)
+            elif visit.slot.kind == "check":
+                loss = self.graph.outputs[1]
                 seen = Access(*self._bytes(loss, Region(0, loss.size)), False)
-                yield Event(Slot(i, kind="check"), ((seen,),) * self.team.workers)
-
-    def _loop(self, i: int, loop: Loop) -> Iterator[Event]:
-        windows = {w.value.name: w for w in loop.windows}
-        for j, step in enumerate(loop.body):
-            if self.team.clears.get((i, j)) is False:
-                yield self._clear(Slot(i, j, "clear"), step.node)
-        for k in range(loop.count):
-            for j, step in enumerate(loop.body):
-                if not step.boxes[k].empty:
-                    yield self._call(Slot(i, j), step.node, step.boxes[k], windows, k)
+                yield Event(visit.slot, ((seen,),) * self.team.workers)
+            else:
+                yield self._call(visit.slot, visit.node, visit.box, windows, visit.iteration)
 
     def _clear(self, slot: Slot, node: Node) -> Event:
         done = tuple(

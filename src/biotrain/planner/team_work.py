@@ -1,25 +1,32 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How evenly a team shares the work of a schedule, in counted operations."""
+"""How evenly a team shares the work of a schedule: in counted operations, or in what is asked."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from biotrain.ir.access import call_of
-from biotrain.ir.graph import Graph, Loop, Node, Span
+from biotrain.ir.graph import Graph, Node
 from biotrain.ir.op import OPS, Call
-from biotrain.planner.team import Slot, Team
+from biotrain.planner.team import Team, Visit, visits
+
+Work: TypeAlias = Callable[[Visit, int], float]
+"""What a worker has to do at a slot, by its number."""
 
 
 @dataclass(frozen=True, slots=True)
 class TeamWork:
-    """Multiplies and adds of one pass over a schedule."""
+    """The work of one pass over a schedule."""
 
     each: tuple[float, ...]
-    """Operations of every worker, in order of their numbers."""
+    """Work of every worker, in order of their numbers."""
     longest: float
-    """Those of the busiest worker between two barriers, added up: what the team takes, where an
-    operation takes the same time everywhere and a barrier none."""
+    """That of the busiest worker between two barriers, added up: what the team takes, where a
+    barrier takes nothing."""
+    waits: int
+    """Barriers that the team has reached."""
 
     @property
     def balance(self) -> float:
@@ -27,33 +34,27 @@ class TeamWork:
         return sum(self.each) / (len(self.each) * self.longest) if self.longest else 1.0
 
 
-def team_work(graph: Graph, team: Team) -> TeamWork:
-    """The operations of every worker, in proportion to its parts of the boxes."""
+def team_work(graph: Graph, team: Team, work: Work | None = None) -> TeamWork:
+    """The work of every worker. `work`: by default counted operations, in proportion to parts."""
     calls: dict[Node, Call] = {}
+
+    def operations(visit: Visit, worker: int) -> float:
+        if visit.slot.kind != "call":
+            return 0.0
+        rows, times = call_of(visit.node, calls).box
+        part = team.grid(visit.slot.node, visit.slot.body).part(visit.box, worker)
+        return OPS[visit.node.op].ops(visit.node) / max(rows * times, 1) * part.size
+
+    each = work or operations
     total = [0.0] * team.workers
     since = [0.0] * team.workers
-    longest = 0.0
-
-    def call(slot: Slot, node: Node, box: Span) -> None:
-        nonlocal longest
-        if slot in team.barriers:
-            longest += max(since)
-            since[:] = [0.0] * team.workers
-        rows, times = call_of(node, calls).box
-        each = OPS[node.op].ops(node) / max(rows * times, 1)
-        grid = team.grid(slot.node, slot.body)
-        for worker in range(grid.parts):
-            work = each * grid.part(box, worker).size
-            total[worker] += work
-            since[worker] += work
-
-    for i, node in enumerate(graph.nodes):
-        if isinstance(node, Loop):
-            for k in range(node.count):
-                for j, step in enumerate(node.body):
-                    if not step.boxes[k].empty:
-                        call(Slot(i, j), step.node, step.boxes[k])
-        elif not OPS[node.op].alias:
-            rows, times = call_of(node, calls).box
-            call(Slot(i), node, Span(0, rows, 0, times))
-    return TeamWork(tuple(total), longest + max(since))
+    longest, waits = 0.0, 0
+    for visit in visits(graph, team, calls):
+        if visit.slot in team.barriers:
+            longest, waits = longest + max(since), waits + 1
+            since = [0.0] * team.workers
+        for worker in range(team.workers):
+            done = each(visit, worker)
+            total[worker] += done
+            since[worker] += done
+    return TeamWork(tuple(total), longest + max(since), waits)

@@ -72,8 +72,8 @@ def measured(
     package: Build, files: dict[str, str], compiler: Compiler | None = None
 ) -> Footprint | None:
     """What `main.elf` takes; None where no compiler (or no reader of ELF files) is there."""
-    core = package.target.build
-    if core is None or package.target.sdk or not find_spec("elftools"):
+    core = package.target.firmware
+    if core is None or not find_spec("elftools"):
         return None
     try:
         which = compiler or find_cross_compiler(core, "gcc")

@@ -6,11 +6,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from biotrain.emit.build import Build
+from biotrain.emit.project import THREADS
 from biotrain.run.compiler import further_flags
 from biotrain.run.host import OPTIMISED, HostDevice
-
-THREADS = ("-DBT_PORT=BT_PORT_THREADS", "-pthread")
-"""Flags that choose this back end of the port layer."""
 
 
 class ThreadsDevice(HostDevice):

@@ -84,6 +84,11 @@ class Target:
     firmware has none, so it would not start; empty: the core starts at the vectors in flash."""
 
     @property
+    def firmware(self) -> Core | None:
+        """How BioTrain builds firmware; None where there is none, or a vendor's SDK builds it."""
+        return None if self.sdk else self.build
+
+    @property
     def stacks_bytes(self) -> int:
         """The stack reserve of all workers, in bytes."""
         return self.workers * self.stack_bytes

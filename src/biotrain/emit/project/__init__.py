@@ -22,6 +22,7 @@ from biotrain.targets.target import Target
 from biotrain.writing.text import build_line, visible
 
 __all__ = [
+    "THREADS",
     "Footprint",
     "filled",
     "firmware_files",
@@ -34,6 +35,9 @@ __all__ = [
 
 OPTIMIZE_FLAG = {"speed": "-O2", "size": "-Os"}
 """The compiler's flag of `optimize`."""
+
+THREADS = ("-DBT_PORT=BT_PORT_THREADS", "-pthread")
+"""Flags that choose POSIX threads as the workers."""
 
 _STORED = """/* How many windows of the calibration are stored. */
 uint32_t stored_windows(void);
@@ -70,7 +74,7 @@ def live_values(source: Source) -> dict[str, str]:
         "LIVE_OBJECTS": "".join(f" {name.replace('.c', '.o')}" for name in names),
         "LIVE_SOURCES": "".join(f" ../{name}" for name in names),
         "LIVE_ZEPHYR": "".join(f"\n    ${{CMAKE_CURRENT_LIST_DIR}}/../{name}" for name in names),
-        "PORT_FLAGS": " -DBT_PORT=BT_PORT_THREADS -pthread" if source.workers > 1 else "",
+        "PORT_FLAGS": "".join(f" {flag}" for flag in THREADS) if source.workers > 1 else "",
         "THREADS_SOURCES": " ../port_threads.c" if source.workers > 1 else "",
     }
 

@@ -15,7 +15,7 @@ Row = tuple[str, str, str]
 
 def readme(source: Source, target: Target, footprint: Footprint | None) -> str:
     """The page; with the figures of a linked firmware where there is one, else the plan's."""
-    core = target.build
+    core = target.firmware
     run = ["biotrain run .                  # this C, on this computer"]
     if core is not None and core.unicorn:
         run.append(f"biotrain run . --on emulator    # as firmware, on an emulated {target.core}")
@@ -53,10 +53,10 @@ def _code(source: Source, footprint: Footprint | None) -> tuple[str, str, str]:
 
 
 def _build(source: Source, target: Target, footprint: Footprint | None) -> list[str]:
-    core = target.build
+    core = target.firmware
     blocks: list[str] = []
     if target.sdk:
-        return [filled("gap9/build.md", {"TARGET": target.name}).rstrip()]
+        return [filled("gap9/build.md", {}).rstrip()]
     if core is not None:
         blocks.append(filled("build.md", {"GCC": core.gcc[0] if core.gcc else "gcc"}).rstrip())
     else:
@@ -105,7 +105,7 @@ def _origin(target: Target, footprint: Footprint | None) -> str:
         )
     if target.core == "host":
         return "As planned; the code comes on top, and the stack is the operating system's."
-    if target.build is None or target.sdk:
+    if target.firmware is None:
         return (
             "As planned: for this core the C is a library, and no firmware was linked, so the "
             "flash of the code and the deepest stack are missing. Time and energy are estimates."
@@ -132,7 +132,7 @@ def _ram(source: Source, target: Target, footprint: Footprint | None) -> list[Ro
     rows.append(("**`bt_model`**", f"**{plan.context_bytes:,}**", ""))
     rows += _live(source)
     if plan.stack_bytes:
-        where = "reserved in `link.ld`" if target.build and not target.sdk else "reserve"
+        where = "reserved in `link.ld`" if target.firmware else "reserve"
         where += f" of {target.workers} workers" if target.workers > 1 else ""
         rows.append(("stack", f"{plan.stack_bytes:,}", where))
     rest = 0
@@ -198,7 +198,7 @@ def _else(source: Source, target: Target, footprint: Footprint | None) -> list[R
 
 
 def _notes(target: Target, footprint: Footprint | None) -> list[str]:
-    if target.build is None or target.sdk:
+    if target.firmware is None:
         return []
     exception = " (an exception with FPU registers is 104 bytes)" if _arm(target) else ""
     notes = [f"Interrupt handlers of yours need stack too{exception}: add it to the reserve."]
