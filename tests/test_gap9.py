@@ -86,9 +86,9 @@ def built(pkg: bt.Package, folder: Path, *more: str) -> Path:
     sources = [str(folder / "gap9" / name) for name in listed[1].split()]
     around = (f"-I{STUB}", f"-I{folder}", f"-I{folder / 'gap9'}", f"-DWINDOWS={WINDOWS}")
     program = folder / "program"
-    stack = re.search(r"BT_PORT=BT_PORT_PMSIS (BT_STACK_BYTES=\d+)", cmake)
-    assert stack
-    port = ("-DBT_PORT=BT_PORT_PMSIS", f"-D{stack[1]}")
+    stacks = re.findall(r"(BT_\w*STACK_BYTES=\d+)", cmake)
+    assert len(stacks) == 2
+    port = ("-DBT_PORT=BT_PORT_PMSIS", *(f"-D{stack}" for stack in stacks))
     flags = (*FLAGS, *STRICT, *port, f"-DNEXT={NEXT}", *more, *around)
     files = (*sources, str(STUB / "pmsis.c"), "-lm", "-o", str(program))
     subprocess.run(["gcc", *flags, *files], check=True)
@@ -137,6 +137,28 @@ def test_what_does_not_fit_into_the_cluster_is_refused() -> None:
         bt.compile(net, torch.zeros(1, 8, 1900), target="gap9")
 
 
+def test_more_workers_than_there_are_are_refused() -> None:
+    with pytest.raises(BioTrainError, match="from 1 to 8, not 16; gap9 has no more"):
+        package(workers=16)
+
+
+def test_floats_in_integer_registers_are_known_by_the_compilers_name(tmp_path: Path) -> None:
+    """GAP9's compiler has no `__riscv_zfinx`: its kernels have the tiles of that core."""
+    for name, text in package().files.items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    probe = '#include "bt_conv_block.h"\nBT_WIDE_OUTPUTS BT_SAMPLE_RING BT_LEAF_RING\n'
+    (tmp_path / "probe.c").write_text(probe, encoding="utf-8")
+
+    def tiles(*defined: str) -> str:
+        flags = ("-E", "-P", "-DBT_FUSED=1", *defined, "probe.c")
+        done = subprocess.run(["gcc", *flags], cwd=tmp_path, check=True, stdout=subprocess.PIPE)
+        return done.stdout.decode().splitlines()[-1]
+
+    gap9 = tiles("-D__GAP9__")
+    assert gap9 == tiles("-D__GAP9__", "-D__riscv_flen=32") == tiles("-D__riscv_zfinx")
+    assert gap9 != tiles("-D__riscv_flen=32")
+
+
 def test_live_is_refused_in_one_line() -> None:
     live = Live(hop=64, store_pages=8)
     with pytest.raises(BioTrainError, match="live has no project for gap9"):
@@ -146,6 +168,6 @@ def test_live_is_refused_in_one_line() -> None:
 def test_the_plan_counts_the_stacks_and_shares_the_time() -> None:
     """Eight workers take between an eighth of one worker's time and all of it."""
     eight, one = package().plan, package(workers=1).plan
-    assert eight.stack_bytes == 8 * one.stack_bytes
+    assert (eight.stack_bytes, one.stack_bytes) == (9 * 1296, 2 * 1296)  # the controller's, too
     assert one.cycles / 8 < eight.cycles < one.cycles
     assert eight.ms_per_sample == pytest.approx(eight.cycles / 370e3)

@@ -9,7 +9,7 @@ enum { CONTROLLER = 8,
        MOST = 8 };
 
 static int is_open, on_cluster, forked;
-static uint32_t clock_hz = 50000000, millivolts = 800;
+static uint32_t clock_hz[2] = {50000000, 50000000}, millivolts = 800; /* of each domain */
 static __thread uint32_t core = CONTROLLER + 1; /* the fabric controller */
 static pthread_barrier_t barrier;
 
@@ -21,16 +21,22 @@ static void wrong(const char *what)
 
 static void allowed(void)
 {
-  if (clock_hz > 240000000 && millivolts < 800)
+  if ((clock_hz[0] > 240000000 || clock_hz[1] > 240000000) && millivolts < 800)
     wrong("a clock above 240 MHz at less than 0.80 V");
 }
 
-void pi_cluster_conf_init(struct pi_cluster_conf *conf) { conf->id = 9; }
+void pi_cluster_conf_init(struct pi_cluster_conf *conf)
+{
+  *conf = (struct pi_cluster_conf){9, -1, 0, 0};
+}
 
 void pi_open_from_conf(struct pi_device *device, void *conf)
 {
-  if (((struct pi_cluster_conf *)conf)->id != 9)
-    wrong("a configuration that was not begun");
+  const struct pi_cluster_conf *given = conf;
+  if (given->begun != 9 || given->id != 0)
+    wrong("a configuration that was not begun, or of another cluster");
+  if (given->cc_stack_size < 1024 || given->icache_conf != 7)
+    wrong("a controller without a stack, or a cluster without caches");
   device->open = 0;
 }
 
@@ -66,18 +72,16 @@ int pi_cluster_send_task_to_cl(struct pi_device *device, struct pi_cluster_task 
 
 int32_t pi_freq_set(int domain, uint32_t hertz)
 {
-  (void)domain;
-  if (!is_open)
+  if (!is_open && domain == PI_FREQ_DOMAIN_CL)
     wrong("the clock of a cluster that is off");
-  clock_hz = hertz;
+  clock_hz[domain] = hertz;
   allowed();
   return 0;
 }
 
 uint32_t pi_freq_get(int domain)
 {
-  (void)domain;
-  return clock_hz;
+  return clock_hz[domain];
 }
 
 int pi_pmu_voltage_set(int domain, uint32_t volts)
@@ -90,7 +94,9 @@ int pi_pmu_voltage_set(int domain, uint32_t volts)
 
 void pmsis_exit(int status)
 {
-  printf("forked %d at %u Hz, %u mV\n", forked, (unsigned)clock_hz, (unsigned)millivolts);
+  if (clock_hz[0] != clock_hz[1])
+    wrong("two clocks");
+  printf("forked %d at %u Hz, %u mV\n", forked, (unsigned)clock_hz[0], (unsigned)millivolts);
   exit(status);
 }
 

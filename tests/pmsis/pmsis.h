@@ -16,8 +16,12 @@ enum { PI_PMU_VOLTAGE_DOMAIN_CHIP };
 struct pi_device {
   int open;
 };
+enum { PI_CLUSTER_MASTER_CORE_ICACHE_ENABLE = 1,
+       PI_CLUSTER_ICACHE_PREFETCH_ENABLE = 2,
+       PI_CLUSTER_ICACHE_ENABLE = 4 };
 struct pi_cluster_conf {
-  int id;
+  int begun, id, icache_conf;
+  uint32_t cc_stack_size;
 };
 struct pi_cluster_task {
   void (*entry)(void *);

@@ -15,8 +15,6 @@ from biotrain.ir.graph import Span
 
 ELEMENT_STEP = 16
 """Elements of a flat tensor that stay together: a cache line of 64 bytes."""
-MOST_WORKERS = 64
-"""Workers that a package may have: as many as an `int64` has bits (`planner.team`)."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,10 +45,10 @@
  * before. */
 #if BT_PRODUCTS_FIRST
 #define BT_COMPUTE_SUMS(s) BT_ORDER_FOUR(s)
+#elif defined(__GNUC__) && BT_FLOATS_IN_INTEGERS
+#define BT_COMPUTE_SUMS(s) __asm__("" : "+r"((s)[0]), "+r"((s)[1]), "+r"((s)[2]), "+r"((s)[3]))
 #elif defined(__GNUC__) && defined(__riscv_flen)
 #define BT_COMPUTE_SUMS(s) __asm__("" : "+f"((s)[0]), "+f"((s)[1]), "+f"((s)[2]), "+f"((s)[3]))
-#elif defined(__GNUC__) && defined(__riscv_zfinx) /* floats lie in the registers of integers */
-#define BT_COMPUTE_SUMS(s) __asm__("" : "+r"((s)[0]), "+r"((s)[1]), "+r"((s)[2]), "+r"((s)[3]))
 #else
 #define BT_COMPUTE_SUMS(s) ((void)(s))
 #endif
@@ -65,13 +65,17 @@
 #define BT_OPAQUE_POINTER(a) __asm__("" : "+r"(a))
 #define BT_OPAQUE_POINTERS(a, b, c, d) __asm__("" : "+r"(a), "+r"(b), "+r"(c), "+r"(d))
 #define BT_IS_CONSTANT(n) __builtin_constant_p(n)
-#define BT_UNROLLED(j, n) _Pragma("GCC unroll 12") for (int j = 0; j < (n); j++)
 #else
 #define BT_FALLTHROUGH ((void)0)
 #define BT_ORDER_MEMORY ((void)0)
 #define BT_OPAQUE_POINTER(a) ((void)0)
 #define BT_OPAQUE_POINTERS(a, b, c, d) ((void)0)
 #define BT_IS_CONSTANT(n) 0
+#endif
+/* gcc has the pragma since 8; before, -O3 unrolls loops of few turns unasked. */
+#if defined(__clang__) || (defined(__GNUC__) && __GNUC__ >= 8)
+#define BT_UNROLLED(j, n) _Pragma("GCC unroll 12") for (int j = 0; j < (n); j++)
+#else
 #define BT_UNROLLED(j, n) for (int j = 0; j < (n); j++)
 #endif
 

@@ -16,7 +16,7 @@
  * weights fill the 32 float registers of RISC-V, where a load takes as long as a multiply-add. With
  * zfinx these registers hold the addresses too, so that twelve outputs spill. */
 #ifndef BT_WIDE_OUTPUTS
-#if BT_FUSED && defined(__riscv_flen)
+#if BT_FUSED && defined(__riscv_flen) && !BT_FLOATS_IN_INTEGERS
 #define BT_WIDE_OUTPUTS 12
 #else
 #define BT_WIDE_OUTPUTS 8
@@ -29,14 +29,14 @@
  * time: those of twelve outputs, or of eight where BT_PRODUCTS_FIRST lets the loads of four taps
  * follow each other, or with zfinx, where weights of eight taps at once would spill. */
 #ifndef BT_SAMPLE_RING
-#ifdef __riscv_zfinx
+#if BT_FLOATS_IN_INTEGERS
 #define BT_SAMPLE_RING 1
 #else
 #define BT_SAMPLE_RING (BT_WIDE_OUTPUTS == 12 || BT_PRODUCTS_FIRST)
 #endif
 #endif
 /* Whether those of eight results of a leaf do. With zfinx the leaf's totals fill the registers. */
-#ifdef __riscv_zfinx
+#if BT_FLOATS_IN_INTEGERS
 #define BT_LEAF_RING 0
 #else
 #define BT_LEAF_RING (BT_SAMPLE_RING && BT_WIDE_OUTPUTS == 8)

@@ -22,10 +22,9 @@ from biotrain.graph.rewrite.precision import parse_store
 from biotrain.ir.graph import Graph
 from biotrain.ir.loss import Objective, parse_loss
 from biotrain.ir.optimizer import SGD, Gradients, Optimizer, check_gradients
-from biotrain.ir.split import MOST_WORKERS
 from biotrain.planner.budget import Budget
 from biotrain.planner.live_memory import same
-from biotrain.targets.target import Target
+from biotrain.targets.target import MOST_WORKERS, Target
 
 InputType = Literal["float", "int16"]
 Optimize = Literal["speed", "size"]
@@ -178,9 +177,11 @@ def _check_prefix(request: CompileRequest) -> None:
 def _check_workers(request: CompileRequest) -> None:
     """Raise where the number of workers is not possible, or does not go with other settings."""
     workers = request.target.workers
-    if not _whole(workers) or workers > MOST_WORKERS:
+    most = request.target.most_workers
+    if not _whole(workers) or workers > most:
+        there = f"; {request.target.name} has no more" if most < MOST_WORKERS else ""
         raise BioTrainError(
-            f"workers must be a whole number from 1 to {MOST_WORKERS}, not {workers}"
+            f"workers must be a whole number from 1 to {most}, not {workers}{there}"
         )
     if request.live is not None and request.target.sdk:
         raise BioTrainError(

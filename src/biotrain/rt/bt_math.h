@@ -49,8 +49,15 @@
 #define BT_FUSED 0
 #endif
 
+/* 1: floats lie in the registers of integers, as in GAP9, whose compiler has no word for it. */
+#if defined(__riscv_zfinx) || defined(__GAP9__)
+#define BT_FLOATS_IN_INTEGERS 1
+#else
+#define BT_FLOATS_IN_INTEGERS 0
+#endif
+
 #if BT_FUSED && !defined(__FP_FAST_FMAF) && !defined(__FMA__) && !defined(__ARM_FEATURE_FMA) && \
-    !defined(__riscv_flen) && !defined(__riscv_zfinx) && !defined(__GAP9__)
+    !defined(__riscv_flen) && !BT_FLOATS_IN_INTEGERS
 #error \
     "BT_FUSED=1 needs a fused multiply-add in hardware (x86: -mfma or -march=native); else BT_FUSED=0"
 #endif

@@ -27,7 +27,8 @@ void bt_barrier(void)
 
 void bt_team_run(int workers, bt_work work, void *call)
 {
-  bt_job job = {work, call};
+  static bt_job job; /* workers read it: not on the controller's stack */
+  job = (bt_job){work, call};
   pi_cl_team_fork(workers, bt_enter, &job);
 }
 

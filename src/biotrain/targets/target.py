@@ -13,6 +13,8 @@ from typing import Any
 from biotrain.errors import BioTrainError
 
 NUMERICS = ("fused", "separate", "native")
+MOST_WORKERS = 64
+"""Workers that a package may have: as many as an `int64` has bits (`planner.team`)."""
 FOLDER = Path(__file__).parent
 INHERITED = ("numerics", "stack_bytes", "cycles_per_op", "build")
 """What a board has from its core, unless it says otherwise."""
@@ -77,6 +79,10 @@ class Target:
     """Results of the widest tile of a convolution in the core's registers (BT_WIDE_OUTPUTS)."""
     workers: int = 1
     """Cores that run one schedule together; each has a stack of `stack_bytes`."""
+    most_workers: int = MOST_WORKERS
+    """How many of them there are at most."""
+    controller_stack_bytes: int = 0
+    """The stack of a core beside the workers, which lets them run; it lies in the RAM, too."""
     sdk: str = ""
     """The vendor's SDK that builds the firmware (`pmsis`); empty: BioTrain's start-up code does."""
     boot: str = ""
@@ -90,8 +96,8 @@ class Target:
 
     @property
     def stacks_bytes(self) -> int:
-        """The stack reserve of all workers, in bytes."""
-        return self.workers * self.stack_bytes
+        """The stack reserve of all workers and of their controller, in bytes."""
+        return self.workers * self.stack_bytes + self.controller_stack_bytes
 
     def with_workers(self, workers: int | None) -> Target:
         """The same target with so many workers; None: as many as it has."""

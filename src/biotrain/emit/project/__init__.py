@@ -140,7 +140,12 @@ def sdk_files(source: Source, target: Target) -> dict[str, str]:
     for plain, there in _ON_CLUSTER:
         program = program.replace(plain, there)
     port = " ../port_pmsis.c" if source.workers > 1 else ""
-    values = {"STACK": str(target.stack_bytes), "PORT_SOURCES": port, **live_values(source)}
+    values = {
+        "STACK": str(target.stack_bytes),
+        "CONTROLLER_STACK": str(target.controller_stack_bytes),
+        "PORT_SOURCES": port,
+        **live_values(source),
+    }
     names = ("main.c", "program.h", "CMakeLists.txt", "sdk.config")
     files = {"program.c": program, "board.c": own["board.c"], "board.h": own["board.h"]}
     files |= {name: filled(f"gap9/{name}", values) for name in names}

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: Apache-2.0 */
 /* The fabric controller: it sets clock and voltage, starts the cluster and waits for its program.
- * BT_STACK_BYTES, of each worker and of the controller, comes from CMakeLists.txt. */
+ * BT_STACK_BYTES, of each worker, and BT_CONTROLLER_STACK_BYTES come from CMakeLists.txt. */
 #include "pmsis.h"
 #include "program.h"
 
@@ -38,13 +38,17 @@ int main(void)
   struct pi_cluster_task task;
   static int ended; /* in L2, which both sides see */
   pi_cluster_conf_init(&conf);
+  conf.id = 0;
+  conf.cc_stack_size = BT_CONTROLLER_STACK_BYTES;
+  conf.icache_conf = PI_CLUSTER_MASTER_CORE_ICACHE_ENABLE | PI_CLUSTER_ICACHE_PREFETCH_ENABLE |
+                     PI_CLUSTER_ICACHE_ENABLE;
   pi_open_from_conf(&cluster, &conf);
   if (pi_cluster_open(&cluster))
     pmsis_exit(-1);
   if (run_at(BT_POINT)) /* the cluster must be on: its clock is set too */
     pmsis_exit(-2);
   pi_cluster_task(&task, on_cluster, &ended);
-  task.stack_size = BT_STACK_BYTES;
+  task.stack_size = BT_CONTROLLER_STACK_BYTES;
   task.slave_stack_size = BT_STACK_BYTES;
   pi_cluster_send_task_to_cl(&cluster, &task);
   pi_cluster_close(&cluster);
