@@ -14,9 +14,9 @@ from __future__ import annotations
 
 import argparse
 import ast
+import hashlib
 import json
 import os
-import random
 import re
 import resource
 import shutil
@@ -291,12 +291,20 @@ def mutants(area: str) -> list[Mutant]:
 
 
 def drawn(count: int, seed: int) -> list[Mutant]:
-    """`count` mutants, as many of each area as of the others, no line twice."""
+    """`count` mutants, as many of each area as of the others, no line twice.
+
+    They come in the order of a hash of what they change, so that a commit brings in only mutants of
+    lines that it has written.
+    """
+
+    def rank(mutant: Mutant) -> bytes:
+        told = f"{seed}/{mutant.path}/{mutant.source}/{mutant.rule}/{mutant.start}"
+        return hashlib.sha256(told.encode()).digest()
+
     chosen: list[Mutant] = []
     for i, area in enumerate(AREAS):
         share = count // len(AREAS) + (i < count % len(AREAS))
-        every = mutants(area)
-        random.Random(f"{seed}/{area}").shuffle(every)
+        every = sorted(mutants(area), key=rank)
         unique = {(m.path, m.line): m for m in reversed(every)}
         chosen += [m for m in every if unique[m.path, m.line] is m][:share]
     return chosen
