@@ -102,7 +102,10 @@ def test_equals_torch_in_every_budget(name: str, share: float) -> None:
     tight = package(start, 200, memory=int(free.plan.ram_bytes * share))
     assert tight.plan.ram_bytes <= free.plan.ram_bytes * share
     assert tight.plan.adabn_ops > 0
-    assert any(words.startswith("adabn: ") for words in tight.plan.choices)
+    said = next(words for words in tight.plan.choices if words.startswith("adabn: "))
+    assert tight.source.adabn is not None
+    loops = len(tight.source.adabn.phases)
+    assert f" in {loops} loop{'s' if loops > 1 else ''} over the windows" in said
     found: list[int] = []
     for pkg in (free, tight):
         device = pkg.run("host")
@@ -118,6 +121,7 @@ def test_branches_are_one_loop_and_the_last_use_counts() -> None:
     pkg = package(start)
     assert pkg.source.adabn is not None
     assert len(pkg.source.adabn.phases) == 3
+    assert any("in 3 loops over the windows" in words for words in pkg.plan.choices)
     device = pkg.run("host")
     device.adabn(x)
     close(device, start, x)

@@ -265,3 +265,19 @@ def test_a_flat_array_takes_as_few_blocks_as_it_can(count: int, blocks: int) -> 
     text = "\n".join(slices.flat_blocks(["f(at, n);"], count, 64, 100))
     assert f"s->block < {blocks};" in text
     assert f"bt_min(64, {count} - at)" in text
+
+
+def test_a_flat_array_is_never_cut_along_rows() -> None:
+    """Rows of a weight are not elements: a block of them would be a wrong range of the array."""
+    from biotrain.ir.graph import Span
+    from biotrain.ir.op import OPS
+    from biotrain.planner.slices import blocks_of, flat
+
+    pkg = compiled({}, Live(hop=40))
+    updates = [n for n in pkg.graph.updates if not OPS[n.op].alias and flat(n)]
+    weights = [n for n in updates if n.outputs[0].shape[0] > 1]
+    assert weights
+    for node in weights:
+        rows = node.outputs[0].shape[0]
+        blocks = blocks_of(node, [Span(0, rows, 0, node.outputs[0].size // rows)], 1, pkg.target)
+        assert (blocks.rows, blocks.count) == (rows, blocks.across)
