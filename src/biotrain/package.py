@@ -20,6 +20,7 @@ from biotrain.errors import BioTrainError
 from biotrain.frontend import FrontEnd
 from biotrain.frontend.live import Live
 from biotrain.graph.autodiff import differentiate, prune, with_updates
+from biotrain.graph.bounds import with_bounds
 from biotrain.graph.capture import Captured, capture
 from biotrain.graph.cost import training_cost
 from biotrain.graph.heads import Heads
@@ -291,6 +292,7 @@ def lower(captured: Captured, request: CompileRequest) -> Source:
     predict = _evaluation(captured.predict, request)
     adabn = None if captured.adabn is None else _statistics(captured.adabn, request)
     train = _training(captured.train, trained, request, heads)
+    train = _bounded(train, trained, captured, request)
     around = None if request.live is None else _around(request.live, train, trained, request)
     fitted = planned(
         PlanRequest(
@@ -380,6 +382,28 @@ def _training(
         graph = keep_half(graph, loss, half)
     graph = with_updates(graph, trained, request.optimizer, request.gradients)
     return graph if request.input_scale is None else keep_int16(graph, request.input_scale)
+
+
+def _bounded(
+    graph: Graph, trained: tuple[str, ...], captured: Captured, request: CompileRequest
+) -> Graph:
+    """The training step with what the network keeps its parameters to; BioTrainError where a step
+    cannot keep it."""
+    kept = {name: b for name, b in captured.bounds.items() if name in trained}
+    if not kept:
+        return graph
+    refused = {
+        "gradients='update', use 'separate' or 'momentum'": request.gradients == "update",
+        f"workers={request.target.workers}, use one": request.target.workers > 1,
+        "live": request.live is not None,
+    }
+    for option, asked in refused.items():
+        if asked:
+            raise BioTrainError(
+                f"the network bounds {captured.torch_names[next(iter(kept))]} in its forward pass, "
+                f"which does not go with {option}"
+            )
+    return with_bounds(graph, trained, kept, {n: captured.tensors[n].shape for n in kept})
 
 
 def _direct_ops(

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """`list`, `prepare`, `plan` and `compile`: from a model to its C."""
 
-import io
 import json
 import warnings
 from collections.abc import Mapping, Sequence
@@ -421,13 +420,11 @@ def _describe(chosen: "Model", pkg: "Package", train: TrainOptions) -> dict[str,
 
 
 def _export(chosen: "Model", net: Any) -> bytes:
-    """The module as a `.pt2` file. (In memory: on a full disk, torch's writer ends the process.)"""
-    import torch
-
+    """The module as a `.pt2` file."""
+    from biotrain.graph.archive import save_program
     from biotrain.graph.capture import export
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        data = io.BytesIO()
-        torch.export.save(export(net, chosen.example()), data)
-        return data.getvalue()
+        exported = export(net, chosen.example())
+        return save_program(exported.program, exported.bounds)

@@ -24,9 +24,10 @@ from biotrain.emit.step import (
     fits,
     new_group,
     rate,
+    updates_of,
 )
 from biotrain.emit.text import titled, wrap
-from biotrain.ir.graph import Graph
+from biotrain.ir.graph import Graph, Node
 from biotrain.ir.op import OPS, float_literal
 
 SMALL = ("#define BT_CONV_SMALL 1 /* convolutions take their geometry at run time */",)
@@ -321,7 +322,7 @@ def _window_functions(source: Source) -> list[str]:
 
 def _tried(source: Source, places: Places) -> list[str]:
     """Refuse the step where an update would leave NaN or infinity, before any is applied."""
-    updates = source.train.updates
+    updates = updates_of(source)
     lines = ["  bool fits = true; /* no weight or state becomes NaN or infinite */"]
     if alike(source, places):
         text = fits(updates[0], places, "t->count", of_all=True, indent="    ")
@@ -332,11 +333,18 @@ def _tried(source: Source, places: Places) -> list[str]:
 
 
 def _updates(source: Source, places: Places, shapes: Shapes) -> list[str]:
-    """The update of every parameter: one call in a loop, where all of them are alike."""
-    updates = source.train.updates
-    if not alike(source, places):
-        return [line for i, n in enumerate(updates) for line in node_text(n, i, places, shapes)]
-    node = updates[0]
+    """The update of every parameter: one call in a loop, where all of them are alike; then what
+    bounds them."""
+    updates = updates_of(source)
+    told = len(updates) if alike(source, places) else 0
+    lines = _updates_alike(updates[0], places) if told else []
+    for i, node in enumerate(source.train.updates[told:], told):
+        lines += node_text(node, i, places, shapes)
+    return lines
+
+
+def _updates_alike(node: Node, places: Places) -> list[str]:
+    """The update of the first parameter as a loop over all of them."""
     first = OPS[node.op].call(node)
     struct = {x.name: places.pointer(x).rpartition(".")[0] for x in (*node.inputs, *node.outputs)}
     arguments = []

@@ -97,9 +97,14 @@ EACH_PARAMETER = (
 )
 
 
+def updates_of(source: Source) -> list[Node]:
+    """The updates of a step; what bounds parameters behind them is left out."""
+    return [n for n in source.train.updates if isinstance(OPS[n.op], Update)]
+
+
 def alike(source: Source, places: Places) -> bool:
     """Whether the updates of all parameters are one call but for the tensors."""
-    updates = source.train.updates
+    updates = updates_of(source)
     trained = trained_values(source)
     calls = [OPS[n.op].call(n) for n in updates]
     first = calls[0]

@@ -22,6 +22,7 @@ import torch
 from torch.export import ExportedProgram
 
 from biotrain.errors import CaptureError
+from biotrain.graph.bounds import Bounds, from_json, to_json
 
 MODEL = "models/model.json"
 SAMPLE_INPUTS = "data/sample_inputs/model.pt"
@@ -49,8 +50,22 @@ LONGEST_JSON = 64 * 2**20
 """Bytes of the graph's description that are read."""
 
 
-def load_program(path: str | Path) -> ExportedProgram:
-    """The exported program of a `.pt2` file, of which nothing is unpickled or evaluated.
+BOUNDS = "biotrain_bounds.json"
+"""The extra file with the bounds of parameters."""
+
+
+def save_program(program: ExportedProgram, bounds: Bounds) -> bytes:
+    """A `.pt2` file of a program and the bounds of its parameters. (In memory: on a full disk,
+    torch's writer ends the process.)"""
+    data = io.BytesIO()
+    extra = {BOUNDS: to_json(bounds)} if bounds else {}
+    torch.export.save(program, data, extra_files=extra)
+    return data.getvalue()
+
+
+def load_program(path: str | Path) -> tuple[ExportedProgram, Bounds]:
+    """The exported program of a `.pt2` file, of which nothing is unpickled or evaluated, and the
+    bounds of its parameters.
 
     Raises
     ------
@@ -63,8 +78,10 @@ def load_program(path: str | Path) -> ExportedProgram:
     except OSError as error:
         raise CaptureError(f"cannot read '{path}': {error.strerror}") from error
     try:
-        clean = _cleaned(_entries(data))
-        return torch.export.load(io.BytesIO(clean))  # noqa: TID251  (of what was checked)
+        entries = _entries(data)
+        clean = _cleaned(entries)
+        bounds = from_json(entries.get(f"extra/{BOUNDS}", b"{}"))
+        return torch.export.load(io.BytesIO(clean)), bounds  # noqa: TID251  (of what was checked)
     except CaptureError as error:
         raise CaptureError(f"'{path}' is refused: {error}") from error
     except Exception as error:  # torch raises whatever a damaged graph makes of it

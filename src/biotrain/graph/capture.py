@@ -11,7 +11,7 @@ import copy
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -21,11 +21,20 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from biotrain.errors import CaptureError
 from biotrain.graph.archive import load_program
+from biotrain.graph.bounds import Bounds, Lifted, bounded
 from biotrain.graph.heads import Heads
 from biotrain.graph.missing import refused_export
 from biotrain.graph.walk import Array, Walk
 from biotrain.ir.graph import Graph, Value
 from biotrain.ir.op import Builder
+
+
+@dataclass(frozen=True)
+class Exported:
+    """An exported program, and what the module keeps its parameters to beside it."""
+
+    program: ExportedProgram
+    bounds: Bounds
 
 
 @dataclass(frozen=True)
@@ -49,14 +58,14 @@ class Captured:
     windows; None where that was not asked for."""
     notes: tuple[str, ...] = ()
     """What the graphs leave out, with its place in the user's source: calls of dropout."""
+    bounds: Bounds = field(default_factory=dict)
+    """What params are kept to behind every step, by value name."""
 
 
-def export(
-    module: torch.nn.Module | str | Path, example: torch.Tensor, batch: int = 1
-) -> ExportedProgram:
+def export(module: torch.nn.Module | str | Path, example: torch.Tensor, batch: int = 1) -> Exported:
     """The exported program of a module (or of a `.pt2` file) for one sample, of a `batch`."""
     if isinstance(module, (str, Path)):
-        return load_program(module)
+        return Exported(*load_program(module))
     if isinstance(module, torch.jit.ScriptModule):
         raise CaptureError(
             "TorchScript cannot be exported: give the torch module that it is made of"
@@ -82,11 +91,23 @@ def export(
         try:
             # torch refuses to trace one sample where a norm has a single value per channel of it.
             with _frozen(norms):
-                program = torch.export.export(module, (example[:1].to(device),), strict=False)
+                program, bounds = _traced(module, example[:1].to(device))
         except Exception as error:
             raise refused_export(error) from error
     _thaw(program, norms)
-    return program
+    return Exported(program, bounds)
+
+
+def _traced(module: torch.nn.Module, example: torch.Tensor) -> tuple[ExportedProgram, Bounds]:
+    """The program of a module, and the bounds that its forward pass keeps by itself."""
+    try:
+        return torch.export.export(module, (example,), strict=False), {}
+    except Exception:
+        with Lifted(module) as lifted:
+            program = torch.export.export(module, (example,), strict=False)
+        if not lifted.found:
+            raise
+        return program, lifted.found
 
 
 def _as_float32(module: torch.nn.Module) -> torch.nn.Module:
@@ -148,7 +169,8 @@ def capture(
         naming the user's source line where an op is not supported, or where there is nothing to
         adabn.
     """
-    program = export(module, example, batch)
+    exported = export(module, example, batch)
+    program = exported.program
     tensors: dict[str, Array] = {}
     names: dict[str, str] = {}
     states = _moving(program, adabn)
@@ -172,7 +194,9 @@ def capture(
         graphs.append(walked(again, 2)[0])
     train, predict, *others = _sharing_constants(graphs)
     again_graph = others[0] if others else None
-    return Captured(train, predict, tensors, names, walk.heads, again_graph, tuple(walk.notes))
+    bounds = bounded(exported.bounds, tensors, names)
+    notes = tuple(walk.notes)
+    return Captured(train, predict, tensors, names, walk.heads, again_graph, notes, bounds)
 
 
 def _sharing_constants(graphs: list[Graph]) -> list[Graph]:

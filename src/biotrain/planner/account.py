@@ -49,7 +49,8 @@ def fixed_bytes(request: PlanRequest) -> FixedBytes:
     updates = [
         n for n in (*train.nodes, *train.updates) if any(v.kind == "param" for v in n.outputs)
     ]
-    trained = tuple(v for n in updates for v in n.outputs if v.kind == "param")
+    written = (v for n in updates for v in n.outputs if v.kind == "param")
+    trained = tuple(dict.fromkeys(written))  # a bound writes its parameter once more
     sums = tuple(v for v in train.states if v.name.startswith("g_"))
     slots = tuple(v for n in updates for v in n.inputs if v.kind == "state" and v not in sums)
     running = tuple(v for v in train.states if v not in sums and v not in slots)

@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 from torch.overrides import TorchFunctionMode
 
+from biotrain.graph.bounds import bounds_in, within
 from biotrain.ir.optimizer import SGD
 from biotrain.package import Package
 from biotrain.verification.losses import joined, objective
@@ -22,7 +23,8 @@ Array = npt.NDArray[Any]
 
 
 class DropoutOff(TorchFunctionMode):
-    """Calls of dropout pass their input on, as the device does."""
+    """Calls of dropout pass their input on, as the device does, and a module that was turned to
+    float64 stays there where its forward pass asks for `.float()`."""
 
     def __torch_function__(
         self,
@@ -33,6 +35,8 @@ class DropoutOff(TorchFunctionMode):
     ) -> Any:
         if getattr(func, "__name__", "").rstrip("123d_").endswith("dropout"):
             return args[0] if args else (kwargs or {})["input"]
+        if func is torch.Tensor.float and args[0].is_floating_point():
+            return args[0]
         given = dict(kwargs or {})
         if given.get("dropout_p"):  # of attention weights
             given["dropout_p"] = 0.0
@@ -68,6 +72,15 @@ class Reference:
         self.largest = 0.0
         """The largest mean gradient of the last step."""
         self.optimizer, self.schedule = _optimizer(pkg, self.parameters, steps)
+        self.bounds = {names[v]: kept for v, kept in bounds_in(pkg.source.train).items()}
+        self._bound()
+
+    def _bound(self) -> None:
+        """Keep the parameters to what the network's forward pass bounds them to."""
+        with torch.no_grad():
+            for name, kept in self.bounds.items():
+                parameter = self.module.get_parameter(name)
+                parameter.copy_(within(parameter, kept))
 
     @contextmanager
     def _as_on_the_device(self) -> Iterator[None]:
@@ -112,6 +125,7 @@ class Reference:
         if self.source.optimizer.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(self.parameters, self.source.optimizer.clip_norm)
         self.optimizer.step()
+        self._bound()
         self.schedule.step()
         return grads
 
