@@ -6,8 +6,9 @@
     python benchmarks/zoo.py --stage capture     no further than this stage
     python benchmarks/zoo.py --write             and write docs/zoo.md
 
-Needs braindecode 1.8 in the environment that runs it. Every network is built for 8 channels x 1000
-samples at 250 Hz and 4 classes and prepared by `bt.prepare`; each runs in a process of its own.
+Needs braindecode 1.8 in the environment that runs it. Every network is built for 8 channels (or
+one, where it takes no more) x 1000 samples at 250 Hz and 4 classes and prepared by `bt.prepare`;
+each runs in a process of its own.
 Rows are kept in a file, so that a table can be made in parts.
 """
 
@@ -67,8 +68,11 @@ NETWORKS = (
 million parameters."""
 
 SHAPE = {"n_chans": 8, "n_times": 1000, "n_outputs": 4, "sfreq": 250.0}
-OPTIONS: Mapping[str, Mapping[str, Any]] = {"AttnSleep": {"d_model": 28, "n_attn_heads": 4}}
-"""What a network needs besides the shape: AttnSleep's width is the number of its time steps."""
+OPTIONS: Mapping[str, Mapping[str, Any]] = {
+    "AttnSleep": {"n_chans": 1, "d_model": 28, "n_attn_heads": 4}
+}
+"""What a network needs besides the shape, or in its place: AttnSleep takes one channel, and its
+width is the number of its time steps."""
 PLACED = ("DGCNN", "EEGSym")
 """Networks that ask for the electrodes' places."""
 ELECTRODES = ("Fp1", "Fp2", "C3", "C4", "P3", "P4", "O1", "O2")
@@ -137,7 +141,8 @@ def examined(name: str, until: str, steps: int, seeds: int, boards: Sequence[str
     try:
         net = built(name)
         row["params"] = sum(p.numel() for p in net.parameters())
-        x = torch.zeros(1, SHAPE["n_chans"], SHAPE["n_times"])
+        shape = dict(SHAPE) | dict(OPTIONS.get(name, {}))
+        x = torch.zeros(1, shape["n_chans"], shape["n_times"])
         row["stage"] = "prepare"
         net = bt.prepare(net, example_input=x)
         row["stage"] = "capture"
@@ -212,8 +217,8 @@ HEAD = """\
 # The zoo: small networks of braindecode
 
 {ok} of the {all} networks of braindecode 1.8 with fewer than a million parameters at 8 channels x
-1000 samples were seen to train in the generated C to PyTorch's weights (`biotrain verify`, 4
-classes, full training). Written by
+1000 samples (AttnSleep: one channel, all that it takes) were seen to train in the generated C to
+PyTorch's weights (`biotrain verify`, 4 classes, full training). Written by
 
 ```
 python benchmarks/zoo.py --write

@@ -9,7 +9,6 @@
 It goes wherever a scikit-learn classifier goes: pipelines, grid searches, MOABB's evaluations.
 """
 
-import copy
 import inspect
 from collections.abc import Callable
 from typing import Any, Literal, Self
@@ -28,6 +27,7 @@ from biotrain.run.device import Device
 from biotrain.study.order import shuffled
 from biotrain.study.pretrain import check_outputs
 from biotrain.targets.target import load_target
+from biotrain.topology.copies import copied
 
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin
@@ -239,7 +239,7 @@ class DeviceClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def _built(self, x: NDArray[np.float32], sfreq: float | None) -> nn.Module:
         window = torch.zeros(1, *self._shape)
         if isinstance(self.model, nn.Module):
-            net = copy.deepcopy(self.model).eval()
+            net = copied(self.model).eval()
             check_outputs(net, window, len(self.classes_), type(net).__name__)
             return net
         shape: dict[str, Any] = {

@@ -7,7 +7,6 @@ stands for it (`Op.captures`, `Op.capture`); `walk.py` goes over the exported pr
 
 from __future__ import annotations
 
-import copy
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -27,6 +26,7 @@ from biotrain.graph.missing import refused_export
 from biotrain.graph.walk import Array, Walk
 from biotrain.ir.graph import Graph, Value
 from biotrain.ir.op import Builder
+from biotrain.topology.copies import copied
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def _as_float32(module: torch.nn.Module) -> torch.nn.Module:
     tensors = (*module.parameters(), *module.buffers())
     if all(t.dtype == torch.float32 for t in tensors if t.dtype.is_floating_point):
         return module
-    return copy.deepcopy(module).float()
+    return copied(module).float()
 
 
 def _named(value: object) -> str:

@@ -25,6 +25,9 @@ SHORTEST_TILE = 16
 MOST_TILES = 64
 """Tiles of time that a group is divided into at most."""
 
+MOST_CALLS = 3_000
+"""Calls of a fused loop, in all iterations: a division with more is not looked at."""
+
 ROW_TILINGS = 3
 """Divisions along rows that are tried, the finest first."""
 
@@ -91,7 +94,12 @@ class FusedLoops(Dataflow):
     def loops(self, group: Group) -> tuple[FusedLoop, ...]:
         """Ways to run a group: more operations only where the windows take fewer bytes."""
         if group not in self._loops:
-            made = (self.fused(group, axis, count) for axis, count in self.tilings(group))
+            nodes = len(group.order)
+            made = (
+                self.fused(group, axis, count)
+                for axis, count in self.tilings(group)
+                if axis == "whole" or nodes * self._turns(group, axis, count) <= MOST_CALLS
+            )
             found = [loop for loop in made if loop is not None]
             found.sort(key=lambda f: (f.ops, f.window_bytes))
             best: list[FusedLoop] = []
@@ -129,6 +137,12 @@ class FusedLoops(Dataflow):
             lengths = dict.fromkeys((short, length, 4 * length, 16 * length))
             found += [("time", n) for n in lengths if n < finest]
         return found
+
+    def _turns(self, group: Group, axis: str, count: int) -> int:
+        """Iterations of a group that is divided along an axis."""
+        return (
+            count if axis == "rows" else -(-max(self._sizes[i][1] for i in group.stored) // count)
+        )
 
     def _tiles(self, i: int, axis: str, count: int, finest: int) -> list[Box]:
         """The boxes of a stored node, one per iteration."""

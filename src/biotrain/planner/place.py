@@ -222,29 +222,36 @@ def peak(buffers: Sequence[Buffer]) -> int:
     return max((b.offset + b.size for b in buffers), default=0)
 
 
-def _overlap(a: Buffer, b: Buffer) -> bool:
-    return a.first <= b.last and b.first <= a.last
+def _neighbours(buffers: Sequence[Buffer]) -> list[list[int]]:
+    """For each buffer, which others are in use at one of its times."""
+    first = np.array([b.first for b in buffers])
+    last = np.array([b.last for b in buffers])
+    return [
+        [j for j in np.flatnonzero((first <= b.last) & (b.first <= last)).tolist() if j != i]
+        for i, b in enumerate(buffers)
+    ]
 
 
-def _first_fit(buffers: Sequence[Buffer], order: Sequence[int], limit: int) -> list[int] | None:
-    """Lowest free offset for each buffer in `order`; None as soon as `limit` is reached."""
+def _first_fit(
+    buffers: Sequence[Buffer], near: Sequence[Sequence[int]], order: Sequence[int], limit: int
+) -> list[int] | None:
+    """Lowest free offset for each buffer in `order`; None as soon as `limit` is reached.
+
+    `near`: the neighbours of each buffer.
+    """
     offsets = [-1] * len(buffers)
-    placed: list[int] = []
+    sizes = [b.size for b in buffers]
     for i in order:
-        taken = sorted(
-            (offsets[j], offsets[j] + buffers[j].size)
-            for j in placed
-            if _overlap(buffers[i], buffers[j])
-        )
-        at = 0
+        size, at = sizes[i], 0
+        taken = [(offsets[j], offsets[j] + sizes[j]) for j in near[i] if offsets[j] >= 0]
+        taken.sort()
         for start, stop in taken:
-            if at + buffers[i].size <= start:
+            if at + size <= start:
                 break
             at = max(at, stop)
-        if at + buffers[i].size >= limit:
+        if at + size >= limit:
             return None
         offsets[i] = at
-        placed.append(i)
     return offsets
 
 
@@ -252,12 +259,16 @@ MOST_EXACT = 7
 """Buffers up to which every order of first fit is tried, which is optimal."""
 
 
+MOST_PLACED = 100_000
+"""Buffers that the exchanges of one search place."""
+
+
 def place(buffers: Sequence[Buffer], effort: int = 400) -> tuple[Buffer, ...]:
     """Give every buffer an offset; the arena is as small as the search finds it.
 
     First fit along several orders, then along every order (up to `MOST_EXACT` buffers) or along
-    `effort` seeded exchanges in the best order. Some order is optimal: that of the offsets of an
-    optimal placement. Deterministic.
+    `effort` seeded exchanges in the best order (fewer where buffers are very many). Some order is
+    optimal: that of the offsets of an optimal placement. Deterministic.
     """
     n = len(buffers)
     bound = lower_bound(buffers)
@@ -270,13 +281,13 @@ def place(buffers: Sequence[Buffer], effort: int = 400) -> tuple[Buffer, ...]:
         sorted(index, key=lambda i: (buffers[i].first, -buffers[i].size)),
         sorted(index, key=lambda i: (-buffers[i].last, -buffers[i].size)),
     ]
-    best_order = orders[0]
-    best = _first_fit(buffers, best_order, 1 << 62) or []
+    best_order, near = orders[0], _neighbours(buffers)
+    best = _first_fit(buffers, near, best_order, 1 << 62) or []
     size = max((o + b.size for o, b in zip(best, buffers, strict=True)), default=0)
 
     def attempt(order: list[int]) -> None:
         nonlocal best, best_order, size
-        offsets = _first_fit(buffers, order, size)
+        offsets = _first_fit(buffers, near, order, size)
         if offsets is not None:
             best, best_order = offsets, order
             size = max(o + b.size for o, b in zip(offsets, buffers, strict=True))
@@ -284,10 +295,10 @@ def place(buffers: Sequence[Buffer], effort: int = 400) -> tuple[Buffer, ...]:
     for order in orders[1:]:
         attempt(order)
     if n <= MOST_EXACT and size > bound:
-        best, size = _exact(buffers, best, size, bound)
+        best, size = _exact(buffers, near, best, size, bound)
     elif size > bound:
         rng = np.random.Generator(np.random.PCG64(n))
-        for _ in range(effort):
+        for _ in range(min(effort, MOST_PLACED // n)):
             order = list(best_order)
             i, j = (int(k) for k in rng.integers(0, n, 2))
             order.insert(i, order.pop(j))
@@ -298,13 +309,13 @@ def place(buffers: Sequence[Buffer], effort: int = 400) -> tuple[Buffer, ...]:
 
 
 def _exact(
-    buffers: Sequence[Buffer], best: list[int], size: int, bound: int
+    buffers: Sequence[Buffer], near: list[list[int]], best: list[int], size: int, bound: int
 ) -> tuple[list[int], int]:
     """Depth-first over all orders of first fit."""
     stack: list[tuple[int, ...]] = [()]
     while stack and size > bound:
         order = stack.pop()
-        offsets = _first_fit(buffers, order, size)
+        offsets = _first_fit(buffers, near, order, size)
         if offsets is None:
             continue
         if len(order) == len(buffers):

@@ -18,6 +18,7 @@ from biotrain.study.rules import REFERENCE, Rule
 from biotrain.study.settings import CalibrationSettings, FinetuneSettings
 from biotrain.study.task import Cost, Labelled
 from biotrain.study.torch_training import EpochTrainer, finetuner, one_thread, predict
+from biotrain.topology.copies import copied
 
 if TYPE_CHECKING:
     from biotrain.package import Package
@@ -146,7 +147,7 @@ class TorchBackend:
     ) -> None:
         self.rule, self.settings, self.seed = rule, settings, seed
         self.group = settings.accumulate
-        self._module = copy.deepcopy(start)
+        self._module = copied(start)
         self._trainer: EpochTrainer | None = None
 
     def load_weights(self, weights: State) -> None:

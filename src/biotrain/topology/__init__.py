@@ -7,13 +7,13 @@ what was lost. Rewrites look at submodules only: an operation called as a functi
 `forward` (`F.dropout`, `F.max_pool2d`) is out of their reach and is left to the compiler.
 """
 
-import copy
 from typing import Any
 
 from torch import Tensor, nn
 from torch.jit import ScriptModule
 from torch.nn.parameter import is_lazy
 
+from biotrain.topology.copies import copied
 from biotrain.topology.given import network_of
 from biotrain.topology.layers import rewrite_layer
 from biotrain.topology.padding import fold_padding
@@ -67,7 +67,7 @@ def prepare(
     module = network_of(module)
     _check(module, norm, groups, pool)
     try:
-        net = copy.deepcopy(module)
+        net = copied(module)
     except RuntimeError as error:
         raise ValueError(f"{type(module).__name__} cannot be copied: {error}") from error
 

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Rewrites of one layer: BatchNorm, max pool, dropout."""
 
-import copy
 from collections.abc import Callable
 from typing import Self
 
@@ -10,6 +9,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.modules.dropout import _DropoutNd
 
+from biotrain.topology.copies import copied
 from biotrain.topology.report import Rewrite, left_alone
 from biotrain.topology.walk import Size, as_tuple, extent, is_custom, short_name
 
@@ -54,7 +54,7 @@ def _only_noise(layer: nn.Module) -> bool:
     plain = not any((layer._modules, layer._parameters, layer._buffers))
     if not plain or not is_custom(layer):
         return False
-    probe = copy.deepcopy(layer)
+    probe = copied(layer)
     x = torch.ones(64, 3, 4)
     with torch.no_grad(), torch.random.fork_rng(devices=[]):
         try:

@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Zero padding folded into the convolution that reads it."""
 
-import copy
 from collections import Counter
 from collections.abc import Iterator
 from itertools import pairwise
@@ -9,6 +8,7 @@ from typing import Any
 
 from torch import fx, nn
 
+from biotrain.topology.copies import copied
 from biotrain.topology.report import Rewrite, left_alone
 from biotrain.topology.walk import (
     Size,
@@ -151,6 +151,6 @@ def _sequential_pairs(net: nn.Module) -> Iterator[tuple[nn.Module, nn.Module]]:
 def _trace(net: nn.Module) -> fx.Graph | None:
     """The calls of `net` as a graph, layers whole; None if its forward branches on values."""
     try:
-        return fx.Tracer().trace(copy.deepcopy(net))
+        return fx.Tracer().trace(copied(net))
     except Exception:  # whatever a user's forward raises when it meets a proxy
         return None

@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Weights that are computed from others in every forward pass become weights of their own."""
 
-import copy
 from collections import OrderedDict
 
 import torch
 from torch import nn
 from torch.nn.utils import parametrize
 
+from biotrain.topology.copies import copied
 from biotrain.topology.report import Rewrite
 from biotrain.topology.walk import hooked, is_custom, replace_all, short_name
 
@@ -82,7 +82,7 @@ def _equal(layer: nn.Module, first: nn.Module, second: nn.Module) -> bool:
     ]
     draw = torch.Generator().manual_seed(0)
     noise = torch.randn(1, first.in_channels, *sizes, generator=draw, dtype=torch.float64)
-    probe, one, other = (copy.deepcopy(part).double().eval() for part in (layer, first, second))
+    probe, one, other = (copied(part).double().eval() for part in (layer, first, second))
     with torch.no_grad():
         try:
             found, wanted = probe(noise), other(one(noise))

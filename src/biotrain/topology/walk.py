@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """Walking, replacing and measuring the layers of any torch module."""
 
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from biotrain.topology.copies import copied
 
 
 @dataclass
@@ -39,7 +40,7 @@ def measure(net: nn.Module, inputs: tuple[Any, ...]) -> dict[str, Size]:
     if batched is None or batched.shape[0] == 0:
         raise ValueError("example_input must hold a tensor [batch, ...] with at least one sample")
     batch = batched.shape[0]
-    probe = copy.deepcopy(net)
+    probe = copied(net)
     sizes: dict[str, Size] = {}
     for path, layer in probe.named_modules():
         size = sizes[path] = Size()
@@ -64,7 +65,7 @@ def measure(net: nn.Module, inputs: tuple[Any, ...]) -> dict[str, Size]:
 
 def run_copy(net: nn.Module, inputs: tuple[Any, ...]) -> Any:
     """Outputs of a throw-away copy of `net` in eval mode, so that no buffer of `net` moves."""
-    probe = copy.deepcopy(net).eval()
+    probe = copied(net).eval()
     with torch.no_grad():
         return probe(*inputs)
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
@@ -16,6 +15,7 @@ from torch.overrides import TorchFunctionMode
 from biotrain.graph.bounds import bounds_in, within
 from biotrain.ir.optimizer import SGD
 from biotrain.package import Package
+from biotrain.topology.copies import copied
 from biotrain.verification.losses import joined, objective
 from biotrain.verification.rounding import Kinks
 
@@ -61,7 +61,7 @@ class Reference:
         every_gradient: bool = False,
     ) -> None:
         assert pkg.module is not None
-        self.module = copy.deepcopy(pkg.module).to(dtype)
+        self.module = copied(pkg.module).to(dtype)
         self.dtype, self.source = dtype, pkg.source
         names = pkg.source.torch_names
         self.trained = [names[v] for v in pkg.source.trained]
@@ -146,14 +146,14 @@ class Reference:
 
     def kinks(self, x: Array) -> int:
         """Activations of one window that lie within rounding of a kink."""
-        module = copy.deepcopy(self.module)  # running statistics stay as they are
+        module = copied(self.module)  # running statistics stay as they are
         with torch.no_grad(), DropoutOff(), Kinks() as counter:
             module(torch.as_tensor(x[None]).to(self.dtype))
         return int(counter.count)
 
     def predict(self, x: Array) -> Array:
         """Logits in evaluation mode, sample by sample."""
-        module = copy.deepcopy(self.module).eval()
+        module = copied(self.module).eval()
         with torch.no_grad(), self._as_on_the_device():
             rows = [
                 joined(self.source, module(torch.as_tensor(x[i : i + 1]).to(self.dtype)))
