@@ -57,7 +57,7 @@ from biotrain.planner.request import (
 )
 from biotrain.planner.team_sums import shared_sums
 from biotrain.targets.target import Target, load_target, parse_bytes
-from biotrain.topology import network_of
+from biotrain.topology.given import called, network_of
 from biotrain.writing.files import Folder
 
 if TYPE_CHECKING:
@@ -214,7 +214,7 @@ def compile_model(
         input_scale=check_input(input_type, input_scale),
         store=store,
         rewrites=tuple(rewrites),
-        title=title or f"{getattr(model, 'title', type(model).__name__)}, strategy {strategy}",
+        title=title or f"{called(model)}, strategy {strategy}",
         frontier=frontier,
         batch=batch,
         live=live,

@@ -182,6 +182,20 @@ class _Data:
         return new
 
 
+def _operator(name: str) -> Callable[..., Any]:
+    """What an arithmetic operator of `param.data` does."""
+
+    def refuse(self: _Data, *args: object) -> Any:
+        raise _refused(name.strip("_"))
+
+    return refuse
+
+
+for _name in ("add", "sub", "mul", "truediv", "pow", "matmul", "neg", "getitem", "setitem"):
+    for _form in (f"__{_name}__", f"__r{_name}__", f"__i{_name}__"):
+        setattr(_Data, _form, _operator(_form))
+
+
 _NAMES: dict[str, tuple[str, ...]] = {
     "renorm": ("p", "dim", "maxnorm"),
     "clamp": ("min", "max"),

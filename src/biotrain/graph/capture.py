@@ -92,6 +92,8 @@ def export(module: torch.nn.Module | str | Path, example: torch.Tensor, batch: i
             # torch refuses to trace one sample where a norm has a single value per channel of it.
             with _frozen(norms):
                 program, bounds = _traced(module, example[:1].to(device))
+        except CaptureError:
+            raise
         except Exception as error:
             raise refused_export(error) from error
     _thaw(program, norms)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The diagonal of a matrix, and the matrix of a diagonal: moves of elements.
+"""The diagonal of a matrix, the matrix of a diagonal, and `x.T`: moves of elements.
 
 In a matrix of n columns, flat, an element of the diagonal stands every n + 1 elements: they are a
 column of the same elements in rows of n + 1.
@@ -13,6 +13,7 @@ from typing import Any
 from biotrain.errors import CaptureError, GraphError
 from biotrain.ir.graph import Attr, Shape, Value
 from biotrain.ir.op import Builder, Composite, Sample, args_input, register
+from biotrain.ops.matmul import transposed
 from biotrain.ops.shape import reshaped
 
 
@@ -57,3 +58,23 @@ class Diag(Composite):
 
     def samples(self) -> tuple[Sample, ...]:
         return (Sample(((7,),), {}), Sample(((6, 6),), {}), Sample(((1,),), {}))
+
+
+@register("bt_shape.h")
+class Reversed(Composite):
+    """`x.T`: the axes in reverse order."""
+
+    name = "numpy_T"
+    captures = ("numpy_T",)
+
+    def infer(self, shapes: Sequence[Shape], attrs: Mapping[str, Attr]) -> tuple[Shape, ...]:
+        return (shapes[0][::-1],)
+
+    def lower(self, b: Builder, inputs: Sequence[Value], attrs: Mapping[str, Attr]) -> Value:
+        return transposed(b, inputs[0], range(len(inputs[0].shape))[::-1])
+
+    def reference(self, attrs: Mapping[str, Attr], *inputs: Any) -> Any:
+        return inputs[0].permute(*range(inputs[0].dim())[::-1])
+
+    def samples(self) -> tuple[Sample, ...]:
+        return (Sample(((5, 33),), {}), Sample(((2, 3, 20),), {}), Sample(((4,),), {}))

@@ -148,7 +148,19 @@ class Permute(Move):
     """Axis i of the output is axis `dims[i]` of the input."""
 
     name = "permute"
-    captures = ("permute", "transpose", "swapaxes", "swapdims", "movedim", "moveaxis", "t", "mT")
+    captures = (
+        "permute",
+        "transpose",
+        "swapaxes",
+        "swapdims",
+        "movedim",
+        "moveaxis",
+        "t",
+        "mT",
+        "mH",
+        "matrix_H",
+        "adjoint",
+    )
 
     def capture(self, b: Builder, args: Mapping[str, Any]) -> Value:
         x = args_input(args)

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What may stand for a network: the torch module itself, or a trained estimator that holds it."""
 
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -19,3 +20,10 @@ def network_of(given: Any) -> Any:
             f"this {type(given).__name__} has no network yet: call its initialize() or fit() first"
         )
     return given
+
+
+def called(model: Any) -> str:
+    """What to call a network that was given no title: its class, or its file."""
+    if isinstance(model, (str, Path)):
+        return Path(model).stem
+    return str(getattr(model, "title", type(model).__name__))
