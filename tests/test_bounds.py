@@ -119,9 +119,7 @@ def test_what_cannot_keep_bounds_is_refused(options: dict[str, Any], said: str) 
 
 
 def test_what_is_no_bound_is_refused_in_one_line() -> None:
-    with pytest.raises(
-        CaptureError, match=r"by 'mul'; what a device can keep to .*renorm"
-    ) as told:
+    with pytest.raises(CaptureError, match=r"by 'mul'; what a device can keep to .*renorm") as told:
         bt.compile(Doubled(), X)
     assert "\n" not in str(told.value)
 

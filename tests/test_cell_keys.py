@@ -113,8 +113,23 @@ def test_keys_are_those_of_finished_studies(
 ) -> None:
     monkeypatch.setattr(cells, "__version__", "0.1.0")
     one = {"source": data, "models": [model], "pretrain_every": 2, "pretrain_seed": 1}
-    spec = make_spec({"data": [one], "others": 10, **STUDIES[name]})
+    asked = STUDIES[name]
+    calibrate = {"clip_norm": 0.0, "repeats": 0, **asked.get("calibrate", {})}
+    spec = make_spec({"data": [one], "others": 10, **asked, "calibrate": calibrate})
     found = cells.expand(spec, resolve).cells
     lines = "".join(f"{cell.key} {cell.fold.key}\n" for cell in found)
     digest = hashlib.sha256(lines.encode()).hexdigest()[:32]
     assert (len(found), digest) == STORED[f"{name}, {model}"]
+
+
+def test_what_is_clipped_or_undone_has_a_key_of_its_own(data: str) -> None:
+    one = {"source": data, "models": ["small"]}
+    strategies = ["none", "full", "full-bn8", "adabn"]
+
+    def keys(**calibrate: Any) -> dict[str, str]:
+        spec = make_spec({"data": [one], "strategies": strategies, "calibrate": calibrate})
+        return {c.strategy.name: c.key for c in cells.expand(spec, resolve).cells}
+
+    off = keys(clip_norm=0.0, repeats=0)
+    for found in (keys(repeats=0), keys(clip_norm=0.0), keys()):
+        assert {name for name in off if found[name] != off[name]} == {"full"}

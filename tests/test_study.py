@@ -76,7 +76,7 @@ def asked(data: str, **more: Any) -> dict[str, Any]:
         "strategies": ["none", "last", "full", "full-bn8"],
         "scenarios": ["longitudinal"],
         "others": 20,
-        "calibrate": {"epochs": 2},
+        "calibrate": {"epochs": 2, "lr": 0.05},
         "pretrain": {"epochs": 2},
         **more,
     }
@@ -122,7 +122,8 @@ def test_rows_say_what_the_contract_asks_and_what_was_forgotten(undisturbed: Out
 def test_a_study_gives_what_adapt_gives(undisturbed: Outcome, data: str) -> None:
     from biotrain.study import load
 
-    found = adapt(load(data), small, "all", ("none", "last", "full"), epochs=2, pretrain_epochs=2)
+    strategies = ("none", "last", "full")
+    found = adapt(load(data), small, "all", strategies, epochs=2, pretrain_epochs=2, lr=0.05)
     for row in found.rows:
         same = next(
             r
@@ -236,6 +237,7 @@ def test_batch_norm_over_a_batch_in_the_c_is_the_conventional_way(
     data: str, tmp_path: Path
 ) -> None:
     more = {"strategies": ["full-bn8", "in-c"], "scenarios": ["day1"], "calibrate": {"epochs": 4}}
+    more["calibrate"] |= {"clip_norm": 0.0, "repeats": 0}  # type: ignore[operator]
     in_c = {"strategy": {"in-c": {"rule": "full", "norm": "batch", "batch": 8}}}
     found = run(make_spec(asked(data, **(more | in_c))), tmp_path, resolve=resolve)
     assert found.failures == []

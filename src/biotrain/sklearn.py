@@ -62,6 +62,7 @@ class DeviceClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     epochs, lr, momentum, weight_decay, schedule, accumulate : how `fit` trains; `partial_fit` is
         one epoch at a constant rate.
     norm : "group", "frozen" or "batch"; see `bt.prepare`.
+    clip_norm : most of the norm of a step's mean gradient; None: no bound.
     random_state : seed of the initial weights and the order of the windows.
 
     Attributes
@@ -95,6 +96,7 @@ class DeviceClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         schedule: Literal["constant", "cosine"] = "cosine",
         accumulate: int = 8,
         norm: str = "group",
+        clip_norm: float | None = 1.0,
         random_state: Any = 0,
     ) -> None:
         self.model = model
@@ -112,6 +114,7 @@ class DeviceClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.schedule = schedule
         self.accumulate = accumulate
         self.norm = norm
+        self.clip_norm = clip_norm
         self.random_state = random_state
 
     def fit(self, X: Any, y: ArrayLike) -> Self:
@@ -272,6 +275,7 @@ class DeviceClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             momentum=self.momentum,
             weight_decay=self.weight_decay,
             schedule=self.schedule,
+            clip_norm=self.clip_norm,
         )
         self.package_: Package = bt.compile(
             bt.prepare(self._network, norm=self.norm),

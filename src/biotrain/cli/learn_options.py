@@ -63,6 +63,21 @@ class LearnOptions:
         int | None,
         option("--accumulate", "Samples whose mean gradient makes a step; 8.", CALIBRATION),
     ] = None
+    clip_norm: Annotated[
+        float | None,
+        option(
+            "--clip-norm", "Most of the gradient's norm in a step; 1, 0: no bound.", CALIBRATION
+        ),
+    ] = None
+    repeats: Annotated[
+        int | None,
+        option(
+            "--repeats",
+            "Times that a calibration which made things worse is repeated, each at a quarter of "
+            "the rate, before the weights stay as they were; 2.",
+            CALIBRATION,
+        ),
+    ] = None
     holdout: Annotated[
         float | None,
         option(

@@ -239,6 +239,8 @@ class _Adaptation:
             windows={str(s): [len(part) for part in split] for s, split in parts.items()},
             subject_names={str(s): self.rec.name_of("subject", s) for s in parts},
             notes=self.notes,
+            clip_norm=how.clip_norm,
+            repeats=how.repeats,
         )
 
 

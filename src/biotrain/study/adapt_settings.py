@@ -35,6 +35,9 @@ class AdaptSettings:
     patience: epochs without a better one after which the calibration stops; 0: never.
     replay: windows of the other subjects added to every epoch, against forgetting them.
     pretrain_epochs, pretrain_every: epochs on the other subjects, over every n-th window only.
+    clip_norm: most of the norm of a step's mean gradient; 0: no bound. repeats: how often a
+        calibration that made things worse is repeated, each time at a quarter of the rate, before
+        the weights stay as they were.
     """
 
     target: str = "host"
@@ -58,6 +61,8 @@ class AdaptSettings:
     replay: int = 0
     pretrain_epochs: int = 40
     pretrain_every: int = 1
+    clip_norm: float = 1.0
+    repeats: int = 2
 
     def norm_of(self, strategy: str) -> str | None:
         """The norm that was asked for `strategy`; None where it was left open."""
@@ -115,6 +120,8 @@ class AdaptSettings:
             target=self.target,
             memory=self.memory,
             on=self.on,
+            clip_norm=self.clip_norm,
+            repeats=self.repeats,
         )
         return Strategy(name, name, recipe)
 
@@ -157,6 +164,8 @@ class AdaptRecord:
     windows: dict[str, list[int]]
     subject_names: dict[str, str]
     notes: list[str]
+    clip_norm: float = 0.0
+    repeats: int = 0
 
     def name_of(self, subject: int) -> str:
         """How a subject is called."""

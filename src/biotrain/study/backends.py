@@ -46,8 +46,8 @@ class Backend(Protocol):
     def adabn(self, x: Windows) -> None:
         """Re-estimate BatchNorm's running statistics from windows without labels."""
 
-    def begin(self, material: Labelled, epochs: int) -> None:
-        """Get ready to train so many epochs over `material`."""
+    def begin(self, material: Labelled, epochs: int, lr: float) -> None:
+        """Get ready to train so many epochs over `material`, from the learning rate `lr` on."""
 
     def epoch(self, number: int) -> None:
         """Train over all windows once, in the order of epoch `number` (from 0)."""
@@ -95,10 +95,10 @@ class DeviceBackend:
         """See `Backend`."""
         self._device.adabn(x)
 
-    def begin(self, material: Labelled, epochs: int) -> None:
+    def begin(self, material: Labelled, epochs: int, lr: float) -> None:
         """See `Backend`."""
         self._material = material
-        self._device.begin(total_steps=epochs * -(-len(material.x) // self.group))
+        self._device.begin(total_steps=epochs * -(-len(material.x) // self.group), lr=lr)
 
     def epoch(self, number: int) -> None:
         """See `Backend`. Layers that do not train run once, in the first epoch, and the others
@@ -163,13 +163,13 @@ class TorchBackend:
         """See `Backend`."""
         adabn(self._module, x)
 
-    def begin(self, material: Labelled, epochs: int) -> None:
+    def begin(self, material: Labelled, epochs: int, lr: float) -> None:
         """See `Backend`."""
         how = self.settings
         if self.rule.trains == REFERENCE:
             conventional = FinetuneSettings(
                 epochs=epochs,
-                lr=how.lr,
+                lr=lr,
                 momentum=how.momentum,
                 weight_decay=how.weight_decay,
                 schedule=how.schedule,
@@ -181,7 +181,7 @@ class TorchBackend:
             self._trainer = EntropyTrainer(
                 self._module,
                 material.x,
-                lr=how.lr,
+                lr=lr,
                 momentum=how.momentum,
                 batch=self.group,
                 seed=self.seed,

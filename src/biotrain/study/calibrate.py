@@ -2,7 +2,7 @@
 """One calibration: pretrained weights and the windows of one session, in the generated C or in
 torch. `adapt` and a study both come through here."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from torch import nn
 from biotrain.errors import BioTrainError
 from biotrain.study.backends import Backend, DeviceBackend, State, TorchBackend, Windows
 from biotrain.study.best_epoch import BestEpoch
+from biotrain.study.metrics import cross_entropy
 from biotrain.study.rules import NORMS, Rule
 from biotrain.study.settings import CalibrationSettings, Strategy
 from biotrain.study.task import Cost, Task
@@ -60,12 +61,7 @@ def compiled(
         torch.from_numpy(example),
         target=settings.target,
         strategy="none" if only_statistics else asked.trains,
-        optimizer=bt.SGD(
-            lr=settings.lr,
-            momentum=settings.momentum,
-            weight_decay=settings.weight_decay,
-            schedule=settings.schedule,  # type: ignore[arg-type]
-        ),
+        optimizer=settings.optimizer(),
         accumulate=1 if batch > 1 else settings.accumulate,
         memory=settings.memory,
         adabn=asked.adabn,
@@ -126,7 +122,7 @@ def calibrate(
 
 class _Loop:
     """The epochs of one calibration: training, statistics, the test after each epoch, the choice of
-    the epoch, progress. The same for every back end."""
+    the epoch, what is undone, progress. The same for every back end."""
 
     def __init__(
         self,
@@ -139,15 +135,15 @@ class _Loop:
         self.task, self.backend, self.name = task, backend, name
         self.rule, self.settings = rule, settings
         self.epochs = settings.epochs if rule.trains_in_epochs else 0
-        self.ran = self.epochs
-        """Epochs that count as run; fewer where patience ended them."""
+        self.ran = 0
+        """Epochs that count as run, over all attempts; fewer where patience ended one."""
         self.reestimates = rule.adabn and not rule.in_torch
         """Whether BatchNorm's statistics are re-estimated from the calibration windows."""
         self.curve: list[float] = []
         self.logits: NDArray[np.float32]
         self.material = task.material()
-        held = task.held if self.epochs else None
-        self.best = None if held is None else BestEpoch(held, settings)
+        self.held = task.held if self.epochs else None
+        self.best = None if self.held is None else BestEpoch(self.held, settings)
 
     @property
     def steps(self) -> int:
@@ -156,7 +152,11 @@ class _Loop:
 
     def run(self) -> None:
         """Train until the last epoch, or until patience or a refusal ends it; then go back to the
-        best epoch, if one is chosen."""
+        best epoch, if one is chosen.
+
+        A calibration that made things worse is undone and repeated at a quarter of the rate, as
+        often as the settings say; then the weights stay as they were.
+        """
         report = self.task.reporter(self.name)
         if self.rule.trains == "adabn":  # what re-estimating gains is in the curve
             self._test()
@@ -167,34 +167,77 @@ class _Loop:
             self.task.note(f"{self.name}: {error}")
         self._test()
         self._should_stop(0)
-        for epoch in range(self.epochs):
-            try:
-                self._train(epoch)
-            except self.backend.refusals as error:
-                self.task.note(f"{self.name} diverged in epoch {epoch + 1}: {error}")
-                self.curve += [self.curve[-1]] * (self.epochs - epoch)
-                if self.backend.tests_after_refusal:
-                    self.logits = self.backend.predict(self.task.x_test)
+        undoes = self.rule.learns_labels and not self.rule.in_torch and self.epochs > 0
+        repeats = self.settings.repeats if undoes else 0
+        before = self._undoable() if repeats else None
+        for attempt in range(repeats + 1):
+            lr = self.settings.lr / 4**attempt
+            refusal = self._train(lr, report)
+            if before is None or not self._is_worse(before, refusal):
                 break
-            self._test()
-            if self._should_stop(epoch + 1):
-                self.ran = epoch + 1
-                break
-            report(epoch + 1, self.epochs)
+            last = attempt == repeats
+            self.backend.load_state(before.state)
+            self.curve[before.tests :] = []
+            then = "the weights stay as they were" if last else f"repeated at {lr / 4:.2g}"
+            self.task.note(f"{self.name} made things worse at a rate of {lr:.2g}: {then}")
+            if last:
+                self.logits = before.logits
+                self.curve += [self.curve[-1]] * self.epochs
         if self.best:
             self.backend.load_state(self.best.state)
             self.logits = self.backend.predict(self.task.x_test)
-            last = self.task.score(self.logits)
-            self.curve += [last] * (self.epochs + 1 - len(self.curve))
+            score = self.task.score(self.logits)
+            self.curve += [score] * (self.epochs + 1 - len(self.curve))
         if self.ran < self.epochs or not self.epochs:
             report(1, 1)
 
-    def _train(self, epoch: int) -> None:
+    def _undoable(self) -> "_Before":
+        """What a calibration that makes things worse goes back to."""
+        state, tests = self.backend.save_state(), len(self.curve)
+        return _Before(state, self.logits, tests, self._loss())
+
+    def _is_worse(self, before: "_Before", refused: bool) -> bool:
+        """Whether training has left a loss that is not finite, or is higher than before: of the
+        held-back windows (of the best epoch), else of those that it has trained on."""
+        if self.best:
+            return self.best.epoch == 0
+        after = self._loss()
+        return refused or not (np.isfinite(after) and after <= before.loss)
+
+    def _loss(self) -> float:
+        """Mean cross-entropy of the windows that train."""
+        if self.best:
+            return 0.0  # the held-back ones decide
+        try:
+            return cross_entropy(self.backend.predict(self.material.x), self.material.y)
+        except self.backend.refusals:  # weights that are not finite
+            return float("inf")
+
+    def _train(self, lr: float, report: Callable[[int, int], None]) -> bool:
+        """All epochs, from the rate `lr` on; whether a refusal has ended them."""
+        for epoch in range(self.epochs):
+            self.ran += 1
+            try:
+                self._epoch(epoch, lr)
+            except self.backend.refusals as error:
+                self.task.note(f"{self.name} diverged in epoch {epoch + 1}: {error}")
+                self.curve += [self.curve[-1]] * (self.epochs - epoch)
+                self.ran += self.epochs - epoch - 1
+                if self.backend.tests_after_refusal:
+                    self.logits = self.backend.predict(self.task.x_test)
+                return True
+            self._test()
+            if self._should_stop(epoch + 1):
+                return False
+            report(epoch + 1, self.epochs)
+        return False
+
+    def _epoch(self, epoch: int, lr: float) -> None:
         """One epoch, and the statistics where they are re-estimated while training."""
         task, backend = self.task, self.backend
         every = self.settings.adabn_every if self.reestimates else 0
         if epoch == 0:
-            backend.begin(self.material, self.epochs)
+            backend.begin(self.material, self.epochs, lr)
         if every and epoch and epoch % every == 0:
             backend.adabn(task.unlabelled)
         backend.epoch(epoch)
@@ -211,3 +254,14 @@ class _Loop:
         if self.best is None:
             return False
         return self.best.evaluate(epoch, self.backend.predict, self.backend.save_state)
+
+
+@dataclass(frozen=True)
+class _Before:
+    """The network before it was trained: its weights, its logits of the test part, how many tests
+    there were, and its loss."""
+
+    state: Any
+    logits: NDArray[np.float32]
+    tests: int
+    loss: float

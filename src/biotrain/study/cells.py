@@ -38,7 +38,10 @@ Resolve = Callable[[str], tuple[Network, bool]]
 Split = tuple[Indices, Indices]
 """Windows that calibrate, and windows that test."""
 
-TRAINING_ONLY = ("epochs", "lr", "momentum", "weight_decay", "schedule", "accumulate", "batch")
+TRAINING_ONLY = (
+    *("epochs", "lr", "momentum", "weight_decay", "schedule", "accumulate", "batch"),
+    *("clip_norm", "repeats"),
+)
 """Settings that decide nothing where nothing trains."""
 
 HOLDOUT_ONLY = ("holdout", "best", "patience")
@@ -402,6 +405,10 @@ class _Expansion:
                 earlier = (*earlier, part.split)
 
 
+NEWER = ("clip_norm", "repeats")
+"""Settings that came later: left out of a key where they are off, or where no C learns labels."""
+
+
 def decisive(recipe: CalibrationSettings, rule: Rule) -> dict[str, Any]:
     """The settings that decide the result of a calibration by `rule`, by name."""
     off: tuple[str, ...] = ("replay",)  # the windows themselves are hashed
@@ -411,6 +418,8 @@ def decisive(recipe: CalibrationSettings, rule: Rule) -> dict[str, Any]:
         off += ("adabn_every",)
     if rule.trains == "none":
         off += TRAINING_ONLY
+    in_c = rule.learns_labels and not rule.in_torch
+    off += tuple(name for name in NEWER if not (in_c and getattr(recipe, name)))
     return {name: value for name, value in asdict(recipe).items() if name not in off}
 
 

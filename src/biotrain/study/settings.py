@@ -54,20 +54,35 @@ class CalibrationSettings:
     target: str = "host"
     memory: str | int | None = None
     on: str = "host"
+    clip_norm: float = 1.0  # most of the norm of a step's mean gradient in the C; 0: no bound
+    repeats: int = 2  # at a quarter of the rate each, of a calibration that made things worse
 
     def check(self) -> None:
         """Raise BioTrainError for what no device could calibrate with: asked before a network is
         pretrained, not after it."""
         counts = (self.epochs, self.accumulate - 1, self.batch - 1, self.patience, self.replay)
-        if not all(0 <= count <= MOST for count in (*counts, self.adabn_every)):
+        more = (self.adabn_every, self.repeats)
+        if not all(0 <= count <= MOST for count in (*counts, *more)):
             raise BioTrainError(
-                "epochs, patience, replay and adabn_every must not be negative, accumulate and "
-                f"batch be above 0, and all at most {MOST:,}"
+                "epochs, patience, replay, adabn_every and repeats must not be negative, "
+                f"accumulate and batch be above 0, and all at most {MOST:,}"
             )
-        SGD(self.lr, self.momentum, self.weight_decay, schedule=self.schedule)  # type: ignore[arg-type]
+        self.optimizer()
         target = load_target(self.target)
         Budget(parse_bytes(self.memory)).check(target)
         check_place(self.on, target)
+
+    def optimizer(self) -> SGD:
+        """The optimizer of the generated C; BioTrainError for one that there is not."""
+        if not (isfinite(self.clip_norm) and self.clip_norm >= 0):
+            raise BioTrainError(f"clip_norm must be a number from 0, not {self.clip_norm}")
+        return SGD(
+            lr=self.lr,
+            momentum=self.momentum,
+            weight_decay=self.weight_decay,
+            schedule=self.schedule,  # type: ignore[arg-type]
+            clip_norm=self.clip_norm or None,
+        )
 
     @property
     def group(self) -> int:
