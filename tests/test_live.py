@@ -282,6 +282,7 @@ def by_hand(
     epochs: int,
     patience: int,
     held_back: int,
+    lr: float | None = None,
     **options: Any,
 ) -> tuple[int, float]:
     """The calibration with plain calls, in the documented order: the weights' CRC-32, accuracy."""
@@ -299,7 +300,7 @@ def by_hand(
         return int((z.argmax(1) == y[test]).sum()), -float(losses.mean())
 
     best, kept, stale = (0, -1e9) if not held else judged(), dev.crc32(), 0
-    dev.begin()
+    dev.begin(lr=lr)
     for epoch in range(epochs):
         turn = [train[shuffled(len(train), key, epoch, i)] for i in range(len(train))]
         dev.train(x[turn], y[turn])
@@ -345,6 +346,35 @@ def test_a_calibration_is_what_plain_calls_do(
     counted = dev.counters
     assert (counted["lost"], counted["unstored"]) == (0, 0)
     assert dev.restart().crc32() == crc
+
+
+def test_a_calibration_that_found_nothing_better_begins_anew_at_a_quarter_of_the_rate() -> None:
+    settings = {"epochs": 4, "patience": 0, "held_back": 5}
+    dev = package(**settings, store_pages=128).live()
+    x, y = signal(1200)
+    dev.play(x, y)
+    windows = [(w, label) for w, label in cut_out(x, y) if label >= 0]
+    dev.set(rate=5.0)
+    dev.calibrate()
+    events = dev.play(*signal(3600, 1), cycles_per_frame=40_000)
+    assert [e.kept for e in events if e.name == "calibrated"] == [True]
+    counted = dev.counters
+    assert (counted["repeated"], counted["kept"], counted["undone"]) == (2, 1, 0)
+    crc, accuracy = by_hand(windows, **settings, lr=5.0 / 16)
+    assert dev.crc32() == crc
+    assert dev.state["best"] == pytest.approx(accuracy)
+
+
+@pytest.mark.parametrize("repeats", [0, 1])
+def test_repeats_are_as_many_as_the_settings_say(repeats: int) -> None:
+    dev = recorded(repeats=repeats)
+    before = dev.crc32()
+    dev.set(rate=100.0)
+    dev.calibrate()
+    dev.work()
+    counted = dev.counters
+    assert (counted["repeated"], counted["kept"], counted["undone"]) == (repeats, 0, 1)
+    assert (dev.mode, dev.crc32()) == ("record", before)
 
 
 def test_time_to_work_does_not_change_the_weights() -> None:
@@ -436,21 +466,26 @@ def test_drift_is_told_and_begins_a_calibration() -> None:
 # ---------------------------------------------------------------- power
 
 
+FAST = bt.SGD(lr=20.0)
+"""At first too fast to find anything better."""
+
+
 @cache
-def interrupted() -> tuple[Any, int, int]:
+def interrupted(**options: Any) -> tuple[Any, int, int]:
     """Flash before a calibration, the CRC after an undisturbed one, and its steps."""
-    dev = recorded(700, epochs=2)
+    dev = recorded(700, epochs=2, **options)
     flash = dev.flash
-    dev = package(epochs=2).live(flash=flash)
+    dev = package(epochs=2, **options).live(flash=flash)
     dev.calibrate()
     dev.work()
     assert dev.mode == "use"
+    assert (dev.counters["repeated"] > 0) == bool(options)
     return flash, dev.crc32(), dev.steps
 
 
-def survive(cut: int) -> None:
-    flash, wanted, _ = interrupted()
-    dev = package(epochs=2).live(flash=flash)
+def survive(cut: int, **options: Any) -> None:
+    flash, wanted, _ = interrupted(**options)
+    dev = package(epochs=2, **options).live(flash=flash)
     factory = dev.crc32()
     dev.calibrate()
     dev.cut(cut, noise=cut)
@@ -476,10 +511,19 @@ def test_power_may_go_during_a_calibration() -> None:
         survive(cut)
 
 
+def test_power_may_go_while_a_calibration_begins_anew() -> None:
+    steps = interrupted(optimizer=FAST)[2]
+    assert steps > interrupted()[2]
+    for cut in [*range(1, steps, 137), steps]:
+        survive(cut, optimizer=FAST)
+
+
 @pytest.mark.exhaustive
 def test_power_may_go_at_every_byte_of_a_calibration() -> None:
     for cut in range(1, interrupted()[2] + 1):
         survive(cut)
+    for cut in range(1, interrupted(optimizer=FAST)[2] + 1):
+        survive(cut, optimizer=FAST)
 
 
 def test_windows_stored_meanwhile_do_not_join() -> None:

@@ -171,8 +171,8 @@ def build_package(
     import numpy as np
 
     from biotrain.frontend.live import Live
-    from biotrain.ir.optimizer import SGD
     from biotrain.package import compile_model
+    from biotrain.study.settings import CalibrationSettings
     from biotrain.topology import prepare
 
     chain = stream.chain
@@ -191,7 +191,7 @@ def build_package(
             np.zeros(shape, np.float32),
             target=given.target,
             strategy=given.strategy,
-            optimizer=SGD(lr=given.lr, momentum=0.9, weight_decay=1e-3, schedule="cosine"),
+            optimizer=CalibrationSettings(lr=given.lr).optimizer(),
             accumulate=given.accumulate,
             input_type="int16",
             input_scale=unit,

@@ -123,6 +123,7 @@ def live_header(source: Source, plan: LivePlan) -> str:
         "",
         f"#define BT_LIVE_EPOCHS {live.epochs}u",
         f"#define BT_LIVE_PATIENCE {live.patience}u",
+        f"#define BT_LIVE_REPEATS {live.repeats}u /* at a quarter of the rate each */",
         f"#define BT_LIVE_HELD_BACK {live.held_back}u /* one of so many windows; 0: none */",
         f"#define BT_LIVE_LEAST {live.least}u",
         f"#define BT_LIVE_SEED {live.seed & 0xFFFFFFFF}u",

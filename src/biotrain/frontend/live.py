@@ -36,6 +36,9 @@ class Live:
     """Epochs of a calibration at most."""
     patience: int = 3
     """Epochs without an improvement after which it ends; 0: all epochs run."""
+    repeats: int = 2
+    """Times that a calibration which found no better weights begins anew, each at a quarter of the
+    rate of the one before; then the weights before stay."""
     held_back: int = 5
     """One of so many stored windows is held back and evaluates the weights; 0: none, and every
     calibration is kept."""
@@ -62,7 +65,8 @@ class Live:
 
     def __post_init__(self) -> None:
         for name, low in (
-            *(("hop", 0), ("ring", 2), ("epochs", 1), ("patience", 0), ("held_back", 0)),
+            *(("hop", 0), ("ring", 2), ("epochs", 1), ("patience", 0), ("repeats", 0)),
+            *(("held_back", 0),),
             *(("least", 1), ("slice_cycles", 0), ("first_page", 0), ("store_pages", 2)),
             *(("seed", 0), ("page_bytes", 64), ("unit_bytes", 1)),
         ):

@@ -195,6 +195,7 @@ COUNTERS = Struct(
         Member("calibrations", U32, "begun, or resumed by bt_live_start"),
         Member("kept", U32, "of these: sessions that are better than before"),
         Member("undone", U32, "of these: the weights before were restored"),
+        Member("repeated", U32, "attempts at a quarter of the rate"),
         Member("drifts", U32),
         Member("slices", U32, "of training"),
     ),
@@ -214,6 +215,9 @@ RECORD = Struct(
         Member("loss_before", F32),
         Member("confidence", F32, "mean over these, of the best weights"),
         Member("found", U32, "1: this calibration has weights better than those before"),
+        Member(
+            "repeats", U32, "of this calibration, each at a quarter of the rate of the one before"
+        ),
     ),
 )
 """What a checkpoint holds beside the weights."""
@@ -311,6 +315,7 @@ def _settings() -> tuple[Member, ...]:
             " then.",
         ),
         Member("patience", U32, "epochs without a better one that end it; 0: all epochs run"),
+        Member("repeats", U32, "most of a calibration that has found no better weights"),
         Member("least", U32, "windows in the store that a calibration wants"),
         Member("seed", U32),
         Member("rate", F32, "learning rate"),

@@ -23,7 +23,8 @@
  * The time that is left goes to the calibration (bt_live_calibrate, or drift where that is on): it
  * trains on the stored windows in slices, epoch by epoch; after each it predicts the held-back
  * windows and writes a checkpoint. Weights that do better on the held-back windows than those
- * before are kept; if no epoch's do, the weights before are restored.
+ * before are kept; if no epoch's do, the weights before are restored, and it begins anew at a
+ * quarter of the rate, BT_LIVE_REPEATS times at most.
  *
  * Flash, in pages from BT_LIVE_FIRST_PAGE on: the store, two slots of sessions (weights that are
  * good), two slots of work (a calibration under way: weights, optimizer, epoch). After a power cut
@@ -87,6 +88,7 @@ typedef struct bt_live_counters {
   uint32_t calibrations; /* begun, or resumed by bt_live_start */
   uint32_t kept;         /* of these: sessions that are better than before */
   uint32_t undone;       /* of these: the weights before were restored */
+  uint32_t repeated;     /* attempts at a quarter of the rate */
   uint32_t drifts;
   uint32_t slices;       /* of training */
 } bt_live_counters;
@@ -105,6 +107,7 @@ typedef struct bt_live_record {
   float loss_before;
   float confidence; /* mean over these, of the best weights */
   uint32_t found;   /* 1: this calibration has weights better than those before */
+  uint32_t repeats; /* of this calibration, each at a quarter of the rate of the one before */
 } bt_live_record;
 
 /* What a calibration works on. */
@@ -138,6 +141,7 @@ typedef struct bt_live {
   /* Settings; bt_live_start writes those of the package, a program may change them then. */
   uint32_t epochs;             /* most of a calibration; they must not change during one */
   uint32_t patience;           /* epochs without a better one that end it; 0: all epochs run */
+  uint32_t repeats;            /* most of a calibration that has found no better weights */
   uint32_t least;              /* windows in the store that a calibration wants */
   uint32_t seed;
   float rate;                  /* learning rate */

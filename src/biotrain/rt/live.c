@@ -241,6 +241,7 @@ bt_status bt_live_start(bt_live *l, const bt_flash *flash)
   l->flash = *flash;
   l->epochs = BT_LIVE_EPOCHS;
   l->patience = BT_LIVE_PATIENCE;
+  l->repeats = BT_LIVE_REPEATS;
   l->least = BT_LIVE_LEAST;
   l->seed = BT_LIVE_SEED;
   l->rate = BT_LIVE_RATE;

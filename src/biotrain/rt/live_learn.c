@@ -83,6 +83,22 @@ static void bt_live_epoch(bt_live *l)
   l->task = BT_TASK_TRAIN;
 }
 
+/* The rate of the attempt that is under way. */
+static float bt_live_rate(const bt_live *l)
+{
+  float rate = l->rate;
+  for (uint32_t i = 0; i < l->record.repeats; i++)
+    rate *= 0.25f;
+  return rate;
+}
+
+/* Begins the optimizer of the attempt that is under way. */
+static bt_status bt_live_begin(bt_live *l)
+{
+  const uint32_t groups = (l->record.windows + BT_GROUP - 1u) / BT_GROUP;
+  return bt_begin(&l->model, l->epochs * groups, bt_live_rate(l));
+}
+
 bt_status bt_live_calibrate(bt_live *l)
 {
   if (l->mode == BT_LIVE_CALIBRATE)
@@ -99,8 +115,7 @@ bt_status bt_live_calibrate(bt_live *l)
   l->record.held = count >= BT_LIVE_HELD_BACK ? count / BT_LIVE_HELD_BACK : 1u;
 #endif
   l->record.windows = count - l->record.held;
-  const uint32_t groups = (l->record.windows + BT_GROUP - 1u) / BT_GROUP;
-  const bt_status status = bt_begin(&l->model, l->epochs * groups, l->rate);
+  const bt_status status = bt_live_begin(l);
   if (status != BT_OK)
     return status;
   l->mode = BT_LIVE_CALIBRATE;
@@ -144,6 +159,28 @@ static void bt_live_evaluated(bt_live *l)
     r->stale++;
   }
   bt_live_save(l, BT_TASK_WORK);
+}
+
+/* A calibration that has found no better weights begins anew, from the weights before and at a
+ * quarter of the rate; false: it has ended. */
+static bool bt_live_again(bt_live *l)
+{
+  const bt_live_record r = l->record;
+  if (r.found || r.held == 0u || r.repeats >= l->repeats)
+    return false;
+  bt_live_reload(l);
+  const bt_live_record anew = {.session = r.session,
+                               .limit = r.limit,
+                               .windows = r.windows,
+                               .held = r.held,
+                               .repeats = r.repeats + 1u};
+  l->record = anew;
+  if (bt_live_begin(l) != BT_OK)
+    return false;
+  l->mode = BT_LIVE_CALIBRATE;
+  l->counters.repeated++;
+  bt_live_evaluate(l);
+  return true;
 }
 
 /* The end: the best weights are loaded, or those before. */
@@ -294,6 +331,8 @@ bool bt_live_learn(bt_live *l, uint32_t *left, bt_live_event *event)
     *left = *left > BT_LIVE_WRITE_CYCLES ? *left - BT_LIVE_WRITE_CYCLES : 0;
     return false;
   case BT_TASK_FINISH:
+    if (bt_live_again(l))
+      return false;
     bt_live_finish(l);
     *event = BT_LIVE_CALIBRATED;
     return false;

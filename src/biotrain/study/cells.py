@@ -25,10 +25,11 @@ from biotrain.study.data.splits import (
     replay_of,
     within,
 )
+from biotrain.study.decisive import decisive
 from biotrain.study.experiment import Experiment, dataset_name
 from biotrain.study.pretrain import Factory, has_batch_norm, untrained
 from biotrain.study.rules import NORMS, Rule
-from biotrain.study.settings import CalibrationSettings, PretrainSettings, Strategy
+from biotrain.study.settings import PretrainSettings, Strategy
 from biotrain.study.spec import Data, Spec
 
 Network = str | Factory
@@ -37,16 +38,6 @@ Resolve = Callable[[str], tuple[Network, bool]]
 
 Split = tuple[Indices, Indices]
 """Windows that calibrate, and windows that test."""
-
-TRAINING_ONLY = (
-    *("epochs", "lr", "momentum", "weight_decay", "schedule", "accumulate", "batch"),
-    *("clip_norm", "repeats"),
-)
-"""Settings that decide nothing where nothing trains."""
-
-HOLDOUT_ONLY = ("holdout", "best", "patience")
-"""Settings that decide nothing while no windows are held back. They are then left out of a key, so
-that a cell without them has the key that it had before they were there."""
 
 
 @dataclass(frozen=True)
@@ -403,24 +394,6 @@ class _Expansion:
             if not alone:
                 before = key
                 earlier = (*earlier, part.split)
-
-
-NEWER = ("clip_norm", "repeats")
-"""Settings that came later: left out of a key where they are off, or where no C learns labels."""
-
-
-def decisive(recipe: CalibrationSettings, rule: Rule) -> dict[str, Any]:
-    """The settings that decide the result of a calibration by `rule`, by name."""
-    off: tuple[str, ...] = ("replay",)  # the windows themselves are hashed
-    if not recipe.holdout or not rule.learns_labels:
-        off += HOLDOUT_ONLY
-    if not (recipe.adabn_every and rule.adabn):
-        off += ("adabn_every",)
-    if rule.trains == "none":
-        off += TRAINING_ONLY
-    in_c = rule.learns_labels and not rule.in_torch
-    off += tuple(name for name in NEWER if not (in_c and getattr(recipe, name)))
-    return {name: value for name, value in asdict(recipe).items() if name not in off}
 
 
 def key_of(cell: Cell) -> str:
