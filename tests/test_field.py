@@ -12,6 +12,16 @@ import numpy as np
 import pytest
 import torch
 from _field import Causal, Conformer, EmgTransformer, PpgRate, SleepLstm, UNet
+from _field_more import (
+    EcgLstm,
+    EcgResidual,
+    SleepSequence,
+    Spectrogram,
+    SqueezeExcite,
+    SubjectEmbedding,
+    Tcn,
+    TwoHeads,
+)
 from _plans import smallest_plan
 from torch import nn
 
@@ -27,6 +37,14 @@ NETWORKS: Mapping[str, type[nn.Module]] = {
     "sleep_lstm": SleepLstm,
     "ppg_rate": PpgRate,
     "unet": UNet,
+    "ecg_residual": EcgResidual,
+    "ecg_lstm": EcgLstm,
+    "sleep_sequence": SleepSequence,
+    "tcn": Tcn,
+    "spectrogram": Spectrogram,
+    "two_heads": TwoHeads,
+    "subject_embedding": SubjectEmbedding,
+    "squeeze_excite": SqueezeExcite,
 }
 SHAPES = {
     "emg_transformer": (4, 200),
@@ -35,10 +53,21 @@ SHAPES = {
     "sleep_lstm": (2, 240),
     "ppg_rate": (3, 160),
     "unet": (2, 160),
+    "ecg_residual": (3, 200),
+    "ecg_lstm": (1, 240),
+    "sleep_sequence": (2, 320),
+    "tcn": (4, 150),
+    "spectrogram": (2, 256),
+    "two_heads": (3, 160),
+    "subject_embedding": (3, 120),
+    "squeeze_excite": (4, 128),
 }
 LOSSES: Mapping[str, Any] = {
     "ppg_rate": bt.losses.Huber(2.0),
     "unet": bt.losses.CrossEntropy((1.0, 2.0, 3.0)),
+    "ecg_residual": bt.losses.BCEWithLogits(),
+    "sleep_sequence": bt.losses.CrossEntropy(),
+    "two_heads": {"stage": "cross_entropy", "rate": bt.losses.Huber(1.0)},
 }
 STRATEGIES = ("full", "last")
 CORES = ("cortex-m4f", "cv32e40p")
@@ -63,14 +92,18 @@ def stored(name: str, strategy: str) -> Package:
     return compiled(name, strategy=strategy, memory="8MiB")
 
 
-def data(pkg: Package, count: int = 2) -> tuple[np.ndarray, np.ndarray]:
+def data(pkg: Package, count: int = 2) -> tuple[np.ndarray, Any]:
     rng = np.random.default_rng(3)
     x = rng.standard_normal((count, *pkg.source.train.inputs[0].shape[1:]), np.float32)
     if "label" in [v.name for v in pkg.source.train.inputs]:
         return x, np.arange(count)
-    (loss,), (logits,) = pkg.source.loss.heads, pkg.source.heads.shapes
-    size = (count, *loss.target(logits))
-    return x, rng.integers(0, 3, size) if loss.labels else rng.standard_normal(size, np.float32)
+    y: list[np.ndarray] = []
+    for loss, logits in zip(pkg.source.loss.heads, pkg.source.heads.shapes, strict=True):
+        size = (count, *loss.target(logits))
+        numbers = loss.labels
+        y.append(rng.integers(0, 3, size) if numbers else rng.standard_normal(size, np.float32))
+    names = pkg.source.heads.names
+    return x, dict(zip(names, y, strict=True)) if names else y[0]
 
 
 def trained(pkg: Package, on: str = "host") -> int:
