@@ -61,7 +61,8 @@ JUDGES: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
         ("live_layout", ("test_layout.py",)),
         ("context", ("test_layout.py",)),
         ("live", ("test_live.py::test_the_plan_counts_what_lives", "test_planner_figures.py")),
-        ("place", ("test_memory.py",)),
+        ("account", ("test_small_parts.py", *PLANS)),
+        ("request", ("test_small_parts.py", "test_request.py", "test_int16.py")),
         ("team_cost", ("test_gap9.py",)),
         ("team", ("test_workers.py", "test_gap9.py")),
         ("validate", ("test_memory.py", "test_stream.py -k validator")),
@@ -70,7 +71,8 @@ JUDGES: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
         ("", PLANS),
     ),
     "autodiff": (
-        ("cost", ("test_planner_figures.py",)),
+        ("cost", ("test_small_parts.py", "test_planner_figures.py")),
+        ("strategy", ("test_small_parts.py", "test_emit.py -k strategy")),
         (
             "",
             (
@@ -89,7 +91,7 @@ JUDGES: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
         ("spmd", ("test_workers.py",)),
         ("team", ("test_workers.py",)),
         ("trim", ("test_trim.py", "test_emulator.py")),
-        ("routines", ("test_code_modes.py",)),
+        ("routines", ("test_small_parts.py", "test_code_modes.py")),
         ("__init__", ("test_prefix.py", "test_device.py", "test_emit.py")),
         ("", ("test_device.py", "test_emit.py", "test_gradients.py", "test_stream.py")),
     ),
@@ -153,6 +155,11 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
         "0 -> 1",
     ): "the default is for tensors without a maker, and every temp that a node reads has one",
     ("slices.py", "self.longest = 0", "0 -> 1"): "a maximum over numbers that are never below 1",
+    (
+        "autodiff.py",
+        "outputs, parts = list(node.outputs), list(node.inputs[:1])",
+        "1 -> 2",
+    ): "the one input of `accumulate`; of other nodes the parts are set anew",
 }
 """Mutants that compute the same, by file, line and change, and why."""
 
