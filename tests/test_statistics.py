@@ -16,14 +16,18 @@ from biotrain.errors import BioTrainError
 from biotrain.study.results.statistics import (
     MARGIN,
     Comparison,
+    across,
     across_sets,
     by_subject,
     compare,
     conditions,
     holm,
+    lower_end,
+    resampled,
     spread,
     summary,
     wilcoxon,
+    without_each,
 )
 from biotrain.study.rows import StudyRow
 
@@ -79,30 +83,46 @@ def test_seeds_and_sessions_are_averaged_before_subjects() -> None:
     assert by_subject(rows, "accuracy") == {1: pytest.approx(0.6), 2: 0.5}
     many = [row("full", 1, 0.6, seed=k) for k in range(50)] + [row("full", 2, 0.5)]
     few = [row("full", 1, 0.6), row("full", 2, 0.5)]
-    of_many, of_few = (spread(by_subject(r, "accuracy").values(), 0) for r in (many, few))
+    of_many, of_few = (spread(by_subject(r, "accuracy").values()) for r in (many, few))
     assert astuple(of_many) == pytest.approx(astuple(of_few))
 
 
-def test_spread_is_seeded_and_holds_the_mean() -> None:
-    values = list(np.random.default_rng(0).random(12))
-    one = spread(values, 3)
-    assert one == spread(values, 3)
-    assert one != spread(values, 4)
-    assert one.low < one.mean < one.high
+def test_spread_is_scipys_t_interval() -> None:
+    scipy = pytest.importorskip("scipy.stats")
+    values = np.random.default_rng(0).random(12)
+    one = spread(values)
+    low, high = scipy.t.interval(0.95, 11, values.mean(), scipy.sem(values))
+    assert (one.low, one.high) == pytest.approx((low, high))
     assert one.sd == pytest.approx(np.std(values, ddof=1))
-    single = spread([0.7], 0)
+    single = spread([0.7])
     assert (single.mean, single.sd, single.low, single.high, single.n) == (0.7, None, 0.7, 0.7, 1)
     with pytest.raises(BioTrainError, match="no subject"):
-        spread([], 0)
+        spread([])
 
 
-def test_the_interval_covers_the_truth_about_as_often_as_it_says() -> None:
+@pytest.mark.parametrize("draw", ["normal", "uniform", "skewed"])
+def test_intervals_of_eight_people_cover_the_truth_as_often_as_they_say(draw: str) -> None:
+    """A percentile bootstrap of eight covers 90 % of the time."""
     rng = np.random.default_rng(0)
-    held = 0
-    for k in range(200):
-        one = spread(rng.normal(0.7, 0.1, 20), k)
-        held += one.low <= 0.7 <= one.high
-    assert 0.88 <= held / 200 <= 0.98
+    draws = {
+        "normal": (rng.normal(0.7, 0.1, (2000, 8)), 0.7),
+        "uniform": (rng.uniform(0.4, 1.0, (2000, 8)), 0.7),
+        "skewed": (1 - rng.beta(2, 5, (2000, 8)), 1 - 2 / 7),
+    }
+    values, truth = draws[draw]
+    found = [spread(x) for x in values]
+    held = np.mean([one.low <= truth <= one.high for one in found])
+    assert 0.935 <= held <= 0.965
+    above = np.mean([lower_end(x) <= truth for x in values])
+    assert 0.92 <= above <= 0.975
+    drawn = [np.quantile(resampled(x, 0, 1000), [0.025, 0.975]) for x in values]
+    assert np.mean([low <= truth <= high for low, high in drawn]) < 0.92
+
+
+def test_an_interval_of_shares_stays_among_shares() -> None:
+    rows = [row("full", k, v) for k, v in enumerate((0.99, 1.0, 0.6, 1.0, 1.0, 0.98, 1.0, 1.0))]
+    (entry,) = summary(rows)
+    assert entry.value.high == 1.0
 
 
 def test_wilcoxon_is_scipys_and_leaves_equal_subjects_out() -> None:
@@ -144,7 +164,7 @@ def test_comparisons_are_paired_and_counted() -> None:
     assert full.p_holm == pytest.approx(3 * 2 / 2**8)
     assert full.not_inferior
     # Pairing takes the differences between subjects out of the interval.
-    assert full.gain.high - full.gain.low < 0.04
+    assert full.gain.high - full.gain.low < 0.045
 
 
 def test_a_subject_that_one_side_lacks_is_left_out() -> None:
@@ -192,6 +212,8 @@ def test_across_sets_weighs_sets_equally_and_skips_size_curves() -> None:
     assert (found.spread.n, found.not_inferior) == (2, True)
     assert found.lower == pytest.approx(0.2)
     assert across_sets(rows, "full", "last") is None
+    assert found.without == {"a": pytest.approx(0.3), "b": pytest.approx(0.1)}
+    assert found.among == pytest.approx((0.1, 0.3))
     # A subject's sessions and models are no more subjects.
     twice = rows + study({"none": [0.0] * 8, "full": [0.1] * 8}, scenario="longitudinal")
     assert across_sets(twice, "full", "none") == found
@@ -213,3 +235,36 @@ def test_rows_are_the_same_after_json() -> None:
     assert StudyRow.from_json({**earlier, "later": 1}) == replace(whole, earlier=())
     with pytest.raises(ValueError, match="dataset is missing"):
         StudyRow.from_json({"key": "ab"})
+
+
+def test_sets_are_fixed_or_drawn() -> None:
+    """Welch and Satterthwaite by scipy's test of two samples: a mean of two sets is half a
+    difference. Where sets are drawn too, their spread widens the interval."""
+    scipy = pytest.importorskip("scipy.stats")
+    rng = np.random.default_rng(1)
+    one, two = (rng.normal(*of).tolist() for of in ((0.1, 0.05, 8), (0.2, 0.06, 12)))
+    rows = study({"none": [0.0] * 8, "full": one})
+    rows += study({"none": [0.0] * 12, "full": two}, dataset="b")
+    found = across_sets(rows, "full", "none")
+    assert found is not None
+    welch = scipy.ttest_ind(one, [-v for v in two], equal_var=False).confidence_interval(0.95)
+    assert found.spread.low == pytest.approx(welch.low / 2)
+    assert found.spread.high == pytest.approx(welch.high / 2)
+    assert found.among[0] < found.spread.low < found.spread.high < found.among[1]
+    assert across_sets(rows, "full", "none", seed=1) != found
+
+
+def test_what_one_set_carries_shows_without_it() -> None:
+    rows = study({"none": [0.0] * 3, "full": [0.0] * 3, "full-bn8": [0.0] * 3})
+    rows += study({"none": [0.0] * 3, "full": [0.3] * 3, "full-bn8": [0.1] * 3}, dataset="b")
+    found = across(rows, against=[])
+    assert found is not None
+    table = without_each(found)
+    assert table is not None
+    assert (table.baseline, table.sets) == ("full-bn8", ["a", "b"])
+    assert dict(table.lines)["full"] == pytest.approx([0.2, 0.0])
+
+
+def test_one_person_shows_nothing() -> None:
+    rows = study({"none": [0.0], "full": [0.4]})
+    assert not find(compare(rows), "full", "none").not_inferior

@@ -93,7 +93,7 @@ def study_verb(
         )
     from biotrain.study.results.statistics import summary
 
-    entries = summary(outcome.rows, seed=made.bootstrap_seed) if outcome.rows else []
+    entries = summary(outcome.rows) if outcome.rows else []
     _show(out, outcome, entries)
     out.say(f"\n{outcome.computed} computed, {outcome.found} found; results {folder}/results.jsonl")
     out.say(f"  biotrain report {folder}")
@@ -127,20 +127,19 @@ def report_verb(
     from biotrain.study.results.statistics import compare, summary
 
     with Busy("writing the report"):
-        study, rows = study_rows(folder)
+        _, rows = study_rows(folder)
         names = [name.strip() for name in against.split(",") if name.strip()]
         paths = write_report(folder, where, metric, names, force)
     for path in paths.values():
         out.say(str(path))
     if to is None:
         return
-    seed = int(study.spec.get("bootstrap_seed", 0))
     out.result(
         {
             "files": {name: str(path) for name, path in paths.items()},
             "rows": [row.to_json() for row in rows],
-            "summary": [entry.to_json() for entry in summary(rows, metric, seed)],
-            "comparisons": [asdict(c) for c in compare(rows, metric, seed=seed)],
+            "summary": [entry.to_json() for entry in summary(rows, metric)],
+            "comparisons": [asdict(c) for c in compare(rows, metric)],
         }
     )
 

@@ -82,7 +82,7 @@ class Spec:
 
     others: how many windows of the other subjects are tested after each calibration (forgetting);
         0: none.
-    bootstrap_seed: seed of the bootstrap intervals in the report.
+    bootstrap_seed: seed of the bootstrap over sets in the report.
     """
 
     data: tuple[Data, ...]

@@ -68,7 +68,7 @@ def _percent(axes: Axes, metric: str) -> None:
     axes.set_ylim(max(0, low), min(103, max(high, low + 5)))
 
 
-def overview(rows: Rows, metric: str, style: Style, seed: int = 0) -> Figure:
+def overview(rows: Rows, metric: str, style: Style) -> Figure:
     """Every strategy in every condition but the size curves: mean over subjects, its interval."""
     found = [c for c in conditions(rows) if c[3] is None]
     names = strategies_of(rows)
@@ -83,7 +83,7 @@ def overview(rows: Rows, metric: str, style: Style, seed: int = 0) -> Figure:
             own = select(rows, condition, name)
             if not own:
                 continue
-            value = spread(by_subject(own, metric).values(), seed)
+            value = spread(by_subject(own, metric).values())
             mean, low, high = (100 * v for v in (value.mean, value.low, value.high))
             axes.hlines(k, low, high, color=style.colours[name], linewidth=2, alpha=0.6)
             axes.scatter(mean, k, s=22, color=style.colours[name], marker=style.markers[name])

@@ -3,7 +3,15 @@
 
 from collections.abc import Sequence
 
-from biotrain.study.results.statistics import LEVEL, MARGIN, Across, Entry, Spread
+from biotrain.study.results.statistics import (
+    LEVEL,
+    MARGIN,
+    Across,
+    Entry,
+    Spread,
+    Without,
+    without_each,
+)
 from biotrain.writing.text import markdown as in_markdown
 
 SCENARIOS = {"day1": "Day-1", "longitudinal": "Later sessions"}
@@ -79,7 +87,22 @@ def _across(found: Across, metric: str) -> str:
             interval = f"[{100 * gain.low:+.1f}, {100 * gain.high:+.1f}]"
             texts.append(f"{100 * gain.mean:+.1f} {interval}{' =' if one.not_inferior else ''}")
         lines.append(_line([in_markdown(name), *texts]))
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *_without(without_each(found))]) + "\n"
+
+
+def _without(found: Without | None) -> list[str]:
+    if found is None:
+        return []
+    lines = [
+        "",
+        f"The mean gain over {in_markdown(found.baseline)} without each of the sets:",
+        "",
+        _line(["strategy", *map(in_markdown, found.sets)]),
+        _line(["---"] * (len(found.sets) + 1)),
+    ]
+    for name, means in found.lines:
+        lines.append(_line([in_markdown(name), *(f"{100 * mean:+.1f}" for mean in means)]))
+    return lines
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -32,6 +32,7 @@ from biotrain.study.results.statistics import (
     conditions,
     strategies_of,
     summary,
+    without_each,
 )
 from biotrain.study.rows import StudyRow
 from biotrain.study.store import StudyRecord
@@ -79,18 +80,18 @@ class Results:
 
     @property
     def seed(self) -> int:
-        """Seed of the bootstrap."""
+        """Seed of the bootstrap over sets."""
         return int(self.study.spec.get("bootstrap_seed", 0))
 
     @cached_property
     def entries(self) -> list[Entry]:
         """See `summary`."""
-        return summary(self.rows, self.metric, self.seed)
+        return summary(self.rows, self.metric)
 
     @cached_property
     def comparisons(self) -> list[Comparison]:
         """See `compare`."""
-        return compare(self.rows, self.metric, seed=self.seed)
+        return compare(self.rows, self.metric)
 
     @cached_property
     def gains(self) -> Across | None:
@@ -161,13 +162,14 @@ def _page(results: Results) -> str:
         "short": _short,
     }
     names = strategies_of(rows)
-    overview = figures.overview(rows, results.metric, results.style, results.seed)
+    overview = figures.overview(rows, results.metric, results.style)
     return environment.get_template("report.html").render(
         study=study,
         metric=results.metric.replace("_", " "),
         overview=figures.as_svg(overview, "overview"),
         sections=_sections(results),
         across=results.gains,
+        without=None if results.gains is None else without_each(results.gains),
         has_conventional=any(name in names for name in CONVENTIONAL),
         settings=_settings(_plain_spec(study.spec)),
         recipes=[(s["name"], s["rule"], s["recipe"]) for s in study.spec["strategies"]],
