@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from torch import nn
 
-from biotrain.study import Recordings, cells
+from biotrain.study import Recordings, cells, recipes
 from biotrain.study.spec import make_spec
 
 
@@ -84,6 +84,14 @@ STUDIES: dict[str, dict[str, Any]] = {
     "batch": {"strategies": ["full"], "calibrate": {"norm": "batch", "batch": 8}},
 }
 
+RATES_OF_0_1 = {
+    "full": recipes.Chosen("group", 2e-3),
+    "align+full": recipes.Chosen("group", 2e-3),
+    "adabn+full": recipes.Chosen("frozen", 1e-3),
+    "align+adabn+full": recipes.Chosen("frozen", 2e-3),
+}
+"""Without a bound of the steps; what the stored keys hold."""
+
 STORED: dict[str, tuple[int, str]] = {
     "defaults, small": (18, "dd4d0d1135d922795511ef76d45859dc"),
     "defaults, fixed": (18, "2f46bafa154dac5263fc45de4fbed5b3"),
@@ -112,6 +120,7 @@ def test_keys_are_those_of_finished_studies(
     name: str, model: str, data: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cells, "__version__", "0.1.0")
+    monkeypatch.setattr(recipes, "BEST", {**recipes.BEST, **RATES_OF_0_1})
     one = {"source": data, "models": [model], "pretrain_every": 2, "pretrain_seed": 1}
     asked = STUDIES[name]
     calibrate = {"clip_norm": 0.0, "repeats": 0, **asked.get("calibrate", {})}

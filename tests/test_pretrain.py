@@ -279,7 +279,7 @@ def test_adapt_drives_the_device_and_reports(
     assert kinds == ["compile", "save", *["compile", "save", "begin", *["train"] * 3] * 2]
     assert [c[1] for c in calls if c[0] == "save"] == ["none", "last", "full"]
     rates = {c[1]: c[2].lr for c in calls if c[0] == "compile"}
-    assert rates == {"none": 5e-3, "last": 0.02, "full": 2e-3}
+    assert rates == {"none": 5e-3, "last": 0.02, "full": 1e-2}
     assert ("begin", steps) in calls
     epochs = [c for c in calls if c[0] == "train"][:3]
     assert all(c[1] == len(calibration) for c in epochs)

@@ -48,7 +48,7 @@ class Bound:
 
 
 Bounds = Mapping[str, tuple[Bound, ...]]
-"""Of a parameter, by its name in the module, in the order in which they are applied."""
+"""What each parameter is kept to, by its name in the module, in the order of application."""
 
 
 def bounded(

@@ -172,7 +172,7 @@ class _Loop:
         before = self._undoable() if repeats else None
         for attempt in range(repeats + 1):
             lr = self.settings.lr / 4**attempt
-            refusal = self._train(lr, report)
+            refusal = self._train(lr, report, before is not None)
             if before is None or not self._is_worse(before, refusal):
                 break
             last = attempt == repeats
@@ -213,20 +213,25 @@ class _Loop:
         except self.backend.refusals:  # weights that are not finite
             return float("inf")
 
-    def _train(self, lr: float, report: Callable[[int, int], None]) -> bool:
-        """All epochs, from the rate `lr` on; whether a refusal has ended them."""
+    def _train(self, lr: float, report: Callable[[int, int], None], undoes: bool) -> bool:
+        """All epochs, from the rate `lr` on; whether a refusal has ended them: of an epoch, or,
+        where it can be undone, of a prediction by weights that give no numbers."""
         for epoch in range(self.epochs):
             self.ran += 1
+            trained = False
             try:
                 self._epoch(epoch, lr)
+                trained = True
+                self._test()
             except self.backend.refusals as error:
+                if trained and not undoes:
+                    raise
                 self.task.note(f"{self.name} diverged in epoch {epoch + 1}: {error}")
                 self.curve += [self.curve[-1]] * (self.epochs - epoch)
                 self.ran += self.epochs - epoch - 1
                 if self.backend.tests_after_refusal:
                     self.logits = self.backend.predict(self.task.x_test)
                 return True
-            self._test()
             if self._should_stop(epoch + 1):
                 return False
             report(epoch + 1, self.epochs)
