@@ -197,8 +197,15 @@ class PaperDevice:
     def __init__(self, calls: list[Any], truth: dict[bytes, int]) -> None:
         self.calls, self.truth, self.trained = calls, truth, False
 
-    def begin(self, total_steps: int) -> None:
+    def begin(self, total_steps: int, lr: float) -> None:
+        assert lr > 0
         self.calls.append(("begin", total_steps))
+
+    def save_state(self) -> bool:
+        return self.trained
+
+    def load_state(self, state: bool) -> None:
+        self.trained = state
 
     def train(self, x: np.ndarray, y: np.ndarray) -> float:
         assert x.dtype == np.float32

@@ -4,10 +4,10 @@ played the new one (`benchmarks/recipes.py`, `benchmarks/never_worse.py`, docs/s
 with its own.
 
 Without a bound of its steps, full fine-tuning at the published 5e-3 (arXiv 2604.13359) is too fast
-with GroupNorm and with frozen statistics; bounded by a norm of 1 it bears more. Most is gained by windows that are
-aligned session by session, BatchNorm's statistics re-estimated from the wearer's windows and then
-frozen, and everything trained on top: the network starts where the wearer's signals are, and needs
-neither a batch nor a norm's backward pass.
+with GroupNorm and with frozen statistics; bounded by a norm of 1 it bears more. Most is gained by
+windows that are aligned session by session, BatchNorm's statistics re-estimated from the wearer's
+windows and then frozen, and everything trained on top: the network starts where the wearer's
+signals are, and needs neither a batch nor a norm's backward pass.
 """
 
 from collections.abc import Mapping
