@@ -215,6 +215,10 @@ class TrainOptions:
     workers: Annotated[
         int | None, option("--workers", "Cores that share every call.", TRAINING, metavar="N")
     ] = None
+    l2_memory: Annotated[
+        str | None,
+        option("--l2-memory", "A second memory for what --memory does not hold.", TRAINING),
+    ] = None
     prefix: Annotated[
         str, option("--prefix", "Start of the C's public names: emg_.", TRAINING, metavar="NAME_")
     ] = ""
@@ -307,6 +311,7 @@ class TrainOptions:
             "optimize": self.optimize,
             "prefix": self.prefix,
             "workers": self.workers,
+            "l2_memory": self.l2_memory,
             "live": live,
             "front": None if live else front,
         }
@@ -323,6 +328,7 @@ class TrainOptions:
             fused=True,
             budget=Budget(parse_bytes(self.memory), self.deadline, self.max_mj),
             input_scale=check_input(self.input_type, self.input_scale),
+            l2_bytes=parse_bytes(self.l2_memory),
             **{name: asked[name] for name in _AS_GIVEN},
         )
 

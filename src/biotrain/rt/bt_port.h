@@ -64,6 +64,21 @@ BT_KERNEL bt_box bt_own(bt_box box, int worker, int down, int row_step, int acro
 #endif
 }
 
+/* Where windows of tensors of L2 lie, in packages that are planned for two memories. */
+#ifndef BT_L1
+#define BT_L1
+#endif
+
+/* Copies `count` runs of `length` floats between two memories that do not overlap, and returns when
+ * they are there; runs begin so many floats apart. Every worker copies its part. */
+BT_KERNEL void bt_port_copy_2d(float *to, int to_stride, const float *from, int from_stride,
+                               int length, int count)
+{
+  for (int i = 0; i < count; i++)
+    memcpy(to + (ptrdiff_t)i * to_stride, from + (ptrdiff_t)i * from_stride,
+           (size_t)length * sizeof *to);
+}
+
 /* Zero into the sums of the rows of a box, of which every `row_step` have `each`. */
 BT_KERNEL void bt_clear(float *sums, bt_box box, int row_step, int each)
 {
