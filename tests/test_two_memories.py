@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Plans for two memories: the bits of one worker and one memory, whatever fits into L1, and what the
-validators say of a transfer that is wrong."""
+"""Plans for two memories: the bits of one worker and one memory, whatever fits into L1, and what
+the validators say of a transfer that is wrong."""
 
 from __future__ import annotations
 
@@ -41,7 +41,8 @@ def test_bits_are_those_of_one_memory(name: str, l2: str) -> None:
     want = trained(package(name, 1).run("host", flags=FLAGS), name)
     for workers, l1 in ((1, 3000), (2, 4000), (3, 4000), (8, 6000)):
         pkg = in_two(name, workers, l1, l2)
-        assert 0 < pkg.plan.l1_bytes <= l1 and f"bt_l1[{pkg.plan.l1_bytes // 4}]" in pkg.schedule
+        assert 0 < pkg.plan.l1_bytes <= l1
+        assert f"bt_l1[{pkg.plan.l1_bytes // 4}]" in pkg.schedule
         assert max(loop.count for loop in loops(pkg)) > 1  # there are tiles
         device = pkg.run("threads" if workers > 1 else "host", flags=FLAGS)
         assert trained(device, name) == want, workers

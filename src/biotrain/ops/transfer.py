@@ -29,7 +29,8 @@ class Transfer(Op):
 
     def call(self, node: Node) -> Call:
         box = rows_times(node.outputs[0].shape)
-        return Call("bt_transfer_box", "bt_transfer", (("times", box[1]),), (x_in(0), x_out()), box)
+        geometry = (("get", int(self.name == "get")),)
+        return Call("bt_transfer_box", "bt_transfer", geometry, (x_in(0), x_out()), box)
 
     def reference(self, attrs: Mapping[str, Attr], *inputs: Any) -> Any:
         return inputs[0].clone()

@@ -29,7 +29,8 @@ class _Use:
     first: int = -1
     """Step that touches it first."""
     views: bool = True
-    """Whether windows will do for all uses."""
+    """Whether windows will do for what is written. Who reads by a pointer reads the whole, of which
+    the window is a copy."""
 
 
 @dataclass
@@ -39,7 +40,7 @@ class _Uses:
 
     def of(self, value: Value, step: int) -> _Use | None:
         """The use of a tensor that may have a window in L1, else None."""
-        outside = value.kind == "temp" or value.resident
+        outside = value.kind in ("temp", "param", "const") or value.resident
         if any(w.value.name == value.name for w in self.loop.windows) or not outside:
             return None
         if value.name not in self.found:
@@ -58,14 +59,14 @@ def _uses(loop: Loop, calls: dict[Node, Call]) -> list[_Use]:
             use = uses.of(value, i)
             if use is None:
                 continue
-            use.views &= by_view(step.node, call, value)
             use.read = [a.hull(s.get(index, NOTHING)) for a, s in zip(use.read, spans, strict=True)]
         for value in step.node.outputs:
             use = uses.of(value, i)
             if use is None:
                 continue
             same = rows_times(value.shape) == call.box and not rule.accumulates
-            use.views &= same and use.writer < 0 and by_view(step.node, call, value)
+            temp = value.kind == "temp"
+            use.views &= temp and same and use.writer < 0 and by_view(step.node, call, value)
             use.writer, use.written = i, list(step.boxes)
     return [u for u in uses.found.values() if _moves(u)]
 

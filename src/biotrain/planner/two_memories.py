@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A schedule for two memories: the arena in L2, windows of loops in L1 (design, section 8).
 
-Fused loops get transfers as they are; single nodes become loops over the largest tiles whose windows
-fit. What fits in no way, or has no windows, works in L2 directly: slow, and right.
+Fused loops get transfers as they are; single nodes become loops over the largest tiles whose
+windows fit. What fits in no way, or has no windows, works in L2 directly: slow, and right.
 """
 
 from __future__ import annotations

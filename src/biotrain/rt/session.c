@@ -12,7 +12,10 @@
 #define BT_GIVE *label = session.label
 #endif
 
-bt_session session;
+#ifndef BT_IN_L2
+#define BT_IN_L2 /* where the context of a model with two memories lies */
+#endif
+bt_session session BT_IN_L2;
 
 /* Where an emulator stops the core. */
 __attribute__((noinline)) void bt_idle(void);

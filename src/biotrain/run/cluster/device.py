@@ -16,7 +16,7 @@ from biotrain.emit.build import Build
 from biotrain.errors import BioTrainError
 from biotrain.run.cluster.firmware import build
 from biotrain.run.cluster.machine import MOST_CORES, ClusterMachine, Spent
-from biotrain.run.cluster.settings import L2_ORIGIN, MARK, ClusterSettings
+from biotrain.run.cluster.settings import DMA_COMMAND, L2_ORIGIN, MARK, ClusterSettings
 from biotrain.run.device import Executed
 from biotrain.run.elf import Elf
 from biotrain.run.firmware import BARE, Compiler, core_of, mailbox_files, optimised
@@ -85,6 +85,8 @@ class ClusterDevice(SessionDevice):
         files |= in_words_of(package.source, mailbox_files(package))
         chosen = optimised(package) if flags is None else flags
         chosen = (*chosen, *BARE, *([f"-DBT_BARRIER_MARK={MARK}"] if marks else []))
+        if package.plan.l1_bytes:
+            chosen += (f"-DBT_DMA={DMA_COMMAND}", '-DBT_IN_L2=__attribute__((section(".l2.session")))')
         stack = package.target.stack_bytes
         elf = build(files, memories, compiler=compiler, flags=chosen, stack_bytes=stack)
         image = Elf(elf)
