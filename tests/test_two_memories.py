@@ -66,9 +66,9 @@ def test_memory_comes_out_equal_in_whatever_order_workers_run() -> None:
 
 
 def test_nothing_is_copied_where_everything_fits() -> None:
-    assert package("sgd", 3).files == package("sgd", 3, l2_memory="256KiB").files
     large = package("sgd", 3, memory="256KiB", l2_memory="256KiB")
     assert not large.plan.l1_bytes
+    assert large.files == package("sgd", 3, memory="256KiB").files
     assert not loops(large)
 
 
@@ -77,6 +77,10 @@ def test_what_is_refused() -> None:
         package("sgd", 3, memory=6000, l2_memory="8KiB")
     with pytest.raises(BioTrainError, match="adabn works"):
         package("sgd", 1, memory=6000, l2_memory="256KiB", adabn=True)
+    with pytest.raises(BioTrainError, match="how large the first one is"):
+        package("sgd", 1, l2_memory="256KiB")
+    with pytest.raises(BioTrainError, match="no project for gap9"):
+        package("sgd", 8, target="gap9", l2_memory="1MiB")
 
 
 def _moved(graph: Graph, op: str, by: int) -> Graph:

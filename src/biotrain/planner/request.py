@@ -191,6 +191,15 @@ def _check_workers(request: CompileRequest) -> None:
         raise BioTrainError(
             f"live has no project for {request.target.name}, whose firmware the vendor's SDK builds"
         )
+    if request.l2_bytes is not None and request.target.sdk:
+        raise BioTrainError(
+            f"l2_memory has no project for {request.target.name} yet; --on rtl with "
+            "--target rv32imc_zfinx runs such a plan"
+        )
+    if request.l2_bytes is not None and request.budget.ram_on(request.target) is None:
+        raise BioTrainError(
+            "l2_memory is a second memory: say with memory= how large the first one is"
+        )
     if workers == 1 and request.l2_bytes is None:
         return
     not_yet = (

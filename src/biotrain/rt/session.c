@@ -12,10 +12,10 @@
 #define BT_GIVE *label = session.label
 #endif
 
-#ifndef BT_IN_L2
-#define BT_IN_L2 /* where the context of a model with two memories lies */
+#ifndef BT_CONTEXT_PLACE
+#define BT_CONTEXT_PLACE /* where the context of a model with two memories lies */
 #endif
-bt_session session BT_IN_L2;
+bt_session session BT_CONTEXT_PLACE;
 
 /* Where an emulator stops the core. */
 __attribute__((noinline)) void bt_idle(void);
