@@ -214,9 +214,7 @@ class TrainOptions:
     workers: Annotated[
         int | None, option("--workers", "Cores that share every call.", TRAINING, metavar="N")
     ] = None
-    l2_memory: Annotated[
-        str | None, option("--l2-memory", "A second memory, for the rest.", TRAINING)
-    ] = None
+    l2_memory: Annotated[str | None, option("--l2-memory", "A second memory.", TRAINING)] = None
     prefix: Annotated[
         str, option("--prefix", "Start of the C's public names: emg_.", TRAINING, metavar="NAME_")
     ] = ""

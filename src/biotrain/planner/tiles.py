@@ -12,6 +12,7 @@ from typing import Literal
 from biotrain.ir.access import call_of
 from biotrain.ir.graph import Loop, Node, Span, Step
 from biotrain.ir.op import LEAF, OPS, rows_times
+from biotrain.ir.split import Split, grid_of
 
 
 def _cuts(size: int, step: int) -> list[int]:
@@ -24,8 +25,20 @@ def _cuts(size: int, step: int) -> list[int]:
     return found
 
 
-def tilings(node: Node) -> Iterator[Loop]:
-    """The node as a loop over tiles, from few and large tiles to many small ones.
+TILE_ELEMENTS = 256
+"""Elements of a worker's part that a tile more costs as much as: barriers, transfers, calls."""
+
+
+def _order(split: Split, box: tuple[int, int], tile: tuple[int, int], workers: int) -> int:
+    """What a tiling costs, by the part of the busiest worker; transfers are not priced."""
+    span = Span(0, tile[0], 0, tile[1])
+    grid = grid_of(split, [span], workers)
+    part = max(grid.part(span, w).size for w in range(grid.parts))
+    return -(-box[0] // tile[0]) * -(-box[1] // tile[1]) * (part + TILE_ELEMENTS)
+
+
+def tilings(node: Node, workers: int) -> Iterator[Loop]:
+    """The node as a loop over tiles, from those that keep the workers busy in few tiles on.
 
     None where its kernel ignores the box or writes what is neither the box nor a sum.
     """
@@ -38,9 +51,10 @@ def tilings(node: Node) -> Iterator[Loop]:
     if any(v.kind == "param" for v in node.outputs):
         return
     time_step = (rule.leaf if rule.reduces_time else LEAF) if rule.tiles(node) else 0
-    rows, times = _cuts(box[0], rule.row_step(node)), _cuts(box[1], time_step)
-    sizes = [(r, t) for t in times for r in rows]
-    sizes.sort(key=lambda s: (-(-box[0] // s[0]) * -(-box[1] // s[1]), -s[1]))
+    tall_step = rule.row_step(node)
+    rows, times = _cuts(box[0], tall_step), _cuts(box[1], time_step)
+    sizes = [(min(r, box[0]), min(t, box[1])) for t in times for r in rows]
+    sizes.sort(key=lambda s: (_order(split, box, s, workers), -s[1]))
     for tall, wide in sizes:
         boxes = tuple(
             Span(r, min(r + tall, box[0]), t, min(t + wide, box[1]))

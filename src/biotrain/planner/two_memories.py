@@ -24,19 +24,19 @@ def two_memories(graph: Graph, near_bytes: int, workers: int) -> Schedule:
     graph = shared_sums(graph, workers)
     taken = {v.name: None for n in flat_nodes(graph.nodes) for v in (*n.inputs, *n.outputs)}
     taken |= {v.name: None for v in graph.values()}
-    nodes = tuple(_tiled(graph, node, near_bytes, taken) for node in graph.nodes)
+    nodes = tuple(_tiled(graph, node, near_bytes, workers, taken) for node in graph.nodes)
     graph = graph.with_nodes(nodes)
     return Schedule(graph, _placed(graph))
 
 
-def _tiled(graph: Graph, node: Node, near_bytes: int, taken: dict[str, None]) -> Node:
+def _tiled(graph: Graph, node: Node, near_bytes: int, workers: int, taken: dict[str, None]) -> Node:
     """The node or loop with its windows in L1 where they fit; else as it was."""
     if isinstance(node, Loop):
         choices: Sequence[Loop] = (node,)
     elif OPS[node.op].alias:
         return node
     else:
-        choices = tuple(tilings(node))
+        choices = tuple(tilings(node, workers))
     for loop in choices:
         names = dict(taken)
         found = with_transfers(loop, names)
