@@ -73,8 +73,9 @@ def _fit_sample(request: PlanRequest, near_bytes: int = 0) -> Fitted:
     prediction = apart or planner.prediction(chosen.peak)
     final = chosen
     if near_bytes:
-        final = two_memories(chosen.graph, near_bytes, request.target.workers)
-        prediction = two_memories(prediction.graph, near_bytes, request.target.workers)
+        far = (request.ram_bytes or 0) - fixed.total
+        final = two_memories(chosen.graph, near_bytes, far, request.target.workers)
+        prediction = two_memories(prediction.graph, near_bytes, far, request.target.workers)
     arena = final.peak if apart else max(final.peak, prediction.peak)
     adabn = adabn_plan(request.adabn, arena)
     arena = max(arena, adabn.peak)

@@ -19,9 +19,21 @@ from biotrain.planner.tiles import tilings
 from biotrain.planner.transfers import with_transfers
 
 
-def two_memories(graph: Graph, near_bytes: int, workers: int) -> Schedule:
-    """The schedule of a planned graph whose loops work on windows in L1 of `near_bytes` bytes."""
+def two_memories(graph: Graph, near_bytes: int, far_bytes: int, workers: int) -> Schedule:
+    """The schedule of a planned graph whose loops work on windows in L1 of `near_bytes` bytes.
+
+    Where tiles that keep the workers busy need more than `far_bytes` of arena (tiles along time
+    may cost a place that two tensors shared), the fewest tiles are taken, if that needs less.
+    """
     graph = shared_sums(graph, workers)
+    busy = _schedule(graph, near_bytes, workers)
+    if busy.peak <= far_bytes:
+        return busy
+    return min(busy, _schedule(graph, near_bytes, 1), key=lambda s: s.peak)
+
+
+def _schedule(graph: Graph, near_bytes: int, workers: int) -> Schedule:
+    """The schedule with tiles for so many workers."""
     taken = {v.name: None for n in flat_nodes(graph.nodes) for v in (*n.inputs, *n.outputs)}
     taken |= {v.name: None for v in graph.values()}
     nodes = tuple(_tiled(graph, node, near_bytes, workers, taken) for node in graph.nodes)
