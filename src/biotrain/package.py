@@ -75,8 +75,7 @@ Losses: TypeAlias = (
 )
 """What `bt.compile(loss=...)` takes."""
 
-NOTHING: Mapping[str, bytes] = MappingProxyType({})
-"""No files."""
+NOTHING: Mapping[str, bytes] = MappingProxyType({})  # no files
 
 
 @dataclass(frozen=True)
@@ -198,8 +197,7 @@ def compile_model(
     adabn : BatchNorm's running statistics can be re-estimated without labels (`dev.adabn`).
     optimize : `speed`, or `size`: less code on a microcontroller, the same bits in more cycles.
     prefix : what public names and `model.*` begin with in place of `bt_`, such as `emg_`.
-    workers : cores that share every call (`threads` on the host); default: the target's.
-    l2_memory : a second, larger memory for what `memory` does not hold (docs/cluster.md).
+    workers, l2_memory : cores that share every call; a second memory (docs/cluster.md).
     frontier : also find the plans from the fastest to the smallest (`plan.frontier`); seconds.
     rewrites : those of `biotrain.graph.rewrite.NAMES` that run; not `fastconv`, `fft` by default.
     """
