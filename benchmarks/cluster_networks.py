@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a window and an optimizer step of a whole network cost on the RTL cluster.
 
-    python benchmarks/cluster_networks.py [--only NAME] [--nodes N] [--times T]
+    python benchmarks/cluster_networks.py [--only NAME] [--nodes N] [--times T] [--two]
 
 EpiDeNet at 2 x 1000, all weights, SGD with momentum added up in the momentum's own tensor, a step
 after each window; weights, state, arena and eight stacks in 128 kB of L1. The second window is
@@ -10,6 +10,8 @@ CRC-32 has to be that of one worker on the host. The table has cycles, those tha
 windows a second at 370 MHz, what the cycles of all cores went into, and the bytes of the deepest
 stack; --nodes adds the intervals between barriers that took longest, from a run that records
 counters at each barrier.
+
+--two: MI-BMInet at 8 x 1900 instead, its arena and weights in L2 and windows in L1.
 
 Two minutes a configuration, of which compiling and the plan take half.
 """
@@ -34,7 +36,6 @@ from biotrain.targets.target import load_target
 
 CLOCK_HZ = 370e6
 """GAP9 at 0.80 V, as the publication runs it."""
-CHANS, CLASSES, RATE_HZ = 2, 11, 500.0
 STACK_BYTES = 1024
 """Of each core; the table says what was touched at most."""
 MEMORY = (128 << 10) - 512
@@ -61,31 +62,51 @@ CONFIGURATIONS = {
 }
 
 
-def package(target: str, workers: int, times: int) -> bt.Package:
-    """EpiDeNet with GroupNorm; with one worker as large as it likes."""
+@dataclass(frozen=True)
+class Network:
+    """A network, its windows, and the memories of its plan in bytes."""
+
+    name: str
+    title: str
+    chans: int
+    times: int
+    classes: int
+    memory: int = MEMORY
+    l2_memory: int | None = None
+    stack_bytes: int = STACK_BYTES
+
+
+EPIDENET = Network("epidenet", "EpiDeNet", 2, 1000, 11)
+MIBMINET = Network("mibminet", "MI-BMInet", 8, 1900, 4, 127 << 10, 1400 << 10, 4096)
+RATE_HZ = 500.0
+
+
+def package(target: str, workers: int, of: Network) -> bt.Package:
+    """The network with GroupNorm; with one worker as large as it likes."""
     torch.manual_seed(0)
-    net = bt.prepare(models.build("epidenet", CHANS, times, CLASSES, RATE_HZ))
+    net = bt.prepare(models.build(of.name, of.chans, of.times, of.classes, RATE_HZ))
     return bt.compile(
         net,
-        torch.zeros(1, CHANS, times),
-        target=replace(load_target(target), stack_bytes=STACK_BYTES),
+        torch.zeros(1, of.chans, of.times),
+        target=replace(load_target(target), stack_bytes=of.stack_bytes),
         optimizer=bt.SGD(lr=5e-3, momentum=0.9, weight_decay=1e-3),
         gradients="momentum",
-        memory=MEMORY if workers > 1 else None,
+        memory=of.memory if workers > 1 else None,
+        l2_memory=of.l2_memory if workers > 1 else None,
         workers=workers,
     )
 
 
-def windows(times: int) -> tuple[np.ndarray, np.ndarray]:
+def windows(of: Network) -> tuple[np.ndarray, np.ndarray]:
     """Two windows of noise and their classes."""
     rng = np.random.default_rng(0)
-    x = rng.standard_normal((2, CHANS, times)).astype(np.float32)
-    return x, np.array([3, 7])
+    x = rng.standard_normal((2, of.chans, of.times)).astype(np.float32)
+    return x, np.array([3, 7]) % of.classes
 
 
-def trained(pkg: bt.Package, chosen: Configuration, times: int, marks: bool) -> ClusterDevice:
+def trained(pkg: bt.Package, chosen: Configuration, of: Network, marks: bool) -> ClusterDevice:
     """The device behind the second window; counters run since the first."""
-    x, y = windows(times)
+    x, y = windows(of)
     settings = ClusterSettings(fpus=chosen.fpus)
     device = pkg.run("rtl", compiler=chosen.compiler, settings=settings, marks=marks)
     assert isinstance(device, ClusterDevice)
@@ -96,11 +117,11 @@ def trained(pkg: bt.Package, chosen: Configuration, times: int, marks: bool) -> 
     return device
 
 
-def expected(target: str, times: int) -> int:
+def expected(target: str, of: Network) -> int:
     """The CRC-32 of one worker on the host."""
-    device = package(target, 1, times).run("host")
+    device = package(target, 1, of).run("host")
     device.begin(2)
-    device.train(*windows(times))
+    device.train(*windows(of))
     return device.crc32()
 
 
@@ -132,31 +153,34 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--only", default="", help="configurations whose name contains this")
-    parser.add_argument("--times", type=int, default=1000)
+    parser.add_argument("--times", type=int, help="of a window; else 1000, or 1900")
+    parser.add_argument("--two", action="store_true", help="MI-BMInet in two memories")
     parser.add_argument("--nodes", type=int, default=0, metavar="N")
     args = parser.parse_args()
     reasons = [f.name for f in fields(Spent)]
-    print(f"EpiDeNet {CHANS} x {args.times}, full, momentum, 8 workers")
+    of = MIBMINET if args.two else EPIDENET
+    of = replace(of, times=args.times or of.times)
+    print(f"{of.title} {of.chans} x {of.times}, full, momentum, 8 workers")
     print(f"| configuration | cycles | plan | windows/s | {' | '.join(reasons)} | RAM | stack |")
     print("|---" * (len(reasons) + 6) + "|")
     for name, chosen in CONFIGURATIONS.items():
         if args.only not in name:
             continue
-        pkg = package(chosen.target, 8, args.times)
-        device = trained(pkg, chosen, args.times, marks=False)
+        pkg = package(chosen.target, 8, of)
+        device = trained(pkg, chosen, of, marks=False)
         found = device.worker_cycles()
-        assert device.crc32() == expected(chosen.target, args.times), name
+        assert device.crc32() == expected(chosen.target, of), name
         total = sum(found.spent, Spent())
         parts = [f"{100 * getattr(total, reason) / total.cycles:.1f} %" for reason in reasons]
         stack = max(device.touched_stacks())
         rate = CLOCK_HZ / found.cycles
         print(
             f"| {name} | {found.cycles} | {pkg.plan.cycles:.0f} | {rate:.0f} | {' | '.join(parts)} "
-            f"| {pkg.plan.ram_bytes} | {stack} |",
+            f"| {pkg.plan.ram_bytes + pkg.plan.l1_bytes} | {stack} |",
             flush=True,
         )
         if args.nodes:
-            print_nodes(pkg, trained(pkg, chosen, args.times, marks=True), args.nodes)
+            print_nodes(pkg, trained(pkg, chosen, of, marks=True), args.nodes)
 
 
 if __name__ == "__main__":

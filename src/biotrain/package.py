@@ -75,8 +75,7 @@ Losses: TypeAlias = (
 )
 """What `bt.compile(loss=...)` takes."""
 
-NOTHING: Mapping[str, bytes] = MappingProxyType({})
-"""No files."""
+NOTHING: Mapping[str, bytes] = MappingProxyType({})  # no files
 
 
 @dataclass(frozen=True)
@@ -173,6 +172,7 @@ def compile_model(
     optimize: Optimize = "speed",
     prefix: str = "",
     workers: int | None = None,
+    l2_memory: str | int | None = None,
 ) -> Package:
     """Compile a model into C that trains it; CaptureError, DoesNotFitError or BioTrainError.
 
@@ -197,7 +197,7 @@ def compile_model(
     adabn : BatchNorm's running statistics can be re-estimated without labels (`dev.adabn`).
     optimize : `speed`, or `size`: less code on a microcontroller, the same bits in more cycles.
     prefix : what public names and `model.*` begin with in place of `bt_`, such as `emg_`.
-    workers : cores that share every call (`threads` on the host); default: the target's.
+    workers, l2_memory : cores that share every call; a second memory (docs/cluster.md).
     frontier : also find the plans from the fastest to the smallest (`plan.frontier`); seconds.
     rewrites : those of `biotrain.graph.rewrite.NAMES` that run; not `fastconv`, `fft` by default.
     """
@@ -222,6 +222,7 @@ def compile_model(
         adabn=adabn,
         optimize=optimize,
         prefix=prefix,
+        l2_bytes=parse_bytes(l2_memory),
     )
     return compiled(model, _example(example_input), request)
 
@@ -308,6 +309,7 @@ def lower(captured: Captured, request: CompileRequest) -> Source:
             live=None if around is None else _live_needs(around),
             front_bytes=request.front.ram_bytes if request.front else 0,
             adabn=adabn,
+            l2_bytes=request.l2_bytes,
         )
     )
     plan = replace(fitted.plan, optimize=request.optimize)

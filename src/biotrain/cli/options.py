@@ -207,7 +207,6 @@ class TrainOptions:
         float | None,
         option("--input-scale", "What one unit of an int16 input stands for.", TRAINING),
     ] = None
-
     optimize: Annotated[
         Literal["speed", "size"],
         option("--optimize", "The code: fewest cycles, or few bytes; the same bits.", TRAINING),
@@ -215,6 +214,7 @@ class TrainOptions:
     workers: Annotated[
         int | None, option("--workers", "Cores that share every call.", TRAINING, metavar="N")
     ] = None
+    l2_memory: Annotated[str | None, option("--l2-memory", "A second memory.", TRAINING)] = None
     prefix: Annotated[
         str, option("--prefix", "Start of the C's public names: emg_.", TRAINING, metavar="NAME_")
     ] = ""
@@ -307,6 +307,7 @@ class TrainOptions:
             "optimize": self.optimize,
             "prefix": self.prefix,
             "workers": self.workers,
+            "l2_memory": self.l2_memory,
             "live": live,
             "front": None if live else front,
         }
@@ -317,12 +318,13 @@ class TrainOptions:
         from biotrain.planner.request import CompileRequest, check_input
         from biotrain.targets.target import load_target, parse_bytes
 
-        asked = self.compiled(front, bits)
+        asked, board = self.compiled(front, bits), load_target(self.target)
         CompileRequest(
-            target=load_target(self.target).with_workers(self.workers),
+            target=board.with_workers(self.workers),
             fused=True,
             budget=Budget(parse_bytes(self.memory), self.deadline, self.max_mj),
             input_scale=check_input(self.input_type, self.input_scale),
+            l2_bytes=parse_bytes(self.l2_memory),
             **{name: asked[name] for name in _AS_GIVEN},
         )
 

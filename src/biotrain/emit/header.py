@@ -256,7 +256,13 @@ def header(source: Source) -> str:
             f" * Context {plan.context_bytes} bytes: arena {plan.peak_bytes}, "
             f"parameters {plan.param_bytes}, gradients {plan.gradient_bytes},"
         ),
-        f" * optimizer {plan.optimizer_bytes}, running statistics {plan.state_bytes}. */",
+        f" * optimizer {plan.optimizer_bytes}, running statistics {plan.state_bytes}."
+        + ("" if plan.l1_bytes else " */"),
+        *(
+            [f" * It lies in L2; windows of it in L1 take {plan.l1_bytes} bytes more. */"]
+            if plan.l1_bytes
+            else []
+        ),
         "#ifndef BT_MODEL_H",
         "#define BT_MODEL_H",
         "",

@@ -46,7 +46,7 @@ def model(source: Source, stems: Sequence[str]) -> str:
         "",
         '#include "bt_checkpoint.h"',
         '#include "bt_kernel.h"',
-        *(['#include "bt_port.h"'] if source.workers > 1 else []),
+        *(['#include "bt_port.h"'] if source.workers > 1 or source.plan.l1_bytes else []),
         '#include "bt_string.h"',
         '#include "model_layout.h"',
         *[f'#include "{s}"' for s in stems],
@@ -66,6 +66,10 @@ def model(source: Source, stems: Sequence[str]) -> str:
     lines += [*shapes.lines(), ""]
     lines += shapes.routines.lines() if shapes.routines else []
     lines += [*tensor_tables(source), *_input_function(source)]
+    if source.plan.l1_bytes:
+        size = source.plan.l1_bytes // 4
+        lines += ["/* Windows of what lies in L2; nothing of it outlives a call. */"]
+        lines += [f"static BT_L1 float bt_l1[{size}] __attribute__((aligned(16)));", ""]
     lines += [*SHARED.splitlines(), ""] if source.workers > 1 else []
     lines += [*(SLICES if source.live else ()), *functions]
     return "\n".join(lines) + "\n"

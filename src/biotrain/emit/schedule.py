@@ -12,7 +12,7 @@ from biotrain.emit.team import Printed, clear_by_one, share_call
 from biotrain.emit.text import wrap
 from biotrain.ir.graph import Loop, Node, Span, Step, Value, Window, flat_nodes
 from biotrain.ir.op import OPS, Call, Operand, rows_times
-from biotrain.planner.place import Buffer
+from biotrain.planner.place import L1, Buffer
 from biotrain.planner.team import Team
 from biotrain.writing.text import comment, identifier
 
@@ -100,8 +100,9 @@ class Places:
         offset, ctype = self.offset(value), CTYPE[value.dtype]
         cast = "" if value.dtype == "f32" else f"({ctype} *)"
         buffer = self._at[value.name]
+        memory = "bt_l1" if buffer.memory == L1 else f"m->{self._arena}"
         return (
-            f"  {ctype} *const {value.name} = {cast}&m->{self._arena}[{offset // 4}]; "
+            f"  {ctype} *const {value.name} = {cast}&{memory}[{offset // 4}]; "
             f"/* {shape}; steps {buffer.first} to {buffer.last} */"
         )
 

@@ -14,12 +14,15 @@ from biotrain.planner.adabn import adabn_plan
 from biotrain.planner.batch_fit import fit_batch
 from biotrain.planner.budget import too_large, too_slow
 from biotrain.planner.explain import in_words
+from biotrain.planner.place import near_peak
 from biotrain.planner.plan import Features, Fitted, Plan, Point, Schedule
 from biotrain.planner.request import LiveNeeds, PlanRequest
 from biotrain.planner.schedules import Planner
 from biotrain.planner.search import Search
 from biotrain.planner.slices import longest
 from biotrain.planner.stream import Stream
+from biotrain.planner.two_memories import in_words as tiles_in_words
+from biotrain.planner.two_memories import two_memories
 from biotrain.planner.validate import validate
 
 
@@ -37,11 +40,28 @@ def fit(request: PlanRequest) -> Fitted:
         where the target lacks the figures that a deadline or an energy is compared with.
     """
     request.budget.check(request.target)
+    if request.l2_bytes is not None:
+        return _fit_two(request)
     return fit_batch(request) if request.batch > 1 else _fit_sample(request)
 
 
-def _fit_sample(request: PlanRequest) -> Fitted:
-    """The plan of training sample by sample."""
+def _fit_two(request: PlanRequest) -> Fitted:
+    """The plan that needs the first memory only, where there is one; else that of both."""
+    try:
+        return fit(replace(request, l2_bytes=None))
+    except DoesNotFitError:
+        pass
+    stacks, first = request.target.stacks_bytes, request.ram_bytes
+    assert first is not None and request.l2_bytes is not None
+    budget = replace(request.budget, ram_bytes=request.l2_bytes + stacks)  # stacks lie in L1
+    return _fit_sample(replace(request, budget=budget, l2_bytes=None), max(first - stacks, 0))
+
+
+def _fit_sample(request: PlanRequest, near_bytes: int = 0) -> Fitted:
+    """The plan of training sample by sample.
+
+    near_bytes : where it is not 0, bytes of L1 for windows; the budget is that of L2 then.
+    """
     fixed = fixed_bytes(request)
     if request.live is not None:
         _check_live(request, request.live, fixed)
@@ -51,7 +71,12 @@ def _fit_sample(request: PlanRequest) -> Fitted:
         apart, fixed = _predictions_apart(request, request.live, planner, fixed)
     chosen = _choose(request, planner, fixed)
     prediction = apart or planner.prediction(chosen.peak)
-    arena = chosen.peak if apart else max(chosen.peak, prediction.peak)
+    final = chosen
+    if near_bytes:
+        far = (request.ram_bytes or 0) - fixed.total
+        final = two_memories(chosen.graph, near_bytes, far, request.target.workers)
+        prediction = two_memories(prediction.graph, near_bytes, far, request.target.workers)
+    arena = final.peak if apart else max(final.peak, prediction.peak)
     adabn = adabn_plan(request.adabn, arena)
     arena = max(arena, adabn.peak)
     ram = arena + fixed.total
@@ -60,11 +85,11 @@ def _fit_sample(request: PlanRequest) -> Fitted:
         raise DoesNotFitError(too_slow(cost, request.budget, request.target, ram))
     if request.ram_bytes is not None and ram > request.ram_bytes:
         raise DoesNotFitError(
-            too_large(ram, request.ram_bytes, request.target, chosen.buffers, request.budget)
+            too_large(ram, request.ram_bytes, request.target, final.buffers, request.budget)
         )
-    validate(chosen.graph, chosen.buffers)
+    validate(final.graph, final.buffers)
     validate(prediction.graph, prediction.buffers)
-    plan = figures(request, chosen, prediction, fixed, ram, cost)
+    plan = figures(request, final, prediction, fixed, ram, cost)
     if request.frontier:
         least = adabn_plan(request.adabn, 0).peak
         plan = replace(plan, frontier=_frontier(planner, fixed, apart, least))
@@ -81,7 +106,9 @@ def _fit_sample(request: PlanRequest) -> Fitted:
             *_live_in_words(request, apart),
             *_front_in_words(request.front_bytes),
             *adabn.words,
+            *((tiles_in_words(final, near_bytes),) if near_bytes else ()),
         ),
+        l1_bytes=max(near_peak(final.buffers), near_peak(prediction.buffers)),
         peak_bytes=arena,
         adabn_ops=adabn.ops,
         feature_bytes=total_bytes(features.values) if features else 0,
@@ -90,7 +117,7 @@ def _fit_sample(request: PlanRequest) -> Fitted:
     )
     if apart and request.live:
         plan = _with_slices(plan, request, request.live, chosen, apart)
-    return Fitted(plan, chosen.graph, prediction.graph, features=features, adabn=adabn.schedule)
+    return Fitted(plan, final.graph, prediction.graph, features=features, adabn=adabn.schedule)
 
 
 def _check_live(request: PlanRequest, live: LiveNeeds, fixed: FixedBytes) -> None:

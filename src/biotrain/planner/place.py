@@ -21,6 +21,10 @@ ALIGNMENT = 16
 """Bytes that offsets are multiples of: what the widest vector load of a small core needs."""
 
 
+L1 = "l1"
+"""`Buffer.memory` of windows in the near one of two memories; all else lies in `ram`."""
+
+
 @dataclass(frozen=True, slots=True)
 class Buffer:
     """A run of bytes of the arena, in use from schedule step `first` to `last` inclusive."""
@@ -213,13 +217,19 @@ def _meet(a: Span, b: Span) -> bool:
 
 def lower_bound(buffers: Sequence[Buffer]) -> int:
     """Most bytes that are in use at one time: no placement needs less."""
+    buffers = [b for b in buffers if b.memory != L1]
     times = sorted({b.first for b in buffers})
     return max((sum(b.size for b in buffers if b.first <= t <= b.last) for t in times), default=0)
 
 
 def peak(buffers: Sequence[Buffer]) -> int:
-    """Bytes of the arena that holds the placed buffers."""
-    return max((b.offset + b.size for b in buffers), default=0)
+    """Bytes of the arena that holds the placed buffers; those in L1 are not in it."""
+    return max((b.offset + b.size for b in buffers if b.memory != L1), default=0)
+
+
+def near_peak(buffers: Sequence[Buffer]) -> int:
+    """Bytes of L1 that hold the placed windows there."""
+    return max((b.offset + b.size for b in buffers if b.memory == L1), default=0)
 
 
 def _neighbours(buffers: Sequence[Buffer]) -> list[list[int]]:

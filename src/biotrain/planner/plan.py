@@ -82,12 +82,17 @@ class Plan:
     """Operations of a window in which statistics are re-estimated (`adabn`); else 0."""
     optimize: Optimize = "speed"
     """What the code is for: fewest cycles, or few bytes."""
+    l1_bytes: int = 0
+    """Where the plan has two memories: windows in L1. `peak_bytes` and `placed_bytes` are of L2
+    then, and the stacks lie in L1."""
     code_bytes: int | None = None
     """Instructions and vectors of the linked firmware; None where nothing was linked."""
 
     def to_json(self) -> dict[str, Any]:
         """The contract's keys."""
         data = asdict(self)
+        if not self.l1_bytes:
+            del data["l1_bytes"]
         data["buffers"] = [asdict(b) for b in self.buffers]
         return data
 

@@ -73,6 +73,8 @@ class CompileRequest:
     optimize: Optimize = "speed"
     prefix: str = ""
     """What public names and the files `model.*` begin with, in place of `bt_`."""
+    l2_bytes: int | None = None
+    """A second, larger memory for what the first one does not hold, in bytes."""
 
     def __post_init__(self) -> None:
         if not _whole(self.accumulate):
@@ -137,6 +139,8 @@ class PlanRequest:
     """RAM of a front end in C, where there is no `live` to hold it."""
     adabn: Graph | None = None
     """The graph of one window that re-estimates the statistics of batch norms."""
+    l2_bytes: int | None = None
+    """A second, larger memory in bytes; the budget is that of the first one then."""
 
     @cached_property
     def text(self) -> str:
@@ -187,7 +191,16 @@ def _check_workers(request: CompileRequest) -> None:
         raise BioTrainError(
             f"live has no project for {request.target.name}, whose firmware the vendor's SDK builds"
         )
-    if workers == 1:
+    if request.l2_bytes is not None and request.target.sdk:
+        raise BioTrainError(
+            f"l2_memory has no project for {request.target.name} yet; --on rtl with "
+            "--target rv32imc_zfinx runs such a plan"
+        )
+    if request.l2_bytes is not None and request.budget.ram_on(request.target) is None:
+        raise BioTrainError(
+            "l2_memory is a second memory: say with memory= how large the first one is"
+        )
+    if workers == 1 and request.l2_bytes is None:
         return
     not_yet = (
         ("live", request.live is not None),
@@ -196,6 +209,8 @@ def _check_workers(request: CompileRequest) -> None:
     )
     for name, asked in not_yet:
         if asked:
+            if workers == 1:
+                raise BioTrainError(f"{name} works in one memory, not with l2_memory")
             raise BioTrainError(f"{name} works with one worker, not with workers={workers}")
 
 

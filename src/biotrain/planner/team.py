@@ -19,7 +19,7 @@ from biotrain.ir.access import call_of, reads, whole
 from biotrain.ir.graph import ITEM_BYTES, Graph, Loop, Node, Span, Value, Window
 from biotrain.ir.op import OPS, Call, rows_times
 from biotrain.ir.split import SERIAL, Grid, Region, grid_of
-from biotrain.planner.place import Buffer
+from biotrain.planner.place import L1, Buffer
 
 ARENA = ""
 """The memory of everything that has a buffer; other tensors are memories of their own."""
@@ -117,6 +117,7 @@ class Touch:
     def __init__(self, graph: Graph, buffers: Sequence[Buffer], team: Team) -> None:
         self.graph, self.team = graph, team
         self._at = {m: b.offset for b in buffers for m in b.members}
+        self._near = {m: None for b in buffers if b.memory == L1 for m in b.members}
         self.calls: dict[Node, Call] = {}
 
     def events(self) -> Iterator[Event]:
@@ -183,6 +184,7 @@ class Touch:
         """Elements of a tensor as bytes of a memory; neighbouring runs are one."""
         item = ITEM_BYTES[value.dtype]
         memory = ARENA if value.name in self._at else value.name
+        memory = L1 if value.name in self._near else memory
         start = self._at.get(value.name, 0) + of.start * item
         if of.count > 1 and of.length == of.stride:
             return memory, Region(start, of.length * of.count * item)

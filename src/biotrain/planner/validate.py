@@ -19,7 +19,7 @@ from biotrain.errors import GraphError
 from biotrain.ir.access import call_of, reads, whole
 from biotrain.ir.graph import Graph, Loop, Node, Span, Value, Window, verify
 from biotrain.ir.op import OPS, Call, rows_times
-from biotrain.planner.place import ALIGNMENT, Buffer
+from biotrain.planner.place import ALIGNMENT, L1, Buffer, near_peak, peak
 
 WORD = 4
 """Bytes of a word of the model; every float is one."""
@@ -31,7 +31,8 @@ class _Memory:
 
     def __init__(self, graph: Graph, buffers: Sequence[Buffer]) -> None:
         self.at = {m: b for b in buffers for m in b.members}
-        size = max((b.offset + b.size for b in buffers), default=0) // WORD
+        self.near = peak(buffers) // WORD  # words of L1 come behind those of the arena
+        size = self.near + near_peak(buffers) // WORD
         self.owner = np.full(size, -1, np.int64)
         self.element = np.zeros(size, np.int64)
         self.ids: dict[str, int] = {}
@@ -52,7 +53,7 @@ class _Memory:
     def words(self, value: Value, span: Span, window: Window | None, k: int) -> tuple[Words, Words]:
         """Addresses and element numbers of a span of a tensor, in words."""
         buffer = self.at[value.name]
-        base = buffer.offset // WORD
+        base = buffer.offset // WORD + (self.near if buffer.memory == L1 else 0)
         if buffer.offset % ALIGNMENT:
             raise GraphError(f"{value} is not aligned")
         if value.dtype in ("u8", "i16"):  # elements are not told apart
@@ -73,7 +74,7 @@ class _Memory:
             raise GraphError(f"{value}: {span} is used where only {here} is stored")
         rows, cols = np.arange(span.r0, span.r1)[:, None], np.arange(span.t0, span.t1)[None, :]
         address = base + (rows - here.r0) * stride + (cols - here.t0)
-        if address.size and (int(address.max()) + 1) * WORD > buffer.offset + buffer.size:
+        if address.size and int(address.max()) + 1 > base + buffer.size // WORD:
             raise GraphError(f"{value} does not fit its buffer")
         return address.ravel(), (rows * times + cols).ravel()
 

@@ -17,7 +17,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 
 from biotrain.emit.build import Build
-from biotrain.planner.place import Buffer
+from biotrain.planner.place import L1, Buffer
 from biotrain.planner.plan import Plan, Point
 from biotrain.reports.published import Reference
 from biotrain.reports.timeline import Role, Timeline, timeline
@@ -67,6 +67,7 @@ def plan_figure(
     whole RAM by part. Below, where the package knows a frontier, RAM against operations, with what
     others report (`known`), and the frontiers of `others` by name."""
     plan, line = pkg.plan, timeline(pkg)
+    buffers = [b for b in plan.buffers if b.memory != L1]
     count = len(line.nodes)
     several = len(plan.points) > 1
     width = min(18.0, 7.5 + 0.09 * count)
@@ -78,7 +79,7 @@ def plan_figure(
     top = max(plan.peak_bytes, 1) / scale
     left.set_xlim(0, count + 1)
     left.set_ylim(0, top * 1.13)
-    for buffer in plan.buffers:
+    for buffer in buffers:
         low, high = buffer.offset / scale, buffer.size / scale
         edge = 0.5 if high > 0.01 * top else 0.15
         found = line.contents(buffer)
@@ -87,7 +88,7 @@ def plan_figure(
             left.add_patch(
                 Rectangle((at, low), end - at, high, fc=COLOURS[kind], ec="black", linewidth=edge)
             )
-    _in_use(left, plan.buffers, count, scale)
+    _in_use(left, buffers, count, scale)
     left.axhline(plan.peak_bytes / scale, color=GREY, linewidth=3, zorder=0.5)
     left.axhline(plan.lower_bound_bytes / scale, color="black", linewidth=1.2, linestyle=DASHED)
     _schedule(left, pkg, line, (width - 2.9) / (count + 1))
@@ -114,7 +115,7 @@ def plan_figure(
     fig.suptitle(
         f"{pkg.source.title} on {pkg.target.name}: {plan.ram_bytes:,} B of RAM, "
         f"{plan.ops:,} operations ({plan.ops / max(plan.base_ops, 1) - 1:+.1%} to direct)\n"
-        f"arena {plan.peak_bytes:,} B ({len(plan.buffers)} buffers), "
+        f"arena {plan.peak_bytes:,} B ({len(buffers)} buffers), "
         f"trained parameters {plan.param_bytes:,} B, gradients {plan.gradient_bytes:,} B, "
         f"optimizer {plan.optimizer_bytes:,} B, stack {plan.stack_bytes:,} B",
         fontsize=10,

@@ -64,6 +64,41 @@ BT_KERNEL bt_box bt_own(bt_box box, int worker, int down, int row_step, int acro
 #endif
 }
 
+/* Where windows of tensors of L2 lie, in packages that are planned for two memories. */
+#ifndef BT_L1
+#define BT_L1
+#endif
+
+/* Copies `count` runs of `length` floats from L2 to L1 (`get`) or back, and returns when they are there;
+ * runs begin so many floats apart. Every worker copies its part. BT_DMA is the address of the command
+ * register of a DMA as PULP's clusters have it (MCHAN), with a word that answers when transfer n has
+ * ended at BT_DMA + 0x40 + 4 n, as the cluster of BioTrain has it. */
+BT_KERNEL void bt_port_copy_2d(int get, float *to, int to_stride, const float *from, int from_stride,
+                               int length, int count)
+{
+#ifdef BT_DMA
+  volatile uint32_t *const dma = (volatile uint32_t *)(uintptr_t)BT_DMA;
+  const uint32_t row = 4u * (uint32_t)length;
+  const uint32_t near = (uint32_t)(uintptr_t)(get ? to : from), far = (uint32_t)(uintptr_t)(get ? from : to);
+  __asm__ volatile("" ::: "memory");
+  const uint32_t number = *dma;
+  *dma = row * (uint32_t)count | (uint32_t)get << 17 | 1u << 18 | 1u << 19 | 1u << 23;
+  *dma = near;
+  *dma = far;
+  *dma = row;
+  *dma = 4u * (uint32_t)(get ? from_stride : to_stride);
+  *dma = row;
+  *dma = 4u * (uint32_t)(get ? to_stride : from_stride);
+  (void)dma[16 + number];
+  __asm__ volatile("" ::: "memory");
+#else
+  (void)get;
+  for (int i = 0; i < count; i++)
+    memcpy(to + (ptrdiff_t)i * to_stride, from + (ptrdiff_t)i * from_stride,
+           (size_t)length * sizeof *to);
+#endif
+}
+
 /* Zero into the sums of the rows of a box, of which every `row_step` have `each`. */
 BT_KERNEL void bt_clear(float *sums, bt_box box, int row_step, int each)
 {

@@ -12,7 +12,10 @@
 #define BT_GIVE *label = session.label
 #endif
 
-bt_session session;
+#ifndef BT_CONTEXT_PLACE
+#define BT_CONTEXT_PLACE /* where the context of a model with two memories lies */
+#endif
+bt_session session BT_CONTEXT_PLACE;
 
 /* Where an emulator stops the core. */
 __attribute__((noinline)) void bt_idle(void);

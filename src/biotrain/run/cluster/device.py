@@ -16,7 +16,7 @@ from biotrain.emit.build import Build
 from biotrain.errors import BioTrainError
 from biotrain.run.cluster.firmware import build
 from biotrain.run.cluster.machine import MOST_CORES, ClusterMachine, Spent
-from biotrain.run.cluster.settings import L2_ORIGIN, MARK, ClusterSettings
+from biotrain.run.cluster.settings import DMA_COMMAND, L2_ORIGIN, MARK, ClusterSettings
 from biotrain.run.device import Executed
 from biotrain.run.elf import Elf
 from biotrain.run.firmware import BARE, Compiler, core_of, mailbox_files, optimised
@@ -79,12 +79,19 @@ class ClusterDevice(SessionDevice):
             where a compiler is missing or refuses, or the package does not fit into L1.
         """
         cluster = cluster_for(package, settings)
+        if package.plan.l1_bytes:  # windows that wait in the mailbox are not of the model's L2
+            cluster = replace(cluster, l2_bytes=cluster.l2_bytes + SLOT_BYTES)
         memories = replace(cluster, l2_bytes=cluster.l2_bytes - SLOT_BYTES)
         slot = L2_ORIGIN + memories.l2_bytes
         files = {name: text for name, text in package.files.items() if name.endswith((".c", ".h"))}
         files |= in_words_of(package.source, mailbox_files(package))
         chosen = optimised(package) if flags is None else flags
         chosen = (*chosen, *BARE, *([f"-DBT_BARRIER_MARK={MARK}"] if marks else []))
+        if package.plan.l1_bytes:
+            chosen += (
+                f"-DBT_DMA={DMA_COMMAND}",
+                '-DBT_CONTEXT_PLACE=__attribute__((section(".l2.session")))',
+            )
         stack = package.target.stack_bytes
         elf = build(files, memories, compiler=compiler, flags=chosen, stack_bytes=stack)
         image = Elf(elf)
