@@ -20,6 +20,7 @@ from biotrain.errors import BioTrainError, CaptureError
 from biotrain.graph.archive import load_program, save_program
 from biotrain.graph.bounds import Bound, from_json, to_json
 from biotrain.graph.capture import export
+from biotrain.topology.copies import copied
 
 CHANS, TIMES, CLASSES = 3, 60, 4
 X = torch.zeros(1, CHANS, TIMES)
@@ -168,3 +169,24 @@ def test_a_module_that_has_run_is_copied() -> None:
     assert not net.map.is_leaf  # which torch does not copy
     pkg = bt.compile(bt.prepare(net, example_input=X), X)
     assert bt.verify(pkg, steps=3, seeds=1).ok
+
+
+def test_a_buffer_that_a_forward_pass_has_computed_is_copied() -> None:
+    class Filtered(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.width = nn.Parameter(torch.rand(CHANS, 1) + 0.5)
+            self.register_buffer("filters", self.width * torch.ones(TIMES), persistent=False)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.filters = self.width * torch.ones(TIMES)
+            return x * self.filters
+
+    net = Filtered()
+    assert not net.filters.is_leaf
+    copy = copied(net)
+    assert copy.filters.is_leaf
+    assert torch.equal(copy.filters, net.filters)
+    copy.width.data.zero_()
+    assert torch.equal(copy(X + 1), torch.zeros_like(X))  # computed anew, from weights of its own
+    assert net.width.all()

@@ -13,11 +13,11 @@ def copied(module: Module) -> Module:
     """A deep copy of a module.
 
     torch copies no tensor that was computed from parameters. What a forward pass has left in an
-    attribute (a map of attention, say) is copied as numbers: the next one writes it anew.
+    attribute or buffer (a map of attention, say) is copied as numbers: the next one writes it anew.
     """
     memo: dict[int, object] = {}
     for part in module.modules():
-        for value in vars(part).values():
+        for value in (*vars(part).values(), list(part._buffers.values())):
             for tensor in value if isinstance(value, (list, tuple)) else (value,):
                 if isinstance(tensor, Tensor) and not tensor.is_leaf:
                     memo[id(tensor)] = tensor.detach().clone()
