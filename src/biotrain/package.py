@@ -201,9 +201,8 @@ def compile_model(
     frontier : also find the plans from the fastest to the smallest (`plan.frontier`); seconds.
     rewrites : those of `biotrain.graph.rewrite.NAMES` that run; not `fastconv`, `fft` by default.
     """
-    board = load_target(target).with_workers(workers)
     request = CompileRequest(
-        target=board,
+        target=(board := load_target(target).with_workers(workers)),
         fused=fused_on(board) if fused is None else fused,
         strategy=strategy,
         budget=Budget(parse_bytes(memory), deadline_ms, max_mj),
