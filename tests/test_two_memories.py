@@ -19,6 +19,8 @@ from biotrain.planner.judge_team import judge_team
 from biotrain.planner.place import L1, Buffer
 from biotrain.planner.team import Slot, Team, team_of
 from biotrain.planner.validate import validate
+from biotrain.run import verilated
+from biotrain.run.cluster.device import ClusterDevice
 
 L2 = {"large": "256KiB", "small": "37KiB"}
 """Where nothing but single nodes is tiled, and where fused loops get transfers."""
@@ -63,6 +65,26 @@ def test_memory_comes_out_equal_in_whatever_order_workers_run() -> None:
         assert trained(device, "sgd", 1) == want, order
         contexts.append(device.context())
     assert contexts[0] == contexts[1] == contexts[2]
+
+
+@pytest.mark.ci
+@pytest.mark.parametrize("target", ["cv32e40p", "rv32imc_zfinx"])
+def test_the_dma_of_the_cluster_copies_to_the_same_bits(target: str) -> None:
+    if reason := verilated.missing():
+        pytest.skip(reason)
+    if not find_spec("elftools") or not find_spec("ziglang"):
+        pytest.skip("programs for the cluster need pyelftools and ziglang")
+    one = package("sgd", 1, target=target)
+    want = trained(one.run("host", flags=FLAGS), "sgd", 1)
+    pkg = in_two("sgd", 8, 6000 + 8 * one.target.stack_bytes, target=target)
+    assert pkg.plan.l1_bytes
+    begun = pkg.run("rtl")
+    assert isinstance(begun, ClusterDevice)
+    with begun as device:
+        device.restart_count()
+        assert trained(device, "sgd", 1) == want
+        spent = device.worker_cycles().spent
+    assert all(worker.dma > 0 for worker in spent)  # each waited for transfers of its own
 
 
 def test_nothing_is_copied_where_everything_fits() -> None:
