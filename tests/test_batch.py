@@ -37,6 +37,14 @@ def test_equals_torch_in_every_budget(name: str) -> None:
     assert all(r.ok for r in reports)
 
 
+def test_a_batch_of_two_is_one_too() -> None:
+    free = package(batch=2)
+    tight = package(batch=2, memory=int(free.plan.ram_bytes * 0.6))
+    reports = [bt.verify(pkg, steps=2, seeds=1) for pkg in (free, tight)]
+    assert all(r.ok for r in reports)
+    assert reports[0].crc32 == reports[1].crc32
+
+
 def test_running_statistics_and_an_incomplete_batch_follow_torch() -> None:
     pkg = package()
     rng = np.random.default_rng(1)
