@@ -119,6 +119,36 @@ def test_what_cannot_keep_bounds_is_refused(options: dict[str, Any], said: str) 
         bt.compile(kept(), X, **options)
 
 
+class Backwards(nn.Module):
+    """Counts the axis of its bound from the end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(TIMES, CLASSES)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        w = self.head.weight
+        w.data = torch.renorm(w.data, 2, -1, 0.1)
+        y: torch.Tensor = self.head(x.mean(1))
+        return y
+
+
+def test_an_axis_may_count_from_the_end() -> None:
+    torch.manual_seed(4)
+    pkg = bt.compile(Backwards(), X, optimizer=bt.SGD(lr=0.5, momentum=0.9))
+    assert bt.verify(pkg, steps=4, seeds=1).ok
+    (bound,) = [n for n in pkg.graph.updates if n.op == "renorm"]
+    assert [bound[key] for key in ("outer", "parts", "inner")] == [CLASSES, TIMES, 1]
+
+
+def test_a_file_whose_bound_is_along_no_axis_is_refused(tmp_path: Path) -> None:
+    exported = export(kept(), X)
+    path = tmp_path / "Kept.pt2"
+    path.write_bytes(save_program(exported.program, {"gain": (Bound(axis=7, most=1.0),)}))
+    with pytest.raises(CaptureError, match="'gain' has 2 axes"):
+        bt.compile(path, X)
+
+
 def test_what_is_no_bound_is_refused_in_one_line() -> None:
     with pytest.raises(CaptureError, match=r"by 'mul'; what a device can keep to .*renorm") as told:
         bt.compile(Doubled(), X)

@@ -83,7 +83,7 @@ def emit(source: Source) -> dict[str, str]:
     """All files of the package by name."""
     stems = _stems(source)
     names = (*RUNTIME_FILES, *(("bt_align.h",) if source.adabn else ()))
-    names += PORT_FILES if source.workers > 1 or source.plan.l1_bytes else ()
+    names += PORT_FILES if source.uses_port else ()
     files = {name: (RUNTIME / name).read_text(encoding="utf-8") for name in names}
     for stem in stems:
         files[stem] = (SOURCES / stem).read_text(encoding="utf-8")

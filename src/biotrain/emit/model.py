@@ -46,7 +46,7 @@ def model(source: Source, stems: Sequence[str]) -> str:
         "",
         '#include "bt_checkpoint.h"',
         '#include "bt_kernel.h"',
-        *(['#include "bt_port.h"'] if source.workers > 1 or source.plan.l1_bytes else []),
+        *(['#include "bt_port.h"'] if source.uses_port else []),
         '#include "bt_string.h"',
         '#include "model_layout.h"',
         *[f'#include "{s}"' for s in stems],

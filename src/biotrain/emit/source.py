@@ -71,6 +71,11 @@ class Source:
         return self.target.workers if self.target is not None else 1
 
     @property
+    def uses_port(self) -> bool:
+        """Whether the C calls the port layer: workers, or a second memory."""
+        return self.workers > 1 or self.plan.l1_bytes > 0
+
+    @property
     def sample_type(self) -> str:
         """The C type of an input sample."""
         return CTYPE[self.train.inputs[0].dtype]

@@ -54,10 +54,18 @@ Bounds = Mapping[str, tuple[Bound, ...]]
 def bounded(
     bounds: Bounds, tensors: dict[str, npt.NDArray[np.float32]], names: Mapping[str, str]
 ) -> Bounds:
-    """The bounds by value name, those of values that there are; their initial values, in `tensors`,
-    are put within them."""
-    found = {v: bounds[name] for v, name in names.items() if name in bounds}
-    for value, kept in found.items():
+    """The bounds by value name, those of values that there are, with axes counted from the front;
+    their initial values, in `tensors`, are put within them. CaptureError for an axis that a
+    parameter has not."""
+    found: dict[str, tuple[Bound, ...]] = {}
+    for value, name in names.items():
+        if name not in bounds:
+            continue
+        rank = tensors[value].ndim
+        if any(b.most is not None and not -rank <= b.axis < rank for b in bounds[name]):
+            raise CaptureError(f"'{name}' has {rank} axes, and a bound is along another one")
+        kept = tuple(b if b.most is None else replace(b, axis=b.axis % rank) for b in bounds[name])
+        found[value] = kept
         tensors[value] = within(torch.from_numpy(tensors[value]), kept).numpy()
     return found
 

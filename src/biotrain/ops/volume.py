@@ -79,15 +79,20 @@ def _axes(shape: Shape, kernel: Sequence[int], attrs: Mapping[str, Attr]) -> lis
     return found
 
 
-def _plane(axes: Sequence[_Axis]) -> tuple[list[int], list[int]]:
-    """The axes in the order in which they are one over two axes, and how many of them each of the
-    two joins. `GraphError` where they are not."""
+def _plane(axes: Sequence[_Axis]) -> list[int]:
+    """The axes in the order in which they are one over two: all but the last join as rows.
+    `GraphError` where they are not."""
     idle = [i for i in range(AXES) if axes[i].idle]
     busy = [i for i in range(AXES) if not axes[i].idle]
     if len(busy) <= 1:
         busy = busy or [idle.pop()]
-        return [*idle, *busy], [len(idle), 1]
+        return [*idle, *busy]
     raise GraphError(MIXED)
+
+
+def _back(b: Builder, y: Value, moved: Sequence[int]) -> Value:
+    """`y` with the axes where they were before they were `moved`."""
+    return transposed(b, y, [moved.index(i) for i in range(AXES + 2)])
 
 
 @register("bt_conv.h")
@@ -125,21 +130,16 @@ class Conv3d(Composite):
         # Axes that the kernel covers join the channels, as long as more than one is left.
         whole = [i for i in range(AXES) if axes[i].whole and not axes[i].idle][:2]
         left = [i for i in range(AXES) if i not in whole]
-        if len(left) == AXES:
-            order, joined = _plane(axes)
-        else:
-            order, joined = left, [len(left) - 1, 1]
+        order = _plane(axes) if len(left) == AXES else left
         moved = [0, 1, *(2 + i for i in (*whole, *order))]
-        sizes = [axes[i].size for i in order]
+        above, time = [axes[i] for i in order[:-1]], axes[order[-1]]
         channels = x.shape[1] * prod(axes[i].size for i in whole)
-        rows = prod(sizes[: joined[0]])
-        kernel_rows = prod(axes[i].kernel for i in order[: joined[0]])
-        image = reshaped(b, transposed(b, x, moved), (1, channels, rows, sizes[-1]))
+        rows = prod(axis.size for axis in above)
+        image = reshaped(b, transposed(b, x, moved), (1, channels, rows, time.size))
         per_group = channels // int(attrs["groups"])  # type: ignore[arg-type]
-        kernel = (w.shape[0], per_group, kernel_rows, axes[order[-1]].kernel)
+        kernel = (w.shape[0], per_group, prod(axis.kernel for axis in above), time.kernel)
         weight = reshaped(b, transposed(b, w, moved), kernel)
-        lone = axes[order[0]] if joined[0] == 1 else _Axis(rows, 1, 1, 1, 0, 0)
-        time = axes[order[-1]]
+        lone = above[0] if len(above) == 1 else _Axis(rows, 1, 1, 1, 0, 0)
         y = b.one(
             "conv",
             image,
@@ -151,11 +151,7 @@ class Conv3d(Composite):
             groups=attrs["groups"],
         )
         apart = (1, w.shape[0], *(1 for _ in whole), *(axes[i].outs for i in order))
-        back = [0] * (AXES + 2)
-        for at, axis in enumerate(moved):
-            back[axis] = at
-        y = transposed(b, reshaped(b, y, apart), back)
-        return reshaped(b, y, shape)
+        return reshaped(b, _back(b, reshaped(b, y, apart), moved), shape)
 
     def reference(self, attrs: Mapping[str, Attr], *inputs: Any) -> Any:
         import torch.nn.functional as F
@@ -206,9 +202,9 @@ class AvgPool3d(Composite):
     def lower(self, b: Builder, inputs: Sequence[Value], attrs: Mapping[str, Attr]) -> Value:
         (x,) = inputs
         axes = _axes(x.shape, ints(attrs, "kernel"), attrs)
-        order, (others, _) = _plane(axes)
+        order = _plane(axes)
         moved = [0, 1, *(2 + i for i in order)]
-        rows = prod(axes[i].size for i in order[:others])
+        rows = prod(axes[i].size for i in order[:-1])
         last = axes[order[-1]]
         y = b.one(
             self.plane,
@@ -220,7 +216,7 @@ class AvgPool3d(Composite):
             **self._more(attrs),
         )
         apart = (1, x.shape[1], *(axes[i].outs for i in order))
-        return transposed(b, reshaped(b, y, apart), [moved.index(i) for i in range(AXES + 2)])
+        return _back(b, reshaped(b, y, apart), moved)
 
     def _more(self, attrs: Mapping[str, Attr]) -> dict[str, Attr]:
         return {}

@@ -207,11 +207,11 @@ def _check_workers(request: CompileRequest) -> None:
         ("batch", request.batch > 1),
         ("adabn", request.adabn),
     )
+    alone = f"with one worker, not with workers={workers}"
+    alone = alone if workers > 1 else "in one memory, not with l2_memory"
     for name, asked in not_yet:
         if asked:
-            if workers == 1:
-                raise BioTrainError(f"{name} works in one memory, not with l2_memory")
-            raise BioTrainError(f"{name} works with one worker, not with workers={workers}")
+            raise BioTrainError(f"{name} works {alone}")
 
 
 def _check_batch(request: CompileRequest) -> None:

@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from biotrain.ir.graph import Graph, Loop, Node, flat_nodes
 from biotrain.ir.op import OPS
-from biotrain.planner.place import L1, Buffer, lifetimes, place
+from biotrain.planner.place import L1, Buffer, lifetimes, peak, place
 from biotrain.planner.plan import Schedule
 from biotrain.planner.team_sums import shared_sums
 from biotrain.planner.tiles import tilings
@@ -60,8 +60,7 @@ def _tiled(graph: Graph, node: Node, near_bytes: int, workers: int, taken: dict[
 
 def _needs(graph: Graph, loop: Loop) -> int:
     """Bytes of the windows of a loop."""
-    placed = place(_windows(lifetimes(graph.with_nodes((loop,))), [loop]), effort=0)
-    return max((b.offset + b.size for b in placed), default=0)
+    return peak(place(_windows(lifetimes(graph.with_nodes((loop,))), [loop]), effort=0))
 
 
 def _near(graph: Graph) -> list[Loop]:

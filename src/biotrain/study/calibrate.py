@@ -142,8 +142,8 @@ class _Loop:
         self.curve: list[float] = []
         self.logits: NDArray[np.float32]
         self.material = task.material()
-        self.held = task.held if self.epochs else None
-        self.best = None if self.held is None else BestEpoch(self.held, settings)
+        held = task.held if self.epochs else None
+        self.best = None if held is None else BestEpoch(held, settings)
 
     @property
     def steps(self) -> int:
