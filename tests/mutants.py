@@ -56,7 +56,11 @@ PLANS = (
 JUDGES: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
     "planner": (
         ("adabn", ("test_adabn.py",)),
-        ("batch", ("test_batch.py", "test_adabn.py")),
+        ("batch", ("test_search_parts.py", "test_batch.py", "test_adabn.py")),
+        ("search", ("test_search_parts.py", *PLANS)),
+        ("tiles", ("test_search_parts.py", "test_two_memories.py")),
+        ("transfers", ("test_two_memories.py",)),
+        ("two_memories", ("test_two_memories.py",)),
         ("slice", ("test_slices.py", "test_planner_figures.py")),
         ("live_layout", ("test_layout.py",)),
         ("context", ("test_layout.py",)),
@@ -64,7 +68,7 @@ JUDGES: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
         ("account", ("test_small_parts.py", *PLANS)),
         ("request", ("test_small_parts.py", "test_request.py", "test_int16.py")),
         ("team_cost", ("test_gap9.py",)),
-        ("team", ("test_workers.py", "test_gap9.py")),
+        ("team", ("test_search_parts.py", "test_workers.py", "test_gap9.py")),
         ("validate", ("test_memory.py", "test_stream.py -k validator")),
         ("fit", ("test_features.py -k 'nothing_is_won or says'", *PLANS)),
         ("explain", ("test_planner_figures.py -k 'said or told'", "test_plots.py")),
@@ -92,6 +96,7 @@ JUDGES: dict[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
         ("team", ("test_workers.py",)),
         ("trim", ("test_trim.py", "test_emulator.py")),
         ("routines", ("test_small_parts.py", "test_code_modes.py")),
+        ("source", ("test_workers.py", "test_two_memories.py", "test_emit.py")),
         ("__init__", ("test_prefix.py", "test_device.py", "test_emit.py")),
         ("", ("test_device.py", "test_emit.py", "test_gradients.py", "test_stream.py")),
     ),
@@ -146,6 +151,16 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
         "size = max(aligned(groups.bytes[n]) for n in members)",
         "max -> min",
     ): "members of a group have the same bytes: views, and what `may_join` lets join",
+    (
+        "sliced.py",
+        "_WINDOW, _STEP, _LOOK = 1, 2, 3",
+        "2 -> 3",
+    ): "a prediction has a `bt_slice` of its own, of which only nothing and something are told apart",
+    (
+        "batch_norm.py",
+        'buffers.append(Buffer(name, members, "shared", 0, 0, at, at))',
+        "0 -> 1",
+    ): "of a shared one only the name and its members are read",
     (
         "stream.py",
         (

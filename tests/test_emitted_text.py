@@ -11,6 +11,7 @@ from _behaviour import cases, package
 from hypothesis import given
 from hypothesis import strategies as st
 
+import biotrain as bt
 from biotrain.emit.live import live_header
 from biotrain.emit.schedule import Shapes, affine
 from biotrain.frontend import FrontEnd
@@ -61,14 +62,15 @@ def test_what_is_no_line_has_no_expression() -> None:
 
 def test_slices_ask_for_what_their_loops_take() -> None:
     """Before each loop over a gradient: six cycles for an element, and a call."""
-    text = package(cases()["epidenet-live"]).files["model.c"]
-    asked = re.findall(
-        r"bt_goes\(s, (\d+)u\)\)\s+return BT_MORE;\s+uint32_t finite = 1;\s+"
-        r"for \(int i = 0; i < (\d+); i\+\+\)",
-        text,
-    )
-    assert len(asked) >= 5
-    for cycles, size in asked:
+    case = cases()["epidenet-live"]
+    options = {**case.options, "optimizer": bt.SGD(lr=1e-3, momentum=0.9, clip_norm=1.0)}
+    text = package(replace(case, options=options)).files["model.c"]
+    asks = r"bt_goes\(s, (\d+)u\)\)\s+return BT_MORE;\s+"
+    loop = r"[^\n]*\s+for \(int i = 0; i < (\d+); i \+= BT_LEAF\)"
+    checked = re.findall(asks + r"uint32_t finite = 1;\s+for \(int i = 0; i < (\d+); i\+\+\)", text)
+    squared = re.findall(asks + r"float square = s->scale;" + loop, text)
+    assert len(checked) == len(squared) >= 5
+    for cycles, size in (*checked, *squared):
         assert int(cycles) == 6 * int(size) + CALL_CYCLES
 
 

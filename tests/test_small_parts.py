@@ -16,7 +16,7 @@ from biotrain.errors import BioTrainError
 from biotrain.graph.capture import capture
 from biotrain.graph.cost import LOOP, loop_cycles, loop_ops, node_ops, step_ops
 from biotrain.graph.strategy import trainable
-from biotrain.ir.graph import Loop, Span
+from biotrain.ir.graph import Loop, Node, Span, Step, Value
 from biotrain.ir.op import OPS, Call, p_in, p_out
 from biotrain.planner.account import pareto
 from biotrain.planner.plan import Point
@@ -121,6 +121,28 @@ def test_what_a_call_does_once_counts_in_every_turn() -> None:
         assert loop_ops(loop) == total
 
 
+def test_what_rows_share_is_counted_once_in_each_box() -> None:
+    """A box that is the whole has the operations of the node, whatever its rows share."""
+    seen = 0
+    for rule in OPS.values():
+        for sample in rule.samples():
+            ins = tuple(Value(f"x{i}", s, "f32", "temp") for i, s in enumerate(sample.shapes))
+            shapes = rule.infer(sample.shapes, sample.attrs)
+            outs = tuple(Value(f"y{i}", s, "f32", "temp") for i, s in enumerate(shapes))
+            node = Node(rule.name, ins, outs, tuple(sample.attrs.items()))
+            try:
+                rows, times = rule.call(node).box
+            except NotImplementedError:  # rewritten before anything is planned
+                continue
+            whole = Span(0, rows, 0, times)
+            shared = rule.shared_ops(node, whole)
+            if shared and rows > 1:
+                seen += 1
+                assert step_ops(Step(node, (whole,))) == rule.ops(node), rule.name
+                assert step_ops(Step(node, (whole, whole))) == 2 * rule.ops(node), rule.name
+    assert seen
+
+
 def test_a_routine_is_made_of_calls_that_come_twice() -> None:
     """The first pass counts, the second replaces: a call that stands once stays as it is."""
     routines = Routines("speed")
@@ -134,3 +156,16 @@ def test_a_routine_is_made_of_calls_that_come_twice() -> None:
     assert routines.call(call, twice[0], twice[1], twice[2:])[0] == "do_accumulate"
     # too many or too few arguments for the signature: the call stays as it is
     assert routines.call(call, once[0], once[1], once[2:3]) == ("bt_accumulate", once[:3])
+
+
+def test_every_node_has_the_operands_that_may_share_memory() -> None:
+    """Placement reads both of each pair in `inplace` without asking."""
+    pairs = 0
+    for rule in OPS.values():
+        for sample in rule.samples():
+            results = rule.infer(sample.shapes, sample.attrs)
+            for out, into in rule.inplace:
+                assert into < len(sample.shapes), rule.name
+                assert out < len(results), rule.name
+                pairs += 1
+    assert pairs > 100

@@ -101,7 +101,7 @@ def _functions(source: Source, shapes: Shapes) -> list[str]:
         *(
             step_functions(source, shapes)
             if live
-            else shared_step(source, shapes)
+            else shared_step(source)
             if source.workers > 1
             else _step_function(source, shapes)
         ),

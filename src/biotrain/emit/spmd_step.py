@@ -6,15 +6,14 @@ The structs of parameters, gradients and optimizer state are floats without gaps
 
 from __future__ import annotations
 
-from biotrain.emit.schedule import Places, Shapes, items_text, node_text
+from biotrain.emit.schedule import Places, items_text
 from biotrain.emit.source import Source, trained_values
 from biotrain.emit.spmd import enter
-from biotrain.emit.step import EACH_PARAMETER, REFUSED, alike, corrections, fits, new_group, rate
+from biotrain.emit.step import EACH_PARAMETER, REFUSED, alike, corrections, new_group, rate
 from biotrain.emit.team import BARRIER, own_box
 from biotrain.ir.op import OPS, Call, float_literal
 from biotrain.ir.split import ELEMENT_STEP, Grid
 from biotrain.ops.optim import Update
-from biotrain.planner.team import Team
 
 _FLAT = """\
 /* All numbers of a struct of parameters, one after the other. */
@@ -25,7 +24,7 @@ static float *bt_flat_floats(bt_params *of)
 """
 
 
-def step_functions(source: Source, shapes: Shapes) -> list[str]:
+def step_functions(source: Source) -> list[str]:
     """`bt_step`, and what each worker does of it."""
     lines = ["bt_status bt_step(bt_model *m)", "{"]
     if not trained_values(source):
@@ -38,7 +37,7 @@ def step_functions(source: Source, shapes: Shapes) -> list[str]:
     return [
         *_FLAT.splitlines(),
         "",
-        *_part(source, shapes),
+        *_part(source),
         *lines,
         *enter("bt_step_part"),
         "  if (call.status != BT_OK) {",
@@ -53,7 +52,7 @@ def step_functions(source: Source, shapes: Shapes) -> list[str]:
     ]
 
 
-def _part(source: Source, shapes: Shapes) -> list[str]:
+def _part(source: Source) -> list[str]:
     """The step of the optimizer as each worker does it."""
     separate = source.gradients == "separate"
     into = "m->g" if separate else "m->momentum"
@@ -76,7 +75,7 @@ def _part(source: Source, shapes: Shapes) -> list[str]:
     ]
     if moved := corrections(source):  # all workers read them
         lines += ["  if (worker == 0) {", *("  " + line for line in moved), "  }", f"  {BARRIER}"]
-    lines += _updates(source, shapes)
+    lines += _updates(source)
     if separate:
         lines += [
             "  memset(gradient + part.t0, 0, (size_t)(part.t1 - part.t0) * sizeof *gradient);"
@@ -135,10 +134,9 @@ def _pointers(source: Source, call: Call) -> list[str]:
 
 def _tried(source: Source) -> list[str]:
     """`fits`: whether no weight or state of the worker's range becomes NaN or infinite."""
-    places, updates = Places(source, ()), source.train.updates
+    updates = source.train.updates
+    assert alike(source, Places(source, ())), "every optimizer updates its parameters alike"
     lines = ["  bool fits = true; /* no weight or state becomes NaN or infinite */"]
-    if not alike(source, places):
-        return [*lines, *(s for n in updates for s in fits(n, places, n.outputs[0].size))]
     rule = OPS[updates[0].op]
     assert isinstance(rule, Update)
     call = rule.fits(updates[0])
@@ -146,18 +144,9 @@ def _tried(source: Source) -> list[str]:
     return [*lines, *items_text(f"fits &= {call.function}", items, "  ")]
 
 
-def _updates(source: Source, shapes: Shapes) -> list[str]:
-    """The update of the worker's range; of every tensor where they are not updated alike."""
-    places, updates = Places(source, ()), source.train.updates
-    if alike(source, places):
-        call = OPS[updates[0].op].call(updates[0])
-        geometry = "(bt_flat){.count = part.t1 - part.t0}"
-        items = [geometry, "part", *_pointers(source, call), *call.extra]
-        return items_text(call.function, items, "  ")
-    grids: dict[tuple[int, int], Grid] = {}
-    for i, node in enumerate(updates):
-        units = -(-node.outputs[0].size // ELEMENT_STEP)
-        across = min(units, source.workers)
-        grids[i, -1] = Grid(across=across, time_step=ELEMENT_STEP, elements=True)
-    team = Team(source.workers, grids)
-    return [s for i, n in enumerate(updates) for s in node_text(n, i, places, shapes, team)]
+def _updates(source: Source) -> list[str]:
+    """The update of the worker's range."""
+    call = OPS[source.train.updates[0].op].call(source.train.updates[0])
+    geometry = "(bt_flat){.count = part.t1 - part.t0}"
+    items = [geometry, "part", *_pointers(source, call), *call.extra]
+    return items_text(call.function, items, "  ")

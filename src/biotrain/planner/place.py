@@ -130,11 +130,10 @@ def lifetimes(graph: Graph, inplace: bool = True) -> tuple[Buffer, ...]:
             _share_in_loop(groups, node, first, last)
             continue
         for out, into in OPS[node.op].inplace:
-            if into < len(node.inputs) and out < len(node.outputs):
-                a, b = node.inputs[into].name, node.outputs[out].name
-                others = [v.name for j, v in enumerate(node.inputs) if j != into]
-                if groups.may_join(a, b, first, first, others):
-                    groups.join(a, b)
+            a, b = node.inputs[into].name, node.outputs[out].name
+            others = [v.name for j, v in enumerate(node.inputs) if j != into]
+            if groups.may_join(a, b, first, first, others):
+                groups.join(a, b)
     seen: dict[int, None] = {}
     buffers: list[Buffer] = []
     for name in groups.first:

@@ -66,7 +66,7 @@ def _uses(loop: Loop, calls: dict[Node, Call]) -> list[_Use]:
                 continue
             same = rows_times(value.shape) == call.box and not rule.accumulates
             temp = value.kind == "temp"
-            use.views &= temp and same and use.writer < 0 and by_view(step.node, call, value)
+            use.views &= temp and same and by_view(step.node, call, value)
             use.writer, use.written = i, list(step.boxes)
     return [u for u in uses.found.values() if _moves(u)]
 
