@@ -20,7 +20,7 @@ from torch import nn
 
 import biotrain as bt
 from biotrain.errors import BioTrainError
-from biotrain.models import MODELS, build, standardized
+from biotrain.models import MODELS, averaging, build, standardized
 from biotrain.package import Package
 from biotrain.run import check_place
 from biotrain.run.device import Device
@@ -257,7 +257,7 @@ class DeviceClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             if isinstance(self.model, str):
                 if self.model in MODELS and sfreq is None:
                     raise ValueError(f"give sfreq: {self.model} scales its kernels with it")
-                pool = {"pool": "avg"} if self.norm == "group" else {}
+                pool = averaging(self.model) if self.norm == "group" else {}
                 net = build(self.model, **{**shape, **pool})
             else:
                 net = self.model(**_accepted(self.model, shape))

@@ -143,7 +143,7 @@ def build_network(model: str, source: Source | None, stream: Stream, given: Devi
         assert chain is not None
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(given.seed)
-            more = {"pool": "avg"} if model in models.MODELS else {}
+            more = models.averaging(model) if model in models.MODELS else {}
             net = factory(model)(
                 n_chans=chain.n_chans,
                 n_times=chain.window,

@@ -4,14 +4,18 @@
 This package imports torch and nothing else of BioTrain.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
+from inspect import signature
 from types import MappingProxyType
 from typing import Any, TypedDict
 
 from torch import nn
 
+from biotrain.models.covariance import CovarianceNet, WithCovariance
 from biotrain.models.eegnet import EEGNet
 from biotrain.models.epidenet import EpiDeNet
+from biotrain.models.log_covariance import log_covariance
 from biotrain.models.mibminet import MIBMInet
 from biotrain.models.resnet import ResNet
 from biotrain.models.shallow import ShallowFBCSPNet
@@ -20,6 +24,7 @@ from biotrain.models.standardize import Standardize, standardized
 __all__ = [
     "MODELS",
     "PAPER",
+    "CovarianceNet",
     "EEGNet",
     "EpiDeNet",
     "MIBMInet",
@@ -27,7 +32,10 @@ __all__ = [
     "ShallowFBCSPNet",
     "Shape",
     "Standardize",
+    "WithCovariance",
+    "averaging",
     "build",
+    "log_covariance",
     "standardized",
 ]
 
@@ -41,13 +49,17 @@ class Shape(TypedDict):
     sfreq: float  # Hz
 
 
-MODELS: Mapping[str, type[nn.Module]] = MappingProxyType(
+MODELS: Mapping[str, Callable[..., nn.Module]] = MappingProxyType(
     {
         "mibminet": MIBMInet,
         "epidenet": EpiDeNet,
         "eegnet": EEGNet,
         "shallow": ShallowFBCSPNet,
         "resnet": ResNet,
+        "covariance": CovarianceNet,
+        "mibminet+covariance": partial(WithCovariance, MIBMInet),
+        "epidenet+covariance": partial(WithCovariance, EpiDeNet),
+        "eegnet+covariance": partial(WithCovariance, EEGNet),
     }
 )
 
@@ -65,6 +77,14 @@ PAPER: Mapping[str, Shape] = MappingProxyType(
         "resnet": Shape(n_chans=8, n_times=1000, n_outputs=4, sfreq=250.0),
     }
 )
+
+
+def averaging(name: str) -> dict[str, str]:
+    """Keywords for `build` with which the network averages where it could take maxima instead:
+    `{"pool": "avg"}`, or nothing where it has no such choice or no such name."""
+    made: Any = MODELS.get(name, nn.Module)
+    made = made.args[0] if isinstance(made, partial) else made
+    return {"pool": "avg"} if "pool" in signature(made).parameters else {}
 
 
 def build(

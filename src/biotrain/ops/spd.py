@@ -21,7 +21,6 @@ from biotrain.ir.op import (
     Composite,
     Op,
     Sample,
-    args_input,
     float_literal,
     p_in,
     p_out,
@@ -140,7 +139,7 @@ class LogCovariance(Composite):
     captures = ("biotrain::log_covariance",)
 
     def capture(self, b: Builder, args: Mapping[str, Any]) -> Value:
-        return b.apply(self.name, args_input(args), shrinkage=float(args["shrinkage"]))
+        return b.apply(self.name, args["x"], shrinkage=float(args["shrinkage"]))
 
     def infer(self, shapes: Sequence[Shape], attrs: Mapping[str, Attr]) -> tuple[Shape, ...]:
         (x,) = shapes

@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from biotrain.errors import BioTrainError, DeviceError, users_code
-from biotrain.models import build, standardized
+from biotrain.models import averaging, build, standardized
 from biotrain.study.data.recordings import RecordingError, Recordings
 from biotrain.study.pretrain_c import WEIGHT_DECAY, train_in_c
 from biotrain.study.settings import ENGINES, PretrainSettings
@@ -52,7 +52,7 @@ def statistics(rec: Recordings, idx: ArrayLike) -> tuple[NDArray[np.float64], ND
 def device_options(model: str | Factory, norm: str) -> dict[str, str]:
     """Options of a built-in model that go with its norm: average pooling with GroupNorm, as a
     device trains it; as published with BatchNorm."""
-    return {"pool": "avg"} if norm == "group" and isinstance(model, str) else {}
+    return averaging(model) if norm == "group" and isinstance(model, str) else {}
 
 
 def pretrain(
