@@ -91,14 +91,24 @@
 #endif
 
 /* Before a loop over the few terms of a tile, where registers are left for several turns of it: four
- * copies of its body (BT_UNROLL_BY_FOUR is for loops over elements), or eight. On RISC-V; Cortex-M
- * would spill. */
-#if BT_SCALAR_TILES && defined(__clang__) && !defined(__OPTIMIZE_SIZE__) && defined(__riscv)
-#define BT_UNROLL_TERMS _Pragma("GCC unroll 4")
-#define BT_UNROLL_ALL_TERMS _Pragma("GCC unroll 8")
-#else
+ * copies of its body (BT_UNROLL_BY_FOUR is for loops over elements), or eight; before one over tiles
+ * that are short. On RISC-V and Cortex-M7; Cortex-M4 would spill. */
 #define BT_UNROLL_TERMS
 #define BT_UNROLL_ALL_TERMS
+#define BT_UNROLL_TILES
+#if BT_SCALAR_TILES && defined(__clang__) && !defined(__OPTIMIZE_SIZE__)
+#if defined(__riscv) || (defined(__ARM_ARCH_7EM__) && defined(__ARM_FPV5__))
+#undef BT_UNROLL_TERMS
+#undef BT_UNROLL_ALL_TERMS
+#undef BT_UNROLL_TILES
+#ifdef __riscv
+#define BT_UNROLL_TERMS _Pragma("GCC unroll 4")
+#else
+#define BT_UNROLL_TERMS _Pragma("GCC unroll 8")
+#endif
+#define BT_UNROLL_ALL_TERMS _Pragma("GCC unroll 8")
+#define BT_UNROLL_TILES _Pragma("GCC unroll 4")
+#endif
 #endif
 
 #endif

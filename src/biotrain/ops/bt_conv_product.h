@@ -67,9 +67,15 @@ BT_KERNEL void bt_block_mix_one(bt_conv_sum m, int r, int t)
   float s[8] = {start, start, start, start, start, start, start, start};
   const float *w = m.w + r * m.w_out, *x = m.x + t;
   BT_UNROLL_ALL_TERMS
-  for (int n = 0; n < m.terms; n++)
-    bt_block_tap_at(s, w[n * m.w_term], x + n * m.x_term, 1);
-  float *const y = m.y + r * m.y_out + t;
+  for (int n = 0; n < m.terms; n++) {
+    bt_block_tap_at(s, *w, x, 1);
+    w = bt_address(w, m.w_term); /* behind the last term there need be none */
+    x = bt_address(x, m.x_term);
+  }
+  float *y = m.y + r * m.y_out + t;
+#ifdef __riscv
+  BT_OPAQUE_POINTER(y); /* or clang keeps a pointer for each result */
+#endif
   BT_UNROLLED(j, 8)
     y[j] = s[j];
 }
@@ -149,7 +155,11 @@ BT_KERNEL void bt_block_mix_rows(bt_conv_sum m, int rows, int r, int n)
         up[a] = m.w[a * m.w_out], start[a] = m.b ? m.b[a] : 0.0f;
     m.w = up, m.b = start, m.w_out = 1, r = 0;
   }
-  for (int t = 0; t < n; t += samples) {
+  int t = 0;
+  BT_UNROLL_TILES
+  for (; rows == 1 && t + samples <= n; t += samples) /* short: where they begin is not asked */
+    bt_block_mix_one(m, r, t);
+  for (; t < n; t += samples) {
     const int at = bt_min(t, n - samples);
     if (rows == 4)
       bt_block_mix_four(m, r, at);
