@@ -38,7 +38,10 @@ PLAIN = re.compile(
 )
 """Entries that are text of no consequence or raw tensors."""
 
-OPERATORS = re.compile(r"torch\.ops\.aten\.[A-Za-z]\w*\.[A-Za-z]\w*|_operator\.getitem")
+OPERATORS = re.compile(
+    r"torch\.ops\.aten\.[A-Za-z]\w*\.[A-Za-z]\w*|_operator\.getitem"
+    r"|torch\.ops\.biotrain\.log_covariance\.default"  # of biotrain.models, known to torch by then
+)
 CODE_KEYS = (
     *("as_expr", "expr_str", "as_operator", "as_custom_obj", "custom_obj", "as_graph"),
     *("as_string_to_argument", "as_complex", "token", "as_token", "as_opaque", "opaque"),

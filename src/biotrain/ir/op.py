@@ -176,8 +176,7 @@ class Op:
 
     name: ClassVar[str]
     inplace: ClassVar[tuple[tuple[int, int], ...]] = ()
-    """Pairs (output, input) that may share memory: element i is read before it is written. Every
-    node of the op has both."""
+    """Pairs (output, input), of every node, that may share memory: i is read, then written."""
     alias: ClassVar[bool] = False
     """True: output 0 *is* input 0 seen with another shape; no code is emitted."""
     accumulates: ClassVar[bool] = False

@@ -75,6 +75,11 @@ PAPER: Mapping[str, Shape] = MappingProxyType(
         "shallow": Shape(n_chans=22, n_times=1125, n_outputs=4, sfreq=250.0),
         # no paper's: the montage of arXiv 2604.13359's EEG, 4 s at 250 Hz, 4 classes
         "resnet": Shape(n_chans=8, n_times=1000, n_outputs=4, sfreq=250.0),
+        "covariance": Shape(n_chans=8, n_times=1000, n_outputs=4, sfreq=250.0),
+        # beside a network: the shapes of the public sets that it is studied on (docs/study.md)
+        "mibminet+covariance": Shape(n_chans=8, n_times=512, n_outputs=2, sfreq=128.0),
+        "epidenet+covariance": Shape(n_chans=2, n_times=1280, n_outputs=6, sfreq=128.0),
+        "eegnet+covariance": Shape(n_chans=3, n_times=500, n_outputs=2, sfreq=125.0),
     }
 )
 
@@ -96,8 +101,8 @@ def build(
     norm: str = "batch",
     **kw: Any,
 ) -> nn.Module:
-    """The network called `name`; `build(name, **PAPER[name])` is the published one (`resnet`: none
-    is published at this size, the shape is ours).
+    """The network called `name`; `build(name, **PAPER[name])` is the published one (`resnet` and
+    `covariance`: none is published at this size, the shapes are ours).
 
     `sfreq` is in Hz; `kw` goes to the class (F1, pool, groups, drop_prob, ...).
     Raises ValueError for an unknown name, and what the class raises.

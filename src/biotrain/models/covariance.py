@@ -42,7 +42,7 @@ def band_filters(sfreq: float, bands: int, taps: int) -> Tensor:
         row = ideal * window
         middle = torch.exp(-2j * math.pi * math.sqrt(high * low) * t)
         rows.append(row / (row * middle).sum().abs())
-    return torch.stack(rows).to(torch.float32)
+    return torch.stack(rows).to(torch.float32) if rows else torch.empty(0, taps)
 
 
 class CovarianceNet(nn.Module):
