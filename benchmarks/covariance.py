@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What covariance features are worth on the device: published networks and `covariance` side by side.
+"""What covariance features are worth on the device: `covariance` beside published networks.
 
     python benchmarks/covariance.py --out build/covariance --jobs 2
 

@@ -155,7 +155,7 @@ EQUIVALENT: dict[tuple[str, str, str], str] = {
         "sliced.py",
         "_WINDOW, _STEP, _LOOK = 1, 2, 3",
         "2 -> 3",
-    ): "a prediction has a `bt_slice` of its own, of which only nothing and something are told apart",
+    ): "a prediction has a `bt_slice` of its own: open or not is all that is asked",
     (
         "batch_norm.py",
         'buffers.append(Buffer(name, members, "shared", 0, 0, at, at))',

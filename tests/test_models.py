@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from biotrain.models import (
     MODELS,
     PAPER,
+    CovarianceNet,
     EEGNet,
     MIBMInet,
     ResNet,
@@ -140,15 +141,17 @@ def test_norms_are_those_of_the_papers() -> None:
     for name in PAPER:
         keras = name != "shallow"  # the others were published in Keras, with its values
         eps, momentum = (1e-3, 0.01) if keras else (1e-5, 0.1)
-        for layer in build(name, **PAPER[name], norm="batch").modules():
+        for part, layer in build(name, **PAPER[name], norm="batch").named_modules():
             if isinstance(layer, nn.BatchNorm2d):
-                assert (layer.eps, layer.momentum) == (eps, momentum)
+                ours = "covariance" in (name, part.partition(".")[0])
+                assert (layer.eps, layer.momentum) == ((1e-5, 0.1) if ours else (eps, momentum))
         group = build(name, **PAPER[name], norm="group")
         assert not any(isinstance(layer, nn.BatchNorm2d) for layer in group.modules())
-        for layer in group.modules():
+        for part, layer in group.named_modules():
             assert not isinstance(layer, nn.MaxPool2d)
             if isinstance(layer, nn.GroupNorm):
-                assert (layer.eps, layer.num_groups) == (eps, 1)
+                ours = "covariance" in (name, part.partition(".")[0])
+                assert (layer.eps, layer.num_groups) == (1e-5 if ours else eps, 1)
 
 
 def test_epidenet_pools_by_norm_unless_told() -> None:
@@ -274,10 +277,10 @@ def test_same_padding_puts_the_extra_zero_at_the_end() -> None:
 def test_torch_export_keeps_the_layers(name: str, norm: str, train: bool) -> None:
     torch.manual_seed(0)
     net = build(name, **PAPER[name], norm=norm, drop_prob=0.0).train(train)
-    x = example(name)
+    x = example(name).repeat(2, 1, 1)  # batch norm of features has one number per window
     program = torch.export.export(net, (x,), strict=False)
     called = [str(node.target) for node in program.graph.nodes if node.op == "call_function"]
-    convs = sum(isinstance(layer, nn.Conv2d) for layer in net.modules())
+    convs = sum(isinstance(layer, nn.Conv2d | CovarianceNet) for layer in net.modules())
     norms = sum(isinstance(layer, nn.BatchNorm2d | nn.GroupNorm) for layer in net.modules())
     assert sum(".conv2d." in target for target in called) == convs
     assert sum("_norm." in target for target in called) == norms
