@@ -143,6 +143,10 @@ CASES = (
         (("norm", "batch"), ("pool", "max")),
         frozen=True,
     ),
+    Case("cov-a", "covariance", (6, 300, 3, 100.0), frozen=True),
+    Case("cov-b", "covariance", (2, 900, 5, 250.0), frozen=True),
+    Case("cov-c", "covariance", (12, 250, 2, 125.0), frozen=True, share=0.7),
+    Case("cov-d", "covariance", (3, 400, 2, 200.0), (("delays", 6),), frozen=True),
 )
 
 
@@ -195,7 +199,7 @@ def package(case: Case, core: str) -> Package:
         return bt.compile(Bank(case.layers), x, target=core, rewrites=(), accumulate=8)
     chans, times, classes, hz = case.shape
     shape = {"n_chans": chans, "n_times": times, "n_outputs": classes, "sfreq": hz}
-    options = {"norm": "group", "pool": "avg", **dict(case.options)}
+    options = {"norm": "group", **models.averaging(case.model), **dict(case.options)}
     model = models.build(case.model, **shape, **options)  # type: ignore[arg-type]
     net = bt.prepare(model, norm="frozen") if case.frozen else bt.prepare(model)
     given: dict[str, Any] = {"input_type": "int16", "input_scale": 0.001} if case.int16 else {}

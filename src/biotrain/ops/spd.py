@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from biotrain.errors import GraphError
-from biotrain.ir.graph import Attr, Node, Shape, Value
+from biotrain.ir.graph import Attr, Node, Shape, Span, Value
 from biotrain.ir.op import (
     Builder,
     Call,
@@ -108,6 +108,11 @@ class SpdLog(_Spd):
         count, n = self._matrices(node)
         return count * (SWEEPS * n * (n - 1) // 2 * 16 * n + 3 * n**3)
 
+    def work(self, node: Node, box: Span, wide_outputs: int) -> dict[str, float]:
+        count, n = self._matrices(node)
+        turns = count * SWEEPS * n * (n - 1) // 2
+        return {"calls": 1, "turns": turns, "turned": turns * n, "products": count * n**3}
+
     def call(self, node: Node) -> Call:
         return self._call(node, "bt_spd_log", p_in(0), p_out(0), p_out(1))
 
@@ -126,6 +131,10 @@ class SpdLogDx(_Spd):
     def ops(self, node: Node) -> int:
         count, n = self._matrices(node)
         return count * 8 * n**3
+
+    def work(self, node: Node, box: Span, wide_outputs: int) -> dict[str, float]:
+        count, n = self._matrices(node)
+        return {"calls": 1, "slopes": count * n * n, "products": count * n**3}
 
     def call(self, node: Node) -> Call:
         return self._call(node, "bt_spd_log_dx", p_in(0), p_in(1), p_out(0), p_out(1))
