@@ -14,6 +14,7 @@ from rich.table import Table
 from biotrain.cli.console import Out, Work, table, writable_folder
 from biotrain.cli.learn_options import LearnOptions
 from biotrain.cli.options import Force, Front, Json, integers, names, one_thread, options, people
+from biotrain.recipe import recipe_of
 from biotrain.writing.files import Folder
 
 if TYPE_CHECKING:
@@ -73,17 +74,21 @@ def adapt_verb(
         out.say(note)
     from biotrain.study import AdaptSettings
 
-    settings = AdaptSettings(
+    settings = AdaptSettings.by(
+        learn.recipe,
         seeds=integers("--seeds", learn.seeds or "0"),
         lr_per_strategy=learn.rates,
         split=split,
         calibration=calibration,
         test_repetition=test_repetition,
         **learn.pretraining,
-        **learn.recipe,
+        **learn.calibration,
     )
     subjects = rec.subjects if subject == "all" else rec.people(people(subject))
-    asked = _Asked(model, subjects, names(learn.strategies or ""), settings)
+    chosen = names(learn.strategies or "")
+    if learn.recipe is not None and not chosen:
+        chosen = ["none", recipe_of(learn.recipe).rule]
+    asked = _Asked(model, subjects, chosen, settings)
     result = _adapt(rec, asked, where, out)
     _show_result(out, result)
     if folder is not None and where is not None:

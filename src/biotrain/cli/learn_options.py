@@ -4,7 +4,7 @@
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal
 
-from biotrain.cli.options import names, option
+from biotrain.cli.options import RecipeName, names, option
 from biotrain.errors import BioTrainError
 
 CALIBRATION, LEARNING = "Calibration", "Pretraining and comparison"
@@ -15,6 +15,7 @@ CALIBRATION, LEARNING = "Calibration", "Pretraining and comparison"
 class LearnOptions:
     """What is compared and how it calibrates; what is not given is left to `adapt` or the study."""
 
+    recipe: RecipeName = None
     strategies: Annotated[
         str | None,
         option(
@@ -78,6 +79,15 @@ class LearnOptions:
             CALIBRATION,
         ),
     ] = None
+    artefacts: Annotated[
+        float | None,
+        option(
+            "--artefacts",
+            "Leave windows out whose power in a channel is so many robust z-scores off; 0: none.",
+            CALIBRATION,
+            metavar="Z",
+        ),
+    ] = None
     holdout: Annotated[
         float | None,
         option(
@@ -119,7 +129,7 @@ class LearnOptions:
     ] = None
 
     @property
-    def recipe(self) -> dict[str, Any]:
+    def calibration(self) -> dict[str, Any]:
         """What was given of a calibration, by the names that `adapt` and a study's `[calibrate]`
         share."""
         found = {
@@ -149,5 +159,8 @@ class LearnOptions:
         return found
 
 
-NOT_OF_A_CALIBRATION = ("strategies", "seeds", "lr_for", "pretrain_epochs", "pretrain_every")
+NOT_OF_A_CALIBRATION = (
+    *("recipe", "strategies", "seeds", "lr_for"),
+    *("pretrain_epochs", "pretrain_every"),
+)
 """Fields of LearnOptions that name what is compared, not how it calibrates."""

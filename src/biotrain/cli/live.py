@@ -59,6 +59,8 @@ def live_verb(
     stream = open_stream(given, source, spec, device.seed)
     network = build_network(model, source, stream, device)
     pkg = build_package(network, source, stream, device)
+    for line in pkg.notes:
+        out.say(line)
     runner = PacedDevice.start(pkg, device.on, stream.feed.fs)
     out.say(f"{stream.feed.name} into {pkg.source.title} on {device.on} ({pkg.target.name})")
     speed = 0.0 if given.streams else play.speed
@@ -76,6 +78,7 @@ def live_verb(
             "on": device.on,
             "target": pkg.target.name,
             "title": pkg.source.title,
+            "recipe": None if pkg.recipe is None else pkg.recipe.to_json(),
             "front": None if stream.chain is None else describe(stream.chain),
             "ram_bytes": pkg.plan.ram_bytes,
             "flash_bytes": pkg.plan.flash_bytes,

@@ -165,7 +165,9 @@ def _add_learning(asked: dict[str, Any], learn: LearnOptions) -> None:
         asked["strategies"] = names(learn.strategies)
     if learn.seeds is not None:
         asked["seeds"] = integers("--seeds", learn.seeds)
-    _into(asked, "calibrate", learn.recipe)
+    if learn.recipe is not None:
+        asked["recipe"] = learn.recipe
+    _into(asked, "calibrate", learn.calibration)
     _into(asked, "pretrain", {"epochs": learn.pretrain_epochs, "every": learn.pretrain_every})
     for name, lr in learn.rates.items():
         asked.setdefault("strategy", {}).setdefault(name, {})["lr"] = lr

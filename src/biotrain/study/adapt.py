@@ -15,6 +15,7 @@ import numpy as np
 from torch import nn
 
 from biotrain.errors import BioTrainError
+from biotrain.recipe import recipe_of
 from biotrain.study.adapt_settings import AdaptRecord, AdaptSettings
 from biotrain.study.calibrate import calibrate
 from biotrain.study.data.recordings import Recordings
@@ -97,9 +98,10 @@ def adapt(
     rec: Recordings,
     model: str | Factory,
     subject: int | str | Iterable[int | str],
-    strategies: Sequence[str] = COMPARED[:-1],
+    strategies: Sequence[str] | None = None,
     settings: AdaptSettings | None = None,
     *,
+    recipe: Any = None,
     progress: Progress | None = None,
     save_to: str | Path | Folder | None = None,
     **named: Any,
@@ -120,6 +122,9 @@ def adapt(
         C), or REFERENCE (in torch, BatchNorm, batches of `accumulate`). Without labels: "align",
         "standardise" (in C, on transformed windows; "align+full" then trains), "adabn", "entropy"
         (in torch).
+        By default COMPARED without REFERENCE; with a recipe, "none" and the recipe's own rule.
+    recipe: a `bt.Recipe` or the name of one, a package or its folder: how each strategy calibrates.
+        A norm or a rate that it leaves open is the one that did best for the strategy.
     settings, named: an `AdaptSettings`, and single fields of it by name (epochs=10, seeds=(0, 1)).
     save_to: a folder that gets the C and the plan of each strategy (of the first subject and seed).
 
@@ -127,8 +132,10 @@ def adapt(
         BioTrainError: an unknown subject, split or norm; a split that the recordings do not allow;
             only one subject; what bt.prepare and bt.compile raise.
     """
-    how = replace(settings or AdaptSettings(), **named)
+    how = _settings(settings, recipe, named)
     subjects = _subjects(rec, subject)
+    if strategies is None:
+        strategies = COMPARED[:-1] if recipe is None else ("none", recipe_of(recipe).rule)
     strategies = list(dict.fromkeys(strategies))
     how = replace(how, seeds=tuple(dict.fromkeys(how.seeds)))
     how.check(strategies)
@@ -143,6 +150,20 @@ def adapt(
             run.subject(person, seed, parts[person], progress or silent, folder)
             folder = None
     return AdaptResult(tuple(run.rows), tuple(run.curves), run.record(parts, split))
+
+
+def _settings(
+    settings: AdaptSettings | None, recipe: Any, named: Mapping[str, Any]
+) -> AdaptSettings:
+    """The settings of a call of `adapt`; BioTrainError where two of them say how to calibrate."""
+    if recipe is None:
+        return replace(settings or AdaptSettings(), **named)
+    if settings is not None:
+        raise BioTrainError(
+            "settings and recipe both say how to calibrate: give the recipe, and single fields by "
+            "name"
+        )
+    return AdaptSettings.by(recipe, **named)
 
 
 class _Adaptation:
@@ -241,6 +262,9 @@ class _Adaptation:
             notes=self.notes,
             clip_norm=how.clip_norm,
             repeats=how.repeats,
+            batch=how.batch,
+            artefacts=how.artefacts,
+            recipe=how.recipe,
         )
 
 
