@@ -125,7 +125,7 @@ class Recipe:
             raise _wrong(self, "momentum", "lies in [0, 1)")
         if self.batch > 1 and self.accumulate > 1:
             raise _wrong(self, "batch", "is one group: it goes with accumulate 1")
-        if self.adabn and self.strategy != "none" and self.norm in ("group", "convert"):
+        if self.adabn and self.norm in ("group", "convert"):
             raise _wrong(self, "norm", "is frozen or batch where adabn re-estimates BatchNorm")
 
     @property
@@ -138,8 +138,7 @@ class Recipe:
     @property
     def chosen(self) -> Chosen:
         """The norm and the rate, those that are left open filled in."""
-        frozen = self.adabn and self.strategy != "none"
-        best = BEST.get(self.rule, Chosen("frozen" if frozen else None))
+        best = BEST.get(self.rule, Chosen("frozen" if self.adabn else None))
         norm = self.norm or best.norm or "group"
         if self.lr is not None:
             return Chosen(norm, self.lr)
