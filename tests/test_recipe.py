@@ -89,6 +89,12 @@ def test_defaults_agree() -> None:
     for recipe, epochs in ((None, DEFAULT.epochs), (bt.Recipe(epochs=4, repeats=1), 4)):
         pkg = bt.compile(bt.prepare(Net()), X, recipe=recipe, **live)
         assert f"#define BT_LIVE_EPOCHS {epochs}u" in pkg.files["live.h"]
+    pkg = bt.compile(bt.prepare(Net()), X, recipe=bt.Recipe(artefacts=8, replay=5), **live)
+    assert f"#define BT_LIVE_ARTEFACTS {round(8 * 1.4826 * 256)} " in pkg.files["live.h"]
+    assert pkg.notes == ("recipe 'default': the live firmware leaves out align, adabn, replay",)
+    assert pkg.recipe is not None
+    assert pkg.recipe.rule == "full"
+    assert pkg.source.optimizer.lr == BEST["full"].lr
     assert AdaptSettings().strategy(DEFAULT.rule).recipe.lr == DEFAULT.rate == 2e-2
 
 
@@ -220,6 +226,12 @@ def test_a_classifier_follows_the_recipe_of_its_package() -> None:
     moved = align(x)(x)
     want = adabn(copied(net), moved).eval()(torch.from_numpy(moved)).softmax(1).detach().numpy()
     np.testing.assert_allclose(clf.predict_proba(x), want, atol=2e-5)
+    spoilt = x.copy()
+    spoilt[5] *= 1000
+    screened = DeviceClassifier(label_free, recipe=bt.Recipe(strategy="none", artefacts=8))
+    rest = np.delete(np.arange(24), 5)
+    never = DeviceClassifier(label_free).fit(x[rest], y[rest])
+    np.testing.assert_array_equal(screened.fit(spoilt, y).predict_proba(x), never.predict_proba(x))
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         made = DeviceClassifier(lambda: copied(net), recipe="default", epochs=1).fit(x, y)

@@ -22,6 +22,7 @@ from torch import nn
 
 import biotrain as bt
 from biotrain.errors import BioTrainError, DeviceError
+from biotrain.frontend.screen import artefacts, as_integers
 from biotrain.models import MODELS, build, standardized
 from biotrain.package import Package
 from biotrain.planner.follow import has_statistics
@@ -76,7 +77,7 @@ class DeviceClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         default one; a network that `fit` trains from scratch has nothing to align or re-estimate,
         so its align and adabn count for a given module only, and where they are named and do not
         count, a warning says so. Then `fit` takes both from its windows, and aligns later windows
-        alike. There are no other people's windows to `replay`.
+        alike. There are no other people's windows to `replay`. `artefacts` are left out of `fit`.
     epochs, lr, momentum, weight_decay, schedule, accumulate : how `fit` trains; `partial_fit` is
         one epoch at a constant rate.
     norm : "group", "frozen" or "batch"; see `bt.prepare`.
@@ -143,6 +144,8 @@ class DeviceClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         X : [windows, channels, time], [windows, channels x time], or MNE Epochs.
         """
         x, labels = self._first(X, y, None)
+        found = artefacts(as_integers(x), self.recipe_.artefacts)
+        x, labels = x[~found], labels[~found]
         if self.recipe_.epochs and self.recipe_.strategy != "none":
             self._calibrate(x, labels)
         self._begun = False
@@ -281,10 +284,11 @@ class DeviceClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if sfreq is None and hasattr(X, "get_data"):
             sfreq = float(X.info["sfreq"])
         self._network = self._built(x, sfreq)
-        self._alignment = alignment(x) if self.recipe_.align else None
+        clean = x[~artefacts(as_integers(x), self.recipe_.artefacts)]
+        self._alignment = alignment(clean) if self.recipe_.align else None
         self._start()
         if self.recipe_.adabn:
-            self.device_.adabn(self._aligned(x))
+            self.device_.adabn(self._aligned(clean))
         return x, labels
 
     @property

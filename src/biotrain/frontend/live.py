@@ -8,12 +8,13 @@ from dataclasses import dataclass, replace
 
 from biotrain.errors import BioTrainError
 from biotrain.frontend import FrontEnd
+from biotrain.frontend.screen import LARGEST
 from biotrain.recipe import Recipe
 
 MOST_OF_ANY = 2**31 - 1
 """Counts, bytes and cycles are 32 bits in the C."""
 
-LEFT_OPEN = ("epochs", "repeats")
+LEFT_OPEN = ("epochs", "repeats", "artefacts")
 """Settings that a recipe has too."""
 
 MOST = {"hop": 2**24, "ring": 2**20}
@@ -43,6 +44,9 @@ class Live:
     repeats: int | None = None
     """Times that a calibration which found no better weights begins anew, each at a quarter of the
     rate of the one before; then the weights before stay. None: the recipe's."""
+    artefacts: float | None = None
+    """Robust z-score of the logarithm of a channel's power, by the windows before it, above which a
+    labelled window is not stored (`rt/bt_screen.h`); 0: all are; None: the recipe's."""
     held_back: int = 5
     """One of so many stored windows is held back and evaluates the weights; 0: none, and every
     calibration is kept."""
@@ -82,6 +86,9 @@ class Live:
                 raise BioTrainError(
                     f"live: {name} must be a whole number from {low} to {high}, not {value}"
                 )
+        bound = 0.0 if self.artefacts is None else self.artefacts
+        if not (math.isfinite(bound) and 0 <= bound <= LARGEST):
+            raise BioTrainError(f"live: artefacts is a z-score from 0 to {LARGEST:g}, not {bound}")
         if not 8 <= self.converter_bits <= 32:
             raise BioTrainError(f"live: converter_bits lies in 8 to 32, not {self.converter_bits}")
         if self.held_back == 1:

@@ -195,7 +195,8 @@ class _Adaptation:
         started: dict[tuple[str, str], nn.Module] = {}
         for strategy in self.strategies:
             rule, recipe = Rule.parse(strategy.rule), strategy.recipe
-            task = Task(self.rec, person, seed, split, progress, rule.transform)
+            options = (progress, rule.transform, recipe.artefacts)
+            task = Task(self.rec, person, seed, split, *options)
             if recipe.replay and rule.learns_labels:
                 store = replay_of(self.rec, others, (), recipe.replay, seed)
                 windows = transformed(self.rec, rule.transform).signal(store)

@@ -37,5 +37,6 @@ def decisive(recipe: CalibrationSettings, rule: Rule) -> dict[str, Any]:
         off += TRAINING_ONLY
     in_c = rule.learns_labels and not rule.in_torch
     off += tuple(name for name in NEWER if not (in_c and getattr(recipe, name)))
-    off += tuple(name for name in ANYWHERE if not getattr(recipe, name))
+    changes = bool(rule.transform) or rule.trains != "none"
+    off += tuple(name for name in ANYWHERE if not (changes and getattr(recipe, name)))
     return {name: value for name, value in asdict(recipe).items() if name not in off}

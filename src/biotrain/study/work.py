@@ -138,7 +138,14 @@ def compute(
         start = _pretrained(fold, weights, resolve)
         rule = Rule.parse(cell.strategy.rule)
         task, *earlier = (
-            Task(rec, fold.subject, cell.seed, split, transform=fold.transform)
+            Task(
+                rec,
+                fold.subject,
+                cell.seed,
+                split,
+                transform=fold.transform,
+                bound=cell.strategy.recipe.artefacts,
+            )
             for split in (cell.split, *cell.earlier)
         )
         if len(cell.replay):
