@@ -192,10 +192,8 @@ def compile_model(
     target : a target or the name of one (`biotrain list targets`).
     strategy : `none`, `last`, `bias`, `norm`, `full`, or a glob of parameter names.
     memory : the whole static RAM to stay within (`"256KiB"`, bytes); default: the target's.
-    optimizer, accumulate : `bt.SGD(...)` or `bt.Adam(...)`, by default `bt.SGD()`; windows whose
-        mean makes one step, by default 8 (1 with `batch` or `gradients="update"`).
-    recipe : a `bt.Recipe` or the name of one, a package or its folder: what is left open of
-        strategy, optimizer, accumulate, batch, adabn and `Live` is that of the recipe.
+    optimizer, accumulate : `bt.SGD(...)`, `bt.Adam(...)`; windows whose mean makes one step, 8.
+    recipe : a `bt.Recipe`, its name, a package: strategy to `Live`, as far as they are left open.
     loss, sample_weights : what is minimised; whether windows have weights (docs/layers.md).
     gradients : `separate` tensors; or, without a copy, added to the `momentum` of SGD or used for
         the `update` once complete (`accumulate=1`), without `clip_norm` (docs/numerics.md).
@@ -213,16 +211,12 @@ def compile_model(
     frontier : also find the plans from the fastest to the smallest (`plan.frontier`); seconds.
     rewrites : those of `biotrain.graph.rewrite.NAMES` that run; not `fastconv`, `fft` by default.
     """
-    model = network_given(model)
     asked = Open(strategy, optimizer, accumulate, batch, adabn)
-    how = follow(recipe, asked, model, gradients, live is not None)
+    how = follow(recipe, asked, network_given(model), gradients, live is not None)
     request = CompileRequest(
         target=(board := load_target(target).with_workers(workers)),
         fused=fused_on(board) if fused is None else fused,
-        strategy=how.strategy,
         budget=Budget(parse_bytes(memory), deadline_ms, max_mj),
-        optimizer=how.optimizer,
-        accumulate=how.accumulate,
         loss=parse_loss(loss, sample_weights),
         gradients=gradients,
         input_scale=check_input(input_type, input_scale),
@@ -230,17 +224,14 @@ def compile_model(
         rewrites=tuple(rewrites),
         title=title or f"{called(model)}, strategy {how.strategy}",
         frontier=frontier,
-        batch=how.batch,
         live=live,
         front=front,
-        adabn=how.adabn,
         optimize=optimize,
         prefix=prefix,
         l2_bytes=parse_bytes(l2_memory),
-        recipe=how.recipe,
+        **how.settings,
     )
-    pkg = compiled(model, example_given(example_input), request)
-    return replace(pkg, notes=(*pkg.notes, *how.notes)) if how.notes else pkg
+    return compiled(model, example_given(example_input), request)
 
 
 def compiled(
@@ -256,8 +247,8 @@ def compiled(
         check_front(request.front, shape, request.input_scale)
     module = model if isinstance(model, torch.nn.Module) else None
     source = lower(captured, request)
-    around = (request.target, request.strategy, request.front)
-    return Package(source, *around, module, captured.notes, request.recipe)
+    around, notes = (request.target, request.strategy, request.front), request.notes
+    return Package(source, *around, module, (*captured.notes, *notes), request.recipe)
 
 
 MOST_PLANS = 32

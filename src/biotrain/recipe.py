@@ -83,10 +83,10 @@ class Recipe:
     lr: float | None = None
     """Learning rate; None: the one that did best for the rule, else the published 5e-3."""
     momentum: float = 0.9
-    """Of `sgd`."""
+    """Momentum, of `sgd` only."""
     weight_decay: float = 1e-3
     schedule: str = "cosine"
-    """Of the rate, over the steps of the calibration: `constant` or `cosine`."""
+    """How the rate falls over the steps of the calibration: `constant` or `cosine`."""
     accumulate: int = 8
     """Windows whose mean gradient makes one step."""
     batch: int = 1

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 from torch.nn import Module
@@ -36,6 +36,11 @@ class Followed:
     adabn: bool
     recipe: Recipe | None = None
     notes: tuple[str, ...] = ()
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What a request of the compiler takes of it, by name."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
 
 
 def follow(given: Any, named: Open, model: Any, gradients: Gradients, live: bool) -> Followed:

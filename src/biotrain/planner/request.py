@@ -78,6 +78,8 @@ class CompileRequest:
     """A second, larger memory for what the first one does not hold, in bytes."""
     recipe: Recipe | None = None
     """The recipe that was named, as far as the other settings follow it: it travels along."""
+    notes: tuple[str, ...] = ()
+    """Lines on what of it is left to others."""
 
     def __post_init__(self) -> None:
         if self.live is not None:
