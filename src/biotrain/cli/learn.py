@@ -290,18 +290,21 @@ def by_subject(result: "AdaptResult") -> Table:
 def by_strategy(result: "AdaptResult") -> Table:
     """What each strategy buys, and what it costs."""
     shown = table(
-        "strategy", "before", "after", "balanced", "over none", "RAM, bytes", "operations", "steps",
-        numbers=range(1, 8),
+        "strategy", "own people", "before", "after", "balanced", "over none", "RAM, bytes",
+        "operations", "steps",
+        numbers=range(1, 9),
     )  # fmt: skip
     starts: dict[str, list[float]] = {}
     for curve in result.curves:
         starts.setdefault(curve.strategy, []).append(curve.accuracy[0])
     for entry in result.summary:
+        own = result.settings.own_people.get(entry.strategy)
         gain, error = entry.gain_over_none, entry.gain_over_none_se
         text = "-" if gain is None else f"{100 * gain:+.1f}"
         text += f" ± {100 * error:.1f} (SE)" if error is not None else ""
         shown.add_row(
             entry.strategy,
+            "-" if own is None else f"{100 * own:.1f} %",
             f"{100 * sum(starts[entry.strategy]) / len(starts[entry.strategy]):.1f} %",
             f"{100 * entry.accuracy:.1f} %",
             f"{100 * entry.balanced_accuracy:.1f} %",
@@ -311,7 +314,8 @@ def by_strategy(result: "AdaptResult") -> Table:
             f"{entry.steps:,.0f}",
         )
     shown.caption = (
-        f"chance {100 * result.rows[0].chance:.1f} %; before: the network as pretrained for the "
+        f"chance {100 * result.rows[0].chance:.1f} %; own people: the pretrained network on those "
+        "whom it has learned; before: the network as pretrained for the "
         "strategy, with adabn+... after its statistics were re-estimated; operations: per window"
     )
     shown.caption_justify = "left"

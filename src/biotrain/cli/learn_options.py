@@ -37,6 +37,18 @@ class LearnOptions:
         int | None,
         option("--pretrain-every", "Pretrain on every N-th window only.", LEARNING),
     ] = None
+    pretrain_steps: Annotated[
+        int | None, option("--pretrain-steps", "Optimizer steps at least; 0: by epochs.", LEARNING)
+    ] = None
+    pretrain_plateau: Annotated[
+        int | None,
+        option(
+            "--pretrain-plateau",
+            "Hold source people out, and go on until N epochs gain nothing on them; 0: no.",
+            LEARNING,
+            metavar="N",
+        ),
+    ] = None
     norm: Annotated[
         Literal["group", "convert", "frozen", "batch"] | None,
         option(
@@ -142,7 +154,7 @@ class LearnOptions:
     @property
     def pretraining(self) -> dict[str, Any]:
         """What was given of the pretraining, by the names that `adapt` takes."""
-        found = {key: getattr(self, key) for key in ("pretrain_epochs", "pretrain_every")}
+        found = {key: getattr(self, key) for key in PRETRAINING}
         return {key: value for key, value in found.items() if value is not None}
 
     @property
@@ -159,8 +171,11 @@ class LearnOptions:
         return found
 
 
+PRETRAINING = ("pretrain_epochs", "pretrain_every", "pretrain_steps", "pretrain_plateau")
+"""Fields of LearnOptions on the pretraining."""
+
 NOT_OF_A_CALIBRATION = (
     *("recipe", "strategies", "seeds", "lr_for"),
-    *("pretrain_epochs", "pretrain_every"),
+    *PRETRAINING,
 )
 """Fields of LearnOptions that name what is compared, not how it calibrates."""

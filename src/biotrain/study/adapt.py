@@ -23,6 +23,7 @@ from biotrain.study.data.splits import Indices, SplitError, day1, default_split,
 from biotrain.study.experiment import Experiment, dataset_name, model_name
 from biotrain.study.labelfree import transformed
 from biotrain.study.metrics import accuracy, balanced_accuracy
+from biotrain.study.plateau import is_near_chance, own_accuracy, warning
 from biotrain.study.pretrain import Factory, pretrain
 from biotrain.study.recipes import COMPARED
 from biotrain.study.rows import ResultRow
@@ -181,6 +182,7 @@ class _Adaptation:
         self.rows: list[ResultRow] = []
         self.curves: list[Curve] = []
         self.notes: list[str] = []
+        self.own: dict[str, list[float]] = {}
 
     def subject(
         self,
@@ -193,6 +195,7 @@ class _Adaptation:
         """Every strategy on one subject with one seed; networks pretrained alike are shared."""
         others = np.flatnonzero(self.rec.subject != person)[:: self.how.pretrain_every]
         started: dict[tuple[str, str], nn.Module] = {}
+        knows: dict[tuple[str, str], float] = {}
         for strategy in self.strategies:
             rule, recipe = Rule.parse(strategy.rule), strategy.recipe
             options = (progress, rule.transform, recipe.artefacts)
@@ -204,6 +207,10 @@ class _Adaptation:
             start = (rule.pretrained_norm(recipe.norm), rule.transform)
             if start not in started:
                 started[start] = self._pretrained(task, others, *start)
+                knows[start] = own_accuracy(
+                    started[start], transformed(self.rec, rule.transform), others
+                )
+            self._know(task, strategy.name, knows[start])
             measured = calibrate(task, started[start], strategy, folder=folder)
             norm = rule.trained_norm(recipe.norm)
             self.rows.append(
@@ -214,6 +221,13 @@ class _Adaptation:
             )
             self.notes += task.notes
 
+    def _know(self, task: Task, strategy: str, own: float) -> None:
+        """Note what the network that a strategy starts from knows of its own people."""
+        self.own.setdefault(strategy, []).append(own)
+        chance = 1 / self.rec.n_classes
+        if is_near_chance(own, chance):
+            task.note(f"{strategy}: {warning(own, chance)}")
+
     def _pretrained(self, task: Task, others: Indices, norm: str, transform: str) -> nn.Module:
         """The network pretrained on the windows `others`, after `transform`."""
         after = f", {transform}" if transform else ""
@@ -221,7 +235,7 @@ class _Adaptation:
             transformed(self.rec, transform),
             self.model,
             others,
-            epochs=self.how.pretrain_epochs,
+            self.how.pretraining,
             norm=norm,
             seed=task.seed,
             on_epoch=task.reporter(f"pretraining ({norm} norm{after})"),
@@ -266,6 +280,9 @@ class _Adaptation:
             batch=how.batch,
             artefacts=how.artefacts,
             recipe=how.recipe,
+            pretrain_steps=how.pretrain_steps,
+            pretrain_plateau=how.pretrain_plateau,
+            own_people={name: sum(own) / len(own) for name, own in self.own.items()},
         )
 
 

@@ -10,7 +10,13 @@ from biotrain.errors import BioTrainError
 from biotrain.recipe import DEFAULT, PUBLISHED_LR, recipe_of
 from biotrain.study.recipes import calibration, settled
 from biotrain.study.rules import NORMS
-from biotrain.study.settings import CRITERIA, CalibrationSettings, Strategy, check_seeds
+from biotrain.study.settings import (
+    CRITERIA,
+    CalibrationSettings,
+    PretrainSettings,
+    Strategy,
+    check_seeds,
+)
 
 
 @dataclass(frozen=True)
@@ -33,6 +39,8 @@ class AdaptSettings:
     patience: epochs without a better one after which the calibration stops; 0: never.
     replay: windows of the other subjects added to every epoch, against forgetting them.
     pretrain_epochs, pretrain_every: epochs on the other subjects, over every n-th window only.
+    pretrain_steps, pretrain_plateau: optimizer steps at least, and epochs without a gain on
+        held-out people that end it; see `pretrain`. 0: by epochs alone.
     clip_norm: most of the norm of a step's mean gradient; 0: no bound. repeats: how often a
         calibration that made things worse is repeated, each time at a quarter of the rate, before
         the weights stay as they were.
@@ -64,6 +72,8 @@ class AdaptSettings:
     pretrain_every: int = 1
     clip_norm: float = DEFAULT.clip_norm
     repeats: int = DEFAULT.repeats
+    pretrain_steps: int = 0
+    pretrain_plateau: int = 0
     batch: int = DEFAULT.batch
     artefacts: float = DEFAULT.artefacts
     recipe: str = DEFAULT.name
@@ -74,6 +84,15 @@ class AdaptSettings:
         single fields by name in place of its own."""
         found = recipe_of(recipe)
         return cls(**{**calibration(found, "adapt"), "recipe": found.name, **named})
+
+    @property
+    def pretraining(self) -> PretrainSettings:
+        """How the network is pretrained."""
+        return PretrainSettings(
+            epochs=self.pretrain_epochs,
+            steps=self.pretrain_steps,
+            plateau=self.pretrain_plateau,
+        )
 
     def norm_of(self, strategy: str) -> str | None:
         """The norm that was asked for `strategy`; None where it was left open."""
@@ -105,6 +124,7 @@ class AdaptSettings:
         if not strategies or not self.seeds:
             raise BioTrainError("nothing to do: name at least one strategy and one seed")
         check_seeds(self.seeds)
+        self.pretraining.check()
         for name in strategies:
             self.strategy(name).recipe.check()
         unknown = sorted(set(self.lr_per_strategy) - set(strategies))
@@ -144,7 +164,8 @@ class AdaptRecord:
     """Everything that was chosen in a call of `adapt`, to repeat it; in the order of its JSON.
 
     lr, norm: by strategy. windows: (calibration, test) by subject. subject_names: how each is
-    called in the files. notes: what a reader of the results should know.
+    called in the files. own_people: accuracy of the pretrained networks on the people they were
+    pretrained on, by strategy. notes: what a reader of the results should know.
     """
 
     dataset: str
@@ -182,6 +203,9 @@ class AdaptRecord:
     batch: int = 1
     artefacts: float = 0.0
     recipe: str = ""
+    pretrain_steps: int = 0
+    pretrain_plateau: int = 0
+    own_people: dict[str, float] = field(default_factory=dict)
 
     def name_of(self, subject: int) -> str:
         """How a subject is called."""

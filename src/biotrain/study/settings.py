@@ -5,8 +5,9 @@ The names and the order of the fields are those of study.json, and decide the ke
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import isfinite
+from typing import Any
 
 from biotrain.errors import BioTrainError
 from biotrain.ir.optimizer import SGD
@@ -114,9 +115,22 @@ class PretrainSettings:
     every: int = 1  # every n-th window only
     engine: str = "auto"  # one of ENGINES
     seed: int | None = None  # one pretraining for all seeds of the study; None: one for each seed
+    steps: int = 0  # optimizer steps at least; 0: as many as `epochs` make
+    plateau: int = 0  # epochs without a lower loss on held-out people that end it; 0: none held out
+
+    def decisive(self) -> dict[str, Any]:
+        """The settings that decide the result, by name; those that came later only where they are
+        on, so that a key without them is what it was before they were there."""
+        own = asdict(self)
+        return {k: v for k, v in own.items() if v or k not in ("steps", "plateau")}
 
     def check(self) -> None:
         """Raise BioTrainError for what cannot train."""
+        if not (0 <= self.steps <= MOST and 0 <= self.plateau <= MOST):
+            raise BioTrainError(
+                f"pretraining: steps and plateau must lie in 0 to {MOST:,}, not {self.steps} and "
+                f"{self.plateau}"
+            )
         if not (0 <= self.epochs <= MOST and 1 <= self.batch <= MOST and self.every >= 1):
             raise BioTrainError(
                 f"pretraining: epochs must lie in 0 to {MOST:,}, batch in 1 to {MOST:,}, and every "
