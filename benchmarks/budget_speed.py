@@ -42,7 +42,8 @@ def main(rounds: int = 30) -> None:
     y = rng.integers(0, shape["n_outputs"], 8)
     torch.manual_seed(0)
     packages = {
-        name: bt.compile(net, x[:1], **{"rewrites": DEFAULT, **options}) for name, options in PLANS
+        name: bt.compile(net, x[:1], **{"accumulate": 1, "rewrites": DEFAULT, **options})
+        for name, options in PLANS
     }
     devices = {name: pkg.run("host") for name, pkg in packages.items()}
     times: dict[str, list[float]] = {name: [] for name in devices}

@@ -94,6 +94,7 @@ def package(target: str, workers: int, of: Network) -> bt.Package:
         memory=of.memory if workers > 1 else None,
         l2_memory=of.l2_memory if workers > 1 else None,
         workers=workers,
+        accumulate=1,
     )
 
 

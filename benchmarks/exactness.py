@@ -66,7 +66,7 @@ def package(setting: Setting, seed: int) -> bt.Package:
     net = bt.models.build(setting.network, **shape, norm=setting.norm)
     net = bt.prepare(net, norm="keep").train()
     example = torch.zeros(1, shape["n_chans"], shape["n_times"])
-    return bt.compile(net, example, strategy=setting.strategy, fused=setting.fused)
+    return bt.compile(net, example, strategy=setting.strategy, fused=setting.fused, accumulate=1)
 
 
 def gradient_errors(packages: Sequence[bt.Package]) -> list[Row]:

@@ -201,7 +201,7 @@ def package(shape: Shape, core: str) -> Package:
     """The layer compiled as it stands: no rewrites."""
     torch.manual_seed(0)
     x = torch.zeros(1, shape.rows * shape.channels, shape.samples)
-    return bt.compile(_Net(shape), x, target=core, rewrites=())
+    return bt.compile(_Net(shape), x, target=core, rewrites=(), accumulate=1)
 
 
 def sample(shape: Shape) -> np.ndarray:

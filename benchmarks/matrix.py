@@ -141,7 +141,7 @@ def compiled(case: Case) -> Package:
         torch.zeros(1, chans, times),
         target=CORES[0],
         fused=case.fused,
-        **VARIANTS[case.variant],
+        **{"accumulate": 1, **VARIANTS[case.variant]},
     )
 
 

@@ -70,7 +70,13 @@ def run(core: str, name: str, avg: bool, int16: bool) -> tuple[int, list[Measure
     x = np.random.default_rng(0).standard_normal((1, shape["n_chans"], shape["n_times"]))
     x = x.astype(np.float32)
     given = {"input_type": "int16", "input_scale": 0.01} if int16 else {}
-    pkg = bt.compile(net, torch.from_numpy(x), target=emulated(core), strategy="full", **given)
+    pkg = bt.compile(
+        net,
+        torch.from_numpy(x),
+        target=emulated(core),
+        strategy="full",
+        **{"accumulate": 1, **given},
+    )
     if int16:
         x = np.round(100 * x).astype(np.int16)
     with pkg.run("emulator") as device:
@@ -90,7 +96,9 @@ def run_fast(core: str, stem: str, rewrite: str) -> tuple[int, list[Measured]]:
     x = np.random.default_rng(0).standard_normal((1, shape["n_chans"], shape["n_times"]))
     x = x.astype(np.float32)
     target = replace(emulated(core), cycles_per_op=0.0)  # the variant that is asked for
-    pkg = bt.compile(net, torch.from_numpy(x), target=target, rewrites=(*DEFAULT, rewrite))
+    pkg = bt.compile(
+        net, torch.from_numpy(x), target=target, rewrites=(*DEFAULT, rewrite), accumulate=1
+    )
     with pkg.run("emulator") as device:
         device.restart_count()
         device.accumulate(x, np.zeros(1, int))

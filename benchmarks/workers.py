@@ -37,7 +37,9 @@ def package(network: str, workers: int) -> bt.Package:
     torch.manual_seed(0)
     net = bt.prepare(models.build(network, chans, times, classes, 500.0))
     optimizer = bt.SGD(lr=5e-3, momentum=0.9, weight_decay=1e-3)
-    return bt.compile(net, torch.zeros(1, chans, times), optimizer=optimizer, workers=workers)
+    return bt.compile(
+        net, torch.zeros(1, chans, times), optimizer=optimizer, workers=workers, accumulate=1
+    )
 
 
 def measure(network: str, numbers: list[int], rounds: int) -> None:

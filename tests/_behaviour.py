@@ -52,7 +52,7 @@ MOMENTUM = bt.SGD(lr=5e-3, momentum=0.9, weight_decay=1e-3, schedule="cosine")
 
 def cases() -> dict[str, Case]:
     """Every case by its name."""
-    live = bt.Live(hop=100, store_pages=4)
+    live = bt.Live(hop=100, store_pages=4, epochs=10)
     front = FrontEnd(200.0, 2, 400, 100, bandpass=(1.0, 40.0))
     group: dict[str, tuple[str, str, dict[str, Any]]] = {
         "mibminet": ("mibminet", "group", {"optimizer": MOMENTUM, "accumulate": 8}),
@@ -91,7 +91,9 @@ def package(case: Case) -> bt.Package:
     torch.manual_seed(0)
     net = bt.models.build(case.network, chans, times, classes, 200.0)
     net = bt.prepare(net, norm=case.norm)
-    return bt.compile(net, torch.zeros(1, chans, times), title="behaviour", **case.options)
+    return bt.compile(
+        net, torch.zeros(1, chans, times), title="behaviour", **{"accumulate": 1, **case.options}
+    )
 
 
 def crc(pkg: bt.Package, case: Case) -> str:

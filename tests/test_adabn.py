@@ -68,7 +68,9 @@ def small() -> nn.Module:
 
 def package(start: nn.Module | None = None, times: int = TIMES, **options: object) -> Package:
     net = bt.prepare(start or small(), norm="frozen")
-    return bt.compile(net, torch.zeros(1, CHANS, times), **{"adabn": True, **options})
+    return bt.compile(
+        net, torch.zeros(1, CHANS, times), **{"accumulate": 1, "adabn": True, **options}
+    )
 
 
 def windows(count: int, times: int = TIMES, seed: int = 1) -> Floats:
@@ -249,11 +251,11 @@ def test_strict_warnings_and_a_target_of_floats(tmp_path: Path) -> None:
 def test_what_cannot_be_estimated() -> None:
     net = bt.prepare(small(), norm="group")
     with pytest.raises(CaptureError, match="this network has none"):
-        bt.compile(net, torch.zeros(1, CHANS, TIMES), adabn=True)
+        bt.compile(net, torch.zeros(1, CHANS, TIMES), adabn=True, accumulate=1)
     with pytest.raises(BioTrainError, match="compile the package with adabn=True"):
         package(adabn=False).run("host").adabn(windows(4))
     with pytest.raises(BioTrainError, match="without live"):
-        package(input_type="int16", input_scale=0.1, live=Live())
+        package(input_type="int16", input_scale=0.1, live=Live(epochs=10))
 
 
 @pytest.mark.ci

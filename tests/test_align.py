@@ -128,7 +128,9 @@ def test_packages_with_adabn_bring_it() -> None:
     net = bt.prepare(
         torch.nn.Sequential(norm, torch.nn.Flatten(), torch.nn.Linear(8, 2)), norm="frozen"
     )
-    with_it, without = (bt.compile(net, torch.zeros(1, 2, 4), adabn=way) for way in (True, False))
+    with_it, without = (
+        bt.compile(net, torch.zeros(1, 2, 4), adabn=way, accumulate=1) for way in (True, False)
+    )
     assert "bt_align.h" in with_it.files
     assert "bt_align.h" not in without.files
 

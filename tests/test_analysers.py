@@ -42,7 +42,9 @@ def package(name: str, shape: tuple[int, int, int], norm: str, **options: Any) -
     """A built-in network with fixed weights at a small shape."""
     torch.manual_seed(0)
     net = bt.prepare(bt.models.build(name, *shape, 200.0), norm=norm)
-    return bt.compile(net, torch.zeros(1, *shape[:2]), target="nrf52840", **options)
+    return bt.compile(
+        net, torch.zeros(1, *shape[:2]), target="nrf52840", **{"accumulate": 1, **options}
+    )
 
 
 MOMENTUM = bt.SGD(lr=5e-3, momentum=0.9, weight_decay=1e-3, schedule="cosine")
@@ -52,7 +54,7 @@ INT16: dict[str, Any] = {"input_type": "int16", "input_scale": 0.1}
 @cache
 def live() -> bt.Package:
     """Firmware around a network, with store, slots and sessions."""
-    options = {"live": bt.Live(hop=100, store_pages=4), "optimizer": MOMENTUM, **INT16}
+    options = {"live": bt.Live(hop=100, store_pages=4, epochs=10), "optimizer": MOMENTUM, **INT16}
     return package("epidenet", (2, 400, 3), "frozen", **options)
 
 
@@ -60,7 +62,11 @@ def live() -> bt.Package:
 def filtered() -> bt.Package:
     """The same behind a front end."""
     front = FrontEnd(200.0, 2, 400, 100, bandpass=(20.0, 90.0), scale=0.5, unit=0.1)
-    options = {"live": bt.Live(front=front, store_pages=4), "optimizer": MOMENTUM, **INT16}
+    options = {
+        "live": bt.Live(front=front, store_pages=4, epochs=10),
+        "optimizer": MOMENTUM,
+        **INT16,
+    }
     return package("epidenet", (2, 400, 3), "frozen", **options)
 
 

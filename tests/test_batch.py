@@ -22,7 +22,7 @@ def package(name: str = "eegnet", times: int = 300, **options: object) -> Packag
     net = bt.prepare(bt.models.build(name, 4, times, 3, 128.0, norm="batch"), norm="batch")
     net.train()
     example = torch.zeros(1, 4, times)
-    return bt.compile(net, example, **{"batch": 4, "optimizer": SGD, **options})
+    return bt.compile(net, example, **{"accumulate": 1, "batch": 4, "optimizer": SGD, **options})
 
 
 @pytest.mark.sample(test=1)

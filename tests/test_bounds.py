@@ -84,7 +84,7 @@ def test_bounded_weights_are_those_of_torch(gradients: str) -> None:
 
 
 def test_a_step_ends_within_the_bounds_and_meets_them() -> None:
-    pkg = bt.compile(kept(), X, optimizer=bt.SGD(lr=0.2, momentum=0.9))
+    pkg = bt.compile(kept(), X, optimizer=bt.SGD(lr=0.2, momentum=0.9), accumulate=1)
     device = pkg.run("host")
     rng = np.random.default_rng(0)
     x = rng.standard_normal((12, CHANS, TIMES)).astype(np.float32)
@@ -102,7 +102,7 @@ def test_a_step_ends_within_the_bounds_and_meets_them() -> None:
 
 
 def test_the_first_weights_are_within_the_bounds() -> None:
-    pkg = bt.compile(kept(), X)
+    pkg = bt.compile(kept(), X, accumulate=1)
     assert pkg.source.tensors["gain"].min() == 0.0
     assert np.linalg.norm(pkg.source.tensors["prototypes"], axis=1).max() <= 0.7 + 1e-6
 
@@ -116,7 +116,7 @@ def test_the_first_weights_are_within_the_bounds() -> None:
 )
 def test_what_cannot_keep_bounds_is_refused(options: dict[str, Any], said: str) -> None:
     with pytest.raises(BioTrainError, match=said):
-        bt.compile(kept(), X, **options)
+        bt.compile(kept(), X, **{"accumulate": 1, **options})
 
 
 class Backwards(nn.Module):
@@ -135,7 +135,7 @@ class Backwards(nn.Module):
 
 def test_an_axis_may_count_from_the_end() -> None:
     torch.manual_seed(4)
-    pkg = bt.compile(Backwards(), X, optimizer=bt.SGD(lr=0.5, momentum=0.9))
+    pkg = bt.compile(Backwards(), X, optimizer=bt.SGD(lr=0.5, momentum=0.9), accumulate=1)
     assert bt.verify(pkg, steps=4, seeds=1).ok
     (bound,) = [n for n in pkg.graph.updates if n.op == "renorm"]
     assert [bound[key] for key in ("outer", "parts", "inner")] == [CLASSES, TIMES, 1]
@@ -146,12 +146,12 @@ def test_a_file_whose_bound_is_along_no_axis_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "Kept.pt2"
     path.write_bytes(save_program(exported.program, {"gain": (Bound(axis=7, most=1.0),)}))
     with pytest.raises(CaptureError, match="'gain' has 2 axes"):
-        bt.compile(path, X)
+        bt.compile(path, X, accumulate=1)
 
 
 def test_what_is_no_bound_is_refused_in_one_line() -> None:
     with pytest.raises(CaptureError, match=r"by 'mul'; what a device can keep to .*renorm") as told:
-        bt.compile(Doubled(), X)
+        bt.compile(Doubled(), X, accumulate=1)
     assert "\n" not in str(told.value)
 
 
@@ -161,7 +161,10 @@ def test_a_file_keeps_the_bounds(tmp_path: Path) -> None:
     path.write_bytes(save_program(exported.program, exported.bounds))
     assert load_program(path)[1] == exported.bounds
     options: dict[str, Any] = {"optimizer": bt.SGD(lr=0.2), "gradients": "separate"}
-    a, b = bt.compile(path, X, **options), bt.compile(kept(), X, **options)
+    a, b = (
+        bt.compile(path, X, **{"accumulate": 1, **options}),
+        bt.compile(kept(), X, **{"accumulate": 1, **options}),
+    )
     assert a.files["model.c"] == b.files["model.c"]
     assert "bt_renorm" in a.files["model.c"]
     assert "bt_clamp_parameter" in a.files["model.c"]
@@ -197,7 +200,7 @@ def test_a_module_that_has_run_is_copied() -> None:
     net = Looked()
     net(torch.randn(1, CHANS, TIMES))
     assert not net.map.is_leaf  # which torch does not copy
-    pkg = bt.compile(bt.prepare(net, example_input=X), X)
+    pkg = bt.compile(bt.prepare(net, example_input=X), X, accumulate=1)
     assert bt.verify(pkg, steps=3, seeds=1).ok
 
 

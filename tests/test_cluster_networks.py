@@ -31,7 +31,9 @@ def package(workers: int, target: str = "rv32imc_zfinx", times: int = TIMES) -> 
     net = bt.prepare(bt.models.build("epidenet", CHANS, times, CLASSES, 500.0))
     given = replace(load_target(target), stack_bytes=STACK)
     example = torch.zeros(1, CHANS, times)
-    return bt.compile(net, example, target=given, optimizer=SGD, workers=workers, memory="127KiB")
+    return bt.compile(
+        net, example, target=given, optimizer=SGD, workers=workers, memory="127KiB", accumulate=1
+    )
 
 
 def trained(device: Any, times: int = TIMES) -> tuple[int, float, bytes, bytes]:
@@ -106,7 +108,7 @@ def test_weight_gradients_are_divided_as_it_suits_the_workers() -> None:
     x = np.random.default_rng(0).standard_normal((3, 2, 40)).astype(np.float32)
 
     def compiled(workers: int) -> bt.Package:
-        return bt.compile(net, torch.zeros(1, 2, 40), optimizer=SGD, workers=workers)
+        return bt.compile(net, torch.zeros(1, 2, 40), optimizer=SGD, workers=workers, accumulate=1)
 
     def by_input(graph: Any) -> list[bool]:
         return [bool(n.get("by_input", False)) for n in graph.nodes if n.op == "conv_dw"]

@@ -43,7 +43,7 @@ def package(network: str, target: str, optimize: Optimize, live: bool = False) -
     net = bt.prepare(bt.models.build(network, 4, 300, 3, 128.0, norm="group"), pool="avg")
     options: dict[str, object] = {}
     if live:
-        options = {"live": bt.Live(), "input_type": "int16", "input_scale": 1e-3}
+        options = {"live": bt.Live(epochs=10), "input_type": "int16", "input_scale": 1e-3}
     x = torch.zeros(1, 4, 300)
     return bt.compile(net, x, target=target, optimize=optimize, accumulate=2, **options)
 

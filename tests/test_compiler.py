@@ -121,7 +121,7 @@ def test_own_flags_reach_every_build_of_this_machine(
 ) -> None:
     """They come after BioTrain's; flags that are asked for in Python stand alone."""
     monkeypatch.setenv("BIOTRAIN_CFLAGS", "-O0 -include not_there.h")
-    plain = bt.compile(tiny(2, 33, 2), torch.zeros(1, 2, 33))
+    plain = bt.compile(tiny(2, 33, 2), torch.zeros(1, 2, 33), accumulate=1)
     with pytest.raises(CompilerError, match=r"not_there\.h"):
         plain.run("host")
     plain.run("host", flags=(*OPTIMISED, "-O0", "-Dalways_inline=unused"))

@@ -74,7 +74,7 @@ def test_what_depends_on_no_input_is_a_constant(name: str) -> None:
     }
     assert found.train.consts == found.predict.consts
     x = torch.randn(1, CHANS, TIMES)
-    pkg = compile_model(net, x)
+    pkg = compile_model(net, x, accumulate=1)
     want = copy.deepcopy(net).double()(x.double()).detach().numpy()
     error = np.abs(pkg.run("host").predict(x.numpy()) - want).max() / np.abs(want).max()
     assert error <= 32 * EPS
@@ -90,7 +90,7 @@ def test_a_tensor_of_which_only_constants_are_computed_is_not_carried() -> None:
 def test_a_double_or_half_module_is_compiled_in_float32() -> None:
     for dtype in (torch.float64, torch.float16):
         net = Net(FOLDED["window"], CHANS * TIMES).to(dtype)
-        pkg = compile_model(net, torch.zeros(1, CHANS, TIMES, dtype=dtype))
+        pkg = compile_model(net, torch.zeros(1, CHANS, TIMES, dtype=dtype), accumulate=1)
         assert {v.dtype for v in pkg.graph.params} == {"f32"}
         assert bt.verify(pkg, steps=2, seeds=1).ok
 
@@ -113,7 +113,7 @@ class Many(nn.Module):
 
 def test_all_that_is_missing_is_told_at_once() -> None:
     with pytest.raises(NotSupported) as error:
-        compile_model(Many(), torch.zeros(1, CHANS, TIMES))
+        compile_model(Many(), torch.zeros(1, CHANS, TIMES), accumulate=1)
     head, *lines = str(error.value).splitlines()
     assert head.startswith("3 places")
     assert "`h, c = cell(x[:, :, 0], (h, c))` in 'cells.0', 'cells.1'" in lines[0]
@@ -134,7 +134,7 @@ def test_control_flow_that_depends_on_data_has_its_sentence(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     with pytest.raises(CaptureError, match=r"torch\.where") as error:
-        compile_model(Decides(), torch.zeros(1, CHANS, TIMES))
+        compile_model(Decides(), torch.zeros(1, CHANS, TIMES), accumulate=1)
     assert "if x.sum() > 0" in str(error.value)
 
 
@@ -156,11 +156,11 @@ class Estimator:
 def test_an_estimator_stands_for_its_network() -> None:
     net = Net(FOLDED["eye"], CHANS * TIMES)
     x = torch.zeros(1, CHANS, TIMES)
-    pkg = bt.compile(Estimator(net), x)
+    pkg = bt.compile(Estimator(net), x, accumulate=1)
     assert pkg.module is net
     assert isinstance(bt.prepare(Estimator(net)), Net)
     with pytest.raises(bt.BioTrainError, match="initialize"):
-        bt.compile(Estimator(None), x)
+        bt.compile(Estimator(None), x, accumulate=1)
 
 
 class DropPath(nn.Module):
@@ -201,7 +201,7 @@ def test_a_fixed_filter_by_transforms_is_a_convolution(apart: bool) -> None:
     net = Net(filtered, CHANS * TIMES)
     net.apart = apart  # type: ignore[assignment]
     x = torch.randn(1, CHANS, TIMES)
-    pkg = compile_model(net, x)
+    pkg = compile_model(net, x, accumulate=1)
     assert "conv" in {node.op for node in capture(net, x).train.nodes}
     want = copy.deepcopy(net).double()(x.double()).detach().numpy()
     error = np.abs(pkg.run("host").predict(x.numpy()) - want).max() / np.abs(want).max()
@@ -211,4 +211,4 @@ def test_a_fixed_filter_by_transforms_is_a_convolution(apart: bool) -> None:
 def test_a_filter_that_wraps_around_is_told() -> None:
     net = Net(lambda m, x: torch.fft.irfft(torch.fft.rfft(x) * torch.fft.rfft(m.window)), 96)
     with pytest.raises(CaptureError, match="wraps around"):
-        compile_model(net, torch.zeros(1, CHANS, TIMES))
+        compile_model(net, torch.zeros(1, CHANS, TIMES), accumulate=1)

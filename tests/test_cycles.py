@@ -395,7 +395,7 @@ def test_package_in_the_emulator() -> None:
     model = bt.models.build("epidenet", **{**shape, "norm": "group"})
     net = bt.prepare(model, pool="avg")
     x = np.random.default_rng(0).standard_normal((1, 2, 256)).astype(np.float32)
-    pkg = bt.compile(net, torch.from_numpy(x), target="cortex-m4f", strategy="full")
+    pkg = bt.compile(net, torch.from_numpy(x), target="cortex-m4f", strategy="full", accumulate=1)
     with EmulatorDevice(pkg) as device:
         device.restart_count()
         device.accumulate(x, np.zeros(1, int))

@@ -24,7 +24,9 @@ def package(strategy: str = "full", seed: int = 0, **options: object) -> Package
     torch.manual_seed(seed)
     net = bt.prepare(bt.models.build("eegnet", CHANS, TIMES, CLASSES, 128.0, norm="group"))
     net.train()
-    return bt.compile(net, torch.zeros(1, CHANS, TIMES), strategy=strategy, **options)
+    return bt.compile(
+        net, torch.zeros(1, CHANS, TIMES), strategy=strategy, **{"accumulate": 1, **options}
+    )
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +140,9 @@ def test_a_group_with_a_broken_gradient_is_dropped_whole(device: HostDevice) -> 
 def test_mse_targets_are_checked() -> None:
     torch.manual_seed(0)
     net = bt.prepare(bt.models.build("eegnet", CHANS, TIMES, CLASSES, 128.0, norm="group"))
-    device = bt.compile(net.train(), torch.zeros(1, CHANS, TIMES), loss="mse").run("host")
+    device = bt.compile(net.train(), torch.zeros(1, CHANS, TIMES), loss="mse", accumulate=1).run(
+        "host"
+    )
     x, _ = windows(4)
     for shape in ((4,), (4, 1), (4, CLASSES + 1), (3, CLASSES), (4, CLASSES, 1)):
         with pytest.raises(BioTrainError, match="y must be numbers"):
@@ -310,7 +314,7 @@ def test_unknown_functions_name_the_source_line() -> None:
             return torch.fft.rfft(x).abs().flatten(1)  # the odd line
 
     with pytest.raises(CaptureError) as error:
-        bt.compile(Odd(), torch.zeros(1, 2, 16))
+        bt.compile(Odd(), torch.zeros(1, 2, 16), accumulate=1)
     text = str(error.value)
     assert all(part in text for part in ("test_device.py", "torch.fft.rfft(x)", "real tensors"))
     one_line(error.value)
@@ -319,7 +323,7 @@ def test_unknown_functions_name_the_source_line() -> None:
 def test_dropout_in_training_mode_is_off_and_named() -> None:
     net = bt.models.build("eegnet", CHANS, TIMES, CLASSES, 128.0, norm="group")
     net.train()
-    pkg = bt.compile(net, torch.zeros(1, CHANS, TIMES))
+    pkg = bt.compile(net, torch.zeros(1, CHANS, TIMES), accumulate=1)
     assert any("dropout is off" in note for note in pkg.notes), pkg.notes
     assert bt.verify(pkg, steps=2, seeds=1).ok  # the reference draws nothing either
 

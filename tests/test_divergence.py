@@ -137,7 +137,8 @@ def test_in_slices_too() -> None:
         optimizer=bt.Adam(),
         input_type="int16",
         input_scale=0.1,
-        live=bt.Live(hop=80),
+        live=bt.Live(hop=80, epochs=10),
+        accumulate=1,
     )
     device = pkg.run("host")
     assert isinstance(device, HostDevice)

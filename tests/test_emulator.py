@@ -183,7 +183,9 @@ def test_windows_of_a_batch_lie_where_each_pass_wants_them() -> None:
 def test_no_firmware_for_the_host(on: str) -> None:
     torch.manual_seed(0)
     pkg = bt.compile(
-        torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2)), torch.zeros(1, 2, 2)
+        torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2)),
+        torch.zeros(1, 2, 2),
+        accumulate=1,
     )
     with pytest.raises(BioTrainError, match="no firmware is built for 'host'"):
         pkg.run(on)
@@ -192,7 +194,7 @@ def test_no_firmware_for_the_host(on: str) -> None:
 def test_a_core_without_that_emulator_says_where_to_run() -> None:
     torch.manual_seed(0)
     net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(4, 2))
-    pkg = bt.compile(net, torch.zeros(1, 2, 2), target="cv32e40p")
+    pkg = bt.compile(net, torch.zeros(1, 2, 2), target="cv32e40p", accumulate=1)
     with pytest.raises(BioTrainError, match="QEMU has no board"):
         pkg.run("qemu")
 

@@ -64,7 +64,9 @@ def package(
     torch.manual_seed(2)
     if isinstance(net, str):
         net = bt.prepare(bt.models.build(net, CHANS, TIMES, CLASSES, 128.0, norm="group"))
-    return bt.compile(net.train(), torch.zeros(1, CHANS, TIMES), strategy=strategy, **how)
+    return bt.compile(
+        net.train(), torch.zeros(1, CHANS, TIMES), strategy=strategy, **{"accumulate": 1, **how}
+    )
 
 
 def start(pkg: Package) -> Device:
@@ -125,7 +127,7 @@ def test_epochs_on_features_have_the_bits_of_epochs_on_windows(how: dict[str, ob
 def test_a_network_drawn_at_random() -> None:
     seed = int(np.random.default_rng().integers(0, 2**31))
     drawn = draw(seed)
-    pkg = bt.compile(bt.prepare(drawn.net), drawn.example, strategy="last")
+    pkg = bt.compile(bt.prepare(drawn.net), drawn.example, strategy="last", accumulate=1)
     rng = np.random.default_rng(seed)
     x = rng.standard_normal((5, *drawn.example.shape[1:]), np.float32)
     if not pkg.plan.feature_bytes:

@@ -212,7 +212,7 @@ def package(norm: nn.Module | None = None, **options: object) -> bt.Package:
     torch.manual_seed(0)
     net, names = Net(), (*DEFAULT, "fft")
     net.norm = norm or net.norm
-    return bt.compile(net, torch.zeros(1, 3, 500), rewrites=names, **options)  # type: ignore[arg-type]
+    return bt.compile(net, torch.zeros(1, 3, 500), rewrites=names, **{"accumulate": 1, **options})  # type: ignore[arg-type]
 
 
 def test_a_network_trains_and_every_plan_has_its_bits() -> None:

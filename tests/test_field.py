@@ -83,7 +83,9 @@ def network(name: str) -> tuple[nn.Module, torch.Tensor]:
 def compiled(name: str, **options: Any) -> Package:
     net, x = network(name)
     loss = {"loss": LOSSES[name]} if name in LOSSES else {}
-    return bt.compile(net, x, optimizer=bt.SGD(lr=0.01, momentum=0.9), **loss, **options)
+    return bt.compile(
+        net, x, optimizer=bt.SGD(lr=0.01, momentum=0.9), **loss, **{"accumulate": 1, **options}
+    )
 
 
 @cache

@@ -91,7 +91,9 @@ def test_a_device_is_written_to() -> None:
 def writers(tmp_path: Path) -> dict[str, Callable[[Path], Any]]:
     """Everything that writes one file."""
     rec = load("synthetic-emg").take(np.arange(4))
-    pkg = bt.compile(nn.Sequential(nn.Flatten(), nn.Linear(8, 2)), torch.zeros(1, 2, 4))
+    pkg = bt.compile(
+        nn.Sequential(nn.Flatten(), nn.Linear(8, 2)), torch.zeros(1, 2, 4), accumulate=1
+    )
     return {
         "weights.safetensors": pkg.run("host").save,
         "rec.npz": rec.save,

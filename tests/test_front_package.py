@@ -32,7 +32,9 @@ def network() -> nn.Module:
 
 def compiled(front: FrontEnd | None, **more: object) -> bt.Package:
     options = {"input_type": "int16", "input_scale": 0.25, "fused": False, **more}
-    return bt.compile(network(), np.zeros((1, 2, 32), np.float32), front=front, **options)
+    return bt.compile(
+        network(), np.zeros((1, 2, 32), np.float32), front=front, **{"accumulate": 1, **options}
+    )
 
 
 def test_its_ram_counts_and_changes_nothing_else(tmp_path: Path) -> None:

@@ -61,7 +61,7 @@ def package(**more: Any) -> bt.Package:
     net = bt.prepare(bt.models.build("epidenet", CHANS, TIMES, CLASSES, 500.0))
     sgd = bt.SGD(lr=5e-3, momentum=0.9, weight_decay=1e-3)
     options = {"target": "gap9", "optimizer": sgd, "gradients": "momentum", "accumulate": 2} | more
-    return bt.compile(net, torch.zeros(1, CHANS, TIMES), **options)
+    return bt.compile(net, torch.zeros(1, CHANS, TIMES), **{"accumulate": 1, **options})
 
 
 def window(index: int) -> npt.NDArray[np.float32]:
@@ -134,7 +134,7 @@ def test_clock_and_voltage_have_names(tmp_path: Path) -> None:
 def test_what_does_not_fit_into_the_cluster_is_refused() -> None:
     net = bt.prepare(bt.models.build("mibminet", 8, 1900, 2, 250.0))
     with pytest.raises(DoesNotFitError, match="gap9"):
-        bt.compile(net, torch.zeros(1, 8, 1900), target="gap9")
+        bt.compile(net, torch.zeros(1, 8, 1900), target="gap9", accumulate=1)
 
 
 def test_more_workers_than_there_are_are_refused() -> None:
@@ -160,7 +160,7 @@ def test_floats_in_integer_registers_are_known_by_the_compilers_name(tmp_path: P
 
 
 def test_live_is_refused_in_one_line() -> None:
-    live = Live(hop=64, store_pages=8)
+    live = Live(hop=64, store_pages=8, epochs=10)
     with pytest.raises(BioTrainError, match="live has no project for gap9"):
         package(workers=1, live=live, input_type="int16", input_scale=0.01)
 

@@ -34,7 +34,7 @@ def package(name: str = "eegnet", norm: str = "group", **options: object) -> Pac
     net = bt.models.build(name, CHANS, TIMES, CLASSES, 128.0, norm=norm)
     net = bt.prepare(net, pool="avg" if norm == "group" else "keep", norm="keep")
     net.train()
-    return bt.compile(net, torch.zeros(1, CHANS, TIMES), **options)
+    return bt.compile(net, torch.zeros(1, CHANS, TIMES), **{"accumulate": 1, **options})
 
 
 def windows(n: int = 8, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
@@ -258,7 +258,7 @@ class Steep(nn.Module):
 def test_a_gradient_that_overflows(gradients: str) -> None:
     torch.manual_seed(0)
     net = Steep()
-    pkg = bt.compile(net, torch.zeros(1, 1, 8), gradients=gradients)
+    pkg = bt.compile(net, torch.zeros(1, 1, 8), gradients=gradients, accumulate=1)
     device = pkg.run("host")
     assert isinstance(device, HostDevice)
     before = device.parameters()

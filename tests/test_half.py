@@ -213,10 +213,10 @@ def test_what_is_chosen() -> None:
 def test_nothing_before_a_norm() -> None:
     torch.manual_seed(0)
     net, x = Plain(), torch.zeros(1, CHANS, TIMES)
-    pkg = bt.compile(net, x, store="fp16")
+    pkg = bt.compile(net, x, store="fp16", accumulate=1)
     assert "nothing" in pkg.plan.choices[-1]
     assert "bt_half.h" not in pkg.files
-    named = bt.compile(net, x, store="fp16:ac*")
+    named = bt.compile(net, x, store="fp16:ac*", accumulate=1)
     origins = {n.origin for n in flat_nodes(named.graph.nodes) if n.op == "to_fp16"}
     assert origins == {"act"}
 
@@ -332,13 +332,13 @@ def test_drawn_networks_have_one_crc(index: int) -> None:
     network = draw(seed, blocks=2)
     net, rng = prepared(network), random.Random(seed)
     half = rng.choice(FORMATS)
-    free = bt.compile(net, network.example, store=half)
+    free = bt.compile(net, network.example, store=half, accumulate=1)
     x = np.random.default_rng(seed).standard_normal((4, *network.example.shape[1:]))
     y = np.arange(4) % free.graph.outputs[0].shape[-1]
     want = learned(free, x.astype(np.float32), y)
     memory = int(free.plan.ram_bytes * rng.uniform(0.3, 0.95))
     try:
-        tight = bt.compile(net, network.example, store=half, memory=memory)
+        tight = bt.compile(net, network.example, store=half, memory=memory, accumulate=1)
     except DoesNotFitError:
         return
     assert learned(tight, x.astype(np.float32), y) == want, said(seed, network)
@@ -375,7 +375,9 @@ def test_what_fp16_does_not_hold_is_refused() -> None:
         dict(net.named_parameters())["norm1.weight"].fill_(1e6)
     q, y = integers()
     for half in FORMATS:
-        pkg = bt.compile(net, torch.zeros(1, CHANS, TIMES), store=half, optimizer=bt.SGD(lr=1e-6))
+        pkg = bt.compile(
+            net, torch.zeros(1, CHANS, TIMES), store=half, optimizer=bt.SGD(lr=1e-6), accumulate=1
+        )
         device = pkg.run("host")
         before = device.crc32()
         if half == "fp16":

@@ -99,7 +99,9 @@ class Net(nn.Module):
 
 def package(names: Sequence[str], title: str, **options: Any) -> bt.Package:
     torch.manual_seed(0)
-    return bt.compile(Net(names), torch.zeros(1, 2, 16), title=title, **options)
+    return bt.compile(
+        Net(names), torch.zeros(1, 2, 16), title=title, **{"accumulate": 1, **options}
+    )
 
 
 Sections = list[tuple[str, bytes]]
@@ -223,7 +225,9 @@ def test_names_that_the_c_uses_itself(tmp_path: Path) -> None:
 
     net = Words()
     assert len(net.used) > 60
-    found = bt.compile(net, torch.zeros(1, 2, 16), target="cortex-m7", strategy="head.*")
+    found = bt.compile(
+        net, torch.zeros(1, 2, 16), target="cortex-m7", strategy="head.*", accumulate=1
+    )
     for name, content in found.files.items():
         (tmp_path / name).write_text(content, encoding="utf-8")
     flags = [

@@ -20,6 +20,7 @@ SOURCE = Path(__file__).resolve().parents[1] / "src" / "biotrain"
 
 ROOMS = (
     "errors",
+    "recipe",
     "writing",
     "models",
     "topology",

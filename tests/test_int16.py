@@ -149,8 +149,8 @@ def test_an_input_that_no_convolution_reads() -> None:
     net = Standardized()
     q, y = integers()
     example = torch.zeros(1, CHANS, TIMES)
-    plain = bt.compile(net, example)
-    pkg = bt.compile(net, example, input_type="int16", input_scale=SCALE)
+    plain = bt.compile(net, example, accumulate=1)
+    pkg = bt.compile(net, example, input_type="int16", input_scale=SCALE, accumulate=1)
     assert learned(pkg, q, y) == learned(plain, values(q), y)
 
 

@@ -62,9 +62,13 @@ def package(**options: object) -> bt.Package:
     torch.manual_seed(0)
     net = bt.prepare(bt.models.build("epidenet", 2, 400, 3, 200.0), norm="frozen")
     front = replace(front, window=400)
-    chosen = {"live": bt.Live(front=front, store_pages=4), "input_type": "int16"}
+    chosen = {"live": bt.Live(front=front, store_pages=4, epochs=10), "input_type": "int16"}
     return bt.compile(
-        net, torch.zeros(1, 2, 400), target="nrf52840", input_scale=0.1, **{**chosen, **options}
+        net,
+        torch.zeros(1, 2, 400),
+        target="nrf52840",
+        input_scale=0.1,
+        **{"accumulate": 1, **chosen, **options},
     )
 
 

@@ -49,11 +49,13 @@ def package(live: bool = True, **options: Any) -> Package:
     own = {key: options.pop(key) for key in list(options) if key in Live.__dataclass_fields__}
     settings: dict[str, Any] = {"page_bytes": 256, "store_pages": 64, "epochs": 4, "patience": 2}
     settings |= {"hop": HOP} | own
-    around = Live(**settings) if live else None
+    around = Live(**{"epochs": 10, **settings}) if live else None
     given |= {"input_type": "int16", "input_scale": SCALE, "fused": False, "target": "nrf52840"}
     net = Small()
     net.train()
-    return bt.compile(net, torch.zeros(1, CHANS, TIMES), live=around, **(given | options))
+    return bt.compile(
+        net, torch.zeros(1, CHANS, TIMES), live=around, **({"accumulate": 1} | given | options)
+    )
 
 
 def signal(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:

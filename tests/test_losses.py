@@ -97,7 +97,7 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_equals_torch(name: str) -> None:
     case = CASES[name]
-    pkg = bt.compile(case.net(), X, loss=case.loss, **case.options)
+    pkg = bt.compile(case.net(), X, loss=case.loss, **{"accumulate": 1, **case.options})
     report = bt.verify(pkg, steps=2, seeds=1)
     assert report.ok, [t for t in report.tensors if not t.ok]
 
@@ -105,7 +105,7 @@ def test_equals_torch(name: str) -> None:
 def test_a_step_that_is_ignored_and_a_class_that_is_not_there() -> None:
     """The loss is that of torch over the other steps; 3 of 3 classes is refused."""
     net = Steps()
-    pkg = bt.compile(net, X, loss=CrossEntropy(ignore_index=9), strategy="last")
+    pkg = bt.compile(net, X, loss=CrossEntropy(ignore_index=9), strategy="last", accumulate=1)
     device = pkg.run("host")
     rng = np.random.default_rng(0)
     x = rng.standard_normal((1, 3, 40), np.float32)
@@ -126,7 +126,7 @@ def test_a_step_that_is_ignored_and_a_class_that_is_not_there() -> None:
 def test_outputs_come_back_as_the_network_returns_them() -> None:
     net = Heads().eval()
     losses = {"rate": "mse", "stage": "cross_entropy", "steps": "cross_entropy"}
-    device = bt.compile(net, X, loss=losses, strategy="none").run("host")
+    device = bt.compile(net, X, loss=losses, strategy="none", accumulate=1).run("host")
     x = np.random.default_rng(0).standard_normal((2, 3, 40), np.float32)
     found = device.predict(x)
     with torch.no_grad():
@@ -153,13 +153,13 @@ def test_outputs_come_back_as_the_network_returns_them() -> None:
 )
 def test_what_does_not_fit_gets_one_line(net: type[nn.Module], loss: Any, message: str) -> None:
     with pytest.raises(BioTrainError, match=message) as caught:
-        bt.compile(net(), X, loss=loss)
+        bt.compile(net(), X, loss=loss, accumulate=1)
     assert "\n" not in str(caught.value)
 
 
 def test_targets_that_do_not_fit() -> None:
     losses = {"rate": "mse", "stage": "cross_entropy", "steps": "cross_entropy"}
-    device = bt.compile(Heads(), X, loss=losses, strategy="last").run("host")
+    device = bt.compile(Heads(), X, loss=losses, strategy="last", accumulate=1).run("host")
     x = np.zeros((2, 3, 40), np.float32)
     good = {
         "rate": np.zeros((2, 1)),

@@ -174,8 +174,8 @@ def check(net: nn.Sequential, rewrites: tuple[str, ...], draws: int = 5, **kind:
     C that none has touched is allowed too.
     """
     example = windows(0)[0]
-    device = compile_model(net, example, rewrites=rewrites).run("host")
-    plain = compile_model(net, example, rewrites=()).run("host")
+    device = compile_model(net, example, rewrites=rewrites, accumulate=1).run("host")
+    plain = compile_model(net, example, rewrites=(), accumulate=1).run("host")
     have: dict[str, float] = {}
     bar: dict[str, float] = {}
     given = (windows(seed, **kind) for seed in range(100))
@@ -321,7 +321,7 @@ def test_predictions_use_moments_too() -> None:
     assert "norm_relu_pool" not in made
     want = copy.deepcopy(net).double()(torch.tensor(x).double()).detach().numpy()
     assert (
-        np.abs(compile_model(net, x).run("host").predict(x) - want).max()
+        np.abs(compile_model(net, x, accumulate=1).run("host").predict(x) - want).max()
         <= 32 * EPS * np.abs(want).max()
     )
 
@@ -383,7 +383,9 @@ def test_random_networks(seed: int) -> None:
 def test_running_statistics_from_moments() -> None:
     net = pointwise(nn.BatchNorm1d(16, momentum=0.3))
     x, y = windows(3)
-    device = compile_model(net, x, optimizer=bt.SGD(lr=0.0, momentum=0.0, weight_decay=0.0)).run()
+    device = compile_model(
+        net, x, optimizer=bt.SGD(lr=0.0, momentum=0.0, weight_decay=0.0), accumulate=1
+    ).run()
     device.train(x, y)
     reference = copy.deepcopy(net).double()
     reference(torch.tensor(x).double())
@@ -397,7 +399,7 @@ def test_values_that_are_not_finite_stay_so() -> None:
     with torch.no_grad():
         net[1].weight[3, 0, 2] = 3e38
     x, y = windows(0)
-    device = compile_model(net, x).run("host")
+    device = compile_model(net, x, accumulate=1).run("host")
     with pytest.raises(bt.errors.DeviceError):
         device.accumulate(x, y)
 

@@ -121,7 +121,7 @@ def test_verify_passes_what_has_no_fault(index: int) -> None:
     net = prepared(network)
     norms = any(isinstance(m, nn.GroupNorm) for m in net.modules())
     strategy = "norm" if norms and index % 3 == 1 else "full"
-    pkg = bt.compile(net, network.example, strategy=strategy, optimizer=bt.SGD())
+    pkg = bt.compile(net, network.example, strategy=strategy, optimizer=bt.SGD(), accumulate=1)
     report = bt.verify(pkg, steps=5, seeds=2, seed=seed, flags=FLAGS)
     bad = [t for t in report.tensors if not t.ok]
     assert not bad, f"{bad}, {report.kinks} activations near a kink{said(seed, network)}"

@@ -77,7 +77,7 @@ def test_running_statistics_follow_torch(affine: bool) -> None:
         nn.Flatten(),
         nn.Linear(4 * (TIMES - 4), CLASSES),
     )
-    device = compile_model(net, x, optimizer=PLAIN).run("host")
+    device = compile_model(net, x, optimizer=PLAIN, accumulate=1).run("host")
     device.train(x, y)
     have = device.parameters()
     assert {"1.running_mean", "1.running_var"} < set(have)
@@ -94,13 +94,13 @@ def test_bad_samples_leave_running_statistics_alone() -> None:
     net = model(nn.BatchNorm1d(CHANNELS))
     with torch.no_grad():
         net[2].weight.fill_(3e38)  # logits overflow
-    device = compile_model(net, x).run("host")
+    device = compile_model(net, x, accumulate=1).run("host")
     before = device.parameters()
     with pytest.raises(DeviceError):
         device.train(x, y)
     for name, value in device.parameters().items():
         assert np.array_equal(value, before[name]), name
-    device = compile_model(model(nn.BatchNorm1d(CHANNELS)), x).run("host")
+    device = compile_model(model(nn.BatchNorm1d(CHANNELS)), x, accumulate=1).run("host")
     before = device.parameters()
     x[0] = np.where(np.arange(TIMES) % 2, -1e20, 1e20)  # the variance overflows, the loss does not
     device.train(x[:1], y[:1])
@@ -111,7 +111,7 @@ def test_bad_samples_leave_running_statistics_alone() -> None:
 
 def test_running_statistics_travel_in_a_checkpoint() -> None:
     x, y = windows(3)
-    device = compile_model(model(nn.BatchNorm1d(CHANNELS)), x).run("host")
+    device = compile_model(model(nn.BatchNorm1d(CHANNELS)), x, accumulate=1).run("host")
     device.train(x, y)
     saved, crc = device.save_state(), device.crc32()
     device.train(x, y)
@@ -143,7 +143,7 @@ def test_offset_costs_no_accuracy(name: str, offset: float) -> None:
         norm.running_var.fill_(1.5)
     net = model(norm)
     x, y = windows(1, offset)
-    device = compile_model(net, x).run("host")
+    device = compile_model(net, x, accumulate=1).run("host")
     device.accumulate(x, y)
     want = torch_gradients(net, x, y)
     for param, value in device.gradients().items():
@@ -163,7 +163,7 @@ def test_frozen_layers_of_prepare() -> None:
     net[1].running_var.fill_(0.7)
     net[4].running_mean.fill_(0.2)
     frozen = prepare(net, norm="frozen")
-    device = compile_model(frozen, x).run("host")
+    device = compile_model(frozen, x, accumulate=1).run("host")
     losses = device.accumulate(x, y)
     reference = copy.deepcopy(frozen).double()
     total = nn.functional.cross_entropy(
@@ -186,4 +186,4 @@ def test_what_cannot_train_is_refused(momentum: float | None, said: str) -> None
     norm = nn.BatchNorm1d(CLASSES, momentum=momentum)
     net = nn.Sequential(nn.Flatten(), nn.Linear(CHANNELS * TIMES, CLASSES), norm)
     with pytest.raises(CaptureError, match=said):
-        compile_model(net, windows(1)[0])
+        compile_model(net, windows(1)[0], accumulate=1)

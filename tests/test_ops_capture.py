@@ -239,13 +239,13 @@ def test_capture_refuses_with_the_users_line(
 ) -> None:
     net = Net(lambda m, x: m.out(function(x)), out=nn.Linear(4, 2))
     with pytest.raises(CaptureError, match=message) as error:
-        compile_model(net, torch.randn(1, 2, 4))
+        compile_model(net, torch.randn(1, 2, 4), accumulate=1)
     assert "test_ops_capture.py" in str(error.value)
 
 
 def test_a_function_of_its_output_works_in_place() -> None:
     net = Net(lambda m, x: m.out(F.elu(m.a(x)).mean(-1)), a=conv(), out=nn.Linear(4, 2))
-    package = compile_model(net, torch.randn(1, CHANNELS, TIMES))
+    package = compile_model(net, torch.randn(1, CHANNELS, TIMES), accumulate=1)
     shared = [b.members for b in package.plan.buffers if "elu" in " ".join(b.members)]
     assert any(len(members) > 1 for members in shared), package.plan.buffers
 
@@ -260,7 +260,7 @@ def test_a_broadcast_operand_is_not_overwritten() -> None:
     torch.manual_seed(1)
     net = Net(forward, unit=torch.ones(1), weight=torch.randn(1, 4), column=torch.randn(2, 1))
     x = torch.randn(1, CHANNELS, TIMES)
-    device = compile_model(net, x, loss="mse").run("host")
+    device = compile_model(net, x, loss="mse", accumulate=1).run("host")
     want = net.double()(x.double()).detach().numpy()
     np.testing.assert_allclose(device.predict(x.numpy()), want, rtol=1e-5)
 
@@ -269,7 +269,7 @@ def test_a_broadcast_operand_is_not_overwritten() -> None:
 def test_angles_too_large_to_reduce_are_refused(wave: Callable[[Tensor], Tensor]) -> None:
     """Up to 8192 the function is torch's; beyond it nothing is predicted and nothing learned."""
     net = Net(lambda m, x: head(wave(x), m.out), out=nn.Linear(CHANNELS * TIMES, 2))
-    device = compile_model(net, torch.zeros(1, CHANNELS, TIMES)).run("host")
+    device = compile_model(net, torch.zeros(1, CHANNELS, TIMES), accumulate=1).run("host")
     x = np.full((1, CHANNELS, TIMES), 8192.0, np.float32)
     expected = net(torch.from_numpy(x)).detach().numpy()
     np.testing.assert_allclose(device.predict(x), expected, rtol=1e-4, atol=1e-4)
@@ -293,7 +293,7 @@ def test_the_larger_of_two_is_one_of_them(extreme: Callable[[Tensor, Tensor], Te
     net = Net(lambda m, x: head(extreme(x, m.w), m.out), w=torch.full((1, 1), 1.25), out=out)
     x = np.zeros((1, CHANNELS, TIMES), np.float32)
     x[0, 0, 7], x[0, 1, 3] = -3e30, 3e30
-    got = compile_model(net, torch.zeros(1, CHANNELS, TIMES)).run("host").predict(x)
+    got = compile_model(net, torch.zeros(1, CHANNELS, TIMES), accumulate=1).run("host").predict(x)
     np.testing.assert_array_equal(got, net(torch.from_numpy(x)).detach().numpy())
 
 
@@ -304,7 +304,7 @@ def test_power_average_pools(p: float) -> None:
     net = nn.Sequential(conv(), nn.LPPool1d(p, 4, stride=2), nn.Flatten(), nn.LazyLinear(2)).eval()
     x = torch.rand(1, CHANNELS, TIMES)
     net(x)
-    report = verify(compile_model(net, x), steps=2, seeds=1)
+    report = verify(compile_model(net, x, accumulate=1), steps=2, seeds=1)
     assert report.ok, report
 
 

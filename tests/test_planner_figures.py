@@ -67,7 +67,7 @@ def package(name: str, target: str, memory: int | None = None) -> Package:
     chans, times, classes = SHAPES[name]
     torch.manual_seed(0)
     net = bt.prepare(bt.models.build(name, chans, times, classes, 200.0), norm="group").train()
-    return bt.compile(net, torch.zeros(1, chans, times), target=target, memory=memory)
+    return bt.compile(net, torch.zeros(1, chans, times), target=target, memory=memory, accumulate=1)
 
 
 @cache

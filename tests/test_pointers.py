@@ -134,7 +134,7 @@ def test_a_package_that_reads_integers(
     torch.manual_seed(0)
     net = bt.prepare(bt.models.build(network, *shape, 200.0), norm="group")
     options = {"optimizer": bt.SGD(lr=1e-2), "input_type": "int16", "input_scale": 0.01, **options}
-    pkg = bt.compile(net, torch.zeros(1, *shape[:2]), **options)
+    pkg = bt.compile(net, torch.zeros(1, *shape[:2]), **{"accumulate": 1, **options})
     for name, text in pkg.files.items():
         if name.endswith((".c", ".h")):
             (tmp_path / name).write_text(text)

@@ -60,7 +60,7 @@ int main(void)
 def package(name: str, shape: tuple[int, int, int], prefix: str, target: str) -> bt.Package:
     torch.manual_seed(0)
     net = bt.prepare(bt.models.build(name, *shape, 200.0))
-    return bt.compile(net, torch.zeros(1, *shape[:2]), target=target, prefix=prefix)
+    return bt.compile(net, torch.zeros(1, *shape[:2]), target=target, prefix=prefix, accumulate=1)
 
 
 EMG, EEG = ("epidenet", (2, 400, 3)), ("mibminet", (4, 160, 2))

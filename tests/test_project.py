@@ -45,7 +45,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
         "accumulate": 4,
         "input_type": "int16",
         "input_scale": 0.001,
-        "live": Live(hop=8, slice_cycles=2000),
+        "live": Live(hop=8, slice_cycles=2000, epochs=10),
     },
 }
 
@@ -77,7 +77,7 @@ class Small(torch.nn.Module):
 def small(variant: str, target: str = "nrf52840") -> Package:
     options = VARIANTS[variant]
     net = Small("batch" if "batch" in options else "group")
-    return bt.compile(net, torch.zeros(1, 2, 32), target=target, **options)
+    return bt.compile(net, torch.zeros(1, 2, 32), target=target, **{"accumulate": 1, **options})
 
 
 def run(*command: str, cwd: Path) -> str:

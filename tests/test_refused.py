@@ -131,9 +131,9 @@ def test_outputs_that_do_not_fit_the_classes() -> None:
 
 def test_one_output_has_nothing_to_learn_from_cross_entropy() -> None:
     with pytest.raises(BioTrainError, match="an output for each class, or use loss='mse'"):
-        bt.compile(Fixed(outputs=1), torch.zeros(1, 2, 16))
-    bt.compile(Fixed(outputs=1), torch.zeros(1, 2, 16), loss="mse")
-    bt.compile(Fixed(outputs=1), torch.zeros(1, 2, 16), strategy="none")
+        bt.compile(Fixed(outputs=1), torch.zeros(1, 2, 16), accumulate=1)
+    bt.compile(Fixed(outputs=1), torch.zeros(1, 2, 16), loss="mse", accumulate=1)
+    bt.compile(Fixed(outputs=1), torch.zeros(1, 2, 16), strategy="none", accumulate=1)
 
 
 def test_a_person_of_one_class_has_no_accuracy() -> None:
@@ -204,7 +204,9 @@ def test_networks_that_nothing_can_be_made_of(name: str) -> None:
             model.line.weight[0, 0] = 1e300
         complaint = "'line.weight' holds values that are NaN or infinite in float32"
     with pytest.raises(BioTrainError, match=complaint) as caught:
-        bt.compile(model, torch.zeros(1, 2, 16, dtype=getattr(model, "dtype", torch.float32)))
+        bt.compile(
+            model, torch.zeros(1, 2, 16, dtype=getattr(model, "dtype", torch.float32)), accumulate=1
+        )
     assert "\n" not in str(caught.value)
 
 
@@ -223,7 +225,7 @@ EXAMPLES: dict[str, Any] = {
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_examples_that_are_no_window(name: str) -> None:
     with pytest.raises(BioTrainError):
-        bt.compile(Fixed(outputs=3), EXAMPLES[name])
+        bt.compile(Fixed(outputs=3), EXAMPLES[name], accumulate=1)
 
 
 def test_examples_that_are_a_window() -> None:
@@ -233,7 +235,7 @@ def test_examples_that_are_a_window() -> None:
         np.zeros((1, 2, 16), np.int16),
         torch.zeros(1, 2, 16, requires_grad=True) * 2,
     ):
-        bt.compile(Fixed(outputs=3), example)
+        bt.compile(Fixed(outputs=3), example, accumulate=1)
 
 
 SETTINGS: list[dict[str, Any]] = [
@@ -250,7 +252,7 @@ SETTINGS: list[dict[str, Any]] = [
 @pytest.mark.parametrize("wrong", SETTINGS, ids=str)
 def test_settings_that_cannot_be(wrong: dict[str, Any]) -> None:
     with pytest.raises(BioTrainError):
-        bt.compile(Fixed(outputs=3), torch.zeros(1, 2, 16), **wrong)
+        bt.compile(Fixed(outputs=3), torch.zeros(1, 2, 16), **{"accumulate": 1, **wrong})
 
 
 def test_names_that_stand_twice() -> None:

@@ -36,9 +36,12 @@ def request(**changed: Any) -> CompileRequest:
         ({"batch": 0}, "batch must be a whole number"),
         ({"batch": 2, "accumulate": 2}, "a batch is one group"),
         ({"batch": 2, "input_scale": 0.5}, "float input"),
-        ({"live": bt.Live()}, "input_type='int16'"),
-        ({"live": bt.Live(), "input_scale": 0.5, "loss": "mse"}, "loss='cross_entropy'"),
-        ({"live": bt.Live(), "input_scale": 0.5, "adabn": True}, "adabn works without live"),
+        ({"live": bt.Live(epochs=10)}, "input_type='int16'"),
+        ({"live": bt.Live(epochs=10), "input_scale": 0.5, "loss": "mse"}, "loss='cross_entropy'"),
+        (
+            {"live": bt.Live(epochs=10), "input_scale": 0.5, "adabn": True},
+            "adabn works without live",
+        ),
     ],
     ids=str,
 )

@@ -44,7 +44,7 @@ def check(net: nn.Module) -> None:
     rng = np.random.default_rng(0)
     x = rng.standard_normal((2, CHANNELS, TIMES)).astype(np.float32)
     y = np.array([0, 2])
-    device = compile_model(net, x).run("host")
+    device = compile_model(net, x, accumulate=1).run("host")
     device.accumulate(x, y)
     reference = copy.deepcopy(net).double()
     for window, label in zip(torch.tensor(x).double(), torch.tensor(y), strict=True):
@@ -223,7 +223,7 @@ def test_what_is_not_supported_names_the_line(
     function: Callable[[Tensor], Tensor], words: str
 ) -> None:
     with pytest.raises(CaptureError, match=words) as raised:
-        compile_model(Net(function), torch.zeros(1, CHANNELS, TIMES))
+        compile_model(Net(function), torch.zeros(1, CHANNELS, TIMES), accumulate=1)
     assert "test_shape_capture.py:" in str(raised.value)
 
 
@@ -234,7 +234,7 @@ def test_max_pool_takes_the_first_of_equals_and_keeps_only_an_index(
     net = nn.Sequential(nn.Conv1d(2, 2, 1), nn.MaxPool1d(first), nn.Flatten(), nn.LazyLinear(2))
     x = np.ones((1, 2, times), np.float32)
     net(torch.tensor(x))
-    package = compile_model(net, x)
+    package = compile_model(net, x, accumulate=1)
     pool = next(n for n in flat_nodes(package.graph.nodes) if n.op == "max_pool")
     assert pool.outputs[1].dtype == dtype
     back = next(n for n in flat_nodes(package.graph.nodes) if n.op == "max_pool_dx")

@@ -57,13 +57,15 @@ def compiled(options: dict[str, Any], live: Live | None) -> Package:
     net.train()
     example = torch.zeros(1, 2, 128)
     given = {"accumulate": 2, "target": "nrf52840", "fused": False} | options
-    return bt.compile(net, example, input_type="int16", input_scale=SCALE, live=live, **given)
+    return bt.compile(
+        net, example, input_type="int16", input_scale=SCALE, live=live, **{"accumulate": 1, **given}
+    )
 
 
 def packages(case: str) -> tuple[Package, Package]:
     """With slices and without."""
     options = dict(CASES[case])
-    live = Live(hop=40, slice_cycles=options.pop("slice", 0))
+    live = Live(hop=40, slice_cycles=options.pop("slice", 0), epochs=10)
     share = options.pop("share", None)
     plain = compiled(options, None)
     pkg = compiled(options, live)
@@ -169,8 +171,13 @@ def test_networks(name: str) -> None:
     options: dict[str, Any] = {"target": "nrf52840", "fused": False, "accumulate": 2}
     options |= {"input_type": "int16", "input_scale": SCALE}
     example = torch.zeros(1, 4, 160)
-    plain = bt.compile(net, example, **options).run("host", flags=FLAGS)
-    pkg = bt.compile(net, example, **options, live=Live(hop=40, slice_cycles=3000))
+    plain = bt.compile(net, example, **{"accumulate": 1, **options}).run("host", flags=FLAGS)
+    pkg = bt.compile(
+        net,
+        example,
+        **{"accumulate": 1, **options},
+        live=Live(hop=40, slice_cycles=3000, epochs=10),
+    )
     rng = np.random.default_rng(7)
     x, y = rng.integers(-300, 300, (4, 4, 160)).astype(np.int16), rng.integers(0, 3, 4)
     plain.train(x, y)
@@ -184,7 +191,7 @@ def test_networks(name: str) -> None:
 
 def test_a_window_lies_where_it_is_said_to_lie() -> None:
     """Live firmware writes it there, without a copy."""
-    pkg = compiled({}, Live(hop=40))
+    pkg = compiled({}, Live(hop=40, epochs=10))
     sliced, window = Sliced(pkg), windows(1)[0]
     sliced.c.bt_predict_window.restype = ctypes.c_void_p
     logits = np.zeros(3, np.float32)
@@ -226,7 +233,7 @@ def test_what_would_disturb_a_slice_is_refused() -> None:
 def test_no_piece_is_longer_than_asked_or_it_is_named() -> None:
     longest = {}
     for limit in (0, 5000, 800):
-        pkg = compiled({}, Live(hop=40, slice_cycles=limit))
+        pkg = compiled({}, Live(hop=40, slice_cycles=limit, epochs=10))
         plan = pkg.plan
         asked = [int(n) for n in re.findall(r"bt_goes\(s, (\d+)u\)", pkg.files["model.c"])]
         assert max(asked) == plan.longest_slice_cycles
@@ -273,7 +280,7 @@ def test_a_flat_array_is_never_cut_along_rows() -> None:
     from biotrain.ir.op import OPS
     from biotrain.planner.slices import blocks_of, flat
 
-    pkg = compiled({}, Live(hop=40))
+    pkg = compiled({}, Live(hop=40, epochs=10))
     updates = [n for n in pkg.graph.updates if not OPS[n.op].alias and flat(n)]
     weights = [n for n in updates if n.outputs[0].shape[0] > 1]
     assert weights

@@ -68,10 +68,15 @@ def test_the_largest_scale_of_an_int16_input_is_finite_in_every_sample() -> None
     given = {"input_type": "int16", "memory": None}
     for scale, taken in ((most, True), (most * 1.01, False), (0.0, False)):
         if taken:
-            assert bt.compile(Network(), X, input_scale=scale, **given).source.input_scale == scale
+            assert (
+                bt.compile(
+                    Network(), X, input_scale=scale, **{"accumulate": 1, **given}
+                ).source.input_scale
+                == scale
+            )
         else:
             with pytest.raises(BioTrainError, match="input scale must be positive"):
-                bt.compile(Network(), X, input_scale=scale, **given)
+                bt.compile(Network(), X, input_scale=scale, **{"accumulate": 1, **given})
 
 
 def test_the_frontier_keeps_what_no_other_point_beats() -> None:
@@ -85,7 +90,7 @@ def test_the_frontier_keeps_what_no_other_point_beats() -> None:
 
 
 def streamed() -> list[Loop]:
-    pkg = bt.compile(Network(), X, target="cv32e40p", memory=13_000, frontier=False)
+    pkg = bt.compile(Network(), X, target="cv32e40p", memory=13_000, frontier=False, accumulate=1)
     loops = [n for n in pkg.graph.nodes if isinstance(n, Loop) and n.count > 1]
     assert loops
     return loops

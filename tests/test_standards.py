@@ -73,10 +73,12 @@ def packages(target: str) -> dict[str, Package]:
     eegnet = bt.prepare(bt.models.build("eegnet", 8, 256, 4, 128.0), norm="batch")
     fft = {"rewrites": (*DEFAULT, "fastconv", "fft"), "batch": 4}
     found = {
-        "tutorial": bt.compile(Net(nn.AvgPool1d(8)), x, **size),  # type: ignore[arg-type]
-        "max": bt.compile(Net(nn.MaxPool1d(8)), x, optimize="size", **size),  # type: ignore[arg-type]
-        "epidenet": bt.compile(epidenet, torch.zeros(1, 2, 400), **size),  # type: ignore[arg-type]
-        "eegnet": bt.compile(eegnet, torch.zeros(1, 8, 256), target=target, **fft),  # type: ignore[arg-type]
+        "tutorial": bt.compile(Net(nn.AvgPool1d(8)), x, **{"accumulate": 1, **size}),  # type: ignore[arg-type]
+        "max": bt.compile(Net(nn.MaxPool1d(8)), x, optimize="size", **{"accumulate": 1, **size}),  # type: ignore[arg-type]
+        "epidenet": bt.compile(epidenet, torch.zeros(1, 2, 400), **{"accumulate": 1, **size}),  # type: ignore[arg-type]
+        "eegnet": bt.compile(
+            eegnet, torch.zeros(1, 8, 256), target=target, **{"accumulate": 1, **fft}
+        ),  # type: ignore[arg-type]
     }
     if target != "host":
         found["live"] = bt.compile(
@@ -85,7 +87,8 @@ def packages(target: str) -> dict[str, Package]:
             target=target,
             input_type="int16",
             input_scale=0.1,
-            live=bt.Live(hop=100, store_pages=4),
+            live=bt.Live(hop=100, store_pages=4, epochs=10),
+            accumulate=1,
         )
     return found
 
@@ -168,7 +171,7 @@ def crc(package: Package, flags: Sequence[str] | None) -> int:
 @pytest.mark.parametrize("standard", ["gnu17", "gnu99"])
 def test_a_gnu_standard_keeps_the_bits(standard: str) -> None:
     """gcc would fuse a*b+c with these flags, which are Arduino's kind."""
-    package = bt.compile(Net(nn.AvgPool1d(8)), torch.zeros(1, 8, 200), fused=False)
+    package = bt.compile(Net(nn.AvgPool1d(8)), torch.zeros(1, 8, 200), fused=False, accumulate=1)
     flags = ("-O1", "-march=native", "-fPIC", f"-std={standard}")
     assert crc(package, flags) == crc(package, None)
 

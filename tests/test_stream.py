@@ -103,18 +103,18 @@ def test_budgets_are_kept(index: int) -> None:
     again = said(seed, network)
     print(again)
     net = prepared(network)
-    free = bt.compile(net, network.example).plan
+    free = bt.compile(net, network.example, accumulate=1).plan
     fixed = free.ram_bytes - free.peak_bytes
     budget = fixed + int(free.peak_bytes * random.Random(seed).uniform(0.35, 1))
     short = None
     try:
-        plan = bt.compile(net, network.example, memory=budget).plan
+        plan = bt.compile(net, network.example, memory=budget, accumulate=1).plan
     except DoesNotFitError as error:
         short = error
     if short is not None:
         assert named(short) > budget, again
         budget = named(short)
-        plan = bt.compile(net, network.example, memory=budget).plan
+        plan = bt.compile(net, network.example, memory=budget, accumulate=1).plan
     assert plan.lower_bound_bytes <= plan.peak_bytes, again
     assert plan.ram_bytes <= budget, again
     assert plan.ops >= free.ops, again
@@ -129,13 +129,13 @@ def test_drawn_networks_train_to_the_same_bits(index: int, monkeypatch: pytest.M
     again = said(seed, network)
     print(again)
     net = prepared(network)
-    stored = bt.compile(net, network.example)
+    stored = bt.compile(net, network.example, accumulate=1)
 
     def least(self: Planner, search: Search, *_: object) -> Schedule:
         return self.schedule(search, smallest(search))
 
     monkeypatch.setattr(Planner, "within", least)
-    streamed = bt.compile(net, network.example, memory=1 << 30)
+    streamed = bt.compile(net, network.example, memory=1 << 30, accumulate=1)
     assert streamed.graph.nodes != stored.graph.nodes, again
     rng = np.random.default_rng(seed)
     x = rng.standard_normal((6, *network.example.shape[1:])).astype(np.float32)
@@ -196,10 +196,13 @@ SHARES = {"mixed": (0.9, 0.65), "eegnet": (0.75, 0.25)}
 def plans(name: str, shares: Sequence[float], **options: object) -> list[Package]:
     """From everything stored downwards."""
     net, example = NETS[name](), torch.zeros(1, CHANS, TIMES)
-    free = bt.compile(net, example, **options)
+    free = bt.compile(net, example, **{"accumulate": 1, **options})
     fixed = free.plan.ram_bytes - free.plan.peak_bytes
     wanted = [fixed + int(share * free.plan.peak_bytes) for share in shares]
-    found = [free, *(bt.compile(net, example, memory=ram, **options) for ram in wanted)]
+    found = [
+        free,
+        *(bt.compile(net, example, memory=ram, **{"accumulate": 1, **options}) for ram in wanted),
+    ]
     assert all(p.plan.ram_bytes <= ram for p, ram in zip(found[1:], wanted, strict=True))
     return found
 
@@ -233,10 +236,10 @@ def test_all_plans_train_to_the_same_bits(name: str, gradients: str) -> None:
 def test_the_smallest_ram_that_is_named_is_enough() -> None:
     net, example = eegnet(), torch.zeros(1, CHANS, TIMES)
     with pytest.raises(DoesNotFitError, match="largest buffers: ") as least:
-        bt.compile(net, example, memory=10_000)
-    plan = bt.compile(net, example, memory=named(least.value)).plan
+        bt.compile(net, example, memory=10_000, accumulate=1)
+    plan = bt.compile(net, example, memory=named(least.value), accumulate=1).plan
     assert plan.ram_bytes <= named(least.value)
-    assert plan.peak_bytes < 0.25 * bt.compile(net, example).plan.peak_bytes
+    assert plan.peak_bytes < 0.25 * bt.compile(net, example, accumulate=1).plan.peak_bytes
 
 
 _DIGEST = """
@@ -249,13 +252,13 @@ print(digest({memory}))
 
 def digest(memory: int) -> str:
     """Of all files that are emitted for a budget."""
-    files = bt.compile(eegnet(), torch.zeros(1, CHANS, TIMES), memory=memory).files
+    files = bt.compile(eegnet(), torch.zeros(1, CHANS, TIMES), memory=memory, accumulate=1).files
     return hashlib.sha256("".join(files[k] for k in sorted(files)).encode()).hexdigest()
 
 
 @pytest.mark.ci
 def test_a_plan_does_not_depend_on_the_hash_seed() -> None:
-    free = bt.compile(eegnet(), torch.zeros(1, CHANS, TIMES)).plan
+    free = bt.compile(eegnet(), torch.zeros(1, CHANS, TIMES), accumulate=1).plan
     memory = free.ram_bytes - free.peak_bytes // 2
     other = "1" if os.environ.get("PYTHONHASHSEED") == "2" else "2"
     there = subprocess.run(
@@ -482,9 +485,9 @@ def test_the_planner_updates_a_parameter_behind_all_that_read_it(
 
 def a_plan(name: str = "mixed", share: float = 0.65) -> Package:
     net, example = NETS[name](), torch.zeros(1, CHANS, TIMES)
-    free = bt.compile(net, example).plan
+    free = bt.compile(net, example, accumulate=1).plan
     ram = free.ram_bytes - int((1 - share) * free.peak_bytes)
-    return bt.compile(net, example, memory=ram)
+    return bt.compile(net, example, memory=ram, accumulate=1)
 
 
 def test_a_wrong_kernel_or_schedule_changes_the_crc(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -588,9 +591,9 @@ def test_executed_multiply_adds_are_those_of_the_plan(monkeypatch: pytest.Monkey
     else is exact, so the share that is missing is small and that of the borders."""
     torch.manual_seed(0)
     net, example = Convs().train(), torch.zeros(1, CHANS, TIMES)
-    free = bt.compile(net, example)
+    free = bt.compile(net, example, accumulate=1)
     fixed = free.plan.ram_bytes - free.plan.peak_bytes
-    tight = bt.compile(net, example, memory=fixed + int(0.5 * free.plan.peak_bytes))
+    tight = bt.compile(net, example, memory=fixed + int(0.5 * free.plan.peak_bytes), accumulate=1)
     counted = [conv_ops(p.graph) for p in (free, tight)]
     ran = [executed(p, monkeypatch) for p in (free, tight)]
     assert counted[1] > 1.1 * counted[0], "something is recomputed"
@@ -602,7 +605,7 @@ def test_executed_multiply_adds_are_those_of_the_plan(monkeypatch: pytest.Monkey
 
 def test_the_frontier_of_a_package() -> None:
     """Falling RAM, rising operations, and the JSON says the same."""
-    plan = bt.compile(eegnet(), torch.zeros(1, CHANS, TIMES), frontier=True).plan
+    plan = bt.compile(eegnet(), torch.zeros(1, CHANS, TIMES), frontier=True, accumulate=1).plan
     points = plan.frontier
     assert len(points) >= 5
     assert [p.arena_bytes for p in points] == sorted((p.arena_bytes for p in points), reverse=True)
@@ -619,11 +622,11 @@ def test_points_of_the_frontier_are_verified(name: str) -> None:
     torch.manual_seed(0)
     net = bt.prepare(bt.models.build(name, CHANS, TIMES, CLASSES, 64.0, norm="group")).train()
     example = torch.zeros(1, CHANS, TIMES)
-    points = bt.compile(net, example, frontier=True).plan.frontier
+    points = bt.compile(net, example, frontier=True, accumulate=1).plan.frontier
     seed = a_seed(0)
     count = min(len(points) - 1, int(os.environ.get("BIOTRAIN_POINTS", "1")))
     for point in (points[-1], *random.Random(seed).sample(points[:-1], count)):
-        pkg = bt.compile(net, example, memory=point.ram_bytes)
+        pkg = bt.compile(net, example, memory=point.ram_bytes, accumulate=1)
         assert pkg.plan.ram_bytes <= point.ram_bytes, seed
         report = bt.verify(pkg, steps=2, seeds=1, seed=seed, flags=FLAGS)
         if not report.ok:  # a sample within rounding of a kink has two gradients

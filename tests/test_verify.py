@@ -31,7 +31,7 @@ def package(name: str, norm: str = "group", seed: int = 0, **options: object) ->
     net = bt.prepare(net, norm="frozen" if norm == "frozen" else "keep")
     net.train()
     example = torch.zeros(1, shape["n_chans"], shape["n_times"])
-    return bt.compile(net, example, **options)
+    return bt.compile(net, example, **{"accumulate": 1, **options})
 
 
 def warm_up(net: torch.nn.Module, shape: dict[str, int]) -> None:
@@ -145,7 +145,7 @@ class Symmetric(torch.nn.Module):
 def test_a_gradient_that_vanishes_by_symmetry_is_no_fault() -> None:
     """Float32 has no digit of it, in torch neither: random rounding says how large it may be."""
     torch.manual_seed(4)
-    pkg = bt.compile(Symmetric().train(), torch.zeros(1, 3, 64), strategy="factor")
+    pkg = bt.compile(Symmetric().train(), torch.zeros(1, 3, 64), strategy="factor", accumulate=1)
     report = bt.verify(pkg, steps=3, seeds=1)
     (factor,) = [t for t in report.tensors if t.name == "factor.grad"]
     assert factor.max_rel_error > 4 * factor.torch_fp32_error  # this draw needs it
@@ -163,7 +163,7 @@ def test_a_gradient_that_is_zero_is_measured_against_those_that_are_not_trained(
         torch.nn.Flatten(),
         torch.nn.Linear(8 * 60, 4),
     )
-    pkg = bt.compile(net.train(), torch.zeros(1, 3, 64), strategy="0.bias")
+    pkg = bt.compile(net.train(), torch.zeros(1, 3, 64), strategy="0.bias", accumulate=1)
     report = bt.verify(pkg, steps=2, seeds=1)
     (bias,) = [t for t in report.tensors if t.name == "0.bias.grad"]
     assert bias.max_rel_error < 1e-5
@@ -175,7 +175,7 @@ def test_outputs_with_time() -> None:
     net = torch.nn.Sequential(
         torch.nn.Conv1d(3, 8, 5, padding=2), torch.nn.Tanh(), torch.nn.Conv1d(8, 2, 1)
     )
-    pkg = bt.compile(net.train(), torch.zeros(1, 3, 64), loss="mse")
+    pkg = bt.compile(net.train(), torch.zeros(1, 3, 64), loss="mse", accumulate=1)
     check(pkg, steps=3, seeds=1)
 
 
@@ -230,5 +230,5 @@ def test_padded_pools() -> None:
         torch.nn.Flatten(),
         torch.nn.Linear(8, 4),
     )
-    pkg = bt.compile(net.train(), torch.zeros(1, 3, 20), optimizer=SGD)
+    pkg = bt.compile(net.train(), torch.zeros(1, 3, 20), optimizer=SGD, accumulate=1)
     check(pkg, steps=2, seeds=1)

@@ -78,7 +78,13 @@ def package(name: str, workers: int, **more: Any) -> bt.Package:
 
     def compiles(**budget: Any) -> bt.Package:
         given = {**OPTIONS[name], **budget, **more}
-        return bt.compile(net, torch.zeros(1, CHANS, TIMES), title="t", workers=workers, **given)
+        return bt.compile(
+            net,
+            torch.zeros(1, CHANS, TIMES),
+            title="t",
+            workers=workers,
+            **{"accumulate": 1, **given},
+        )
 
     return smallest_plan(compiles) if name == "smallest" else compiles()
 
@@ -321,6 +327,7 @@ def test_labels_are_looked_at_as_with_one_worker(each_step: bool) -> None:
             strategy="full",
             optimizer=SGD,
             workers=workers,
+            accumulate=1,
         )
         device = pkg.run("host")
         device.train(x, y)

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from biotrain.ir.optimizer import SGD, Adam
     from biotrain.package import Package
     from biotrain.package import compile_model as compile  # noqa: A004  (bt.compile)
+    from biotrain.recipe import Recipe
+    from biotrain.study.adapt import adapt
     from biotrain.topology import prepare, report
     from biotrain.verification import verify
 
@@ -34,6 +36,8 @@ __all__ = [
     "BioTrainError",
     "Live",
     "Package",
+    "Recipe",
+    "adapt",
     "compile",
     "losses",
     "models",
@@ -48,6 +52,8 @@ _HOME = {
     "BioTrainError": "errors",
     "Live": "frontend.live",
     "Package": "package",
+    "Recipe": "recipe",
+    "adapt": "study.adapt",
     "prepare": "topology",
     "report": "topology",
     "verify": "verification",

@@ -40,10 +40,12 @@ from biotrain.graph.strategy import trainable
 from biotrain.ir.graph import Graph
 from biotrain.ir.loss import Loss, Objective, parse_loss
 from biotrain.ir.op import rows_times
-from biotrain.ir.optimizer import SGD, Gradients, Optimizer
+from biotrain.ir.optimizer import Gradients, Optimizer
 from biotrain.planner.budget import Budget
 from biotrain.planner.context import SLICES_BYTES
 from biotrain.planner.fit import fit
+from biotrain.planner.follow import Open, follow
+from biotrain.planner.given import example_given, network_given
 from biotrain.planner.live_memory import LivePlan
 from biotrain.planner.plan import Fitted
 from biotrain.planner.request import (
@@ -56,8 +58,9 @@ from biotrain.planner.request import (
     check_input,
 )
 from biotrain.planner.team_sums import shared_sums
+from biotrain.recipe import PACKAGE_FILE, Recipe, recipe_text
 from biotrain.targets.target import Target, load_target, parse_bytes
-from biotrain.topology.given import called, network_of
+from biotrain.topology.given import called
 from biotrain.writing.files import Folder
 
 if TYPE_CHECKING:
@@ -85,7 +88,10 @@ class Package(Build):
     module: torch.nn.Module | None
     """The module as compiled, for verification; None where a `.pt2` file was given."""
     notes: tuple[str, ...] = ()
-    """What of the network does not run on the device, with its place in the user's source."""
+    """What of the network does not run on the device, with its place in the user's source; what of
+    the recipe is left to others."""
+    recipe: Recipe | None = None
+    """The recipe that it was compiled by, as far as it was followed; None where none was named."""
 
     def save(
         self,
@@ -110,7 +116,9 @@ class Package(Build):
         path = Path(folder)
         around = project_files(self) if project is None else project
         plan = json.dumps(self.plan.to_json(), indent=1) + "\n"
-        files: dict[str, str | bytes] = {**self.files, **around, "plan.json": plan, **beside}
+        held = {} if self.recipe is None else {PACKAGE_FILE: recipe_text(self.recipe)}
+        own = {**self.files, **around, **held, "plan.json": plan}
+        files: dict[str, str | bytes] = {**own, **beside}
         Folder(path, force).write(files, whole=True)
         return path
 
@@ -149,10 +157,10 @@ def compile_model(
     example_input: torch.Tensor | npt.NDArray[np.float32],
     *,
     target: str | Target = "host",
-    strategy: str = "full",
+    strategy: str | None = None,
     memory: str | int | None = None,
     optimizer: Optimizer | None = None,
-    accumulate: int = 1,
+    accumulate: int | None = None,
     loss: Losses = "cross_entropy",
     sample_weights: bool = False,
     gradients: Gradients = "separate",
@@ -165,14 +173,15 @@ def compile_model(
     deadline_ms: float | None = None,
     max_mj: float | None = None,
     frontier: bool = False,
-    batch: int = 1,
+    batch: int | None = None,
     live: Live | None = None,
     front: FrontEnd | None = None,
-    adabn: bool = False,
+    adabn: bool | None = None,
     optimize: Optimize = "speed",
     prefix: str = "",
     workers: int | None = None,
     l2_memory: str | int | None = None,
+    recipe: Any = None,
 ) -> Package:
     """Compile a model into C that trains it; CaptureError, DoesNotFitError or BioTrainError.
 
@@ -183,7 +192,8 @@ def compile_model(
     target : a target or the name of one (`biotrain list targets`).
     strategy : `none`, `last`, `bias`, `norm`, `full`, or a glob of parameter names.
     memory : the whole static RAM to stay within (`"256KiB"`, bytes); default: the target's.
-    optimizer, accumulate : `bt.SGD(...)` or `bt.Adam(...)`; windows whose mean makes one step.
+    optimizer, accumulate : `bt.SGD(...)`, `bt.Adam(...)`; windows whose mean makes one step, 8.
+    recipe : a `bt.Recipe`, its name, a package: strategy to `Live`, as far as they are left open.
     loss, sample_weights : what is minimised; whether windows have weights (docs/layers.md).
     gradients : `separate` tensors; or, without a copy, added to the `momentum` of SGD or used for
         the `update` once complete (`accumulate=1`), without `clip_norm` (docs/numerics.md).
@@ -201,48 +211,27 @@ def compile_model(
     frontier : also find the plans from the fastest to the smallest (`plan.frontier`); seconds.
     rewrites : those of `biotrain.graph.rewrite.NAMES` that run; not `fastconv`, `fft` by default.
     """
+    asked = Open(strategy, optimizer, accumulate, batch, adabn)
+    how = follow(recipe, asked, network_given(model), gradients, live is not None)
     request = CompileRequest(
         target=(board := load_target(target).with_workers(workers)),
         fused=fused_on(board) if fused is None else fused,
-        strategy=strategy,
         budget=Budget(parse_bytes(memory), deadline_ms, max_mj),
-        optimizer=SGD() if optimizer is None else optimizer,
-        accumulate=accumulate,
         loss=parse_loss(loss, sample_weights),
         gradients=gradients,
         input_scale=check_input(input_type, input_scale),
         store=store,
         rewrites=tuple(rewrites),
-        title=title or f"{called(model)}, strategy {strategy}",
+        title=title or f"{called(model)}, strategy {how.strategy}",
         frontier=frontier,
-        batch=batch,
         live=live,
         front=front,
-        adabn=adabn,
         optimize=optimize,
         prefix=prefix,
         l2_bytes=parse_bytes(l2_memory),
+        **how.settings,
     )
-    return compiled(model, _example(example_input), request)
-
-
-def _network(given: Any) -> Any:
-    """The torch module that stands in a skorch estimator; anything else as it is."""
-    try:
-        return network_of(given)
-    except ValueError as error:
-        raise BioTrainError(str(error)) from error
-
-
-def _example(given: object) -> torch.Tensor:
-    """The example input as a tensor of floats, apart from any graph of gradients."""
-    try:
-        example = torch.as_tensor(given).detach()
-    except (TypeError, ValueError, RuntimeError) as error:
-        raise BioTrainError(f"the example input is no array of numbers: {error}") from error
-    if example.is_complex():
-        raise BioTrainError("the example input is complex; a window is float32")
-    return example if example.is_floating_point() else example.to(torch.float32)
+    return compiled(model, example_given(example_input), request)
 
 
 def compiled(
@@ -251,14 +240,15 @@ def compiled(
     """The package of a request: `bt.compile` with its settings in one object."""
     if not example.numel():
         raise BioTrainError(f"the example input is empty: {list(example.shape)}")
-    model = _network(model)
+    model = network_given(model)
     captured = capture(model, example, request.batch, request.adabn)
     if request.front is not None:
         shape = rows_times(captured.predict.inputs[0].shape)
         check_front(request.front, shape, request.input_scale)
     module = model if isinstance(model, torch.nn.Module) else None
     source = lower(captured, request)
-    return Package(source, request.target, request.strategy, request.front, module, captured.notes)
+    around, notes = (request.target, request.strategy, request.front), request.notes
+    return Package(source, *around, module, (*captured.notes, *notes), request.recipe)
 
 
 MOST_PLANS = 32

@@ -10,7 +10,9 @@ It goes wherever a scikit-learn classifier goes: pipelines, grid searches, MOABB
 """
 
 import inspect
+import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -19,11 +21,16 @@ from numpy.typing import ArrayLike, NDArray
 from torch import nn
 
 import biotrain as bt
-from biotrain.errors import BioTrainError
+from biotrain.errors import BioTrainError, DeviceError
+from biotrain.frontend.screen import artefacts, as_integers
 from biotrain.models import MODELS, averaging, build, standardized
 from biotrain.package import Package
+from biotrain.planner.follow import has_statistics
+from biotrain.recipe import Recipe, recipe_of
 from biotrain.run import check_place
 from biotrain.run.device import Device
+from biotrain.study.labelfree import alignment
+from biotrain.study.metrics import cross_entropy
 from biotrain.study.order import shuffled
 from biotrain.study.pretrain import check_outputs
 from biotrain.targets.target import load_target
@@ -42,7 +49,13 @@ except ImportError as error:
 NO_LABELS = "no_validation"
 """The value of y by which scikit-learn means that there are no labels."""
 
-Network = str | nn.Module | Callable[..., nn.Module]
+OVERRIDES = (
+    *("strategy", "epochs", "lr", "momentum", "weight_decay", "schedule", "accumulate"),
+    "clip_norm",
+)
+"""Parameters that take the place of the recipe's field of that name."""
+
+Network = str | nn.Module | Package | Callable[..., nn.Module]
 
 
 class DeviceClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -50,19 +63,25 @@ class DeviceClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     Parameters
     ----------
-    model : name of a built-in network; a torch module, which is trained on from its weights; or a
-        callable that returns one and takes what it needs of n_chans, n_times, n_outputs, sfreq and
-        norm by name (a class of braindecode does). Networks made here get a layer in front that
-        standardises each channel by the windows of `fit`.
+    model : name of a built-in network; a torch module, or the `Package` of one, which is trained on
+        from its weights; or a callable that returns one and takes what it needs of n_chans,
+        n_times, n_outputs, sfreq and norm by name (a class of braindecode does). Networks made here
+        get a layer in front that standardises each channel by the windows of `fit`.
     sfreq : sampling rate in Hz, which built-in networks scale their kernels with.
     n_chans : channels in the rows of a two-dimensional X, [windows, n_chans x n_times]; 1 by
         default. A three-dimensional X [windows, channels, time] needs none.
     center : subtract each window's own mean per channel, not that of `fit`; follows drift.
     target, memory, strategy, on : as in `bt.compile` and `Package.run`.
+    recipe : a `bt.Recipe` or the name of one, a package or its folder: the parameters below, and
+        `strategy`, where they are None. By default that of the package that `model` is, else the
+        default one; a network that `fit` trains from scratch has nothing to align or re-estimate,
+        so its align and adabn count for a given module only, and where they are named and do not
+        count, a warning says so. Then `fit` takes both from its windows, and aligns later windows
+        alike. There are no other people's windows to `replay`. `artefacts` are left out of `fit`.
     epochs, lr, momentum, weight_decay, schedule, accumulate : how `fit` trains; `partial_fit` is
         one epoch at a constant rate.
     norm : "group", "frozen" or "batch"; see `bt.prepare`.
-    clip_norm : most of the norm of a step's mean gradient; None: no bound.
+    clip_norm : most of the norm of a step's mean gradient; 0: no bound.
     random_state : seed of the initial weights and the order of the windows.
 
     Attributes
@@ -87,16 +106,17 @@ class DeviceClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         center: bool = True,
         target: str = "host",
         memory: str | int | None = None,
-        strategy: str = "full",
+        strategy: str | None = None,
         on: str = "host",
-        epochs: int = 30,
-        lr: float = 5e-3,
-        momentum: float = 0.9,
-        weight_decay: float = 1e-3,
-        schedule: Literal["constant", "cosine"] = "cosine",
-        accumulate: int = 8,
-        norm: str = "group",
-        clip_norm: float | None = 1.0,
+        recipe: Any = None,
+        epochs: int | None = None,
+        lr: float | None = None,
+        momentum: float | None = None,
+        weight_decay: float | None = None,
+        schedule: Literal["constant", "cosine"] | None = None,
+        accumulate: int | None = None,
+        norm: str | None = None,
+        clip_norm: float | None = None,
         random_state: Any = 0,
     ) -> None:
         self.model = model
@@ -107,6 +127,7 @@ class DeviceClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.memory = memory
         self.strategy = strategy
         self.on = on
+        self.recipe = recipe
         self.epochs = epochs
         self.lr = lr
         self.momentum = momentum
@@ -123,13 +144,41 @@ class DeviceClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         X : [windows, channels, time], [windows, channels x time], or MNE Epochs.
         """
         x, labels = self._first(X, y, None)
-        steps = self.epochs * -(-len(x) // self.accumulate)
-        if self.epochs and self.strategy != "none":
-            self.device_.begin(total_steps=steps)
-            for epoch in range(self.epochs):
-                self._epoch(x, labels, epoch)
+        found = artefacts(as_integers(x), self.recipe_.artefacts)
+        x, labels = x[~found], labels[~found]
+        if self.recipe_.epochs and self.recipe_.strategy != "none":
+            self._calibrate(x, labels)
         self._begun = False
         return self
+
+    def _calibrate(self, x: NDArray[np.float32], labels: NDArray[np.int64]) -> None:
+        """All epochs; weights that are worse than before are undone, and the epochs repeated at a
+        quarter of the rate, as often as the recipe says."""
+        recipe, device = self.recipe_, self.device_
+        source = self.package_.source
+        group = source.batch.size if source.batch else source.accumulate
+        before = (self._loss(x, labels), device.save_state()) if recipe.repeats else None
+        for attempt in range(recipe.repeats + 1):
+            lr = recipe.rate / 4**attempt
+            device.begin(total_steps=recipe.epochs * -(-len(x) // group), lr=lr)
+            try:
+                for epoch in range(recipe.epochs):
+                    self._epoch(x, labels, epoch)
+            except DeviceError:
+                if before is None:
+                    raise
+            else:
+                if before is None or self._loss(x, labels) <= before[0]:
+                    return
+            device.load_state(before[1])
+
+    def _loss(self, x: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
+        """Mean cross-entropy of windows; infinity where the weights give no numbers."""
+        try:
+            loss = cross_entropy(self.device_.predict(self._aligned(x)), labels)
+        except DeviceError:
+            return float("inf")
+        return loss if np.isfinite(loss) else float("inf")
 
     def partial_fit(self, X: Any, y: ArrayLike, classes: ArrayLike | None = None) -> Self:
         """Train one more epoch over X, y at a constant learning rate, from the current weights.
@@ -147,7 +196,7 @@ class DeviceClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             x, given = self._checked(X, y, reset=False)
             labels = self._labels(given)
         device = self._running()
-        if self.strategy == "none":
+        if self.recipe_.strategy == "none":
             return self
         if not self._begun:
             device.begin(total_steps=0)
@@ -212,7 +261,7 @@ class DeviceClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def _logits(self, X: Any) -> NDArray[np.float32]:
         check_is_fitted(self, "classes_")
         x, _ = self._checked(X, reset=False)
-        return self._running().predict(x)
+        return self._running().predict(self._aligned(x))
 
     # ------------------------------------------------------------ network and device
 
@@ -225,8 +274,7 @@ class DeviceClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if len(known) < 2:
             raise ValueError(f"a classifier needs two classes or more; y has one class: {known}")
         check_place(self.on, load_target(self.target))
-        if self.epochs < 0:
-            raise ValueError(f"epochs must not be negative, not {self.epochs}")
+        self.recipe_ = self._followed()
         self.classes_ = known
         labels = self._labels(given)
         draw = check_random_state(self.random_state)
@@ -236,32 +284,78 @@ class DeviceClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if sfreq is None and hasattr(X, "get_data"):
             sfreq = float(X.info["sfreq"])
         self._network = self._built(x, sfreq)
+        clean = x[~artefacts(as_integers(x), self.recipe_.artefacts)]
+        self._alignment = alignment(clean) if self.recipe_.align else None
         self._start()
+        if self.recipe_.adabn:
+            self.device_.adabn(self._aligned(clean))
         return x, labels
+
+    @property
+    def _module(self) -> nn.Module | None:
+        """The network that was given; None where `fit` makes one."""
+        if isinstance(self.model, Package):
+            if self.model.module is None:
+                raise BioTrainError("this package holds no module: give the network to compile")
+            return self.model.module
+        return self.model if isinstance(self.model, nn.Module) else None
+
+    def _followed(self) -> Recipe:
+        """The recipe with the parameters in place of its fields; what cannot be followed is off."""
+        carried = self.model.recipe if isinstance(self.model, Package) else None
+        given = carried if self.recipe is None else self.recipe
+        asked = recipe_of(given)
+        asked = asked.changed(**{name: getattr(self, name) for name in OVERRIDES})
+        if given is None:  # nobody named one: a network of GroupNorm, as it always was
+            return asked.changed(align=False, adabn=False, norm=self.norm)
+        adapts = self._module is not None
+        has_norm = adapts and has_statistics(self._module) and self.norm in (None, "frozen")
+        able = replace(
+            asked,
+            align=asked.align and adapts,
+            adabn=asked.adabn and has_norm,
+            norm=self.norm or asked.norm,
+            replay=0,
+        )
+        lost = [n for n in ("align", "adabn", "replay") if getattr(asked, n) != getattr(able, n)]
+        if lost:
+            warnings.warn(
+                f"DeviceClassifier does not follow {', '.join(lost)} of recipe '{asked.name}' here",
+                stacklevel=4,
+            )
+        return able
+
+    def _aligned(self, x: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Windows as the network takes them."""
+        if self._alignment is None:
+            return x
+        return np.einsum("cd,ndt->nct", self._alignment, x).astype(np.float32)
 
     def _built(self, x: NDArray[np.float32], sfreq: float | None) -> nn.Module:
         window = torch.zeros(1, *self._shape)
-        if isinstance(self.model, nn.Module):
-            net = copied(self.model).eval()
+        if self._module is not None:
+            net = copied(self._module).eval()
             check_outputs(net, window, len(self.classes_), type(net).__name__)
             return net
+        make = self.model
+        assert not isinstance(make, Package)
         shape: dict[str, Any] = {
             "n_chans": x.shape[1],
             "n_times": x.shape[2],
             "n_outputs": len(self.classes_),
             "sfreq": sfreq,
-            "norm": "group" if self.norm == "group" else "batch",
+            "norm": "group" if (group := self._norm == "group") else "batch",
         }
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(self._seed)
-            if isinstance(self.model, str):
-                if self.model in MODELS and sfreq is None:
-                    raise ValueError(f"give sfreq: {self.model} scales its kernels with it")
-                pool = averaging(self.model) if self.norm == "group" else {}
-                net = build(self.model, **{**shape, **pool})
+            if isinstance(make, str):
+                if make in MODELS and sfreq is None:
+                    raise ValueError(f"give sfreq: {make} scales its kernels with it")
+                pool = averaging(make) if group else {}
+                net = build(make, **{**shape, **pool})
             else:
-                net = self.model(**_accepted(self.model, shape))
-        name = self.model if isinstance(self.model, str) else self.model.__name__
+                net = make(**_accepted(make, shape))
+        name = make if isinstance(make, str) else str(make.__name__)
         check_outputs(net, window, len(self.classes_), name)
         means = x.mean((0, 2), dtype=np.float64)
         own = x.mean(2, keepdims=True) if self.center else means[None, :, None]
@@ -270,27 +364,26 @@ class DeviceClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _start(self) -> None:
         """Compile the network as it was built, and run it."""
-        optimizer = bt.SGD(
-            lr=self.lr,
-            momentum=self.momentum,
-            weight_decay=self.weight_decay,
-            schedule=self.schedule,
-            clip_norm=self.clip_norm,
-        )
+        recipe = self.recipe_
+        net = bt.prepare(self._network, norm=self._norm)
         self.package_: Package = bt.compile(
-            bt.prepare(self._network, norm=self.norm),
+            net.train() if recipe.batch > 1 else net,
             torch.zeros(1, *self._shape),
             target=self.target,
             memory=self.memory,
-            strategy=self.strategy,
-            optimizer=optimizer,
-            accumulate=self.accumulate,
+            recipe=recipe,
         )
         self.device_: Device = self.package_.run(self.on)
 
+    @property
+    def _norm(self) -> str:
+        """The norm of the network: as it is named, else that of the recipe."""
+        chosen = self.recipe_.chosen.norm
+        return "group" if chosen in (None, "convert") else chosen
+
     def _epoch(self, x: NDArray[np.float32], labels: NDArray[np.int64], epoch: int) -> None:
         order = shuffled(len(x), self._seed, epoch)
-        self.device_.train(x[order], labels[order])
+        self.device_.train(self._aligned(x)[order], labels[order])
         self._epochs_done = epoch + 1
 
     def _running(self) -> Device:

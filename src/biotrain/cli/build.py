@@ -242,7 +242,7 @@ def plan_verb(
     from biotrain.cli.tables import plan_json, plan_tables
     from biotrain.reports.published import references
 
-    chosen = Model(model, given)
+    chosen = Model(model, given, train.recipe)
     if frontier and (show in (None, "plan") or figure is not None):
         with Busy(f"plans of {model}, the fastest to the smallest"):
             pkg = chosen.compiled(train, frontier=True)
@@ -250,8 +250,10 @@ def plan_verb(
         pkg = chosen.compiled(train)
     if not show:
         _about_front(out, chosen)
-    known = references(model, train.strategy) if chosen.as_published else ()
-    others = _with_group_norm(chosen, train) if pkg.plan.points[1:] and train.batch > 1 else {}
+        for line in pkg.notes if train.recipe else ():
+            out.say(line)
+    known = references(model, train.trains) if chosen.as_published else ()
+    others = _with_group_norm(chosen, train, pkg) if pkg.plan.points[1:] else {}
     if show in ("graph", "c"):
         _show(out, pkg, show)
     else:
@@ -264,14 +266,17 @@ def plan_verb(
     out.result(plan_json(pkg) | ({"other_frontiers": points} if points else {}))
 
 
-def _with_group_norm(chosen: "Model", train: TrainOptions) -> "dict[str, Sequence[Point]]":
+def _with_group_norm(
+    chosen: "Model", train: TrainOptions, pkg: "Package"
+) -> "dict[str, Sequence[Point]]":
     """The frontier of the same network with GroupNorm, the batch accumulated window by window."""
-    if chosen.exported or chosen.options.norm != "batch":
+    batch = pkg.source.batch.size if pkg.source.batch else 1
+    if batch == 1 or chosen.exported or chosen.norm != "batch":
         return {}
     from biotrain.cli.model import Model
 
     other = Model(chosen.name, replace(chosen.options, norm="group"))
-    one_by_one = replace(train, batch=1, accumulate=train.batch, memory=None, adabn=False)
+    one_by_one = replace(train, batch=1, accumulate=batch, memory=None, adabn=False)
     with Busy(f"plans of {chosen.name} with GroupNorm"):
         pkg = other.compiled(one_by_one, frontier=True)
     return {"with GroupNorm": pkg.plan.points}
@@ -306,7 +311,7 @@ def compile_verb(
     from biotrain.cli.model import Model
     from biotrain.cli.tables import cost_table, front_table, plan_json, ram_table
 
-    chosen = Model(model, given)
+    chosen = Model(model, given, train.recipe)
     pkg = chosen.compiled(train)
     _about_front(out, chosen)
     for line in pkg.notes if show is None else ():
@@ -411,7 +416,8 @@ def _describe(chosen: "Model", pkg: "Package", train: TrainOptions) -> dict[str,
         "n_outputs": pkg.source.train.outputs[0].size,
         "fused": pkg.fused,
         "title": pkg.source.title,
-        "train": asdict(train),
+        "train": asdict(train.as_compiled(pkg)),
+        "recipe": None if pkg.recipe is None else pkg.recipe.to_json(),
         "front": None if chosen.front is None else asdict(chosen.front),
         "bits": chosen.bits,
     }

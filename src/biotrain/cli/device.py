@@ -23,6 +23,7 @@ from biotrain.cli.options import (
 )
 from biotrain.errors import BioTrainError
 from biotrain.frontend import FrontEnd
+from biotrain.recipe import Recipe
 from biotrain.writing.files import check_file
 
 if TYPE_CHECKING:
@@ -111,6 +112,8 @@ def run_verb(
         raise BioTrainError("--subject needs --data")
     if pkg.source.train.inputs[1].dtype != "i32":
         raise BioTrainError(f"the windows have classes, which --loss {train.loss} does not take")
+    for line in pkg.notes if train.recipe else ():
+        out.say(line)
     x, y = _windows(pkg, rec, how, given.seed)
     device = pkg.run(on)
     if pkg.source.adabn:
@@ -169,7 +172,7 @@ def _package_and_data(
     if Path(model, "").parent != Path() and ":" not in model and not model.endswith(".pt2"):
         raise BioTrainError(f"cannot read '{model}': there is no such folder")
     check_place(on, load_target(train.target))
-    chosen = Model(model, given)
+    chosen = Model(model, given, train.recipe)
     return chosen.compiled(train), *chosen.found
 
 
@@ -322,6 +325,7 @@ class Saved:
     title: str
     front: FrontEnd | None = None
     bits: int = 16
+    recipe: Recipe | None = None
 
 
 def _from_folder(folder: Path, given: ModelOptions, train: TrainOptions, out: Out) -> "Package":
@@ -353,7 +357,7 @@ def _from_folder(folder: Path, given: ModelOptions, train: TrainOptions, out: Ou
         torch.zeros(1, 1, 1),
         fused=saved.fused,
         title=saved.title,
-        **asked,
+        **{**asked, "recipe": saved.recipe},
     )
     names = dict.fromkeys([*pkg.files, *sorted(path.name for path in folder.glob("*.h"))])
     try:
@@ -385,7 +389,7 @@ def verify_verb(
     from biotrain.verification import verify
 
     check_place(on, load_target(train.target))
-    pkg = Model(model, given).compiled(train)
+    pkg = Model(model, given, train.recipe).compiled(train)
     with Work() as work:
         report = verify(
             pkg, steps, seeds, on=on, seed=given.seed, progress=work.on("optimizer steps")
@@ -404,10 +408,11 @@ def verify_verb(
         _about_rounding(out, report)
     failed = [t.name for t in report.tensors if not t.ok]
     verdict = f"not ok: {', '.join(failed)} above the bar" if failed else "ok"
+    group = pkg.source.batch.size if pkg.source.batch else pkg.source.accumulate
     kinks = f"; {report.kinks} activations within rounding of a kink" if report.kinks else ""
     out.say(
         f"{verdict}: {pkg.source.title}, {len(report.tensors)} tensors, {steps} steps of "
-        f"{max(train.group, train.batch)} samples, {seeds} seeds, against float64{kinks}; "
+        f"{group} samples, {seeds} seeds, against float64{kinks}; "
         f"CRC-32 {report.crc32:08x}"
     )
     out.result(report.to_json())

@@ -14,6 +14,7 @@ from rich.table import Table
 from biotrain.cli.console import Out, Work, table, writable_folder
 from biotrain.cli.learn_options import LearnOptions
 from biotrain.cli.options import Force, Front, Json, integers, names, one_thread, options, people
+from biotrain.recipe import recipe_of
 from biotrain.writing.files import Folder
 
 if TYPE_CHECKING:
@@ -73,17 +74,21 @@ def adapt_verb(
         out.say(note)
     from biotrain.study import AdaptSettings
 
-    settings = AdaptSettings(
+    settings = AdaptSettings.by(
+        learn.recipe,
         seeds=integers("--seeds", learn.seeds or "0"),
         lr_per_strategy=learn.rates,
         split=split,
         calibration=calibration,
         test_repetition=test_repetition,
         **learn.pretraining,
-        **learn.recipe,
+        **learn.calibration,
     )
     subjects = rec.subjects if subject == "all" else rec.people(people(subject))
-    asked = _Asked(model, subjects, names(learn.strategies or ""), settings)
+    chosen = names(learn.strategies or "")
+    if learn.recipe is not None and not chosen:
+        chosen = ["none", recipe_of(learn.recipe).rule]
+    asked = _Asked(model, subjects, chosen, settings)
     result = _adapt(rec, asked, where, out)
     _show_result(out, result)
     if folder is not None and where is not None:
@@ -285,18 +290,21 @@ def by_subject(result: "AdaptResult") -> Table:
 def by_strategy(result: "AdaptResult") -> Table:
     """What each strategy buys, and what it costs."""
     shown = table(
-        "strategy", "before", "after", "balanced", "over none", "RAM, bytes", "operations", "steps",
-        numbers=range(1, 8),
+        "strategy", "own people", "before", "after", "balanced", "over none", "RAM, bytes",
+        "operations", "steps",
+        numbers=range(1, 9),
     )  # fmt: skip
     starts: dict[str, list[float]] = {}
     for curve in result.curves:
         starts.setdefault(curve.strategy, []).append(curve.accuracy[0])
     for entry in result.summary:
+        own = result.settings.own_people.get(entry.strategy)
         gain, error = entry.gain_over_none, entry.gain_over_none_se
         text = "-" if gain is None else f"{100 * gain:+.1f}"
         text += f" ± {100 * error:.1f} (SE)" if error is not None else ""
         shown.add_row(
             entry.strategy,
+            "-" if own is None else f"{100 * own:.1f} %",
             f"{100 * sum(starts[entry.strategy]) / len(starts[entry.strategy]):.1f} %",
             f"{100 * entry.accuracy:.1f} %",
             f"{100 * entry.balanced_accuracy:.1f} %",
@@ -306,7 +314,8 @@ def by_strategy(result: "AdaptResult") -> Table:
             f"{entry.steps:,.0f}",
         )
     shown.caption = (
-        f"chance {100 * result.rows[0].chance:.1f} %; before: the network as pretrained for the "
+        f"chance {100 * result.rows[0].chance:.1f} %; own people: the pretrained network on those "
+        "whom it has learned; before: the network as pretrained for the "
         "strategy, with adabn+... after its statistics were re-estimated; operations: per window"
     )
     shown.caption_justify = "left"

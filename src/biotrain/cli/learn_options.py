@@ -4,7 +4,7 @@
 from dataclasses import dataclass, fields
 from typing import Annotated, Any, Literal
 
-from biotrain.cli.options import names, option
+from biotrain.cli.options import RecipeName, names, option
 from biotrain.errors import BioTrainError
 
 CALIBRATION, LEARNING = "Calibration", "Pretraining and comparison"
@@ -15,6 +15,7 @@ CALIBRATION, LEARNING = "Calibration", "Pretraining and comparison"
 class LearnOptions:
     """What is compared and how it calibrates; what is not given is left to `adapt` or the study."""
 
+    recipe: RecipeName = None
     strategies: Annotated[
         str | None,
         option(
@@ -35,6 +36,18 @@ class LearnOptions:
     pretrain_every: Annotated[
         int | None,
         option("--pretrain-every", "Pretrain on every N-th window only.", LEARNING),
+    ] = None
+    pretrain_steps: Annotated[
+        int | None, option("--pretrain-steps", "Optimizer steps at least; 0: by epochs.", LEARNING)
+    ] = None
+    pretrain_plateau: Annotated[
+        int | None,
+        option(
+            "--pretrain-plateau",
+            "Hold source people out, and go on until N epochs gain nothing on them; 0: no.",
+            LEARNING,
+            metavar="N",
+        ),
     ] = None
     norm: Annotated[
         Literal["group", "convert", "frozen", "batch"] | None,
@@ -78,6 +91,15 @@ class LearnOptions:
             CALIBRATION,
         ),
     ] = None
+    artefacts: Annotated[
+        float | None,
+        option(
+            "--artefacts",
+            "Leave windows out whose power in a channel is so many robust z-scores off; 0: none.",
+            CALIBRATION,
+            metavar="Z",
+        ),
+    ] = None
     holdout: Annotated[
         float | None,
         option(
@@ -119,7 +141,7 @@ class LearnOptions:
     ] = None
 
     @property
-    def recipe(self) -> dict[str, Any]:
+    def calibration(self) -> dict[str, Any]:
         """What was given of a calibration, by the names that `adapt` and a study's `[calibrate]`
         share."""
         found = {
@@ -132,7 +154,7 @@ class LearnOptions:
     @property
     def pretraining(self) -> dict[str, Any]:
         """What was given of the pretraining, by the names that `adapt` takes."""
-        found = {key: getattr(self, key) for key in ("pretrain_epochs", "pretrain_every")}
+        found = {key: getattr(self, key) for key in PRETRAINING}
         return {key: value for key, value in found.items() if value is not None}
 
     @property
@@ -149,5 +171,11 @@ class LearnOptions:
         return found
 
 
-NOT_OF_A_CALIBRATION = ("strategies", "seeds", "lr_for", "pretrain_epochs", "pretrain_every")
+PRETRAINING = ("pretrain_epochs", "pretrain_every", "pretrain_steps", "pretrain_plateau")
+"""Fields of LearnOptions on the pretraining."""
+
+NOT_OF_A_CALIBRATION = (
+    *("recipe", "strategies", "seeds", "lr_for"),
+    *PRETRAINING,
+)
 """Fields of LearnOptions that name what is compared, not how it calibrates."""

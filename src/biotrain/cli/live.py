@@ -18,6 +18,7 @@ from biotrain.cli.live_setup import (
 from biotrain.cli.live_view import SessionView, show_session
 from biotrain.cli.options import Json, integers, options
 from biotrain.errors import BioTrainError
+from biotrain.recipe import recipe_of
 
 if TYPE_CHECKING:
     from biotrain.live import Session, SessionSettings
@@ -59,6 +60,8 @@ def live_verb(
     stream = open_stream(given, source, spec, device.seed)
     network = build_network(model, source, stream, device)
     pkg = build_package(network, source, stream, device)
+    for line in (*pkg.notes, *_norm_left_out(device)):
+        out.say(line)
     runner = PacedDevice.start(pkg, device.on, stream.feed.fs)
     out.say(f"{stream.feed.name} into {pkg.source.title} on {device.on} ({pkg.target.name})")
     speed = 0.0 if given.streams else play.speed
@@ -76,6 +79,7 @@ def live_verb(
             "on": device.on,
             "target": pkg.target.name,
             "title": pkg.source.title,
+            "recipe": None if pkg.recipe is None else pkg.recipe.to_json(),
             "front": None if stream.chain is None else describe(stream.chain),
             "ram_bytes": pkg.plan.ram_bytes,
             "flash_bytes": pkg.plan.flash_bytes,
@@ -83,6 +87,14 @@ def live_verb(
             **session.to_json(),
         }
     )
+
+
+def _norm_left_out(device: DeviceOptions) -> list[str]:
+    """A line where the recipe names a norm that `live` does not pretrain with."""
+    recipe = recipe_of(device.recipe)
+    if recipe.norm in (None, "group"):
+        return []
+    return [f"recipe '{recipe.name}': live leaves out norm {recipe.norm}, it trains GroupNorm"]
 
 
 def _calibrate_after(play: SessionOptions) -> list[int]:

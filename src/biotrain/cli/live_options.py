@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-from biotrain.cli.options import option
+from biotrain.cli.options import RecipeName, option
 
 FEED, DEVICE, SESSION = "Where samples come from", "The device and what it learns", "The session"
 """Panels of the help."""
@@ -90,14 +90,18 @@ class DeviceOptions:
     target: Annotated[str, option("--target", "Whose time and memory the device has.", DEVICE)] = (
         "nrf52840"
     )
-    strategy: Annotated[str, option("--strategy", "What trains.", DEVICE)] = "full"
+    recipe: RecipeName = None
+    strategy: Annotated[str | None, option("--strategy", "What trains; full.", DEVICE)] = None
     epochs: Annotated[
-        int, option("--epochs", "At most so many in a calibration.", DEVICE, min=1)
-    ] = 10
-    lr: Annotated[float, option("--lr", "Learning rate of the calibration.", DEVICE)] = 5e-3
+        int | None, option("--epochs", "At most so many in a calibration; 30.", DEVICE, min=1)
+    ] = None
+    lr: Annotated[
+        float | None, option("--lr", "Of the calibration; what did best for it.", DEVICE)
+    ] = None
     accumulate: Annotated[
-        int, option("--accumulate", "Samples whose mean gradient makes a step.", DEVICE, min=1)
-    ] = 8
+        int | None,
+        option("--accumulate", "Samples whose mean gradient makes a step; 8.", DEVICE, min=1),
+    ] = None
     store: Annotated[
         int, option("--store", "Labelled windows that the flash holds.", DEVICE, min=4, max=512)
     ] = 150

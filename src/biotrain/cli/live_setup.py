@@ -8,6 +8,7 @@ from biotrain.cli.console import Busy, Out, Work
 from biotrain.cli.live_options import DeviceOptions, FeedOptions
 from biotrain.cli.options import integers, names, people
 from biotrain.errors import BioTrainError
+from biotrain.recipe import recipe_of
 
 if TYPE_CHECKING:
     from biotrain.frontend import FrontEnd, FrontSpec
@@ -172,7 +173,6 @@ def build_package(
 
     from biotrain.frontend.live import Live
     from biotrain.package import compile_model
-    from biotrain.study.settings import CalibrationSettings
     from biotrain.topology import prepare
 
     chain = stream.chain
@@ -184,15 +184,16 @@ def build_package(
         if chain.unit is None:
             raise BioTrainError('the device keeps integers: standardise = "running", not "window"')
         shape, unit = (1, chain.n_chans, chain.window), chain.unit
+    named = recipe_of(given.recipe).changed(
+        strategy=given.strategy, lr=given.lr, accumulate=given.accumulate, epochs=given.epochs
+    )
     window_bytes = 2 * shape[1] * shape[2] + RECORD_BYTES
     with Busy(f"compiling for {given.target}"):
         return compile_model(
             prepare(network, pool="avg"),
             np.zeros(shape, np.float32),
             target=given.target,
-            strategy=given.strategy,
-            optimizer=CalibrationSettings(lr=given.lr).optimizer(),
-            accumulate=given.accumulate,
+            recipe=named,
             input_type="int16",
             input_scale=unit,
             live=Live(
@@ -200,9 +201,8 @@ def build_package(
                 front=chain,
                 converter_bits=stream.bits,
                 ring=max(2, round(RING_S * stream.feed.fs)),
-                epochs=given.epochs,
                 seed=given.seed,
                 store_pages=-(-given.store * window_bytes // PAGE_BYTES) + SPARE_PAGES,
             ),
-            title=f"strategy {given.strategy}",
+            title=f"strategy {named.strategy}",
         )

@@ -21,6 +21,7 @@ from biotrain.cli.options import ModelOptions, TrainOptions
 from biotrain.errors import BioTrainError, users_code
 from biotrain.frontend import FrontEnd, read_front
 from biotrain.package import Package, compile_model
+from biotrain.recipe import recipe_of
 from biotrain.study.data.continuous import Continuous
 from biotrain.study.data.recordings import Recordings
 from biotrain.study.data.sources import load_continuous
@@ -38,6 +39,7 @@ class Model:
 
     name: str
     options: ModelOptions
+    recipe: str | None = None
 
     @property
     def exported(self) -> bool:
@@ -114,7 +116,15 @@ class Model:
 
     @property
     def _pool(self) -> str:
-        return self.options.pool or ("avg" if self.options.norm == "group" else "keep")
+        return self.options.pool or ("avg" if self.norm == "group" else "keep")
+
+    @property
+    def norm(self) -> str:
+        """The norm that it gets: as named, else that of the recipe, else GroupNorm."""
+        if self.options.norm is not None or self.recipe is None:
+            return self.options.norm or "group"
+        chosen = recipe_of(self.recipe).chosen.norm
+        return "group" if chosen in (None, "convert") else chosen
 
     def prepared(self) -> nn.Module:
         """The module after its topology rewrites."""
@@ -123,7 +133,7 @@ class Model:
         with one_line(self.name):
             net = prepare(
                 net,
-                norm=given.norm,
+                norm=self.norm,
                 groups=given.groups,
                 pool=self._pool,
                 example_input=self.example(),
@@ -169,14 +179,14 @@ class Model:
         if self.exported:
             model: Any = Path(readable(self.name))
             example = torch.zeros(1, 1, 1)  # a .pt2 file brings its own
-            title = f"{model.stem}, strategy {train.strategy}"
+            title = f"{model.stem}, strategy {train.trains}"
         else:
             model, example = self.prepared(), self.example()
             rec, classes = self.recordings, self.shape.get("n_outputs")
             if classes is not None:
                 check_outputs(model, example, classes, self.name)
             data = "" if rec is None else f" for {dataset_name(rec)}"
-            title = f"{self.name}{data}, strategy {train.strategy}"
+            title = f"{self.name}{data}, strategy {train.trains}"
         pkg = compile_model(
             model,
             example,

@@ -1,26 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The options that several verbs share, as dataclasses, and how a verb takes them."""
+"""The options that several verbs share, as dataclasses."""
 
-import inspect
 import os
-from collections.abc import Callable
-from dataclasses import dataclass, fields, is_dataclass
-from math import isfinite
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from biotrain.cli.wrapped import LARGEST
+from biotrain.cli.wrapped import ReaderGone as ReaderGone
+from biotrain.cli.wrapped import options as options
 from biotrain.errors import BioTrainError
+from biotrain.recipe import DEFAULT, recipe_of
 
 if TYPE_CHECKING:
     from biotrain.frontend import FrontEnd
     from biotrain.frontend.live import Live
     from biotrain.ir.optimizer import Optimizer
+    from biotrain.package import Package
 
 MODEL, TRAINING = "Model and data", "Training and target"
-LARGEST = 2**31 - 1
-"""Largest whole number that an option takes: counts in the C have 32 bits."""
 
 ModelName = Annotated[
     str,
@@ -56,6 +56,15 @@ Front = Annotated[
         "--front",
         metavar="FILE.toml",
         help="Continuous recordings go through this front end, in the device's C.",
+    ),
+]
+RecipeName = Annotated[
+    str | None,
+    typer.Option(
+        "--recipe",
+        metavar="NAME|FILE|DIR",
+        help="default, unlabelled, last, published, conventional; a JSON file; the folder of a "
+        "package. Other options take the place of its fields.",
     ),
 ]
 Show = Annotated[
@@ -104,9 +113,9 @@ class ModelOptions:
         ),
     ] = None
     norm: Annotated[
-        Literal["group", "batch", "frozen"],
-        option("--norm", "GroupNorm, BatchNorm, or BatchNorm with fixed statistics.", MODEL),
-    ] = "group"
+        Literal["group", "batch", "frozen"] | None,
+        option("--norm", "group (default), batch, or frozen: BatchNorm, fixed.", MODEL),
+    ] = None
     groups: Annotated[int, option("--groups", "Groups of each GroupNorm.", MODEL, min=1)] = 1
     pool: Annotated[
         Literal["keep", "avg"] | None,
@@ -131,10 +140,11 @@ class TrainOptions:
     target: Annotated[
         str, option("--target", "A core or board: biotrain list targets.", TRAINING)
     ] = "host"
+    recipe: RecipeName = None
     strategy: Annotated[
-        str,
-        option("--strategy", "none, last, bias, norm, full, or a glob of parameters.", TRAINING),
-    ] = "full"
+        str | None,
+        option("--strategy", "none, last, bias, norm, full (default), or a glob.", TRAINING),
+    ] = None
     memory: Annotated[
         str | None,
         option("--memory", "Whole RAM to stay within: 256KiB, 64kB; else the target's.", TRAINING),
@@ -151,8 +161,8 @@ class TrainOptions:
         str, option("--loss", "cross_entropy, bce, mse, l1, huber; huber:delta=5.", TRAINING)
     ] = "cross_entropy"
     optimizer: Annotated[
-        Literal["sgd", "adam"], option("--optimizer", "Which optimizer.", TRAINING)
-    ] = "sgd"
+        Literal["sgd", "adam"] | None, option("--optimizer", "Which; sgd.", TRAINING)
+    ] = None
     lr: Annotated[
         float | None, option("--lr", "Learning rate; 5e-3 for sgd, 1e-3 for adam.", TRAINING)
     ] = None
@@ -164,23 +174,25 @@ class TrainOptions:
         float | None, option("--weight-decay", "1e-3 for sgd, 0 for adam.", TRAINING)
     ] = None
     schedule: Annotated[
-        Literal["constant", "cosine"], option("--schedule", "Of the learning rate.", TRAINING)
-    ] = "constant"
+        Literal["constant", "cosine"] | None,
+        option("--schedule", "Of the learning rate; constant.", TRAINING),
+    ] = None
     clip_norm: Annotated[
         float | None, option("--clip-norm", "Bound of the gradient's global norm.", TRAINING)
     ] = None
     accumulate: Annotated[
-        int, option("--accumulate", "Samples whose mean gradient makes a step.", TRAINING, min=1)
-    ] = 8
+        int | None,
+        option("--accumulate", "Samples whose mean gradient makes a step; 8.", TRAINING, min=1),
+    ] = None
     batch: Annotated[
-        int,
+        int | None,
         option(
             "--batch",
             "Windows that share BatchNorm's statistics, as torch's batch (--norm batch); a group.",
             TRAINING,
             min=1,
         ),
-    ] = 1
+    ] = None
     adabn: Annotated[
         bool,
         option(
@@ -290,15 +302,16 @@ class TrainOptions:
         live = self.live_settings(front, bits)
         return {
             "target": self.target,
+            "recipe": self.recipe,
             "strategy": self.strategy,
             "memory": self.memory,
             "deadline_ms": self.deadline,
             "max_mj": self.max_mj,
             "optimizer": self.build_optimizer(),
             "loss": self.loss,
-            "accumulate": self.group,
+            "accumulate": self.accumulate if (self.batch or 1) == 1 else 1,
             "batch": self.batch,
-            "adabn": self.adabn,
+            "adabn": self.adabn or None,
             "gradients": self.gradients,
             "rewrites": self.rewrites,
             "input_type": self.input_type,
@@ -315,10 +328,14 @@ class TrainOptions:
     def check(self, front: "FrontEnd | None" = None, bits: int = 16) -> None:
         """Raise BioTrainError for what no network can be compiled with, before one is built."""
         from biotrain.planner.budget import Budget
+        from biotrain.planner.follow import Open, follow
         from biotrain.planner.request import CompileRequest, check_input
         from biotrain.targets.target import load_target, parse_bytes
 
         asked, board = self.compiled(front, bits), load_target(self.target)
+        named = Open(*(asked[f.name] for f in fields(Open)))
+        how = follow(self.recipe, named, None, self.gradients, asked["live"] is not None)
+        asked |= {f.name: getattr(how, f.name) for f in fields(Open)}
         CompileRequest(
             target=board.with_workers(self.workers),
             fused=True,
@@ -329,9 +346,9 @@ class TrainOptions:
         )
 
     @property
-    def group(self) -> int:
-        """Samples that are accumulated; a batch is a group by itself."""
-        return self.accumulate if self.batch == 1 else 1
+    def trains(self) -> str:
+        """What trains."""
+        return self.strategy or (recipe_of(self.recipe) if self.recipe else DEFAULT).strategy
 
     @property
     def rewrites(self) -> tuple[str, ...]:
@@ -340,22 +357,45 @@ class TrainOptions:
 
         return tuple(n for n in NAMES if n in DEFAULT or (self.fast_conv and n == "fastconv"))
 
-    def build_optimizer(self) -> "Optimizer":
-        """The optimizer that the options describe.
+    def as_compiled(self, pkg: "Package") -> "TrainOptions":
+        """The options with nothing left open, so that they mean the same wherever they are read."""
+        source, optimizer = pkg.source, pkg.source.optimizer
+        momentum = getattr(optimizer, "momentum", None)
+        return replace(
+            self,
+            recipe=None,
+            strategy=pkg.strategy,
+            optimizer="adam" if momentum is None else "sgd",
+            lr=optimizer.lr,
+            momentum=momentum,
+            weight_decay=optimizer.weight_decay,
+            schedule=optimizer.schedule,
+            clip_norm=optimizer.clip_norm,
+            accumulate=source.accumulate,
+            batch=source.batch.size if source.batch else 1,
+            adabn=source.adabn is not None,
+        )
+
+    def build_optimizer(self) -> "Optimizer | None":
+        """The optimizer that the options describe; None where all is left to a recipe.
 
         Raises BioTrainError where an option does not belong to it.
         """
-        from biotrain.ir.optimizer import SGD, Adam
+        from biotrain.ir.optimizer import SGD, Adam, optimizer_of
 
-        given: dict[str, Any] = {"lr": self.lr, "weight_decay": self.weight_decay}
-        if self.optimizer == "adam":
-            if self.momentum is not None or self.nesterov:
-                raise BioTrainError("--momentum and --nesterov belong to --optimizer sgd")
-        else:
-            given |= {"momentum": self.momentum, "nesterov": self.nesterov}
+        names = ("lr", "weight_decay", "momentum", "schedule", "clip_norm")
+        given: dict[str, Any] = {name: getattr(self, name) for name in names}
         given = {key: value for key, value in given.items() if value is not None}
-        given |= {"schedule": self.schedule, "clip_norm": self.clip_norm}
-        return Adam(**given) if self.optimizer == "adam" else SGD(**given)
+        recipe = recipe_of(self.recipe) if self.recipe else None
+        kind = self.optimizer or (recipe.optimizer if recipe else "sgd")
+        if kind == "adam" and ("momentum" in given or self.nesterov):
+            raise BioTrainError("--momentum and --nesterov belong to --optimizer sgd")
+        if recipe is None:
+            return Adam(**given) if kind == "adam" else SGD(**given, nesterov=self.nesterov)
+        if not (given or self.optimizer or self.nesterov):
+            return None
+        made = optimizer_of(recipe.changed(optimizer=kind, strategy=self.strategy, **given))
+        return replace(made, nesterov=True) if isinstance(made, SGD) and self.nesterov else made
 
 
 def names(text: str) -> list[str]:
@@ -386,64 +426,3 @@ def one_thread() -> None:
 
     if "OMP_NUM_THREADS" not in os.environ:
         torch.set_num_threads(1)
-
-
-class ReaderGone(Exception):
-    """The reader of standard output (head, less) has closed it."""
-
-
-def _spelling(parameter: inspect.Parameter) -> str:
-    """How an option is written on the command line; an argument by its name."""
-    for told in getattr(parameter.annotation, "__metadata__", ()):
-        spelled = [name for name in getattr(told, "param_decls", None) or () if name[:2] == "--"]
-        if spelled:
-            return str(spelled[0])
-    return f"--{parameter.name.replace('_', '-')}"
-
-
-def _check_value(name: str, value: object) -> None:
-    """Raise BioTrainError for a value that no option has a use for."""
-    for one in value if isinstance(value, list | tuple) else (value,):
-        if isinstance(one, float) and not isfinite(one):
-            raise BioTrainError(f"{name} is a number, not {one}")
-        if isinstance(one, int) and abs(one) > LARGEST:
-            raise BioTrainError(f"{name} is at most {LARGEST:,}")
-        if isinstance(one, str | Path) and "\0" in str(one):
-            raise BioTrainError(f"{name} holds a NUL character")
-
-
-def options(verb: Callable[..., None]) -> Callable[..., None]:
-    """Replace each parameter of `verb` that is a dataclass by the options that are its fields."""
-    signature = inspect.signature(verb, eval_str=True)
-    groups: dict[str, Any] = {}
-    parameters: list[inspect.Parameter] = []
-    for parameter in signature.parameters.values():
-        group = parameter.annotation
-        if not is_dataclass(group):
-            parameters.append(parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY))
-            continue
-        groups[parameter.name] = group
-        hints = get_type_hints(group, include_extras=True)
-        parameters += [
-            inspect.Parameter(
-                f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=hints[f.name]
-            )
-            for f in fields(group)
-        ]
-
-    said = {p.name: _spelling(p) for p in parameters}
-
-    def call(**given: Any) -> None:
-        for name, value in given.items():
-            _check_value(said[name], value)
-        for name, group in groups.items():
-            given[name] = group(**{f.name: given.pop(f.name) for f in fields(group)})
-        try:
-            verb(**given)
-        except BrokenPipeError as error:  # typer would exit with 1, which means a failed check
-            raise ReaderGone from error
-
-    call.__name__, call.__doc__, call.__module__ = verb.__name__, verb.__doc__, verb.__module__
-    call.__annotations__ = {p.name: p.annotation for p in parameters}
-    call.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
-    return call

@@ -165,8 +165,10 @@ def _add_learning(asked: dict[str, Any], learn: LearnOptions) -> None:
         asked["strategies"] = names(learn.strategies)
     if learn.seeds is not None:
         asked["seeds"] = integers("--seeds", learn.seeds)
-    _into(asked, "calibrate", learn.recipe)
-    _into(asked, "pretrain", {"epochs": learn.pretrain_epochs, "every": learn.pretrain_every})
+    if learn.recipe is not None:
+        asked["recipe"] = learn.recipe
+    _into(asked, "calibrate", learn.calibration)
+    _into(asked, "pretrain", {k.removeprefix("pretrain_"): v for k, v in learn.pretraining.items()})
     for name, lr in learn.rates.items():
         asked.setdefault("strategy", {}).setdefault(name, {})["lr"] = lr
 
@@ -187,7 +189,7 @@ def _show(out: Out, outcome: "Outcome", entries: "Sequence[Entry]") -> None:
             seen.append(key)
     for dataset, model, scenario in seen:
         out.show(f"\n{dataset}, {model}, {scenario}", _table_of(entries, dataset, model, scenario))
-    for text in outcome.notes:
+    for text in (*outcome.notes, *_hardly_pretrained(entries)):
         out.say(text)
     for text in outcome.left_out:
         out.say(f"left out: {text}")
@@ -200,11 +202,22 @@ def _show(out: Out, outcome: "Outcome", entries: "Sequence[Entry]") -> None:
         sys.stderr.write(f"failed: {terminal(f'{places[0]}{count}: {why}')}\n")
 
 
+def _hardly_pretrained(entries: "Sequence[Entry]") -> list[str]:
+    """A line on each set and network that knows its own people hardly better than chance."""
+    from biotrain.study.plateau import is_near_chance, warning
+
+    found: dict[str, str] = {}
+    for e in entries:
+        if e.own_people is not None and is_near_chance(e.own_people, e.chance):
+            found.setdefault(f"{e.dataset}, {e.model}", warning(e.own_people, e.chance))
+    return [f"warning: {where}: {text}" for where, text in found.items()]
+
+
 def _table_of(entries: "Sequence[Entry]", dataset: str, model: str, scenario: str) -> Table:
     """A table of balanced accuracy per strategy (and size) in one condition."""
     sized = scenario == "sizes"
     columns = ["strategy", *(["per class"] if sized else [])]
-    columns += ["balanced, %", "SD", "interval", "subjects", "seeds", "RAM, bytes"]
+    columns += ["balanced, %", "SD", "interval", "own people, %", "subjects", "seeds", "RAM, bytes"]
     shown = table(*columns, numbers=range(1, len(columns)))
     for e in entries:
         if (e.dataset, e.model, e.scenario) != (dataset, model, scenario):
@@ -216,6 +229,7 @@ def _table_of(entries: "Sequence[Entry]", dataset: str, model: str, scenario: st
             f"{100 * value.mean:.1f}",
             "-" if value.sd is None else f"{100 * value.sd:.1f}",
             f"{100 * value.low:.1f} to {100 * value.high:.1f}",
+            "-" if e.own_people is None else f"{100 * e.own_people:.1f}",
             str(e.subjects),
             str(e.seeds),
             "-" if e.ram_bytes is None else f"{e.ram_bytes:,.0f}",

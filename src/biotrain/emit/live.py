@@ -8,6 +8,7 @@ from pathlib import Path
 from biotrain.emit.source import Source
 from biotrain.emit.text import titled
 from biotrain.frontend import emit as emit_front
+from biotrain.frontend.screen import LEVELS, factor
 from biotrain.ir.op import float_literal
 from biotrain.planner.live_memory import LivePlan
 
@@ -18,6 +19,7 @@ LIVE_FILES = (
     "live.c",
     "live_learn.c",
     "live_sessions.c",
+    "bt_screen.h",
     "bt_store.h",
     "bt_blocks.h",
     "bt_record.h",
@@ -66,6 +68,8 @@ SECTION_CYCLES = 24
 Cortex-M4F)."""
 COPY_CYCLES = 12
 """Estimated cycles of copying one sample of a window."""
+POWER_CYCLES, LEVEL_CYCLES = 8, 20
+"""Estimated cycles of one sample in the power of a window, and of one level of its histogram."""
 READ_CYCLES, WRITE_CYCLES = 8000, 2000
 """Estimated cycles of reading 256 bytes of a stored window and of writing 64 bytes of a checkpoint,
 CRC-32 included, without what the flash takes."""
@@ -79,8 +83,11 @@ def _frame_cycles(plan: LivePlan) -> int:
 
 
 def _window_cycles(plan: LivePlan) -> int:
-    """Estimated cycles of copying a window into the arena."""
-    return COPY_CYCLES * plan.chans * plan.times
+    """Estimated cycles of copying a window into the arena, and of looking for artefacts in it."""
+    copied = COPY_CYCLES * plan.chans * plan.times
+    if not plan.live.artefacts:
+        return copied
+    return copied + plan.chans * (POWER_CYCLES * plan.times + LEVEL_CYCLES * LEVELS)
 
 
 def live_header(source: Source, plan: LivePlan) -> str:
@@ -130,6 +137,11 @@ def live_header(source: Source, plan: LivePlan) -> str:
         f"#define BT_LIVE_RATE {float_literal(source.optimizer.lr)}",
         f"#define BT_LIVE_DRIFT {float_literal(live.drift)}",
         f"#define BT_LIVE_AUTOMATIC {automatic}u",
+        "",
+        (
+            f"#define BT_LIVE_ARTEFACTS {factor(live.artefacts or 0.0)} /* 256ths of a median "
+            "absolute deviation; 0: all windows are stored */"
+        ),
         "",
         f"#define BT_LIVE_FIRST_PAGE {live.first_page}u",
         f"#define BT_LIVE_STORE_PAGES {live.store_pages}u",

@@ -4,13 +4,18 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from biotrain.errors import BioTrainError
 from biotrain.frontend import FrontEnd
+from biotrain.frontend.screen import LARGEST
+from biotrain.recipe import Recipe
 
 MOST_OF_ANY = 2**31 - 1
 """Counts, bytes and cycles are 32 bits in the C."""
+
+LEFT_OPEN = ("epochs", "repeats", "artefacts")
+"""Settings that a recipe has too."""
 
 MOST = {"hop": 2**24, "ring": 2**20}
 """Frames: hours from one window to the next; megabytes that wait, more than a board has."""
@@ -32,13 +37,16 @@ class Live:
     """Frames that may wait while the core is busy, or its flash."""
     converter_bits: int = 16
     """A channel at either end of this range is saturated. Above 16: frames are int32."""
-    epochs: int = 10
-    """Epochs of a calibration at most."""
+    epochs: int | None = None
+    """Epochs of a calibration at most; None: the recipe's."""
     patience: int = 3
     """Epochs without an improvement after which it ends; 0: all epochs run."""
-    repeats: int = 2
+    repeats: int | None = None
     """Times that a calibration which found no better weights begins anew, each at a quarter of the
-    rate of the one before; then the weights before stay."""
+    rate of the one before; then the weights before stay. None: the recipe's."""
+    artefacts: float | None = None
+    """Robust z-score of the logarithm of a channel's power, by the windows before it, above which a
+    labelled window is not stored (`rt/bt_screen.h`); 0: all are; None: the recipe's."""
     held_back: int = 5
     """One of so many stored windows is held back and evaluates the weights; 0: none, and every
     calibration is kept."""
@@ -71,11 +79,16 @@ class Live:
             *(("seed", 0), ("page_bytes", 64), ("unit_bytes", 1)),
         ):
             value = getattr(self, name)
+            if value is None and name in LEFT_OPEN:
+                continue
             high = MOST.get(name, MOST_OF_ANY)
             if not isinstance(value, int) or isinstance(value, bool) or not low <= value <= high:
                 raise BioTrainError(
                     f"live: {name} must be a whole number from {low} to {high}, not {value}"
                 )
+        bound = 0.0 if self.artefacts is None else self.artefacts
+        if not (math.isfinite(bound) and 0 <= bound <= LARGEST):
+            raise BioTrainError(f"live: artefacts is a z-score from 0 to {LARGEST:g}, not {bound}")
         if not 8 <= self.converter_bits <= 32:
             raise BioTrainError(f"live: converter_bits lies in 8 to 32, not {self.converter_bits}")
         if self.held_back == 1:
@@ -89,6 +102,11 @@ class Live:
             raise BioTrainError(f"live: drift lies in [0, 1), not {self.drift}")
         if self.converter_bits > 16 and self.front is None:
             raise BioTrainError("live: more than 16 bits need a front end, which scales them")
+
+    def by(self, recipe: Recipe) -> Live:
+        """These settings, those that are left open taken from a recipe."""
+        found = {n: getattr(recipe, n) for n in LEFT_OPEN if getattr(self, n) is None}
+        return replace(self, **found)
 
     @property
     def frame_type(self) -> str:

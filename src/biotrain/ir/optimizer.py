@@ -8,6 +8,7 @@ from math import isfinite
 from typing import Any, Literal
 
 from biotrain.errors import BioTrainError
+from biotrain.recipe import Recipe
 
 Schedule = Literal["constant", "cosine"]
 
@@ -73,6 +74,17 @@ class Adam:
 
 
 Optimizer = SGD | Adam
+
+
+def optimizer_of(recipe: Recipe) -> Optimizer:
+    """The optimizer of a recipe, at the rate that it names or leaves to its rule."""
+    common: dict[str, Any] = {
+        "lr": recipe.rate,
+        "weight_decay": recipe.weight_decay,
+        "schedule": recipe.schedule,
+        "clip_norm": recipe.clip_norm or None,
+    }
+    return Adam(**common) if recipe.optimizer == "adam" else SGD(**common, momentum=recipe.momentum)
 
 
 def check_gradients(gradients: Gradients, optimizer: Optimizer, accumulate: int) -> None:

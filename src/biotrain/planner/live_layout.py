@@ -5,7 +5,9 @@ it. The declarations in rt/ are printed from here; a test holds them to it."""
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
+from biotrain.frontend.screen import LEVELS
 from biotrain.targets.layout import (
     BYTES,
     F32,
@@ -241,6 +243,8 @@ class LiveNumbers:
     """Samples of the row that a front end standardises per window; 0: it does not."""
     model: Opaque
     """`bt_model`."""
+    screens: bool = False
+    """Whether artefacts are left out of the store."""
 
 
 def live_struct(n: LiveNumbers) -> Struct:
@@ -262,6 +266,7 @@ def live_struct(n: LiveNumbers) -> Struct:
         Member("last", I32, "per channel: the newest sample", (chans,)),
         Member("still", U32, "frames since it changed", (chans,)),
         Member("clipped", U32, "frames since it was at an end of the range", (chans,)),
+        *_screen(chans, n.screens),
         Member("store", STORE),
         Member("flash", FLASH),
         Member("save", SAVE_STATE),
@@ -284,6 +289,17 @@ def live_struct(n: LiveNumbers) -> Struct:
         Member("model", n.model),
     )
     return Struct("bt_live", members)
+
+
+def _screen(chans: Dim, there: bool) -> tuple[Member, ...]:
+    """What finds artefacts, where that is asked for."""
+    only: dict[str, Any] = {"only_if": "BT_LIVE_ARTEFACTS > 0", "there": there}
+    levels = Dim(LEVELS, "BT_SCREEN_LEVELS")
+    return (
+        Member("outliers", U32, "labelled windows that were not stored: artefacts", **only),
+        Member("artefact", U32, "1: the newest window is one", **only),
+        Member("powers", U8, "histograms of the windows' power", (chans, levels), **only),
+    )
 
 
 def _for_the_program(outputs: Dim) -> tuple[Member, ...]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from biotrain.errors import BioTrainError
 from biotrain.frontend.live import Live
+from biotrain.frontend.screen import LONGEST
 from biotrain.planner.live_layout import RECORD, STORE_CLASSES, LiveNumbers, live_struct
 from biotrain.targets.layout import Opaque, Struct
 
@@ -61,6 +62,11 @@ class LivePlan:
             )
         if front is not None and self.live.hop not in (0, front.hop):
             raise BioTrainError(f"live: the front end's hop is {front.hop}, not {self.live.hop}")
+        if self.live.artefacts and self.times > LONGEST:
+            raise BioTrainError(
+                f"live: artefacts are found in windows of at most {LONGEST:,} samples, not "
+                f"{self.times:,}"
+            )
         if self.classes > STORE_CLASSES:
             raise BioTrainError(f"live: the sample store takes up to {STORE_CLASSES} classes")
 
@@ -126,6 +132,7 @@ class LivePlan:
                 front=front.struct() if front else None,
                 row_times=self.times if front and front.standardise == "window" else 0,
                 model=Opaque("bt_model", model_bytes, 4),
+                screens=bool(self.live.artefacts),
             )
         )
 

@@ -24,6 +24,7 @@ from biotrain.ir.loss import Objective, parse_loss
 from biotrain.ir.optimizer import SGD, Gradients, Optimizer, check_gradients
 from biotrain.planner.budget import Budget
 from biotrain.planner.live_memory import same
+from biotrain.recipe import DEFAULT, Recipe
 from biotrain.targets.target import MOST_WORKERS, Target
 
 InputType = Literal["float", "int16"]
@@ -75,8 +76,14 @@ class CompileRequest:
     """What public names and the files `model.*` begin with, in place of `bt_`."""
     l2_bytes: int | None = None
     """A second, larger memory for what the first one does not hold, in bytes."""
+    recipe: Recipe | None = None
+    """The recipe that was named, as far as the other settings follow it: it travels along."""
+    notes: tuple[str, ...] = ()
+    """Lines on what of it is left to others."""
 
     def __post_init__(self) -> None:
+        if self.live is not None:
+            object.__setattr__(self, "live", self.live.by(self.recipe or DEFAULT))
         if not _whole(self.accumulate):
             raise BioTrainError(f"accumulate must be a whole number from 1, not {self.accumulate}")
         object.__setattr__(self, "loss", parse_loss(self.loss))

@@ -37,6 +37,7 @@
 #error "include live.h (emitted by biotrain compile --live), not bt_live.h"
 #endif
 
+#include "bt_screen.h"
 #include "bt_slots.h"
 #include "bt_store.h"
 #include "model.h"
@@ -186,6 +187,11 @@ typedef struct bt_live {
   int32_t last[BT_LIVE_CHANS]; /* per channel: the newest sample */
   uint32_t still[BT_LIVE_CHANS]; /* frames since it changed */
   uint32_t clipped[BT_LIVE_CHANS]; /* frames since it was at an end of the range */
+#if BT_LIVE_ARTEFACTS > 0
+  uint32_t outliers;           /* labelled windows that were not stored: artefacts */
+  uint32_t artefact;           /* 1: the newest window is one */
+  uint8_t powers[BT_LIVE_CHANS][BT_SCREEN_LEVELS]; /* histograms of the windows' power */
+#endif
   bt_store store;
   bt_flash flash;
   bt_slots_save_state save;

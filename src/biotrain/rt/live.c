@@ -131,6 +131,19 @@ static void bt_live_window(bt_live *l, int16_t *x)
 #endif
 }
 
+#if BT_LIVE_ARTEFACTS > 0
+/* Whether the newest window is an artefact, in any channel. */
+static bool bt_live_screen(bt_live *l, const int16_t *x)
+{
+  bool artefact = false;
+  for (uint32_t c = 0; c < BT_LIVE_CHANS; c++, x += BT_INPUT_TIMES) {
+    const uint32_t level = bt_screen_level(x, BT_INPUT_TIMES);
+    artefact = bt_screen_judge(l->powers[c], level, BT_LIVE_ARTEFACTS) || artefact;
+  }
+  return artefact;
+}
+#endif
+
 /* Why the newest window is no good, and in which channel. */
 static bt_status bt_live_guard(bt_live *l)
 {
@@ -188,6 +201,9 @@ static bt_live_event bt_live_predict(bt_live *l, uint32_t *left)
   float loss;
   if (l->due == 1u) {
     bt_live_window(l, bt_predict_window(m));
+#if BT_LIVE_ARTEFACTS > 0
+    l->artefact = bt_live_screen(l, bt_predict_window(m)) ? 1u : 0u;
+#endif
     m->predict_slice.open = 0;
     if (l->task == BT_TASK_EVALUATE)
       bt_live_unread(l); /* the held-back window in the same arena is lost */
@@ -207,6 +223,10 @@ static bt_live_event bt_live_predict(bt_live *l, uint32_t *left)
     return BT_LIVE_REFUSED;
   }
   l->storing = l->label >= 0 ? 1 : 0;
+#if BT_LIVE_ARTEFACTS > 0
+  l->outliers += l->storing & l->artefact;
+  l->storing &= ~l->artefact;
+#endif
   l->counters.predicted++;
   bt_live_watch(l, bt_live_softmax(l->logits, 0, &l->predicted, &loss));
   return BT_LIVE_PREDICTED;

@@ -217,6 +217,11 @@ class LiveDevice:
         return {member.name: int(found[member.name]) for member in COUNTERS.members}
 
     @property
+    def outliers(self) -> int:
+        """Labelled windows that were not stored, for they are artefacts; 0 where none is sought."""
+        return int(self._runner.get("live.outliers")) if self.plan.live.artefacts else 0
+
+    @property
     def record(self) -> dict[str, float]:
         """What the newest checkpoint says of its calibration, or that under way."""
         found = self._runner.get("live.record")

@@ -15,6 +15,7 @@ import numpy as np
 from torch import nn
 
 from biotrain.errors import BioTrainError
+from biotrain.recipe import recipe_of
 from biotrain.study.adapt_settings import AdaptRecord, AdaptSettings
 from biotrain.study.calibrate import calibrate
 from biotrain.study.data.recordings import Recordings
@@ -22,6 +23,7 @@ from biotrain.study.data.splits import Indices, SplitError, day1, default_split,
 from biotrain.study.experiment import Experiment, dataset_name, model_name
 from biotrain.study.labelfree import transformed
 from biotrain.study.metrics import accuracy, balanced_accuracy
+from biotrain.study.plateau import is_near_chance, own_accuracy, warning
 from biotrain.study.pretrain import Factory, pretrain
 from biotrain.study.recipes import COMPARED
 from biotrain.study.rows import ResultRow
@@ -97,9 +99,10 @@ def adapt(
     rec: Recordings,
     model: str | Factory,
     subject: int | str | Iterable[int | str],
-    strategies: Sequence[str] = COMPARED[:-1],
+    strategies: Sequence[str] | None = None,
     settings: AdaptSettings | None = None,
     *,
+    recipe: Any = None,
     progress: Progress | None = None,
     save_to: str | Path | Folder | None = None,
     **named: Any,
@@ -120,6 +123,9 @@ def adapt(
         C), or REFERENCE (in torch, BatchNorm, batches of `accumulate`). Without labels: "align",
         "standardise" (in C, on transformed windows; "align+full" then trains), "adabn", "entropy"
         (in torch).
+        By default COMPARED without REFERENCE; with a recipe, "none" and the recipe's own rule.
+    recipe: a `bt.Recipe` or the name of one, a package or its folder: how each strategy calibrates.
+        A norm or a rate that it leaves open is the one that did best for the strategy.
     settings, named: an `AdaptSettings`, and single fields of it by name (epochs=10, seeds=(0, 1)).
     save_to: a folder that gets the C and the plan of each strategy (of the first subject and seed).
 
@@ -127,8 +133,10 @@ def adapt(
         BioTrainError: an unknown subject, split or norm; a split that the recordings do not allow;
             only one subject; what bt.prepare and bt.compile raise.
     """
-    how = replace(settings or AdaptSettings(), **named)
+    how = _settings(settings, recipe, named)
     subjects = _subjects(rec, subject)
+    if strategies is None:
+        strategies = COMPARED[:-1] if recipe is None else ("none", recipe_of(recipe).rule)
     strategies = list(dict.fromkeys(strategies))
     how = replace(how, seeds=tuple(dict.fromkeys(how.seeds)))
     how.check(strategies)
@@ -143,6 +151,20 @@ def adapt(
             run.subject(person, seed, parts[person], progress or silent, folder)
             folder = None
     return AdaptResult(tuple(run.rows), tuple(run.curves), run.record(parts, split))
+
+
+def _settings(
+    settings: AdaptSettings | None, recipe: Any, named: Mapping[str, Any]
+) -> AdaptSettings:
+    """The settings of a call of `adapt`; BioTrainError where two of them say how to calibrate."""
+    if recipe is None:
+        return replace(settings or AdaptSettings(), **named)
+    if settings is not None:
+        raise BioTrainError(
+            "settings and recipe both say how to calibrate: give the recipe, and single fields by "
+            "name"
+        )
+    return AdaptSettings.by(recipe, **named)
 
 
 class _Adaptation:
@@ -160,6 +182,7 @@ class _Adaptation:
         self.rows: list[ResultRow] = []
         self.curves: list[Curve] = []
         self.notes: list[str] = []
+        self.own: dict[str, list[float]] = {}
 
     def subject(
         self,
@@ -172,9 +195,11 @@ class _Adaptation:
         """Every strategy on one subject with one seed; networks pretrained alike are shared."""
         others = np.flatnonzero(self.rec.subject != person)[:: self.how.pretrain_every]
         started: dict[tuple[str, str], nn.Module] = {}
+        knows: dict[tuple[str, str], float] = {}
         for strategy in self.strategies:
             rule, recipe = Rule.parse(strategy.rule), strategy.recipe
-            task = Task(self.rec, person, seed, split, progress, rule.transform)
+            options = (progress, rule.transform, recipe.artefacts)
+            task = Task(self.rec, person, seed, split, *options)
             if recipe.replay and rule.learns_labels:
                 store = replay_of(self.rec, others, (), recipe.replay, seed)
                 windows = transformed(self.rec, rule.transform).signal(store)
@@ -182,6 +207,10 @@ class _Adaptation:
             start = (rule.pretrained_norm(recipe.norm), rule.transform)
             if start not in started:
                 started[start] = self._pretrained(task, others, *start)
+                knows[start] = own_accuracy(
+                    started[start], transformed(self.rec, rule.transform), others
+                )
+            self._know(task, strategy.name, knows[start])
             measured = calibrate(task, started[start], strategy, folder=folder)
             norm = rule.trained_norm(recipe.norm)
             self.rows.append(
@@ -192,6 +221,13 @@ class _Adaptation:
             )
             self.notes += task.notes
 
+    def _know(self, task: Task, strategy: str, own: float) -> None:
+        """Note what the network that a strategy starts from knows of its own people."""
+        self.own.setdefault(strategy, []).append(own)
+        chance = 1 / self.rec.n_classes
+        if is_near_chance(own, chance):
+            task.note(f"{strategy}: {warning(own, chance)}")
+
     def _pretrained(self, task: Task, others: Indices, norm: str, transform: str) -> nn.Module:
         """The network pretrained on the windows `others`, after `transform`."""
         after = f", {transform}" if transform else ""
@@ -199,7 +235,7 @@ class _Adaptation:
             transformed(self.rec, transform),
             self.model,
             others,
-            epochs=self.how.pretrain_epochs,
+            self.how.pretraining,
             norm=norm,
             seed=task.seed,
             on_epoch=task.reporter(f"pretraining ({norm} norm{after})"),
@@ -241,6 +277,12 @@ class _Adaptation:
             notes=self.notes,
             clip_norm=how.clip_norm,
             repeats=how.repeats,
+            batch=how.batch,
+            artefacts=how.artefacts,
+            recipe=how.recipe,
+            pretrain_steps=how.pretrain_steps,
+            pretrain_plateau=how.pretrain_plateau,
+            own_people={name: sum(own) / len(own) for name, own in self.own.items()},
         )
 
 

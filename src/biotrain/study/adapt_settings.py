@@ -7,12 +7,16 @@ from types import MappingProxyType
 from typing import Any
 
 from biotrain.errors import BioTrainError
-from biotrain.study.recipes import settled
+from biotrain.recipe import DEFAULT, PUBLISHED_LR, recipe_of
+from biotrain.study.recipes import calibration, settled
 from biotrain.study.rules import NORMS
-from biotrain.study.settings import CRITERIA, CalibrationSettings, Strategy, check_seeds
-
-PUBLISHED_LR = 5e-3
-"""Learning rate of every strategy in arXiv 2604.13359."""
+from biotrain.study.settings import (
+    CRITERIA,
+    CalibrationSettings,
+    PretrainSettings,
+    Strategy,
+    check_seeds,
+)
 
 
 @dataclass(frozen=True)
@@ -35,21 +39,26 @@ class AdaptSettings:
     patience: epochs without a better one after which the calibration stops; 0: never.
     replay: windows of the other subjects added to every epoch, against forgetting them.
     pretrain_epochs, pretrain_every: epochs on the other subjects, over every n-th window only.
+    pretrain_steps, pretrain_plateau: optimizer steps at least, and epochs without a gain on
+        held-out people that end it; see `pretrain`. 0: by epochs alone.
     clip_norm: most of the norm of a step's mean gradient; 0: no bound. repeats: how often a
         calibration that made things worse is repeated, each time at a quarter of the rate, before
         the weights stay as they were.
+    batch: windows that share BatchNorm's statistics (norm "batch"), and make one step.
+    artefacts: robust z-score above which a window is left out of the calibration; 0: none is.
+    recipe: what the recipe is called that the settings began with.
     """
 
     target: str = "host"
     memory: int | str | None = None
     on: str = "host"
-    epochs: int = 30
+    epochs: int = DEFAULT.epochs
     lr: float | None = None
     lr_per_strategy: Mapping[str, float] = field(default_factory=lambda: MappingProxyType({}))
-    momentum: float = 0.9
-    weight_decay: float = 1e-3
-    schedule: str = "cosine"
-    accumulate: int = 8
+    momentum: float = DEFAULT.momentum
+    weight_decay: float = DEFAULT.weight_decay
+    schedule: str = DEFAULT.schedule
+    accumulate: int = DEFAULT.accumulate
     seeds: Sequence[int] = (0,)
     split: str | None = None
     calibration: float = 0.8
@@ -58,11 +67,32 @@ class AdaptSettings:
     holdout: float = 0.0
     best: str = "loss"
     patience: int = 0
-    replay: int = 0
+    replay: int = DEFAULT.replay
     pretrain_epochs: int = 40
     pretrain_every: int = 1
-    clip_norm: float = 1.0
-    repeats: int = 2
+    clip_norm: float = DEFAULT.clip_norm
+    repeats: int = DEFAULT.repeats
+    pretrain_steps: int = 0
+    pretrain_plateau: int = 0
+    batch: int = DEFAULT.batch
+    artefacts: float = DEFAULT.artefacts
+    recipe: str = DEFAULT.name
+
+    @classmethod
+    def by(cls, recipe: Any, **named: Any) -> "AdaptSettings":
+        """The settings of a recipe (`biotrain.recipe.recipe_of` says how it may be given), and
+        single fields by name in place of its own."""
+        found = recipe_of(recipe)
+        return cls(**{**calibration(found, "adapt"), "recipe": found.name, **named})
+
+    @property
+    def pretraining(self) -> PretrainSettings:
+        """How the network is pretrained."""
+        return PretrainSettings(
+            epochs=self.pretrain_epochs,
+            steps=self.pretrain_steps,
+            plateau=self.pretrain_plateau,
+        )
 
     def norm_of(self, strategy: str) -> str | None:
         """The norm that was asked for `strategy`; None where it was left open."""
@@ -94,6 +124,7 @@ class AdaptSettings:
         if not strategies or not self.seeds:
             raise BioTrainError("nothing to do: name at least one strategy and one seed")
         check_seeds(self.seeds)
+        self.pretraining.check()
         for name in strategies:
             self.strategy(name).recipe.check()
         unknown = sorted(set(self.lr_per_strategy) - set(strategies))
@@ -112,6 +143,7 @@ class AdaptSettings:
             weight_decay=self.weight_decay,
             schedule=self.schedule,
             accumulate=self.accumulate,
+            batch=self.batch,
             holdout=self.holdout,
             best=self.best,
             patience=self.patience,
@@ -122,6 +154,7 @@ class AdaptSettings:
             on=self.on,
             clip_norm=self.clip_norm,
             repeats=self.repeats,
+            artefacts=self.artefacts,
         )
         return Strategy(name, name, recipe)
 
@@ -131,7 +164,8 @@ class AdaptRecord:
     """Everything that was chosen in a call of `adapt`, to repeat it; in the order of its JSON.
 
     lr, norm: by strategy. windows: (calibration, test) by subject. subject_names: how each is
-    called in the files. notes: what a reader of the results should know.
+    called in the files. own_people: accuracy of the pretrained networks on the people they were
+    pretrained on, by strategy. notes: what a reader of the results should know.
     """
 
     dataset: str
@@ -166,6 +200,12 @@ class AdaptRecord:
     notes: list[str]
     clip_norm: float = 0.0
     repeats: int = 0
+    batch: int = 1
+    artefacts: float = 0.0
+    recipe: str = ""
+    pretrain_steps: int = 0
+    pretrain_plateau: int = 0
+    own_people: dict[str, float] = field(default_factory=dict)
 
     def name_of(self, subject: int) -> str:
         """How a subject is called."""

@@ -347,7 +347,7 @@ class _Expansion:
             rule.transform,
             subject,
             seed,
-            asdict(pretraining),
+            pretraining.decisive(),
         )
         more = (self.model, way, rule.transform, subject, seed, pretraining)
         return Fold(key, self.source, *more)

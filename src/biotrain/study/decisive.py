@@ -19,6 +19,9 @@ HOLDOUT_ONLY = ("holdout", "best", "patience")
 """Settings that decide nothing while no windows are held back. They are then left out of a key, so
 that a cell without them has the key that it had before they were there."""
 
+ANYWHERE = ("artefacts",)
+"""Settings that came later and decide under any rule: left out of a key where they are off."""
+
 NEWER = ("clip_norm", "repeats")
 """Settings that came later: left out of a key where they are off, or where no C learns labels."""
 
@@ -34,4 +37,6 @@ def decisive(recipe: CalibrationSettings, rule: Rule) -> dict[str, Any]:
         off += TRAINING_ONLY
     in_c = rule.learns_labels and not rule.in_torch
     off += tuple(name for name in NEWER if not (in_c and getattr(recipe, name)))
+    changes = bool(rule.transform) or rule.trains != "none"
+    off += tuple(name for name in ANYWHERE if not (changes and getattr(recipe, name)))
     return {name: value for name, value in asdict(recipe).items() if name not in off}

@@ -27,14 +27,20 @@ SHRINKAGE = 1e-6
 (common average reference) would otherwise be divided by zero."""
 
 
-def align(x: Windows) -> Transform:
-    """Euclidean alignment: x -> R^-1/2 x, R the mean covariance of the windows `x` (He and Wu,
-    IEEE TBME 67(2), 2020). Afterwards the mean covariance of every session is the identity."""
+def alignment(x: Windows) -> NDArray[np.float64]:
+    """R^-1/2 [channels, channels], R the mean covariance of the windows `x`."""
     centred = x.astype(np.float64) - x.mean(-1, keepdims=True, dtype=np.float64)
     r = np.einsum("nct,ndt->cd", centred, centred) / (len(x) * x.shape[-1])
     r[np.diag_indices_from(r)] += SHRINKAGE * np.trace(r) / len(r) + np.finfo(np.float64).tiny
     values, vectors = np.linalg.eigh(r)
-    root = (vectors / np.sqrt(values)) @ vectors.T
+    root: NDArray[np.float64] = (vectors / np.sqrt(values)) @ vectors.T
+    return root
+
+
+def align(x: Windows) -> Transform:
+    """Euclidean alignment: x -> R^-1/2 x, R the mean covariance of the windows `x` (He and Wu,
+    IEEE TBME 67(2), 2020). Afterwards the mean covariance of every session is the identity."""
+    root = alignment(x)
     return lambda windows: np.einsum("cd,ndt->nct", root, windows).astype(np.float32)
 
 

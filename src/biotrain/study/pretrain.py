@@ -17,8 +17,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from biotrain.errors import BioTrainError, DeviceError, users_code
 from biotrain.models import averaging, build, standardized
 from biotrain.study.data.recordings import RecordingError, Recordings
+from biotrain.study.plateau import Plateau, epochs_for, held_people
 from biotrain.study.pretrain_c import WEIGHT_DECAY, train_in_c
 from biotrain.study.settings import ENGINES, PretrainSettings
+from biotrain.study.task import Labelled
 from biotrain.study.torch_training import CrossEntropyTrainer, Epoch, run_epochs
 from biotrain.topology import prepare
 
@@ -72,8 +74,12 @@ def pretrain(
     Sequential of `standardize` (statistics of `idx`) and `network`, in eval mode; its input is the
     physical signal, float32 [batch, n_chans, n_times].
 
-    settings, named: how, and single fields of it by name (epochs, lr, batch, engine). The caller
-        has taken every n-th window already. engine: "c", in the generated C, two to nine times
+    settings, named: how, and single fields of it by name (epochs, lr, batch, steps, plateau,
+        engine). The caller has taken every n-th window already. steps: at least so many optimizer
+        steps, in more epochs where it takes more. plateau: one of five people of `idx` (one at
+        least) is held out; once `epochs` and `steps` have run it ends where so many epochs have
+        not lowered the loss on them, or after four times as many, and the best epoch's weights
+        are returned. engine: "c", in the generated C, two to nine times
         sooner on one core and with the same bits on every machine; "torch"; "auto": C where the
         compiler takes the network. Both do the same, but draw their dropouts apart.
     seed: of the initial weights, the dropout and the order of the windows.
@@ -88,14 +94,22 @@ def pretrain(
         raise BioTrainError(f"pretraining runs in {', '.join(ENGINES)}, not in '{how.engine}'")
     if not len(chosen):
         raise RecordingError(f"{rec.name}: no windows to pretrain on")
+    how.check()
+    apart = held_people(rec, chosen, seed) if how.plateau else np.zeros(len(chosen), np.bool_)
+    held, chosen = chosen[apart], chosen[~apart]
     mean, std = statistics(rec, chosen)
     x, y = rec.signal(chosen), rec.y[chosen].copy()
+    least, most = epochs_for(how, len(chosen))
+    how = replace(how, epochs=most)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         module = standardized(_network(rec, model, norm), mean, std)
+        watch = Plateau(module, Labelled(rec.signal(held), rec.y[held]), least, how.plateau)
+        ends = watch.ends if how.plateau else None
         if how.engine != "torch":
             try:
-                train_in_c(module, x, y, how, on_epoch=on_epoch)
+                train_in_c(module, x, y, how, on_epoch=on_epoch, ends=ends)
+                watch.restore()
                 return module.eval()
             except DeviceError as error:
                 raise BioTrainError(
@@ -107,7 +121,8 @@ def pretrain(
         optimizer = torch.optim.AdamW(module.parameters(), lr=how.lr, weight_decay=WEIGHT_DECAY)
         windows, labels = torch.from_numpy(x), torch.from_numpy(y)
         trainer = CrossEntropyTrainer(module, windows, labels, optimizer, how.batch, seed)
-        run_epochs(trainer, how.epochs, on_epoch)
+        run_epochs(trainer, how.epochs, on_epoch, ends)
+        watch.restore()
     return module.eval()
 
 

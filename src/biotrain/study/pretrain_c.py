@@ -134,12 +134,14 @@ def train_in_c(
     *,
     schedule: str = "constant",
     on_epoch: Callable[[int, int], None] | None = None,
+    ends: Callable[[], bool] | None = None,
 ) -> nn.Module:
     """Train `module` in place on windows x [trials, channels, time] with labels y: AdamW, batches
     of `settings.batch`, cross-entropy, in the generated C on this machine.
 
     BatchNorm takes the statistics of each batch and moves the running ones. `settings.seed` (0
-    where it is None) is that of the order and the dropout.
+    where it is None) is that of the order and the dropout. ends: asked after every epoch, when
+    `module` has the weights so far; True ends it.
 
     Raises:
         CaptureError, BioTrainError: the compiler does not take the network; it is unchanged.
@@ -177,6 +179,10 @@ def train_in_c(
             device.train(windows, labels)
         if on_epoch is not None:
             on_epoch(epoch + 1, epochs)
+        if ends is not None:
+            _load(module, device.parameters())
+            if ends():
+                break
     _load(module, device.parameters())
     device.close()
     return module

@@ -10,9 +10,10 @@ windows and then frozen, and everything trained on top: the network starts where
 signals are, and needs neither a batch nor a norm's backward pass.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import Any
 
+from biotrain.errors import BioTrainError
+from biotrain.recipe import BEST, Chosen, Recipe
 from biotrain.study.rules import NORMS, REFERENCE, Rule
 
 UNLABELLED = "align+adabn"
@@ -25,25 +26,6 @@ COMPARED = ("none", UNLABELLED, "last", "full", ADAPTS, REFERENCE)
 """The strategies of a comparison, in the order of its table."""
 
 
-@dataclass(frozen=True)
-class Chosen:
-    """The norm and the learning rate that a rule calibrates with; None: nothing is known."""
-
-    norm: str | None = None
-    lr: float | None = None
-
-
-BEST: Mapping[str, Chosen] = {
-    "last": Chosen("group", 5e-2),
-    "norm": Chosen("group", 2e-2),
-    "full": Chosen("group", 1e-2),
-    "align+full": Chosen("group", 1e-2),
-    "adabn+full": Chosen("frozen", 5e-3),
-    "align+adabn+full": Chosen("frozen", 2e-2),
-}
-"""The settings that did best, by rule."""
-
-
 def settled(rule: str, norm: str | None = None, lr: float | None = None) -> Chosen:
     """The `norm` and `lr` that a person named, completed by what does best for `rule`; the best
     rate counts with its own norm only."""
@@ -53,3 +35,22 @@ def settled(rule: str, norm: str | None = None, lr: float | None = None) -> Chos
         own = NORMS[best.norm or "group"].norm
         lr = best.lr if found is None or NORMS[found].norm == own else None
     return Chosen(found, lr)
+
+
+CALIBRATES = (
+    *("epochs", "momentum", "weight_decay", "schedule", "accumulate", "batch", "replay"),
+    *("clip_norm", "repeats", "artefacts", "lr", "norm"),
+)
+"""Fields that a recipe shares with the settings of a calibration."""
+
+
+def calibration(recipe: Recipe, verb: str) -> dict[str, Any]:
+    """The settings of a calibration that a recipe names; `lr` and `norm` only where it does not
+    leave them to the rule. BioTrainError where `verb`, which trains by SGD, cannot follow it."""
+    if recipe.optimizer != "sgd":
+        raise BioTrainError(
+            f"{verb} trains by SGD, recipe '{recipe.name}' by {recipe.optimizer}: bt.compile and "
+            "DeviceClassifier can do that"
+        )
+    found = {name: getattr(recipe, name) for name in CALIBRATES}
+    return {name: value for name, value in found.items() if value is not None}

@@ -67,6 +67,7 @@ class StudyRow(ResultRow):
     before: accuracy of the weights that the session started from. curve: accuracy on the test part
     before the first epoch and after each. confusion: counts [true class][predicted class].
     others: accuracy on windows of other subjects afterwards; None where none were tested.
+    own_people: accuracy of the pretrained network on the same windows, before.
     """
 
     key: str = ""
@@ -82,6 +83,7 @@ class StudyRow(ResultRow):
     others: float | None = None
     earlier: tuple[EarlierSession, ...] = ()
     notes: tuple[str, ...] = ()
+    own_people: float | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The line of results.jsonl: its key first, sequences as lists."""

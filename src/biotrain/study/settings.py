@@ -5,17 +5,16 @@ The names and the order of the fields are those of study.json, and decide the ke
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import isfinite
+from typing import Any
 
 from biotrain.errors import BioTrainError
 from biotrain.ir.optimizer import SGD
 from biotrain.planner.budget import Budget
+from biotrain.recipe import DEFAULT, MOST, PUBLISHED_LR
 from biotrain.run import check_place
 from biotrain.targets.target import load_target, parse_bytes
-
-MOST = 2**20
-"""Largest count of a setting: epochs, windows of a group, windows that are replayed."""
 
 MOST_SEED = 2**32 - 1
 """Largest seed; torch and numpy both take it."""
@@ -33,17 +32,19 @@ ENGINES = ("auto", "c", "torch")
 
 @dataclass(frozen=True)
 class CalibrationSettings:
-    """How a strategy calibrates; arXiv 2604.13359's where nothing else is said.
+    """How a strategy calibrates; as the default recipe where nothing else is said.
 
     Where a study names neither lr nor norm, they are those of `recipes.BEST`.
     """
 
-    epochs: int = 30
-    lr: float = 5e-3
-    momentum: float = 0.9
-    weight_decay: float = 1e-3
-    schedule: str = "cosine"
-    accumulate: int = 8  # samples whose mean gradient makes a step; in torch, the batch
+    epochs: int = DEFAULT.epochs
+    lr: float = PUBLISHED_LR
+    momentum: float = DEFAULT.momentum
+    weight_decay: float = DEFAULT.weight_decay
+    schedule: str = DEFAULT.schedule
+    accumulate: int = (
+        DEFAULT.accumulate
+    )  # samples whose mean gradient makes a step; in torch, the batch
     batch: int = 1  # windows that share BatchNorm's statistics in the C (norm = "batch")
     holdout: float = 0.0  # share of the calibration windows held back to choose the epoch by
     best: str = "loss"  # one of CRITERIA
@@ -54,8 +55,11 @@ class CalibrationSettings:
     target: str = "host"
     memory: str | int | None = None
     on: str = "host"
-    clip_norm: float = 1.0  # most of the norm of a step's mean gradient in the C; 0: no bound
-    repeats: int = 2  # at a quarter of the rate each, of a calibration that made things worse
+    clip_norm: float = (
+        DEFAULT.clip_norm
+    )  # most of the norm of a step's mean gradient in the C; 0: no bound
+    repeats: int = DEFAULT.repeats  # at a quarter of the rate, where it made things worse
+    artefacts: float = DEFAULT.artefacts  # robust z above which a window is left out; 0: none
 
     def check(self) -> None:
         """Raise BioTrainError for what no device could calibrate with: asked before a network is
@@ -67,6 +71,8 @@ class CalibrationSettings:
                 "epochs, patience, replay, adabn_every and repeats must not be negative, "
                 f"accumulate and batch be above 0, and all at most {MOST:,}"
             )
+        if not (isfinite(self.artefacts) and self.artefacts >= 0):
+            raise BioTrainError(f"artefacts is a z-score from 0, not {self.artefacts}")
         self.optimizer()
         target = load_target(self.target)
         Budget(parse_bytes(self.memory)).check(target)
@@ -109,9 +115,22 @@ class PretrainSettings:
     every: int = 1  # every n-th window only
     engine: str = "auto"  # one of ENGINES
     seed: int | None = None  # one pretraining for all seeds of the study; None: one for each seed
+    steps: int = 0  # optimizer steps at least; 0: as many as `epochs` make
+    plateau: int = 0  # epochs without a lower loss on held-out people that end it; 0: none held out
+
+    def decisive(self) -> dict[str, Any]:
+        """The settings that decide the result, by name; those that came later only where they are
+        on, so that a key without them is what it was before they were there."""
+        own = asdict(self)
+        return {k: v for k, v in own.items() if v or k not in ("steps", "plateau")}
 
     def check(self) -> None:
         """Raise BioTrainError for what cannot train."""
+        if not (0 <= self.steps <= MOST and 0 <= self.plateau <= MOST):
+            raise BioTrainError(
+                f"pretraining: steps and plateau must lie in 0 to {MOST:,}, not {self.steps} and "
+                f"{self.plateau}"
+            )
         if not (0 <= self.epochs <= MOST and 1 <= self.batch <= MOST and self.every >= 1):
             raise BioTrainError(
                 f"pretraining: epochs must lie in 0 to {MOST:,}, batch in 1 to {MOST:,}, and every "

@@ -5,6 +5,8 @@ seeds = [0, 1, 2]
 scenarios = ["day1", "longitudinal", "sizes"]
 strategies = ["none", "last", "full", "full-bn8", "adabn", "align", "gentle"]
 
+recipe = "published"         # or a table of its fields; what [calibrate] says takes their place
+
 [calibrate]                  # for every strategy
 epochs = 30
 
@@ -35,9 +37,10 @@ from typing import Any, get_args, get_type_hints
 from biotrain.errors import BioTrainError, shown
 from biotrain.frontend.toml import load_toml
 from biotrain.graph.strategy import STRATEGIES
+from biotrain.recipe import recipe_of
 from biotrain.study.data.splits import SIZES
 from biotrain.study.labelfree import TRANSFORMS
-from biotrain.study.recipes import COMPARED, settled
+from biotrain.study.recipes import COMPARED, calibration, settled
 from biotrain.study.rules import IN_TORCH, NORMS, REFERENCE, Rule
 from biotrain.study.settings import (
     CRITERIA,
@@ -119,9 +122,14 @@ def make_spec(given: Mapping[str, Any]) -> Spec:
     Raises BioTrainError for an unknown key (with the nearest one), a wrong type, an unknown
     scenario, norm or strategy option, nothing to do.
     """
-    known = {f.name for f in fields(Spec)} | {"calibrate", "strategy"}
+    given, recipe = dict(given), given.get("recipe")
+    known = {f.name for f in fields(Spec)} | {"calibrate", "strategy", "recipe"}
     _known("the study", given, known)
     calibrate = _table(given.get("calibrate", {}), "[calibrate]")
+    if recipe is not None:
+        found = recipe_of(recipe)
+        calibrate = {**calibration(found, "a study"), **calibrate}
+        given.setdefault("strategies", ["none", found.rule])
     _made(CalibrationSettings, calibrate, "[calibrate]")
     strategies = _strategies(given, {}, calibrate)
     data = given.get("data", ())

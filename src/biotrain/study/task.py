@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from biotrain.frontend.screen import artefacts
 from biotrain.study.data.recordings import Recordings
 from biotrain.study.data.splits import Indices, held_back
 from biotrain.study.experiment import Experiment
@@ -62,11 +63,20 @@ class Task:
         split: tuple[Indices, Indices],
         progress: Progress = silent,
         transform: str = "",
+        bound: float = 0.0,
     ) -> None:
-        """`split`: the windows that calibrate and those that test."""
+        """`split`: the windows that calibrate and those that test; of the first, artefacts are left
+        out whose robust z-score is above `bound`, unless that is 0."""
         calibration, test = split
         self.rec, self.subject, self.seed, self.progress = rec, subject, seed, progress
         self.notes: list[str] = []
+        found = artefacts(rec.x[calibration], bound)
+        few = 2 * found.sum() <= len(found)
+        if found.any():
+            what = "left out" if few else "too many to leave out"
+            self.note(f"{found.sum()} of {len(found)} calibration windows are artefacts: {what}")
+        if few:
+            calibration = calibration[~found]
         self.calibration = calibration
         self.session = int(rec.session[test[0]])
         self.x, self.y = rec.signal(calibration), rec.y[calibration]

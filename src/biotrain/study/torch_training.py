@@ -40,13 +40,21 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def run_epochs(trainer: EpochTrainer, epochs: int, on_epoch: Epoch | None = None) -> None:
-    """All epochs in turn, each told to `on_epoch`."""
+def run_epochs(
+    trainer: EpochTrainer,
+    epochs: int,
+    on_epoch: Epoch | None = None,
+    ends: Callable[[], bool] | None = None,
+) -> None:
+    """All epochs in turn, each told to `on_epoch`, until `ends` says after one that it was the
+    last."""
     with one_thread():
         for number in range(epochs):
             trainer.epoch(number)
             if on_epoch is not None:
                 on_epoch(number + 1, epochs)
+            if ends is not None and ends():
+                break
 
 
 @dataclass

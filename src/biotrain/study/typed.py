@@ -8,7 +8,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from types import UnionType
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
 
@@ -54,7 +54,7 @@ def _value(value: Any, hint: Any, where: str) -> Any:
     origin, inside = get_origin(hint), get_args(hint)
     if origin is Literal and value in inside and type(value) is type(inside[0]):
         return value
-    if origin is UnionType:
+    if origin in (UnionType, Union):  # `Literal[...] | None` is the older of the two
         if value is None and type(None) in inside:
             return None
         return _first([one for one in inside if one is not type(None)], value, where)

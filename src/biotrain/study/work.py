@@ -25,6 +25,7 @@ from biotrain.study.cells import Cell, Fold, Resolve
 from biotrain.study.data.recordings import Recordings
 from biotrain.study.labelfree import transformed
 from biotrain.study.metrics import accuracy, confusion
+from biotrain.study.plateau import is_near_chance, own_accuracy, warning
 from biotrain.study.pretrain import pretrain, untrained
 from biotrain.study.rows import EarlierSession, StudyRow
 from biotrain.study.rules import Rule
@@ -138,7 +139,14 @@ def compute(
         start = _pretrained(fold, weights, resolve)
         rule = Rule.parse(cell.strategy.rule)
         task, *earlier = (
-            Task(rec, fold.subject, cell.seed, split, transform=fold.transform)
+            Task(
+                rec,
+                fold.subject,
+                cell.seed,
+                split,
+                transform=fold.transform,
+                bound=cell.strategy.recipe.artefacts,
+            )
             for split in (cell.split, *cell.earlier)
         )
         if len(cell.replay):
@@ -156,7 +164,7 @@ def compute(
             probes=probes,
             keep=keep and rule.trains != "none",
         )
-        row = _row(cell, task, earlier, measured, package)
+        row = _row(cell, task, earlier, measured, package, start)
         left = None if measured.state is None else safetensors.numpy.save(dict(measured.state))
         if keep and left is None:  # nothing trained: what it started from
             left = before or b""
@@ -169,6 +177,7 @@ def _row(
     earlier: Sequence[Task],
     measured: Calibrated,
     package: "Package | None",
+    start: nn.Module,
 ) -> StudyRow:
     """The line of a cell in results.jsonl."""
     rule, norm = Rule.parse(cell.strategy.rule), cell.strategy.recipe.norm
@@ -176,6 +185,9 @@ def _row(
     result = task.row(
         cell.experiment, name, rule.trained_norm(norm), measured.logits, measured.cost
     )
+    own = _own(cell, start)
+    if own is not None and is_near_chance(own, result.chance):
+        task.note(warning(own, result.chance))
     predicted = [logits.argmax(1) for logits in measured.probed]
     others = accuracy(predicted[-1], task.rec.y[cell.others]) if len(cell.others) else None
     plan = None if package is None else package.plan
@@ -198,7 +210,16 @@ def _row(
             for one, labels in zip(earlier, predicted, strict=False)
         ),
         notes=tuple(task.notes),
+        own_people=own,
     )
+
+
+def _own(cell: Cell, start: nn.Module) -> float | None:
+    """Accuracy of the pretrained network on its own people; None where nobody asked for them."""
+    if not len(cell.others):
+        return None
+    key = ("own", cell.fold.key, cell.others.tobytes())
+    return _cached(key, lambda: own_accuracy(start, _recordings(cell.fold), cell.others))
 
 
 def _state(weights: bytes) -> State | None:

@@ -223,7 +223,7 @@ class Entry:
 
     size: windows per class, None for all. before, others, earlier: mean accuracy before adapting,
     on windows of the other subjects afterwards, and on the test parts of earlier sessions
-    afterwards.
+    afterwards. own_people: of the pretrained network, on windows of the other subjects.
     """
 
     dataset: str
@@ -246,6 +246,7 @@ class Entry:
     ops: float | None
     ms_per_sample: float | None
     mj_per_sample: float | None
+    own_people: float | None = None
 
     @property
     def condition(self) -> Condition:
@@ -289,6 +290,7 @@ def _entry(rows: Rows, condition: Condition, metric: str) -> Entry:
         earlier=_mean(e.accuracy for r in rows for e in r.earlier),
         before=_mean(r.before for r in rows),
         others=_mean(r.others for r in rows),
+        own_people=_mean(r.own_people for r in rows),
         steps=_mean(r.steps for r in rows),
         ram_bytes=_mean(r.ram_bytes for r in rows),
         ops=_mean(r.ops for r in rows),
