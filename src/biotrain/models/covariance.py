@@ -173,7 +173,12 @@ class WithCovariance(nn.Module):
         **kw: Any,
     ) -> None:
         super().__init__()
-        shape = {"n_chans": n_chans, "n_times": n_times, "n_outputs": n_outputs, "sfreq": sfreq}
+        shape: dict[str, Any] = {
+            "n_chans": n_chans,
+            "n_times": n_times,
+            "n_outputs": n_outputs,
+            "sfreq": sfreq,
+        }
         self.n_chans, self.n_times, self.n_outputs = n_chans, n_times, n_outputs
         self.sfreq = sfreq
         self.network = network(**shape, norm=norm, **kw)

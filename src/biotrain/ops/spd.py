@@ -172,8 +172,8 @@ class LogCovariance(Composite):
             groups=count,
         )
         matrices = reshaped(b, gram, (count, n, n))
-        numbers = {"scale": 1.0 / times, "shrinkage": attrs["shrinkage"]}
-        return reshaped(b, b.one("spd_log", matrices, **numbers), (*x.shape[:-1], n))
+        log = b.one("spd_log", matrices, scale=1.0 / times, shrinkage=attrs["shrinkage"])
+        return reshaped(b, log, (*x.shape[:-1], n))
 
     def reference(self, attrs: Mapping[str, Attr], *inputs: Any) -> Any:
         import torch
