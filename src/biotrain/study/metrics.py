@@ -31,3 +31,16 @@ def confusion(labels: NDArray[Any], y: NDArray[Any], classes: int) -> list[list[
     counts = np.zeros((classes, classes), int)
     np.add.at(counts, (y, labels), 1)
     return [[int(n) for n in row] for row in counts]
+
+
+def packed(right: NDArray[np.bool_]) -> str:
+    """Which windows are right, as hexadecimal digits, the first window in the highest bit."""
+    return np.packbits(right).tobytes().hex()
+
+
+def unpacked(text: str, count: int) -> NDArray[np.bool_]:
+    """The `count` windows that `packed` wrote. ValueError where it did not write so many."""
+    bits = np.unpackbits(np.frombuffer(bytes.fromhex(text), np.uint8))
+    if not count <= len(bits) < count + 8:
+        raise ValueError(f"{len(text)} digits are not {count} windows")
+    return bits[:count].astype(np.bool_)

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
+from biotrain.study.metrics import unpacked
 from biotrain.study.typed import typed
 
 
@@ -67,7 +68,8 @@ class StudyRow(ResultRow):
     before: accuracy of the weights that the session started from. curve: accuracy on the test part
     before the first epoch and after each. confusion: counts [true class][predicted class].
     others: accuracy on windows of other subjects afterwards; None where none were tested.
-    own_people: accuracy of the pretrained network on the same windows, before.
+    own_people: accuracy of the pretrained network on the same windows, before. hits: which windows
+    of the test part are right (`metrics.packed`); empty in rows of earlier versions.
     """
 
     key: str = ""
@@ -84,6 +86,7 @@ class StudyRow(ResultRow):
     earlier: tuple[EarlierSession, ...] = ()
     notes: tuple[str, ...] = ()
     own_people: float | None = None
+    hits: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """The line of results.jsonl: its key first, sequences as lists."""
@@ -99,6 +102,8 @@ class StudyRow(ResultRow):
             raise ValueError("key is missing")
         if any(len(counts) != len(row.confusion) for counts in row.confusion):
             raise ValueError("confusion is no square of counts")
+        if row.hits:
+            unpacked(row.hits, sum(map(sum, row.confusion)))
         return row
 
 

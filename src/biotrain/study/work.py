@@ -24,7 +24,7 @@ from biotrain.study.calibrate import Calibrated, calibrate, compiled
 from biotrain.study.cells import Cell, Fold, Resolve
 from biotrain.study.data.recordings import Recordings
 from biotrain.study.labelfree import transformed
-from biotrain.study.metrics import accuracy, confusion
+from biotrain.study.metrics import accuracy, confusion, packed
 from biotrain.study.plateau import is_near_chance, own_accuracy, warning
 from biotrain.study.pretrain import pretrain, untrained
 from biotrain.study.rows import EarlierSession, StudyRow
@@ -191,7 +191,8 @@ def _row(
     predicted = [logits.argmax(1) for logits in measured.probed]
     others = accuracy(predicted[-1], task.rec.y[cell.others]) if len(cell.others) else None
     plan = None if package is None else package.plan
-    counts = confusion(measured.logits.argmax(1), task.y_test, task.rec.n_classes)
+    labels = measured.logits.argmax(1)
+    counts = confusion(labels, task.y_test, task.rec.n_classes)
     return StudyRow(
         **vars(result),
         key=cell.key,
@@ -206,11 +207,12 @@ def _row(
         confusion=tuple(map(tuple, counts)),
         others=others,
         earlier=tuple(
-            EarlierSession(one.session, accuracy(labels, one.y_test))
-            for one, labels in zip(earlier, predicted, strict=False)
+            EarlierSession(one.session, accuracy(theirs, one.y_test))
+            for one, theirs in zip(earlier, predicted, strict=False)
         ),
         notes=tuple(task.notes),
         own_people=own,
+        hits=packed(labels == task.y_test),
     )
 
 

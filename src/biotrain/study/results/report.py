@@ -13,7 +13,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from biotrain.errors import BioTrainError
-from biotrain.study.results import figures
+from biotrain.study.results import figures, people
 from biotrain.study.results.finished import TITLES, study_rows
 from biotrain.study.results.markdown import markdown
 from biotrain.study.results.statistics import (
@@ -99,6 +99,11 @@ class Results:
         return across(self.rows, self.metric, against=self.against, seed=self.seed)
 
     @cached_property
+    def people(self) -> list[people.Person]:
+        """See `people.people`."""
+        return people.people(self.rows)
+
+    @cached_property
     def style(self) -> figures.Style:
         """A colour and a marker per strategy."""
         return figures.Style(strategies_of(self.rows))
@@ -111,7 +116,7 @@ def write_report(
     against: Sequence[str] = (),
     force: bool = False,
 ) -> dict[str, Path]:
-    """Write report.html, tables.md, rows.csv, summary.csv and comparisons.csv into `out` (the
+    """Write report.html, tables.md and rows, summary, comparisons and people as CSV into `out` (the
     study's folder by default); returns their paths by name.
 
     The same results always give the same bytes.
@@ -130,14 +135,21 @@ def write_report(
     results = Results(study, rows, metric, against)
     texts = {
         "report.html": _page(results),
-        "tables.md": markdown(results.entries, results.gains, metric),
+        "tables.md": markdown(results.entries, results.gains, metric) + _told(results),
         "rows.csv": _csv([_flat(row) for row in rows]),
         "summary.csv": _csv([_flat_entry(entry) for entry in results.entries]),
         "comparisons.csv": _csv([_flat_comparison(c) for c in results.comparisons]),
+        "people.csv": _csv([people.flat(one) for one in results.people]),
     }
     target = Path(out or folder)
     Folder(target, force).write(texts)
     return {name: target / name for name in texts}
+
+
+def _told(results: Results) -> str:
+    """The table of whom a strategy harms, behind the others."""
+    text = people.told(results.people)
+    return f"\n{text}" if text else ""
 
 
 def _page(results: Results) -> str:
@@ -169,6 +181,7 @@ def _page(results: Results) -> str:
         overview=figures.as_svg(overview, "overview"),
         sections=_sections(results),
         across=results.gains,
+        people=people.by_strategy(results.people),
         without=None if results.gains is None else without_each(results.gains),
         has_conventional=any(name in names for name in CONVENTIONAL),
         settings=_settings(_plain_spec(study.spec)),
