@@ -149,6 +149,14 @@ def test_a_batch_of_windows_with_one_number_each(net: torch.nn.Module) -> None:
     assert bt.verify(pkg, steps=2, seeds=1).ok
 
 
+@pytest.mark.parametrize("engine", ["c", "torch"])
+def test_a_last_batch_of_one_window_trains_nothing_wrong(engine: str) -> None:
+    rec = bt.study.load("synthetic-emg")
+    few = np.flatnonzero(rec.subject != 6)[:17]  # two batches of eight, and one
+    made = bt.study.pretrain(rec, "covariance", few, norm="batch", epochs=2, batch=8, engine=engine)
+    assert all(v.isfinite().all() for v in made.state_dict().values())
+
+
 def test_workers_share_it_with_the_same_bits(net: torch.nn.Module) -> None:
     x, y = drawn(3, 3, 160), np.array([0, 1, 1])
     found = []

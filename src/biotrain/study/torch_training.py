@@ -75,11 +75,19 @@ class CrossEntropyTrainer:
 
     @one_thread()
     def epoch(self, number: int) -> None:
-        """Raises BioTrainError where the loss is not finite; that batch makes no step."""
+        """Raises BioTrainError where the loss is not finite; that batch makes no step. A last batch
+        of one window makes none either where a batch norm has one number per window: torch refuses
+        to take its variance."""
         (self.mode or self.module.train)()
         order = torch.from_numpy(shuffled(len(self.x), self.seed, number))
         for part in order.split(self.batch):
-            loss = nn.functional.cross_entropy(self.module(self.x[part]), self.y[part])
+            try:
+                logits = self.module(self.x[part])
+            except ValueError:
+                if len(part) > 1:
+                    raise
+                continue
+            loss = nn.functional.cross_entropy(logits, self.y[part])
             if not torch.isfinite(loss):
                 raise BioTrainError(
                     f"the loss became {loss.item()} in epoch {number + 1}; a lower learning rate "
