@@ -27,10 +27,10 @@ from biotrain.study.run import run
 from biotrain.study.spec import make_spec
 
 SETS: tuple[dict[str, Any], ...] = (
-    {"source": "emg_myo", "models": ["epidenet", "covariance"], "pretrain_every": 2},
     {"source": "eog_office", "models": ["epidenet", "covariance", "epidenet+covariance"]},
     {"source": "mi_graz2b", "models": ["eegnet", "covariance"], "decimate": 125.0},
     {"source": "eeg_arithmetic", "models": ["mibminet", "covariance"], "pretrain_seed": 0},
+    {"source": "emg_myo", "models": ["epidenet", "covariance"], "pretrain_every": 2},
 )
 CONVENTIONAL, DEVICE = "full-bn8", "align+adabn+full"
 STRATEGIES = ("none", "align+adabn", DEVICE, CONVENTIONAL)

@@ -12,6 +12,7 @@ import torch
 from scipy import linalg, signal
 
 import biotrain as bt
+from biotrain import study
 from biotrain.models import CovarianceNet, log_covariance
 from biotrain.models.covariance import band_filters
 from biotrain.package import Package
@@ -151,9 +152,9 @@ def test_a_batch_of_windows_with_one_number_each(net: torch.nn.Module) -> None:
 
 @pytest.mark.parametrize("engine", ["c", "torch"])
 def test_a_last_batch_of_one_window_trains_nothing_wrong(engine: str) -> None:
-    rec = bt.study.load("synthetic-emg")
+    rec = study.load("synthetic-emg")
     few = np.flatnonzero(rec.subject != 6)[:17]  # two batches of eight, and one
-    made = bt.study.pretrain(rec, "covariance", few, norm="batch", epochs=2, batch=8, engine=engine)
+    made = study.pretrain(rec, "covariance", few, norm="batch", epochs=2, batch=8, engine=engine)
     assert all(v.isfinite().all() for v in made.state_dict().values())
 
 
