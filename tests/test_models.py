@@ -17,6 +17,7 @@ from biotrain.models import (
     ResNet,
     ShallowFBCSPNet,
     Standardize,
+    averaging,
     build,
     standardized,
 )
@@ -152,6 +153,15 @@ def test_norms_are_those_of_the_papers() -> None:
             if isinstance(layer, nn.GroupNorm):
                 ours = "covariance" in (name, part.partition(".")[0])
                 assert (layer.eps, layer.num_groups) == (1e-5 if ours else eps, 1)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_network_is_asked_for_averages_where_it_has_the_choice(name: str) -> None:
+    """What pretraining, a classifier and a live device build with GroupNorm."""
+    asked = averaging(name)
+    assert (asked == {"pool": "avg"}) == (name not in ("shallow", "covariance"))
+    net = build(name, **PAPER[name], norm="group", **asked)
+    assert not any(isinstance(layer, nn.MaxPool2d) for layer in net.modules())
 
 
 def test_epidenet_pools_by_norm_unless_told() -> None:
