@@ -392,5 +392,6 @@ def test_the_command_line_takes_it(capsys: pytest.CaptureFixture[str], tmp_path:
     )
     assert direct["crc32"] == from_folder["crc32"]
     assert direct["ram_bytes"] == from_folder["ram_bytes"]
-    assert main(["plan", *small, "--gradients", "update"]) == 2
+    assert run("plan", *small, "--gradients", "update")["gradients"] == "update"  # every window
+    assert main(["plan", *small, "--gradients", "update", "--accumulate", "8"]) == 2
     assert "accumulate must be 1, not 8" in capsys.readouterr().err
