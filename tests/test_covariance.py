@@ -88,7 +88,7 @@ def net() -> torch.nn.Module:
 def package(net: torch.nn.Module, norm: str = "group", **options: object) -> Package:
     made = bt.prepare(net, norm=norm)
     x = torch.zeros(1, SHAPE["n_chans"], SHAPE["n_times"])
-    return bt.compile(made, x, **{"optimizer": OPTIMIZER, **options})
+    return bt.compile(made, x, **{"accumulate": 1, "optimizer": OPTIMIZER, **options})
 
 
 @pytest.mark.parametrize("strategy", ["full", "last", "norm"])
@@ -124,7 +124,7 @@ class Learned(torch.nn.Module):
 
 def test_gradients_go_through_it() -> None:
     torch.manual_seed(0)
-    pkg = bt.compile(Learned().train(), torch.zeros(1, 3, 160), optimizer=OPTIMIZER)
+    pkg = bt.compile(Learned().train(), torch.zeros(1, 3, 160), optimizer=OPTIMIZER, accumulate=1)
     assert bt.verify(pkg, steps=3, seeds=2).ok
 
 
@@ -173,7 +173,7 @@ def test_a_program_that_was_exported_has_it(net: torch.nn.Module, tmp_path: Path
     program = torch.export.export(made, (torch.zeros(1, 3, 160),))
     file = tmp_path / "covariance.pt2"
     torch.export.save(program, file)
-    pkg = bt.compile(file, torch.zeros(1, 3, 160), optimizer=OPTIMIZER)
+    pkg = bt.compile(file, torch.zeros(1, 3, 160), optimizer=OPTIMIZER, accumulate=1)
     assert pkg.run("host").predict(drawn(2, 3, 160)).shape == (2, 2)
 
 
