@@ -171,8 +171,10 @@ def of_the_zoo(name: str) -> tuple[nn.Module, torch.Tensor, Any]:
 def row(found: Pace) -> str:
     """A line of the table."""
     cells = [f"{found.ms:.3f}", f"{found.low:.3f} to {found.high:.3f}"]
-    for other in (found.eager, found.compiled):
-        cells.append("-" if math.isnan(other) else f"{other:.2f} ({other / found.ms:.1f}x)")
+    cells += [
+        "-" if math.isnan(other) else f"{other:.2f} ({other / found.ms:.1f}x)"
+        for other in (found.eager, found.compiled)
+    ]
     return f"| {found.network} | {' | '.join(cells)} | {found.ratio:.2f} |"
 
 

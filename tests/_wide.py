@@ -98,7 +98,8 @@ POINTWISE: dict[str, Callable[[Tensor], Tensor]] = {
     "pow": lambda x: torch.pow(safe(x), 1.7),
     "sin": torch.sin,
     "cos": torch.cos,
-    "neg": lambda x: 1.0 - x,
+    "neg": lambda x: torch.neg(x) + 0.5,
+    "rsub": lambda x: 1.0 - x,
     "div": lambda x: x / safe(x),
     "sign": lambda x: x + 0.1 * torch.sign(x),
 }
@@ -272,6 +273,7 @@ def moved(rng: random.Random, c: int, t: int) -> Step:
         lambda x: x.unfold(-1, 4, 2).mean(-1),
         lambda x: x.index_select(1, index),
         lambda x: x + x.detach().mean(-1, keepdim=True),
+        lambda x: x - x[:, :1].expand(-1, x.shape[1], -1),
     ]
     if c % 2 == 0:
         ways.append(lambda x: F.channel_shuffle(x[..., None], 2).squeeze(-1))
@@ -314,6 +316,7 @@ def product(rng: random.Random, c: int, t: int) -> Step:
         lambda x, w: torch.einsum("oc,bct->bot", w(), x),
         lambda x, w: w() @ x,
         lambda x, w: x.transpose(1, 2).matmul(w().t()).transpose(1, 2),
+        lambda x, w: torch.addmm(w()[:, :1], w(), x[0])[None],
         lambda x, w: (torch.bmm(x, x.transpose(1, 2)) * 0.02) @ x + (w() @ x)[:, :1],
     ]
     return Step(rng.choice(ways), Weights(4, c))
@@ -385,26 +388,30 @@ def spectrum(rng: random.Random, c: int, t: int) -> Step | None:
     if t < 32:
         return None
     angle = torch.outer(torch.arange(5) * (2 * math.pi / 16), torch.arange(16))
-    bank = torch.cat([angle.cos(), angle.sin()]) / 4
+    filters = nn.Module()
+    filters.register_buffer("bank", torch.cat([angle.cos(), angle.sin()])[:, None] / 4)
 
-    def power(x: Tensor) -> Tensor:
-        y = F.conv1d(x.transpose(0, 1), bank[:, None], stride=4)
+    def power(x: Tensor, m: Any) -> Tensor:
+        y = F.conv1d(x.transpose(0, 1), m.bank, stride=4)
         return torch.log(0.1 + y[:, :5].square() + y[:, 5:].square()).mean(1)[None]
 
-    return Step(power)
+    return Step(power, filters)
 
 
 @step
 def covariances(rng: random.Random, c: int, t: int) -> Step | None:
-    """Diagonal and whole of the channels' covariance."""
+    """The channels' covariance, its diagonal, its logarithm; back on the signal."""
     if c > 8:
         return None
 
     def gram(x: Tensor) -> Tensor:
         g = torch.bmm(x, x.transpose(1, 2)) / x.shape[-1]
-        return g + torch.diagonal(g, dim1=-2, dim2=-1)[..., None]
+        return torch.tanh(g + torch.diagonal(g, dim1=-2, dim2=-1)[..., None]) @ x
 
-    return Step(gram)
+    def logarithm(x: Tensor) -> Tensor:
+        return torch.tanh(bt.models.log_covariance(x, 0.3)) @ x
+
+    return Step(rng.choice([gram, logarithm]))
 
 
 HEADS: dict[str, Callable[[random.Random, int, int], tuple[nn.Module, Any]]] = {
