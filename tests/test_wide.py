@@ -92,7 +92,7 @@ NOT_DRAWN = {
 }
 """Ops with torch functions that no drawn network calls, each with its reason."""
 ALSO = {
-    "biotrain.log_covariance.default": ("biotrain::log_covariance",),
+    "log_covariance.default": ("biotrain::log_covariance",),
     "interpolate": ("upsample_nearest1d", "upsample_linear1d"),
     "invert": ("logical_not",),
 }
