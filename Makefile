@@ -52,7 +52,8 @@ DEMO_OUT ?= build/demo
 DEMO_ARGS ?=
 MATRIX_ARGS ?=
 # Programs that `make bench` leaves out: proofs and a search, of minutes to hours.
-APART := benchmarks/matrix.py benchmarks/day.py benchmarks/recipes.py benchmarks/norms.py benchmarks/zoo.py
+APART := benchmarks/matrix.py benchmarks/day.py benchmarks/recipes.py benchmarks/norms.py benchmarks/pace.py \
+	benchmarks/zoo.py
 
 .PHONY: help demo test extras ci full exhaustive mutants lint static format bench matrix clean
 
