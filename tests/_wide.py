@@ -406,7 +406,7 @@ def covariances(rng: random.Random, c: int, t: int) -> Step | None:
 
     def gram(x: Tensor) -> Tensor:
         g = torch.bmm(x, x.transpose(1, 2)) / x.shape[-1]
-        return torch.tanh(g + torch.diagonal(g, dim1=-2, dim2=-1)[..., None]) @ x
+        return torch.tanh(g + torch.diagonal(g[0])[None, :, None]) @ x
 
     def logarithm(x: Tensor) -> Tensor:
         return torch.tanh(bt.models.log_covariance(x, 0.3)) @ x
