@@ -53,7 +53,7 @@ DEMO_ARGS ?=
 MATRIX_ARGS ?=
 # Programs that `make bench` leaves out: proofs and a search, of minutes to hours.
 APART := $(addprefix benchmarks/,matrix.py day.py recipes.py norms.py zoo.py never_worse.py covariance.py \
-	baselines.py)
+	baselines.py pace.py)
 
 .PHONY: help demo test extras ci full exhaustive mutants lint static format bench matrix clean
 
