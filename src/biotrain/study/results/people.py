@@ -138,7 +138,7 @@ def told(found: Sequence[Person]) -> str:
         "|---|---|---|---|---|",
     ]
     for one in by_strategy(found):
-        who = in_markdown(", ".join(one.who) or "-")
+        who = in_markdown(", ".join(one.who)) if one.who else "-"
         cells = (in_markdown(one.strategy), one.people, one.helped, one.harmed, who)
         lines.append(f"| {' | '.join(map(str, cells))} |")
     return "\n".join(lines) + "\n"
