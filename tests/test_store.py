@@ -291,9 +291,9 @@ class StoreMachine(RuleBasedStateMachine):
 
     @rule(label=st.integers(0, 2))
     def refuse(self, label: int) -> None:
-        """A program that is refused costs a slot until the next mount; here that comes at once. That
-        of the header of the one block that was ready costs the block with the fewest windows, too
-        (`bt_store_spare`)."""
+        """A program that is refused costs a slot until the next mount; here that comes at once.
+        That of the header of the one block that was ready costs the block with the fewest windows,
+        too (`bt_store_spare`)."""
         self.bench.fail_next()
         capacity, worn = self.bench.capacity(), self.bench.worn()
         if self.bench.append(self.next, label) == OK and self.bench.capacity() == capacity:
@@ -323,7 +323,7 @@ test_any_order_of_calls = StoreMachine.TestCase
 
 
 def test_a_header_that_is_refused_when_the_store_is_full_costs_the_emptiest_block() -> None:
-    """Found by hypothesis: eight blocks of three, the last one that was ready refuses its header."""
+    """Found by hypothesis: eight blocks of three, the last that was ready refuses its header."""
     machine = StoreMachine()
     machine.start(geometry="several windows in a page", old=False)
     for label in (1, 1, 1, 1, 0):
